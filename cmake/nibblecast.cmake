@@ -1,0 +1,39 @@
+# Flags every target of the project compiles with, and three small functions to declare targets.
+
+add_library(nc_flags INTERFACE)
+target_include_directories(nc_flags INTERFACE ${PROJECT_SOURCE_DIR}/src)
+# No contraction into fused multiply-adds: results must not depend on the compiler's taste.
+target_compile_options(nc_flags INTERFACE -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion
+                                          -ffp-contract=off $<$<BOOL:${WERROR}>:-Werror>)
+target_compile_definitions(nc_flags INTERFACE NIBBLECAST_VERSION="${PROJECT_VERSION}"
+                                              $<$<BOOL:${SIMD}>:NIBBLECAST_SIMD>)
+if(SANITIZE)
+  target_compile_options(nc_flags INTERFACE -fsanitize=${SANITIZE} -fno-omit-frame-pointer
+                                            -fno-sanitize-recover=all)
+  target_link_options(nc_flags INTERFACE -fsanitize=${SANITIZE})
+endif()
+
+# nc_library(name SOURCES... [LINK targets...]): one static library per folder of src/.
+function(nc_library name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;LINK" ${ARGN})
+  add_library(${name} STATIC ${ARG_SOURCES})
+  target_link_libraries(${name} PUBLIC nc_flags ${ARG_LINK})
+endfunction()
+
+# nc_isa_sources(ISA sources...): flags of one instruction set for the files of its kernels only.
+function(nc_isa_sources isa)
+  if(isa STREQUAL "avx2")
+    set(flags "-mavx2;-mfma;-mf16c")
+  elseif(isa STREQUAL "avx512")
+    set(flags "-mavx512f;-mavx512bw;-mavx512vl;-mavx512dq;-mavx2;-mfma;-mf16c")
+  endif()
+  set_source_files_properties(${ARGN} PROPERTIES COMPILE_OPTIONS "${flags}")
+endfunction()
+
+# nc_test(name SOURCES... [LINK targets...] [LABELS labels...])
+function(nc_test name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;LINK;LABELS" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE ${ARG_LINK} nc_testing GTest::gmock GTest::gtest_main)
+  gtest_discover_tests(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT 600 DISCOVERY_TIMEOUT 60)
+endfunction()

@@ -1,0 +1,31 @@
+#include "base/hash.h"
+
+#define XXH_STATIC_LINKING_ONLY
+#include <xxhash.h>
+
+#include <cstdio>
+
+namespace nibblecast {
+
+struct Hash::State {
+  XXH3_state_t xxh;  // 64-byte aligned by its own declaration
+};
+
+Hash::Hash() : state_(std::make_unique<State>()) { XXH3_128bits_reset(&state_->xxh); }
+Hash::~Hash() = default;
+Hash::Hash(Hash&&) noexcept = default;
+Hash& Hash::operator=(Hash&&) noexcept = default;
+
+void Hash::add(std::span<const std::byte> bytes) {
+  XXH3_128bits_update(&state_->xxh, bytes.data(), bytes.size());
+}
+
+std::string Hash::hex() const {
+  const XXH128_hash_t value = XXH3_128bits_digest(&state_->xxh);
+  char text[33];
+  std::snprintf(text, sizeof text, "%016llx%016llx", static_cast<unsigned long long>(value.high64),
+                static_cast<unsigned long long>(value.low64));
+  return text;
+}
+
+}  // namespace nibblecast

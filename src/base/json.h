@@ -1,0 +1,17 @@
+// base/json.h - strict JSON for files we did not write.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+
+namespace nibblecast {
+
+using Json = nlohmann::json;  // keys in sorted order
+
+// Refuses (kBadInput, with `file` and the byte offset): anything after the value, invalid UTF-8,
+// a key twice in one object, nesting deeper than 64. `offset_base` is added to offsets in messages
+// (a safetensors header starts at byte 8).
+Json parse_json(std::string_view text, const std::string& file, uint64_t offset_base = 0);
+
+}  // namespace nibblecast

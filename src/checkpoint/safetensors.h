@@ -1,0 +1,34 @@
+// checkpoint/safetensors.h - the safetensors container: 8 bytes little-endian header length N, N bytes of
+// JSON {"name": {"dtype", "shape", "data_offsets": [begin, end]}, "__metadata__": {str: str}}, then the
+// data. (huggingface/safetensors, README "Format"; rules as its tensor.rs `validate`.)
+#pragma once
+
+#include <map>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/file.h"
+#include "checkpoint/tensor.h"
+
+namespace nibblecast {
+
+struct SafetensorsHeader {
+  std::vector<Tensor> tensors;  // in file order; Tensor::shard is 0
+  std::map<std::string, std::string> metadata;
+  uint64_t data_offset = 0;  // file offset of the first data byte: 8 + N
+  std::string json;          // the header's N bytes as they stand in the file
+};
+
+// Reads and checks a header. Refuses, naming file, tensor and offset (kBadInput): a file shorter than its
+// header or data, N over 100,000,000, JSON that is not what the format says (unknown or missing keys,
+// negative or fractional numbers, unknown dtypes), a size that is not shape * dtype, overflow, tensors
+// that overlap, leave holes, or do not start at 0, and bytes after the last tensor.
+SafetensorsHeader read_safetensors_header(File& file);
+
+// The 8 + N bytes in front of the data of `tensors`, whose `offset`s are relative to the data's begin.
+// N is padded with spaces to a multiple of 8. Tensors appear in the given order.
+std::string write_safetensors_header(std::span<const Tensor> tensors,
+                                     const std::map<std::string, std::string>& metadata);
+
+}  // namespace nibblecast

@@ -1,0 +1,77 @@
+// model/deepseek_v4.h - DeepSeek-V4's forward pass over calibration rows, one layer at a time, the weights
+// of a layer handed in as they are stored. Reference: the official inference/model.py, current revision,
+// without its simulated FP8/FP4 rounding of activations, KV and indexer. T is the compute dtype: bf16
+// (activations rounded to BF16 between operators, FP32 accumulation) or float (no rounding).
+//
+// Order of calls, per layer: begin_layer(), expert() for every routed expert in ascending order, end_layer().
+// Results do not depend on the number of threads. One object, one caller; it uses all threads itself.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "checkpoint/tensor.h"
+#include "formats/fp8_block.h"
+#include "formats/mxfp4.h"
+#include "model/activation_amax.h"
+#include "model/deepseek_v4_config.h"
+
+namespace nibblecast {
+
+// A tensor as stored, in memory that the caller keeps alive during the call it is passed to.
+struct StoredTensor {
+  Dtype dtype = Dtype::kU8;
+  Shape shape;
+  std::span<const std::byte> bytes;  // may be unaligned
+};
+// By full official tensor name ("layers.3.attn.wq_a.weight", "layers.3.attn.wq_a.scale").
+using StoredTensors = std::unordered_map<std::string, StoredTensor>;
+
+// One routed expert's weights as stored: MXFP4 or, in Base checkpoints, FP8 blocks.
+struct StoredExpert {
+  Mxfp4View w1, w2, w3;  // w1, w3: [I, D]; w2: [D, I]
+};
+
+template <class T>
+class DeepseekV4Forward {
+ public:
+  // `rows`: token ids, each row its own sequence; ids are checked against vocab_size (kBadInput).
+  DeepseekV4Forward(const DeepseekV4Config& config, std::vector<std::vector<int32_t>> rows);
+  ~DeepseekV4Forward();
+
+  // Which tensors begin_layer() needs (dense ones: everything of the layer but routed experts), full names.
+  static std::vector<std::string> dense_tensor_names(const DeepseekV4Config& config, uint64_t layer);
+  // Peak bytes of memory this object takes for `tokens` tokens in rows of at most `longest_row`, beyond the
+  // stored tensors handed in. An upper bound that `plan` prints and that a run never exceeds.
+  static uint64_t memory_bytes(const DeepseekV4Config& config, uint64_t tokens, uint64_t longest_row,
+                               size_t threads);
+
+  // Rows [first, first + count) of embed.weight (BF16 [V, D]) in `bytes`; call until all V were seen.
+  void embed(uint64_t first, uint64_t count, std::span<const std::byte> bytes);
+
+  // Attention, hyper-connections, router of layer `layer` for all rows. Keeps copies (dequantized) of what
+  // expert() and end_layer() need; `dense` may be freed on return.
+  void begin_layer(uint64_t layer, const StoredTensors& dense);
+  void expert(uint64_t expert, const StoredExpert& weights);
+  // Shared expert, hyper-connection; afterwards the streams are those that enter the next layer.
+  LayerAmax end_layer();
+
+  // Streams after the last finished layer: [tokens, hc_mult, D], rows one after the other.
+  std::span<const T> streams() const;
+
+  // Logits (F32 [tokens of the row, V]) of row `row` from the streams, after the last layer. `tensors` holds
+  // norm.weight, hc_head_fn, hc_head_base, hc_head_scale and head.weight.
+  std::vector<float> logits(size_t row, const StoredTensors& tensors);
+  // Negative log-likelihood of ids[t + 1] at t, one per t < length - 1. In FP32 with the sum in double.
+  std::vector<float> nll(size_t row, const StoredTensors& tensors);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace nibblecast

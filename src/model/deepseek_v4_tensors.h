@@ -1,0 +1,45 @@
+// model/deepseek_v4_tensors.h - every tensor of a DeepSeek-V4 checkpoint by its official name: shape and how
+// it may be stored. One table serves plan (is anything unknown, missing or of the wrong shape?), synth
+// (what to make) and the forward pass (what a layer needs).
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "checkpoint/tensor.h"
+#include "model/deepseek_v4_config.h"
+
+namespace nibblecast {
+
+enum class Storage {
+  kBF16,
+  kF32,
+  kI64,
+  kFp8Block,  // <name>.weight F8_E4M3 [out, in] + <name>.scale F8_E8M0 or F32 [ceil(out/tile), ceil(in/tile)]
+  kExpert,    // routed expert: <name>.weight I8 [out, in/2] + <name>.scale F8_E8M0 [out, in/32] (MXFP4),
+              // or kFp8Block (V4-Base)
+};
+
+struct ModelTensor {
+  std::string name;  // full tensor name; for kFp8Block and kExpert the module, without ".weight"
+  Storage storage = Storage::kBF16;
+  Shape shape;       // logical: [out, in] for linears
+};
+
+// Tensors of `layers.<layer>.`, in a fixed order (attention, norms, hyper-connections, router, shared
+// expert; then routed experts ascending, w1 w2 w3 of each).
+std::vector<ModelTensor> layer_tensors(const DeepseekV4Config& config, uint64_t layer);
+// embed, head, norm, hc_head_*.
+std::vector<ModelTensor> global_tensors(const DeepseekV4Config& config);
+// `mtp.0.` of the April release (not of DSpark/0731 checkpoints, whose mtp.* mean something else).
+std::vector<ModelTensor> mtp_tensors(const DeepseekV4Config& config);
+
+// "layers.3.ffn.experts.17.w2" -> {3, 17, 2}; nullopt for any other module name, mtp.* included.
+struct ExpertName {
+  uint64_t layer = 0, expert = 0;
+  int projection = 0;  // 1, 2, 3
+};
+std::optional<ExpertName> parse_expert_name(std::string_view module);
+std::string expert_module(uint64_t layer, uint64_t expert, int projection);
+
+}  // namespace nibblecast
