@@ -12,6 +12,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "base/error.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "checkpoint/tensor.h"
@@ -19,10 +20,10 @@
 namespace nibblecast {
 
 struct Shard {
-  std::string name;  // "model-00001-of-00064.safetensors"
+  std::string name = {};  // "model-00001-of-00064.safetensors"
   uint64_t size_bytes = 0;
   uint64_t data_offset = 0;
-  std::string header_json;  // as it stands in the file
+  std::string header_json = {};  // as it stands in the file
 };
 
 class Checkpoint {
@@ -32,7 +33,11 @@ class Checkpoint {
   // absolute, holds "..", or names a tensor its shard lacks; a tensor that is in a listed shard but not in
   // the index, in two shards, or in another shard than the index says; a config that is not an object.
   // `require_config` false: config() is then an empty object where the folder has none.
+  // Shards that the index does not name are ignored.
   static Checkpoint open(const std::filesystem::path& folder, FileSystem& files, bool require_config = true);
+  // Move-only: by_name_ looks into tensors_.
+  Checkpoint(Checkpoint&&) = default;
+  Checkpoint& operator=(Checkpoint&&) = default;
 
   const std::filesystem::path& folder() const { return folder_; }
   FileSystem& files() const { return *files_; }
@@ -42,20 +47,28 @@ class Checkpoint {
   // The index's "metadata" object; empty object where there is none.
   const Json& index_metadata() const { return index_metadata_; }
 
-  const std::vector<Shard>& shards() const { return shards_; }    // sorted by name
-  std::span<const Tensor> tensors() const { return tensors_; }    // sorted by shard, then offset
-  const Tensor* find(std::string_view name) const;                // nullptr where absent
-  const Tensor& at(std::string_view name) const;                  // kBadInput where absent
-  uint64_t data_bytes() const;                                    // sum of all tensors' sizes
-  Where where(const Tensor& tensor) const;                        // for error messages
+  const std::vector<Shard>& shards() const { return shards_; }  // sorted by name
+  std::span<const Tensor> tensors() const { return tensors_; }  // sorted by shard, then offset
+  const Tensor* find(std::string_view name) const;              // nullptr where absent
+  const Tensor& at(std::string_view name) const;                // kBadInput where absent
+  uint64_t data_bytes() const;                                  // sum of all tensors' sizes
+  Where where(const Tensor& tensor) const;                      // for error messages
 
   // Everything else in the folder, as paths relative to it, files only, recursively, sorted: tokenizer,
   // generation config, encoding/, inference/, licence... Not: shards, index, config.json,
   // hf_quant_config.json, nibblecast.json, hidden files and folders, __pycache__, *.partial, weights in
-  // other containers (*.bin, *.pt, *.pth, *.gguf, *.safetensors and their index files).
+  // other containers (*.bin, *.pt, *.pth, *.gguf, *.safetensors and their index files). Links to files are
+  // followed. Error kBadInput: a link that leads nowhere, or to a folder.
   std::vector<std::filesystem::path> side_files() const;
 
  private:
+  Checkpoint() = default;
+  void read_config(bool required);
+  Json read_index();  // returns its weight_map
+  void read_shards();
+  void index_names();
+  void check_against_index(const Json& weight_map) const;
+
   std::filesystem::path folder_;
   FileSystem* files_ = nullptr;
   Json config_, index_metadata_;

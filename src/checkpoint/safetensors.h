@@ -6,6 +6,7 @@
 #include <map>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/file.h"
@@ -14,7 +15,7 @@
 namespace nibblecast {
 
 struct SafetensorsHeader {
-  std::vector<Tensor> tensors;  // in file order; Tensor::shard is 0
+  std::vector<Tensor> tensors;  // by offset in the file; Tensor::shard is 0
   std::map<std::string, std::string> metadata;
   uint64_t data_offset = 0;  // file offset of the first data byte: 8 + N
   std::string json;          // the header's N bytes as they stand in the file
@@ -23,12 +24,20 @@ struct SafetensorsHeader {
 // Reads and checks a header. Refuses, naming file, tensor and offset (kBadInput): a file shorter than its
 // header or data, N over 100,000,000, JSON that is not what the format says (unknown or missing keys,
 // negative or fractional numbers, unknown dtypes), a size that is not shape * dtype, overflow, tensors
-// that overlap, leave holes, or do not start at 0, and bytes after the last tensor.
+// that overlap, leave holes, or do not start at 0, and bytes after the last tensor. kUnsupported: a dtype of
+// the format that we have no type for (F4, F6_*, C64, F8_*FNUZ).
 SafetensorsHeader read_safetensors_header(File& file);
 
 // The 8 + N bytes in front of the data of `tensors`, whose `offset`s are relative to the data's begin.
-// N is padded with spaces to a multiple of 8. Tensors appear in the given order.
+// N is padded with spaces to a multiple of 8. Tensors appear in the given order. The caller sees to it that
+// they follow each other without holes. Error kBadInput: a name or metadata that is not UTF-8.
 std::string write_safetensors_header(std::span<const Tensor> tensors,
                                      const std::map<std::string, std::string>& metadata);
+
+// A name out of a file we did not write, fit for a message: control characters as \x1b, cut at 200 bytes.
+std::string printable(std::string_view text);
+
+// kBadInput if `start`, the first bytes of `file`, are those of a Git LFS pointer.
+void refuse_git_lfs_pointer(std::string_view start, const std::string& file);
 
 }  // namespace nibblecast

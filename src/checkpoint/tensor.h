@@ -12,7 +12,22 @@ namespace nibblecast {
 // The dtypes of the safetensors format (huggingface/safetensors, README "Format" and tensor.rs). Only
 // whole-byte dtypes; the sub-byte ones (F4, F6) are refused by name when a header holds them.
 enum class Dtype {
-  kBool, kU8, kI8, kF8E5M2, kF8E4M3, kF8E8M0, kI16, kU16, kF16, kBF16, kI32, kU32, kF32, kF64, kI64, kU64,
+  kBool,
+  kU8,
+  kI8,
+  kF8E5M2,
+  kF8E4M3,
+  kF8E8M0,
+  kI16,
+  kU16,
+  kF16,
+  kBF16,
+  kI32,
+  kU32,
+  kF32,
+  kF64,
+  kI64,
+  kU64,
 };
 
 std::string_view dtype_name(Dtype dtype);  // "F8_E4M3"
@@ -25,9 +40,9 @@ std::string shape_text(const Shape& shape);  // "[256, 128]"; "[]" for a scalar
 std::optional<uint64_t> element_count(const Shape& shape);
 
 struct Tensor {
-  std::string name;
+  std::string name = {};
   Dtype dtype = Dtype::kU8;
-  Shape shape;
+  Shape shape = {};
   uint32_t shard = 0;       // index into Checkpoint::shards()
   uint64_t offset = 0;      // of the first byte, in the shard file
   uint64_t size_bytes = 0;  // = element count * dtype_bytes
