@@ -1,6 +1,6 @@
 // formats/fp8_block.h - F8_E4M3 weights with one scale per tile (DeepSeek: 128x128, scale E8M0 or F32).
 //
-//   value[row, col] = e4m3(code[row, col]) * scale[row / tile_rows, col / tile_cols]
+//   value[row, col] = e4m3(code[row, col]) * scale[row / tile_rows, col / tile_cols]     product in FP32
 //
 // E8M0 byte b: 2^(b - 127); 255 is NaN. With E8M0 scales the product is exact in BF16 (up to overflow and
 // the bottom of the range). From spec: DeepSeek-V4 inference/convert.py, kernel.py.
@@ -23,8 +23,9 @@ struct Fp8BlockView {
   size_t tile_rows = 128, tile_cols = 128;
 };
 
-// Rows [row, row + count) to out[count, cols] (row stride `out_stride` elements). T: float or bf16 (one
-// rounding, nearest even). NaN codes and scales give NaN; the caller checks what it must not have.
+// Rows [row, row + count) to out[count, cols] (row stride `out_stride` elements). T: float or bf16 (the
+// FP32 product rounded once more, nearest even). NaN codes and scales give NaN; the caller checks what it
+// must not have.
 template <class T>
 void dequantize_fp8_block(const Fp8BlockView& weight, size_t row, size_t count, T* out, size_t out_stride);
 // The definition; same bits.
