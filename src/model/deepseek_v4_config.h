@@ -1,9 +1,9 @@
 // model/deepseek_v4_config.h - the numbers of a DeepSeek-V4 model, from either spelling of config.json.
 //
 // Spellings: the release's (huggingface.co/deepseek-ai/DeepSeek-V4-Pro config.json) and transformers >= 5's
-// (layer_types, mlp_layer_types, compress_rates, rope_parameters, partial_rotary_factor, num_local_experts...).
-// Where both stand in one file, transformers' wins, as there (layer_types over compress_ratios); values that
-// contradict each other are refused.
+// (layer_types, mlp_layer_types, compress_rates, rope_parameters, partial_rotary_factor,
+// num_local_experts...). Where both stand in one file, transformers' wins, as there (layer_types over
+// compress_ratios); values that contradict each other are refused.
 #pragma once
 
 #include <array>
@@ -20,6 +20,8 @@ struct RopeConfig {
   bool yarn = false;
   double factor = 1, beta_fast = 32, beta_slow = 1;
   uint64_t original_max_position_embeddings = 0;
+
+  bool operator==(const RopeConfig&) const = default;
 };
 
 struct DeepseekV4Config {
@@ -34,15 +36,15 @@ struct DeepseekV4Config {
   uint64_t moe_intermediate_size = 0;  // I
   uint64_t n_routed_experts = 0;       // E
   uint64_t n_shared_experts = 0;
-  uint64_t num_experts_per_tok = 0;    // K
+  uint64_t num_experts_per_tok = 0;  // K
   uint64_t num_hash_layers = 0;
   double routed_scaling_factor = 1;
   double swiglu_limit = 0;
   uint64_t index_n_heads = 0, index_head_dim = 0, index_topk = 0;
   uint64_t sliding_window = 0;
   std::vector<uint32_t> compress_ratios;  // one per main layer: 0 sliding, 4 CSA, 128 HCA
-  RopeConfig rope;           // sliding layers
-  RopeConfig compress_rope;  // CSA and HCA layers
+  RopeConfig rope;                        // sliding layers
+  RopeConfig compress_rope;               // CSA and HCA layers
   uint64_t hc_mult = 0, hc_sinkhorn_iters = 0;
   double hc_eps = 1e-6, rms_norm_eps = 1e-6;
   uint64_t vocab_size = 0;

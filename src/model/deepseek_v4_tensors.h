@@ -3,7 +3,9 @@
 // (what to make) and the forward pass (what a layer needs).
 #pragma once
 
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "checkpoint/tensor.h"
@@ -23,7 +25,7 @@ enum class Storage {
 struct ModelTensor {
   std::string name;  // full tensor name; for kFp8Block and kExpert the module, without ".weight"
   Storage storage = Storage::kBF16;
-  Shape shape;       // logical: [out, in] for linears
+  Shape shape;  // logical: [out, in] for linears
 };
 
 // Tensors of `layers.<layer>.`, in a fixed order (attention, norms, hyper-connections, router, shared
@@ -34,10 +36,16 @@ std::vector<ModelTensor> global_tensors(const DeepseekV4Config& config);
 // `mtp.0.` of the April release (not of DSpark/0731 checkpoints, whose mtp.* mean something else).
 std::vector<ModelTensor> mtp_tensors(const DeepseekV4Config& config);
 
+// As the V4-Pro and V4-Flash releases store it: one tensor, or a weight and its F8_E8M0 scale (experts
+// MXFP4). Name, dtype, shape and size_bytes are set.
+std::vector<Tensor> release_tensors(const DeepseekV4Config& config, const ModelTensor& tensor);
+
 // "layers.3.ffn.experts.17.w2" -> {3, 17, 2}; nullopt for any other module name, mtp.* included.
 struct ExpertName {
   uint64_t layer = 0, expert = 0;
   int projection = 0;  // 1, 2, 3
+
+  bool operator==(const ExpertName&) const = default;
 };
 std::optional<ExpertName> parse_expert_name(std::string_view module);
 std::string expert_module(uint64_t layer, uint64_t expert, int projection);
