@@ -95,6 +95,14 @@ class SystemFile : public File {
     }
   }
 
+  void reserve(uint64_t size_bytes) override {
+    if (size_bytes > 0 && ::fallocate(cached_.get(), 0, 0, static_cast<off_t>(size_bytes)) != 0 &&
+        errno != EOPNOTSUPP && errno != ENOSYS) {
+      throw_system_error(path(), "reserve space", errno);
+    }
+    set_size(size_bytes);
+  }
+
   void sync() override {
     if (::fsync(cached_.get()) != 0) throw_system_error(path(), "sync", errno);
   }

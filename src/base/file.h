@@ -30,6 +30,8 @@ class File {
   virtual size_t write_some(uint64_t offset, std::span<const std::byte> from) = 0;
   virtual uint64_t size() = 0;
   virtual void set_size(uint64_t size_bytes) = 0;
+  // Sets the size and takes its space now, where the file system can: a full disk shows before any work.
+  virtual void reserve(uint64_t size_bytes) { set_size(size_bytes); }
   // Durable on return: data and size.
   virtual void sync() = 0;
   // Reports what the system held back until now; the destructor closes silently.

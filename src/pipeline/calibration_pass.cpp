@@ -1,0 +1,105 @@
+#include "pipeline/calibration_pass.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+#include <variant>
+
+namespace nibblecast {
+
+struct CalibrationPass::Forward {
+  std::variant<DeepseekV4Forward<bf16>, DeepseekV4Forward<float>> pass;
+
+  template <class F>
+  auto operator()(const F& f) {
+    return std::visit(f, pass);
+  }
+};
+
+CalibrationPass::CalibrationPass(const Checkpoint& source, const Plan& plan, std::vector<std::vector<int32_t>> rows)
+    : source_(source), plan_(plan) {
+  if (plan.options.compute_dtype == ComputeDtype::kBF16) {
+    forward_.reset(new Forward{DeepseekV4Forward<bf16>(plan.model, std::move(rows))});
+  } else {
+    forward_.reset(new Forward{DeepseekV4Forward<float>(plan.model, std::move(rows))});
+  }
+}
+
+CalibrationPass::~CalibrationPass() = default;
+
+std::vector<std::string> CalibrationPass::needed(const Plan& plan, uint64_t layer) {
+  return DeepseekV4Forward<float>::dense_tensor_names(plan.model, layer);
+}
+
+uint64_t CalibrationPass::stored_bytes(const Checkpoint& source, const Plan& plan) {
+  uint64_t most = 0;
+  for (uint64_t layer = 0; layer < plan.model.num_hidden_layers; ++layer) {
+    uint64_t bytes = 0;
+    for (const std::string& name : needed(plan, layer)) bytes += source.at(name).size_bytes;
+    most = std::max(most, bytes);
+  }
+  return most;
+}
+
+void CalibrationPass::expect_layer(uint64_t layer) {
+  stored_.clear();
+  for (const std::string& name : needed(plan_, layer)) stored_[name].resize(source_.at(name).size_bytes);
+}
+
+void CalibrationPass::take(uint32_t shard, uint64_t begin, std::span<const std::byte> bytes) {
+  const std::span<const Tensor> tensors = source_.tensors();
+  const uint64_t end = begin + bytes.size();
+  auto tensor = std::partition_point(tensors.begin(), tensors.end(), [&](const Tensor& t) {
+    return std::pair(t.shard, t.end()) <= std::pair(shard, begin);
+  });
+  for (; tensor != tensors.end() && tensor->shard == shard && tensor->offset < end; ++tensor) {
+    const uint64_t from = std::max(begin, tensor->offset), to = std::min(end, tensor->end());
+    const std::span<const std::byte> part = bytes.subspan(from - begin, to - from);
+    if (tensor->name == "embed.weight") {
+      take_embedding(*tensor, from - tensor->offset, part);
+    } else if (const auto found = stored_.find(tensor->name); found != stored_.end() && !part.empty()) {
+      std::memcpy(found->second.data() + (from - tensor->offset), part.data(), part.size());
+    }
+  }
+}
+
+void CalibrationPass::take_embedding(const Tensor& tensor, uint64_t begin_in_tensor, std::span<const std::byte> bytes) {
+  const uint64_t row_bytes = tensor.size_bytes / tensor.shape[0];
+  assert(begin_in_tensor == embedded_rows_ * row_bytes + partial_row_.size());
+  (void)begin_in_tensor;
+  const auto embed = [&](uint64_t rows, std::span<const std::byte> whole) {
+    (*forward_)([&](auto& pass) { pass.embed(embedded_rows_, rows, whole); });
+    embedded_rows_ += rows;
+  };
+  if (!partial_row_.empty()) {
+    const size_t missing = std::min<size_t>(row_bytes - partial_row_.size(), bytes.size());
+    partial_row_.insert(partial_row_.end(), bytes.begin(), bytes.begin() + missing);
+    bytes = bytes.subspan(missing);
+    if (partial_row_.size() < row_bytes) return;
+    embed(1, partial_row_);
+    partial_row_.clear();
+  }
+  const uint64_t rows = bytes.size() / row_bytes;
+  if (rows > 0) embed(rows, bytes.first(rows * row_bytes));
+  const auto rest = bytes.subspan(rows * row_bytes);
+  partial_row_.assign(rest.begin(), rest.end());
+}
+
+void CalibrationPass::begin_layer(uint64_t layer) {
+  StoredTensors tensors;
+  for (const auto& [name, bytes] : stored_) {
+    const Tensor& tensor = source_.at(name);
+    tensors[name] = {.dtype = tensor.dtype, .shape = tensor.shape, .bytes = bytes};
+  }
+  (*forward_)([&](auto& pass) { pass.begin_layer(layer, tensors); });
+}
+
+void CalibrationPass::expert(uint64_t expert, const StoredExpert& weights) {
+  (*forward_)([&](auto& pass) { pass.expert(expert, weights); });
+}
+
+LayerAmax CalibrationPass::end_layer() {
+  return (*forward_)([](auto& pass) { return pass.end_layer(); });
+}
+
+}  // namespace nibblecast

@@ -1,0 +1,50 @@
+// pipeline/calibration_pass.h - feeds the forward pass from the stream of weights.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "checkpoint/checkpoint.h"
+#include "model/activation_amax.h"
+#include "model/deepseek_v4.h"
+#include "plan/plan.h"
+
+namespace nibblecast {
+
+// Takes kept bytes as they stream by, in ascending order within a shard, and expert weights; per layer:
+// expect_layer(), take() for all the layer's kept bytes, begin_layer(), expert() ascending, end_layer(). One caller.
+class CalibrationPass {
+ public:
+  CalibrationPass(const Checkpoint& source, const Plan& plan, std::vector<std::vector<int32_t>> rows);
+  ~CalibrationPass();
+
+  void expect_layer(uint64_t layer);
+  // Bytes [begin, begin + size) of shard `shard`: copies what the layer (or the embedding) needs of them.
+  void take(uint32_t shard, uint64_t begin, std::span<const std::byte> bytes);
+  void begin_layer(uint64_t layer);
+  void expert(uint64_t expert, const StoredExpert& weights);
+  LayerAmax end_layer();
+
+  // The names of a layer's tensors that take() must have seen before begin_layer().
+  static std::vector<std::string> needed(const Plan& plan, uint64_t layer);
+  // Most bytes of stored tensors held at once, beyond the forward pass's own memory.
+  static uint64_t stored_bytes(const Checkpoint& source, const Plan& plan);
+
+ private:
+  struct Forward;  // the forward pass in the plan's compute dtype
+
+  void take_embedding(const Tensor& tensor, uint64_t begin_in_tensor, std::span<const std::byte> bytes);
+
+  const Checkpoint& source_;
+  const Plan& plan_;
+  std::unique_ptr<Forward> forward_;
+  std::unordered_map<std::string, std::vector<std::byte>> stored_;
+  std::vector<std::byte> partial_row_;  // of the embedding, cut by the end of a chunk
+  uint64_t embedded_rows_ = 0;
+};
+
+}  // namespace nibblecast

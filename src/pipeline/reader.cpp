@@ -1,0 +1,103 @@
+#include "pipeline/reader.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace nibblecast {
+namespace {
+
+// Enough requests of a size that NVMe and network disks stream at.
+constexpr size_t kThreads = 4;
+constexpr uint64_t kRequestBytes = 8 << 20;
+
+// A range in memory keeps its place within a page, so that whole pages can be read directly.
+uint64_t padded_bytes(const ReadRange& range) {
+  return round_up(range.begin + range.size_bytes, kDirectAlignment) - round_down(range.begin, kDirectAlignment);
+}
+
+uint64_t buffer_bytes(const ReadUnit& unit) {
+  uint64_t bytes = 0;
+  for (const ReadRange& range : unit) bytes += padded_bytes(range);
+  return std::max<uint64_t>(bytes, kDirectAlignment);
+}
+
+}  // namespace
+
+struct Reader::Pending {
+  Buffer buffer;
+  std::vector<std::span<std::byte>> ranges;
+  size_t requests = 0;  // under way
+  std::exception_ptr error;
+};
+
+Reader::Reader(std::vector<std::unique_ptr<File>> files, std::vector<ReadUnit> units, uint64_t memory_bytes)
+    : files_(std::move(files)), units_(std::move(units)), pool_(memory_bytes), threads_(kThreads) {
+  for (const auto& file : files_) file_sizes_.push_back(file->size());
+  read_ahead();
+}
+
+Reader::~Reader() = default;
+
+void Reader::read_ahead() {
+  while (begun_ < units_.size()) {
+    Buffer buffer = pool_.try_take(buffer_bytes(units_[begun_]));
+    if (!buffer) return;
+    begin(units_[begun_++], std::move(buffer));
+  }
+}
+
+void Reader::begin(const ReadUnit& unit, Buffer buffer) {
+  struct Request {
+    File* file;
+    uint64_t offset;
+    std::span<std::byte> to;
+  };
+  std::vector<Request> requests;
+  const auto pending = std::make_shared<Pending>();
+  std::byte* at = buffer.data();
+  for (const ReadRange& range : unit) {
+    const uint64_t page = round_down(range.begin, kDirectAlignment);
+    pending->ranges.emplace_back(at + (range.begin - page), range.size_bytes);
+    // Whole pages, but never past the end of the file; a last part of a page goes as a request of its own.
+    const uint64_t end = std::min(page + padded_bytes(range), std::max(file_sizes_[range.file], range.begin + range.size_bytes));
+    for (uint64_t offset = page; offset < end;) {
+      uint64_t size = std::min(kRequestBytes, end - offset);
+      if (size > kDirectAlignment) size = round_down(size, kDirectAlignment);
+      requests.push_back({files_[range.file].get(), offset, {at + (offset - page), size}});
+      offset += size;
+    }
+    at += padded_bytes(range);
+  }
+  pending->buffer = std::move(buffer);
+  pending->requests = requests.size();
+  pending_.push_back(pending);
+  for (const Request& request : requests) {
+    threads_.submit([this, pending, request] {
+      std::exception_ptr error;
+      try {
+        request.file->read(request.offset, request.to);
+      } catch (...) {
+        error = std::current_exception();
+      }
+      const std::lock_guard lock(mutex_);
+      if (error && !pending->error) pending->error = error;
+      if (--pending->requests == 0) done_.notify_one();
+    });
+  }
+}
+
+Reader::Loaded Reader::next() {
+  read_ahead();
+  if (pending_.empty()) begin(units_[begun_], pool_.take(buffer_bytes(units_[begun_]))), ++begun_;
+  const std::shared_ptr<Pending> pending = pending_.front();
+  pending_.pop_front();
+  {
+    std::unique_lock lock(mutex_);
+    done_.wait(lock, [&] { return pending->requests == 0; });
+  }
+  Loaded loaded(pool_, std::move(pending->buffer), std::move(pending->ranges));
+  if (pending->error) std::rethrow_exception(pending->error);
+  return loaded;
+}
+
+}  // namespace nibblecast

@@ -1,0 +1,68 @@
+// pipeline/reader.h - reads a known list of file ranges ahead of their use, with large direct requests.
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <vector>
+
+#include "base/file.h"
+#include "pipeline/buffer_pool.h"
+#include "pipeline/io_threads.h"
+
+namespace nibblecast {
+
+struct ReadRange {
+  uint32_t file = 0;  // index into the reader's files
+  uint64_t begin = 0, size_bytes = 0;
+};
+// What is needed at once; its ranges land in one buffer.
+using ReadUnit = std::vector<ReadRange>;
+
+class Reader {
+ public:
+  // The bytes of one unit, one span a range in the unit's order. Gives its memory back when destroyed; must not
+  // outlive the reader.
+  class Loaded {
+   public:
+    Loaded(BufferPool& pool, Buffer buffer, std::vector<std::span<std::byte>> ranges)
+        : pool_(&pool), buffer_(std::move(buffer)), ranges_(std::move(ranges)) {}
+    Loaded(Loaded&&) = default;
+    Loaded& operator=(Loaded&&) = delete;
+    ~Loaded() { pool_->give_back(std::move(buffer_)); }
+    std::span<std::byte> operator[](size_t range) const { return ranges_[range]; }
+
+   private:
+    BufferPool* pool_;
+    Buffer buffer_;
+    std::vector<std::span<std::byte>> ranges_;
+  };
+
+  // Begins to read. `memory_bytes` bounds the units read and not yet given back (one unit may exceed it).
+  Reader(std::vector<std::unique_ptr<File>> files, std::vector<ReadUnit> units, uint64_t memory_bytes);
+  ~Reader();
+
+  // Units in their order. Rethrows the error of the read that failed. Not thread-safe.
+  Loaded next();
+
+ private:
+  struct Pending;  // a unit under way
+
+  void read_ahead();
+  void begin(const ReadUnit& unit, Buffer buffer);
+
+  std::vector<std::unique_ptr<File>> files_;
+  std::vector<uint64_t> file_sizes_;
+  std::vector<ReadUnit> units_;
+  size_t begun_ = 0;
+  BufferPool pool_;
+  std::mutex mutex_;
+  std::condition_variable done_;
+  std::deque<std::shared_ptr<Pending>> pending_;
+  IoThreads threads_;  // last: its threads end before what they use
+};
+
+}  // namespace nibblecast

@@ -1,0 +1,62 @@
+// pipeline/run.h - executes a Plan: every source byte is read once, every output byte written once.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "calibration/amax_file.h"
+#include "calibration/rows.h"
+#include "checkpoint/checkpoint.h"
+#include "formats/mxfp4_to_nvfp4.h"
+#include "plan/input_scale.h"
+#include "plan/plan.h"
+
+namespace nibblecast {
+
+// Where input scales come from: a forward pass over rows, or an amax file (no forward pass). Exactly one.
+struct Activations {
+  std::optional<CalibrationRows> rows;
+  std::optional<AmaxFile> amax;
+  std::string origin;    // path of the text or of the amax file, for messages
+  std::string identity;  // hash of the ids, or of the file's content
+
+  static Activations from_rows(CalibrationRows rows, std::string origin);
+  static Activations from_amax(FileSystem& files, const std::filesystem::path& path);
+};
+
+struct Progress {
+  std::string stage;  // "embedding", "layer 3", "rest"
+  uint64_t stages_done = 0, stages = 0;
+  uint64_t bytes_done = 0, bytes = 0;  // source bytes
+};
+
+struct RunOptions {
+  uint64_t read_memory_bytes = 0, write_memory_bytes = 0;
+  std::filesystem::path amax_output;  // written after every layer; empty: nowhere
+  std::function<void(const Progress&)> progress;  // called from the running thread; may be empty
+};
+
+// What a run found out.
+struct RunRecord {
+  std::vector<LayerAmax> layers;                      // measured, or from the amax file
+  std::vector<std::vector<uint64_t>> without_tokens;  // [layer]: experts that saw no token
+  CastCounts blocks;
+  std::map<std::string, uint64_t> outside_window;  // weight tensor -> blocks requantized
+  uint64_t read_bytes = 0, written_bytes = 0;
+  double seconds = 0;
+};
+
+// Forward pass only; no output but `options.amax_output`.
+RunRecord calibrate(const Checkpoint& source, const Plan& plan, const Activations& activations, const RunOptions& options);
+
+// The whole job into `destination`, which open_destination() made ready. On return all shards are complete and durable under
+// NAME.partial; finish_output() (pipeline/output.h) names them. Errors leave DST unfinished: E8M0 byte 255 in an expert's
+// scales (kBadInput, tensor and offset), an amax above its bound, NaN in the forward pass, I/O errors, a full disk.
+RunRecord quantize(const Checkpoint& source, const Plan& plan, const Activations& activations,
+                   const std::filesystem::path& destination, const RunOptions& options);
+
+}  // namespace nibblecast

@@ -1,0 +1,62 @@
+// pipeline/writer.h - positioned writes to several files, behind the back of whoever makes the bytes.
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <vector>
+
+#include "base/file.h"
+#include "pipeline/buffer_pool.h"
+#include "pipeline/io_threads.h"
+
+namespace nibblecast {
+
+class Writer {
+ public:
+  // Memory for bytes that go to one place in one file.
+  class Segment {
+   public:
+    std::span<std::byte> bytes() const { return buffer_.bytes().subspan(pad_, size_bytes_); }
+
+   private:
+    friend class Writer;
+    uint32_t file_ = 0;
+    uint64_t offset_ = 0, size_bytes_ = 0;
+    size_t pad_ = 0;  // the segment's place within its first page
+    Buffer buffer_;
+  };
+
+  // `memory_bytes` bounds the segments taken and not yet written (one segment may exceed it).
+  Writer(std::vector<std::unique_ptr<File>> files, uint64_t memory_bytes);
+  // Waits for what is under way; drops the rest.
+  ~Writer();
+
+  // Waits while too much is under way. Rethrows an earlier write's error. Not thread-safe.
+  Segment segment(uint32_t file, uint64_t offset, uint64_t size_bytes);
+  // Segments must not overlap. Whole pages are written directly, parts of a page through the page cache.
+  void submit(Segment segment);
+  // Everything submitted is in the files (not yet synced), or the first error is thrown.
+  void wait();
+
+  File& file(uint32_t index) { return *files_[index]; }
+  size_t file_count() const { return files_.size(); }
+  uint64_t written_bytes() const { return submitted_bytes_; }
+
+ private:
+  void rethrow_error();
+
+  std::vector<std::unique_ptr<File>> files_;
+  BufferPool pool_;
+  std::mutex mutex_;
+  std::condition_variable done_;
+  size_t under_way_ = 0;
+  uint64_t submitted_bytes_ = 0;
+  std::exception_ptr error_;
+  IoThreads threads_;  // last: its threads end before what they use
+};
+
+}  // namespace nibblecast

@@ -1,0 +1,26 @@
+// plan/input_scale.h - from measured activations to the input_scale of every expert.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "model/activation_amax.h"
+#include "plan/options.h"
+#include "plan/plan.h"
+
+namespace nibblecast {
+
+// Of one layer, by expert; all values finite and > 0.
+struct LayerInputScales {
+  std::vector<float> w13, w2;
+  std::vector<uint64_t> without_tokens;  // experts that got the layer's largest amax
+};
+
+// Checks and reduces. An expert whose amax is 0 saw no token; it gets its own layer's largest amax.
+// Throws kBadInput naming layer, projection and expert: `experts` lacks a vector that the policy needs or has
+// another length than the layer has experts; a value above what the weights allow (`bound`; in a run of ours
+// that is a bug, in a file somebody else's); no expert of the layer saw a token. `file` names the amax's origin.
+LayerInputScales layer_input_scales(const Plan& plan, uint64_t layer, const ExpertAmax& experts, const std::string& file);
+
+}  // namespace nibblecast

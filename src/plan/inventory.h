@@ -1,0 +1,30 @@
+// plan/inventory.h - a source checkpoint held against the model's table of tensors.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <vector>
+
+#include "checkpoint/checkpoint.h"
+#include "model/deepseek_v4_config.h"
+#include "model/deepseek_v4_tensors.h"
+
+namespace nibblecast {
+
+// Indices into the source's tensors() of one routed expert: w1, w2, w3.
+struct SourceExpert {
+  std::array<uint32_t, 3> weights = {}, scales = {};
+};
+
+struct Inventory {
+  std::vector<std::vector<SourceExpert>> experts;  // [layer][expert]
+  // For each source tensor: the main layer it belongs to, -1 for the embedding, num_hidden_layers for all
+  // that comes after the layers (norm, head, hc_head, mtp).
+  std::vector<int64_t> layer_of;
+};
+
+// Checks every tensor: name, dtype, shape. Throws kBadInput naming file and tensor for a missing or ill-shaped one,
+// kUnsupported for an unknown one or for experts that are not MXFP4. `mtp.*` is not looked into.
+Inventory take_inventory(const Checkpoint& source, const DeepseekV4Config& config);
+
+}  // namespace nibblecast

@@ -1,0 +1,38 @@
+// plan/options.h - every choice that changes what a run makes, with its default.
+#pragma once
+
+#include <filesystem>
+#include <set>
+#include <string>
+#include <string_view>
+
+#include "formats/mxfp4_to_nvfp4.h"
+
+namespace nibblecast {
+
+enum class ComputeDtype { kBF16, kF32 };
+std::string_view compute_dtype_name(ComputeDtype dtype);  // "bfloat16", "float32"
+
+// Which amax becomes an expert's input_scale.
+enum class InputScalePolicy {
+  kLayer,   // the largest of all experts of the layer, one value for w1/w3 and one for w2: what engines reduce to
+  kExpert,  // each expert's own; an expert without tokens gets its layer's largest
+};
+// Which measured input of w2 counts: DeepSeek's code and ModelOpt's script apply the routing weight before
+// w2, the engines' fused kernels after it.
+enum class W2Input { kMax, kWeighted, kUnweighted };
+
+enum class Engine { kVllm, kSglang, kTrtllm };
+inline constexpr Engine kAllEngines[] = {Engine::kVllm, Engine::kSglang, Engine::kTrtllm};
+std::string_view engine_name(Engine engine);  // "vllm", "sglang", "trtllm"
+
+struct QuantizeOptions {
+  std::string recipe = "nvfp4_experts_only";
+  ComputeDtype compute_dtype = ComputeDtype::kBF16;
+  InputScalePolicy input_scale = InputScalePolicy::kLayer;
+  W2Input w2_input = W2Input::kMax;
+  NegativeZero negative_zero = NegativeZero::kKeep;
+  std::set<Engine> engines = {Engine::kVllm, Engine::kSglang};  // whose contract a breach is a refusal of
+};
+
+}  // namespace nibblecast
