@@ -3,11 +3,11 @@
 #include <algorithm>
 #include <cassert>
 #include <initializer_list>
-#include <set>
-#include <tuple>
 #include <utility>
 
 #include "base/error.h"
+#include "checkpoint/index.h"
+#include "checkpoint/printable.h"
 #include "checkpoint/safetensors.h"
 
 namespace nibblecast {
@@ -15,55 +15,16 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr uint64_t kMaxConfigBytes = 16'000'000;
+constexpr uint64_t kMaxConfigBytes = 4'000'000;   // real ones have some kilobytes
 constexpr uint64_t kMaxIndexBytes = 100'000'000;  // 15 MB are enough for 145,116 tensors
 constexpr const char* kConfigName = "config.json";
 constexpr const char* kIndexName = "model.safetensors.index.json";
 constexpr const char* kSingleName = "model.safetensors";
 constexpr const char* kIncompleteHint = "is the download complete?";
 
-// Text of a JSON file and its value, which must be an object.
-std::pair<std::string, Json> read_json_object(FileSystem& files, const fs::path& path, uint64_t limit_bytes) {
-  std::string text = read_text(files, path, limit_bytes);
-  refuse_git_lfs_pointer(text, path.string());
-  Json value = parse_json(text, path.string());
-  if (!value.is_object()) {
-    throw Error(ErrorKind::kBadInput, {.file = path.string()}, "does not hold a JSON object",
-                {.found = value.type_name()});
-  }
-  return {std::move(text), std::move(value)};
-}
-
 bool is_file(FileSystem& files, const fs::path& path) {
   const auto status = files.status(path);
   return status && !status->is_folder;
-}
-
-// `weight_map` of an index: strings only, and names that stay inside the folder.
-Json take_weight_map(Json& index, const std::string& file) {
-  const auto found = index.find("weight_map");
-  if (found == index.end() || !found->is_object()) {
-    throw Error(ErrorKind::kBadInput, {.file = file}, "has no object 'weight_map'");
-  }
-  for (const auto& [tensor, shard] : found->items()) {
-    const Where where{.file = file, .tensor = printable(tensor)};
-    if (!shard.is_string()) {
-      throw Error(ErrorKind::kBadInput, where, "its shard is not a string", {.found = shard.type_name()});
-    }
-    const std::string& name = shard.get_ref<const std::string&>();
-    const std::string shown = "'" + printable(name) + "'";
-    if (name.empty() || printable(name) != name) {
-      throw Error(ErrorKind::kBadInput, where, "its shard's name is no file name", {.found = shown});
-    }
-    const fs::path path = name;
-    bool leaves = path.is_absolute();
-    for (const fs::path& part : path) leaves = leaves || part == "..";
-    if (leaves) {
-      throw Error(ErrorKind::kBadInput, where, "its shard lies outside the folder",
-                  {.found = shown, .hint = "shards must lie in the checkpoint's folder"});
-    }
-  }
-  return std::move(*found);
 }
 
 [[noreturn]] void refuse_without_weights(FileSystem& files, const fs::path& folder) {
@@ -147,48 +108,43 @@ Checkpoint Checkpoint::open(const fs::path& folder, FileSystem& files, bool requ
   checkpoint.read_config(require_config);
   const bool has_index = is_file(files, folder / kIndexName);
   if (!has_index && !is_file(files, folder / kSingleName)) refuse_without_weights(files, folder);
-  Json weight_map;
+  CheckpointIndex index;
   if (has_index) {
-    weight_map = checkpoint.read_index();
+    index = checkpoint.read_index();
   } else {
-    checkpoint.index_metadata_ = Json::object();
     checkpoint.shards_.push_back({.name = kSingleName});
   }
   checkpoint.read_shards();
   checkpoint.index_names();
-  if (has_index) checkpoint.check_against_index(weight_map);
+  if (has_index) checkpoint.check_against_index(index);
   return checkpoint;
 }
 
 void Checkpoint::read_config(bool required) {
   const fs::path path = folder_ / kConfigName;
-  config_ = Json::object();
   if (is_file(*files_, path)) {
-    std::tie(config_text_, config_) = read_json_object(*files_, path, kMaxConfigBytes);
+    config_text_ = read_text(*files_, path, kMaxConfigBytes);
+    refuse_git_lfs_pointer(config_text_, path.string());
+    config_ = parse_json(config_text_, path.string());
+    if (!config_.is_object()) {
+      throw Error(ErrorKind::kBadInput, {.file = path.string()}, "does not hold a JSON object",
+                  {.found = config_.type_name()});
+    }
   } else if (required) {
     throw Error(ErrorKind::kBadInput, {.file = path.string()}, "is missing",
                 {.hint = "a checkpoint's folder holds config.json beside the safetensors files"});
   }
 }
 
-Json Checkpoint::read_index() {
+CheckpointIndex Checkpoint::read_index() {
   const fs::path path = folder_ / kIndexName;
-  Json index;
-  std::tie(index_text_, index) = read_json_object(*files_, path, kMaxIndexBytes);
-  index_metadata_ = Json::object();
-  if (const auto metadata = index.find("metadata"); metadata != index.end() && !metadata->is_null()) {
-    if (!metadata->is_object()) {
-      throw Error(ErrorKind::kBadInput, {.file = path.string()}, "'metadata' is not an object",
-                  {.found = metadata->type_name()});
-    }
-    index_metadata_ = std::move(*metadata);
-  }
-  Json weight_map = take_weight_map(index, path.string());
-  std::set<std::string_view> names;
-  for (const Json& shard : weight_map) names.insert(shard.get_ref<const std::string&>());
-  for (const std::string_view name : names) shards_.push_back({.name = std::string(name)});
+  index_text_ = read_text(*files_, path, kMaxIndexBytes);
+  refuse_git_lfs_pointer(index_text_, path.string());
+  CheckpointIndex index = parse_index(index_text_, path.string());
+  index_metadata_ = std::move(index.metadata);
+  for (const std::string& name : index.shards) shards_.push_back({.name = name});
   refuse_missing_shards(*files_, folder_, shards_);
-  return weight_map;
+  return index;
 }
 
 void Checkpoint::read_shards() {
@@ -198,6 +154,7 @@ void Checkpoint::read_shards() {
     shards_[shard].size_bytes = header.tensors.empty() ? header.data_offset : header.tensors.back().end();
     shards_[shard].data_offset = header.data_offset;
     shards_[shard].header_json = std::move(header.json);
+    shards_[shard].metadata = std::move(header.metadata);
     for (Tensor& tensor : header.tensors) {
       tensor.shard = shard;
       tensors_.push_back(std::move(tensor));
@@ -215,29 +172,21 @@ void Checkpoint::index_names() {
   }
 }
 
-void Checkpoint::check_against_index(const Json& weight_map) const {
-  const std::string index = (folder_ / kIndexName).string();
-  for (const auto& [name, shard] : weight_map.items()) {
-    const std::string& promised = shard.get_ref<const std::string&>();
+void Checkpoint::check_against_index(const CheckpointIndex& index) const {
+  for (const auto& [name, shard] : index.weight_map) {
     const Tensor* tensor = find(name);
-    if (tensor == nullptr) {
-      throw Error(ErrorKind::kBadInput, {.file = index, .tensor = printable(name)},
-                  "the shard that the index names does not hold it",
-                  {.expected = "in " + promised, .found = "in none"});
-    }
-    const std::string& actual = shards_[tensor->shard].name;
-    if (actual != promised) {
-      throw Error(ErrorKind::kBadInput, {.file = index, .tensor = printable(name)},
-                  "the shard that the index names does not hold it",
-                  {.expected = "in " + promised, .found = "in " + actual});
-    }
+    if (tensor != nullptr && tensor->shard == shard) continue;
+    throw Error(ErrorKind::kBadInput, {.file = (folder_ / kIndexName).string(), .tensor = printable(name)},
+                "the shard that the index names does not hold it",
+                {.expected = "in " + shards_[shard].name,
+                 .found = tensor == nullptr ? "in none" : "in " + shards_[tensor->shard].name});
   }
-  if (weight_map.size() == tensors_.size()) return;
+  if (index.weight_map.size() == tensors_.size()) return;
   for (const Tensor& tensor : tensors_) {
-    if (!weight_map.contains(tensor.name)) {
-      throw Error(ErrorKind::kBadInput, where(tensor), std::string("is not in ") + kIndexName,
-                  {.hint = "do shards and index come from the same release?"});
-    }
+    if (std::ranges::binary_search(index.weight_map, tensor.name, {}, &CheckpointIndex::Entry::tensor))
+      continue;
+    throw Error(ErrorKind::kBadInput, where(tensor), std::string("is not in ") + kIndexName,
+                {.hint = "do shards and index come from the same release?"});
   }
 }
 

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -15,6 +16,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "checkpoint/index.h"
 #include "checkpoint/tensor.h"
 
 namespace nibblecast {
@@ -23,7 +25,8 @@ struct Shard {
   std::string name = {};  // "model-00001-of-00064.safetensors"
   uint64_t size_bytes = 0;
   uint64_t data_offset = 0;
-  std::string header_json = {};  // as it stands in the file
+  std::string header_json = {};                      // as it stands in the file
+  std::map<std::string, std::string> metadata = {};  // the header's __metadata__
 };
 
 class Checkpoint {
@@ -64,14 +67,14 @@ class Checkpoint {
  private:
   Checkpoint() = default;
   void read_config(bool required);
-  Json read_index();  // returns its weight_map
+  CheckpointIndex read_index();
   void read_shards();
   void index_names();
-  void check_against_index(const Json& weight_map) const;
+  void check_against_index(const CheckpointIndex& index) const;
 
   std::filesystem::path folder_;
   FileSystem* files_ = nullptr;
-  Json config_, index_metadata_;
+  Json config_ = Json::object(), index_metadata_ = Json::object();
   std::string config_text_, index_text_;
   std::vector<Shard> shards_;
   std::vector<Tensor> tensors_;

@@ -4,13 +4,14 @@
 #include <array>
 #include <bit>
 #include <cstring>
-#include <iterator>
 #include <limits>
 #include <unordered_set>
 #include <utility>
 
 #include "base/error.h"
 #include "base/json.h"
+#include "checkpoint/json_events.h"
+#include "checkpoint/printable.h"
 
 namespace nibblecast {
 namespace {
@@ -29,42 +30,14 @@ constexpr std::string_view kTruncatedHint = "truncated download?";
 constexpr std::array<std::string_view, 6> kUnsupportedDtypes = {"F4",  "F6_E2M3",     "F6_E3M2",
                                                                 "C64", "F8_E4M3FNUZ", "F8_E5M2FNUZ"};
 
-// Walks over the text for the JSON lexer and leaves the place it has come to where an error can see it.
-class Cursor {
- public:
-  using iterator_category = std::input_iterator_tag;
-  using value_type = char;
-  using difference_type = std::ptrdiff_t;
-  using pointer = const char*;
-  using reference = const char&;
-
-  Cursor(const char* at, const char** furthest) : at_(at), furthest_(furthest) {}
-  reference operator*() const { return *at_; }
-  Cursor& operator++() {
-    *furthest_ = ++at_;
-    return *this;
-  }
-  bool operator==(const Cursor& other) const { return at_ == other.at_; }
-  bool operator!=(const Cursor& other) const { return at_ != other.at_; }
-
- private:
-  const char* at_;
-  const char** furthest_;
-};
-
 // Takes the header's JSON event by event, so that memory follows the tensors and not what a hostile
 // header nests. Each event is legal in one place only; everything else is refused on the spot.
-class HeaderReader {
+class HeaderReader : public JsonEvents {
  public:
-  HeaderReader(const std::string& file, const std::string& json) : file_(file), json_(json) {}
+  HeaderReader(const std::string& file, SafetensorsHeader& header)
+      : JsonEvents(file, header.json, kLengthBytes), header_(&header) {}
 
-  void read(SafetensorsHeader& header) {
-    header_ = &header;
-    const char* begin = json_.data();
-    const char* end = begin + json_.size();
-    furthest_ = begin;
-    Json::sax_parse(Cursor(begin, &furthest_), Cursor(end, &furthest_), this);
-  }
+  void read() { run(*this); }
 
   bool null() { unexpected("null"); }
   bool boolean(bool) { unexpected("a boolean"); }
@@ -117,10 +90,10 @@ class HeaderReader {
       if (std::exchange(has_metadata_, true)) refuse("key '__metadata__' appears twice");
       place_ = Place::kMetadataObject;
     } else if (place_ == Place::kTop) {
+      set_tensor(key);
       header_->tensors.push_back({.name = std::move(key)});
       fields_ = 0;
       offset_count_ = 0;
-      in_tensor_ = true;
       place_ = Place::kTensorObject;
     } else if (place_ == Place::kTensor) {
       place_ = field_place(key);
@@ -136,7 +109,7 @@ class HeaderReader {
   bool end_object() {
     if (place_ == Place::kTensor) {
       finish_tensor();
-      in_tensor_ = false;
+      clear_tensor();
     }
     place_ = Place::kTop;
     return true;
@@ -157,14 +130,6 @@ class HeaderReader {
     if (place_ == Place::kOffsetItem && offset_count_ < offsets_.size()) unexpected("the end of the array");
     place_ = Place::kTensor;
     return true;
-  }
-
-  template <class Exception>
-  bool parse_error(std::size_t position, const std::string&, const Exception&) {
-    throw Error(
-        ErrorKind::kBadInput,
-        {.file = file_, .tensor = tensor_name(), .offset = kLengthBytes + std::max<size_t>(position, 1) - 1},
-        "the header is not valid JSON", {.hint = "damaged, or not a safetensors file?"});
   }
 
  private:
@@ -262,29 +227,16 @@ class HeaderReader {
   }
 
   Tensor& tensor() { return header_->tensors.back(); }
-  std::string tensor_name() { return in_tensor_ ? printable(tensor().name) : std::string(); }
-  Where here() {
-    const auto position = static_cast<uint64_t>(furthest_ - json_.data());
-    return {
-        .file = file_, .tensor = tensor_name(), .offset = kLengthBytes + std::max<uint64_t>(position, 1) - 1};
-  }
-  [[noreturn]] void refuse(const std::string& problem, Detail detail = {}) {
-    throw Error(ErrorKind::kBadInput, here(), problem, std::move(detail));
-  }
   [[noreturn]] void unexpected(std::string found) {
     refuse("the header is not what the format says",
            {.expected = expected_at(place_), .found = std::move(found)});
   }
 
-  const std::string& file_;
-  const std::string& json_;
-  SafetensorsHeader* header_ = nullptr;
-  const char* furthest_ = nullptr;
+  SafetensorsHeader* header_;
   Place place_ = Place::kDocument;
   unsigned fields_ = 0;
   std::array<uint64_t, 2> offsets_ = {};
   size_t offset_count_ = 0;
-  bool in_tensor_ = false;
   bool has_metadata_ = false;
   std::string metadata_key_;
 };
@@ -386,7 +338,7 @@ SafetensorsHeader read_safetensors_header(File& file) {
     throw Error(ErrorKind::kBadInput, {.file = file.path(), .offset = kLengthBytes},
                 "the header does not begin with '{'", {.hint = "is it a safetensors file?"});
   }
-  HeaderReader(file.path(), header.json).read(header);
+  HeaderReader(file.path(), header).read();
   refuse_duplicates(header.tensors, file.path());
   std::ranges::stable_sort(header.tensors, {}, [](const Tensor& t) { return std::pair(t.offset, t.end()); });
   check_layout(header, file.path(), file_bytes);
@@ -421,27 +373,6 @@ std::string write_safetensors_header(std::span<const Tensor> tensors,
   std::string bytes(sizeof length, '\0');
   std::memcpy(bytes.data(), &length, sizeof length);
   return bytes + json;
-}
-
-std::string printable(std::string_view text) {
-  constexpr size_t kMost = 200;
-  constexpr char kDigits[] = "0123456789abcdef";
-  std::string out;
-  for (const char c : text.substr(0, kMost)) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte >= 0x20 && byte != 0x7f) {
-      out += c;
-    } else {
-      out += {'\\', 'x', kDigits[byte >> 4], kDigits[byte & 15]};
-    }
-  }
-  return text.size() > kMost ? out + "..." : out;
-}
-
-void refuse_git_lfs_pointer(std::string_view start, const std::string& file) {
-  if (!start.starts_with("version https://git-lfs.github.com/")) return;
-  throw Error(ErrorKind::kBadInput, {.file = file}, "this is a Git LFS pointer, not the file itself",
-              {.hint = "run `git lfs pull` in the checkpoint's folder"});
 }
 
 }  // namespace nibblecast

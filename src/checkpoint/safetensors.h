@@ -6,7 +6,6 @@
 #include <map>
 #include <span>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "base/file.h"
@@ -33,11 +32,5 @@ SafetensorsHeader read_safetensors_header(File& file);
 // they follow each other without holes. Error kBadInput: a name or metadata that is not UTF-8.
 std::string write_safetensors_header(std::span<const Tensor> tensors,
                                      const std::map<std::string, std::string>& metadata);
-
-// A name out of a file we did not write, fit for a message: control characters as \x1b, cut at 200 bytes.
-std::string printable(std::string_view text);
-
-// kBadInput if `start`, the first bytes of `file`, are those of a Git LFS pointer.
-void refuse_git_lfs_pointer(std::string_view start, const std::string& file);
 
 }  // namespace nibblecast
