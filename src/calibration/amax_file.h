@@ -23,8 +23,8 @@ struct AmaxFile {
 // Writes path.partial, syncs, renames: at every moment the file is whole.
 void write_amax(FileSystem& files, const std::filesystem::path& path, const AmaxFile& amax);
 
-// Accepts a file that holds just some of the tensors (say only `...experts.w13.input_amax`): missing vectors are
-// empty, missing scalars absent. Refuses (kBadInput, by tensor): another format, unknown names, wrong
+// Accepts a file that holds just some of the tensors (say only `...experts.w13.input_amax`): missing vectors
+// are empty, missing scalars absent. Refuses (kBadInput, by tensor): another format, unknown names, wrong
 // dtypes or shapes, NaN, infinite or negative values, vectors of one layer with different lengths.
 AmaxFile read_amax(FileSystem& files, const std::filesystem::path& path);
 

@@ -37,13 +37,13 @@ struct CalibrationRows {
   std::vector<std::string> warnings;  // "asked for 128 rows, the file gives 57"
 };
 
-// `source`: a path, or "-" for standard input. A file whose first non-blank character is '{' is JSONL: each line an
-// object with one of `text`, `prompt`, `messages` (contents joined by a newline), `article` (in this order)
-// or `input_ids`; `tokenizer` may be null only if all lines hold input_ids. Any other file is one plain text per file.
-// Empty texts are dropped (as hf_ptq does) and count in a warning; input_ids are taken as they are (no BOS
-// added), truncated to `length`.
-// Errors (kBadInput with file, line number and byte offset): not UTF-8, not JSON, none of the keys, wrong
-// types, ids outside [0, vocab_size), no rows at all; a binary file (NUL bytes) is refused.
+// `source`: a path, or "-" for standard input. A file whose first non-blank character is '{' is JSONL: each
+// line an object with one of `text`, `prompt`, `messages` (contents joined by a newline), `article` (in this
+// order) or `input_ids`; `tokenizer` may be null only if all lines hold input_ids. Any other file is one
+// plain text per file. Empty texts are dropped (as hf_ptq does) and count in a warning; input_ids are taken
+// as they are (no BOS added), truncated to `length`. Errors (kBadInput with file, line number and byte
+// offset): not UTF-8, not JSON, none of the keys, wrong types, ids outside [0, vocab_size), no rows at all; a
+// binary file (NUL bytes) is refused.
 CalibrationRows read_rows(FileSystem& files, const std::string& source, const Tokenizer* tokenizer,
                           int64_t bos_token_id, uint64_t vocab_size, const RowsOptions& options);
 

@@ -1,8 +1,9 @@
 // calibration/tokenizer.h - text to token ids by a Hugging Face tokenizer.json; ids equal those of the
 // `tokenizers` library. Read: BPE models (byte_fallback, ignore_merges, merges in both spellings),
-// pre-tokenizers ByteLevel, Split, Digits, Sequence, normalizers NFC/NFD/NFKC/NFKD/Sequence (or none), added and
-// special tokens (single_word, lstrip, rstrip, normalized), post-processors TemplateProcessing, ByteLevel and Sequence.
-// Anything else in the file is kUnsupported by name. Immutable after load: safe from several threads.
+// pre-tokenizers ByteLevel, Split, Digits, Sequence, normalizers NFC/NFD/NFKC/NFKD/Sequence (or none), added
+// and special tokens (single_word, lstrip, rstrip, normalized), post-processors TemplateProcessing, ByteLevel
+// and Sequence. Anything else in the file is kUnsupported by name; its truncation and padding settings are
+// not applied. Immutable after load: safe from several threads.
 #pragma once
 
 #include <cstdint>
@@ -19,13 +20,18 @@ namespace nibblecast {
 
 class Tokenizer {
  public:
+  // kBadInput names the file and the place in it: cut short, wrong types, ids that are none or appear twice,
+  // merges of tokens that the vocabulary lacks, a pattern that does not compile...
   static Tokenizer load(FileSystem& files, const std::filesystem::path& tokenizer_json);
   Tokenizer(Tokenizer&&) noexcept;
   Tokenizer& operator=(Tokenizer&&) noexcept;
   ~Tokenizer();
 
-  // `add_special_tokens`: what the post-processor adds. Invalid UTF-8 is kBadInput with the byte offset.
-  std::vector<int32_t> encode(std::string_view text, bool add_special_tokens = true) const;
+  // `add_special_tokens`: what the post-processor adds. `max_ids` truncates as the library does: the text
+  // gives way on its right, special tokens stay (it is exceeded only if they alone do). kBadInput with the
+  // byte offset: invalid UTF-8; kBadInput naming the pattern: one that backtracks without end.
+  std::vector<int32_t> encode(std::string_view text, bool add_special_tokens = true,
+                              size_t max_ids = SIZE_MAX) const;
   std::optional<int32_t> token_id(std::string_view token) const;
   // True if encode("") with special tokens starts with `id`: whether the file itself adds a BOS.
   bool adds_prefix(int32_t id) const;

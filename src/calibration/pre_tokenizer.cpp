@@ -1,0 +1,243 @@
+#include "calibration/pre_tokenizer.h"
+
+#include <algorithm>
+#include <array>
+#include <map>
+
+#include "calibration/pattern.h"
+#include "calibration/utf8.h"
+
+namespace nibblecast {
+namespace {
+
+// What becomes of a match: dropped, a piece of its own, joined to a neighbour, or joined to its kind.
+enum class Behavior { kRemoved, kIsolated, kMergedWithPrevious, kMergedWithNext, kContiguous };
+
+// A match joins the span before it, unless that is a match too.
+std::vector<TextSpan> merge_with_previous(const std::vector<TextSpan>& spans) {
+  std::vector<TextSpan> merged;
+  bool after_match = false;
+  for (const TextSpan& span : spans) {
+    if (span.is_match && !after_match && !merged.empty()) {
+      merged.back().end = span.end;
+    } else {
+      merged.push_back(span);
+    }
+    after_match = span.is_match;
+  }
+  return merged;
+}
+
+std::vector<TextSpan> merge_with_next(const std::vector<TextSpan>& spans) {
+  std::vector<TextSpan> merged;
+  bool before_match = false;
+  for (auto span = spans.rbegin(); span != spans.rend(); ++span) {
+    if (span->is_match && !before_match && !merged.empty()) {
+      merged.back().begin = span->begin;
+    } else {
+      merged.push_back(*span);
+    }
+    before_match = span->is_match;
+  }
+  std::reverse(merged.begin(), merged.end());
+  return merged;
+}
+
+std::vector<TextSpan> merge_equal(const std::vector<TextSpan>& spans) {
+  std::vector<TextSpan> merged;
+  for (const TextSpan& span : spans) {
+    if (!merged.empty() && merged.back().is_match == span.is_match) {
+      merged.back().end = span.end;
+    } else {
+      merged.push_back(span);
+    }
+  }
+  return merged;
+}
+
+std::vector<TextSpan> arrange(std::vector<TextSpan> spans, Behavior behavior) {
+  switch (behavior) {
+    case Behavior::kRemoved:
+      std::erase_if(spans, [](const TextSpan& span) { return span.is_match; });
+      return spans;
+    case Behavior::kIsolated:
+      return spans;
+    case Behavior::kMergedWithPrevious:
+      return merge_with_previous(spans);
+    case Behavior::kMergedWithNext:
+      return merge_with_next(spans);
+    case Behavior::kContiguous:
+      return merge_equal(spans);
+  }
+  return spans;
+}
+
+// Replaces each piece by those that `split` (text -> spans) makes of it.
+template <class F>
+void split_pieces(Pieces& pieces, const F& split) {
+  std::vector<std::string_view> views;
+  for (const std::string_view piece : pieces.views) {
+    for (const TextSpan& span : split(piece)) {
+      if (span.begin < span.end) views.push_back(piece.substr(span.begin, span.end - span.begin));
+    }
+  }
+  pieces.views = std::move(views);
+}
+
+class Split : public PreTokenizer {
+ public:
+  explicit Split(const JsonNode& json)
+      : pattern_(read_pattern(json.at("pattern"))),
+        behavior_(read_behavior(json.at("behavior"))),
+        invert_(json.flag_or("invert", false)) {}
+
+  void apply(Pieces& pieces) const override {
+    split_pieces(pieces, [&](std::string_view piece) {
+      std::vector<TextSpan> spans = pattern_.split(piece);
+      if (invert_) {
+        for (TextSpan& span : spans) span.is_match = !span.is_match;
+      }
+      return arrange(std::move(spans), behavior_);
+    });
+  }
+
+ private:
+  static Pattern read_pattern(const JsonNode& json) {
+    const std::string origin = json.file() + ": " + json.path();
+    if (const auto regex = json.find("Regex")) return Pattern::regex(regex->text(), origin);
+    if (const auto text = json.find("String")) return Pattern::literal(text->text(), origin);
+    json.fail("neither 'Regex' nor 'String'");
+  }
+
+  static Behavior read_behavior(const JsonNode& json) {
+    static const std::map<std::string, Behavior> kBehaviors = {
+        {"Removed", Behavior::kRemoved},
+        {"Isolated", Behavior::kIsolated},
+        {"MergedWithPrevious", Behavior::kMergedWithPrevious},
+        {"MergedWithNext", Behavior::kMergedWithNext},
+        {"Contiguous", Behavior::kContiguous}};
+    const auto entry = kBehaviors.find(json.text());
+    if (entry == kBehaviors.end()) json.unsupported("behavior '" + json.text() + "'");
+    return entry->second;
+  }
+
+  Pattern pattern_;
+  Behavior behavior_;
+  bool invert_;
+};
+
+class Digits : public PreTokenizer {
+ public:
+  explicit Digits(const JsonNode& json)
+      : behavior_(json.flag_or("individual_digits", false) ? Behavior::kIsolated : Behavior::kContiguous) {}
+
+  void apply(Pieces& pieces) const override {
+    split_pieces(pieces, [&](std::string_view piece) { return arrange(mark_digits(piece), behavior_); });
+  }
+
+ private:
+  // Each digit a match of its own.
+  static std::vector<TextSpan> mark_digits(std::string_view piece) {
+    std::vector<TextSpan> spans;
+    for (size_t offset = 0; offset < piece.size();) {
+      const Character character = character_at(piece, offset);
+      const size_t end = offset + character.bytes;
+      const bool is_digit = is_numeric(character.code);
+      if (is_digit || spans.empty() || spans.back().is_match) {
+        spans.push_back({offset, end, is_digit});
+      } else {
+        spans.back().end = end;
+      }
+      offset = end;
+    }
+    return spans;
+  }
+
+  Behavior behavior_;
+};
+
+// A visible character for each byte: printable Latin-1 stands for itself, the other 68 bytes become
+// U+0100, U+0101, ... in order (openai/gpt-2, src/encoder.py, bytes_to_unicode).
+std::array<std::string, 256> byte_characters() {
+  std::array<std::string, 256> characters;
+  int32_t next = 0x100;
+  for (int byte = 0; byte < 256; ++byte) {
+    const bool visible = (byte >= 0x21 && byte <= 0x7E) || (byte >= 0xA1 && byte <= 0xFF && byte != 0xAD);
+    const int32_t code = visible ? byte : next++;
+    std::string& text = characters[static_cast<size_t>(byte)];
+    if (code >= 0x80) text += static_cast<char>(0xC0 | code >> 6);
+    text += static_cast<char>(code >= 0x80 ? 0x80 | (code & 0x3F) : code);
+  }
+  return characters;
+}
+
+class ByteLevel : public PreTokenizer {
+ public:
+  explicit ByteLevel(const JsonNode& json)
+      : add_prefix_space_(json.at("add_prefix_space").flag()),
+        use_regex_(json.flag_or("use_regex", true)),
+        words_(Pattern::regex(kWords, json.file() + ": " + json.path())) {}
+
+  void apply(Pieces& pieces) const override {
+    if (add_prefix_space_) {
+      for (std::string_view& piece : pieces.views) {
+        if (!piece.starts_with(' ')) piece = pieces.strings.emplace_back(" " + std::string(piece));
+      }
+    }
+    if (use_regex_) {
+      split_pieces(pieces, [&](std::string_view piece) { return words_.split(piece); });
+    }
+    spell_bytes(pieces);
+  }
+
+ private:
+  // openai/gpt-2, src/encoder.py.
+  static constexpr const char* kWords =
+      R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
+
+  static void spell_bytes(Pieces& pieces) {
+    static const std::array<std::string, 256> kCharacters = byte_characters();
+    size_t bytes = 0;
+    for (const std::string_view piece : pieces.views) bytes += piece.size();
+    // Room for all first: the views point into it.
+    std::string& spelled = pieces.strings.emplace_back();
+    spelled.reserve(2 * bytes);
+    for (std::string_view& piece : pieces.views) {
+      const size_t begin = spelled.size();
+      for (const char byte : piece) spelled += kCharacters[static_cast<uint8_t>(byte)];
+      piece = std::string_view(spelled).substr(begin);
+    }
+  }
+
+  bool add_prefix_space_;
+  bool use_regex_;
+  Pattern words_;
+};
+
+class Sequence : public PreTokenizer {
+ public:
+  void add(std::unique_ptr<PreTokenizer> step) { steps_.push_back(std::move(step)); }
+  void apply(Pieces& pieces) const override {
+    for (const auto& step : steps_) step->apply(pieces);
+  }
+
+ private:
+  std::vector<std::unique_ptr<PreTokenizer>> steps_;
+};
+
+}  // namespace
+
+std::unique_ptr<PreTokenizer> make_pre_tokenizer(const std::optional<JsonNode>& json) {
+  if (!json) return std::make_unique<Sequence>();
+  const std::string& type = json->at("type").text();
+  if (type == "Split") return std::make_unique<Split>(*json);
+  if (type == "Digits") return std::make_unique<Digits>(*json);
+  if (type == "ByteLevel") return std::make_unique<ByteLevel>(*json);
+  if (type != "Sequence") json->unsupported("pre-tokenizer '" + type + "'");
+  auto sequence = std::make_unique<Sequence>();
+  const JsonNode steps = json->at("pretokenizers");
+  for (size_t i = 0; i < steps.size(); ++i) sequence->add(make_pre_tokenizer(steps.at(i)));
+  return sequence;
+}
+
+}  // namespace nibblecast
