@@ -9,9 +9,7 @@
 
 namespace nibblecast {
 
-float fp8_tile_scale(const Fp8BlockView& weight, size_t row, size_t col) {
-  const size_t tiles_in_row = (weight.cols + weight.tile_cols - 1) / weight.tile_cols;
-  const size_t tile = row / weight.tile_rows * tiles_in_row + col / weight.tile_cols;
+float fp8_tile_scale(const Fp8BlockView& weight, size_t tile) {
   const auto* scales = static_cast<const uint8_t*>(weight.scales);
   if (weight.scale_type == ScaleType::kE8M0) return decode_e8m0(scales[tile]);
   float scale = 0;
@@ -23,10 +21,12 @@ template <class T>
 void dequantize_fp8_block_ref(const Fp8BlockView& weight, size_t row, size_t count, T* out,
                               size_t out_stride) {
   assert(row + count <= weight.rows && out_stride >= weight.cols);
+  const size_t tiles_in_row = (weight.cols + weight.tile_cols - 1) / weight.tile_cols;
   for (size_t r = 0; r < count; ++r) {
     for (size_t col = 0; col < weight.cols; ++col) {
+      const size_t tile = (row + r) / weight.tile_rows * tiles_in_row + col / weight.tile_cols;
       const float value = decode_e4m3(weight.codes[(row + r) * weight.cols + col]);
-      out[r * out_stride + col] = from_float<T>(value * fp8_tile_scale(weight, row + r, col));
+      out[r * out_stride + col] = from_float<T>(value * fp8_tile_scale(weight, tile));
     }
   }
 }

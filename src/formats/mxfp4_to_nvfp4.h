@@ -48,8 +48,8 @@ struct CastCounts {
 };
 
 // Rows [row, row + count) of `source`; `codes` [count, cols / 2] and `block_scales` [count, cols / 16] may
-// be unaligned; `codes` may be the source's own bytes (in place). Requires no scale byte 255.
-// One kernel per instruction set, same bytes.
+// be unaligned; `codes` may be exactly where the source's rows begin (in place). Requires no scale byte 255
+// and none above 127 + k_max. A block of -0 alone under byte 0 is a zero block.
 CastCounts cast_mxfp4_to_nvfp4(const Mxfp4View& source, size_t row, size_t count, int k_max,
                                NegativeZero negative_zero, uint8_t* codes, uint8_t* block_scales);
 CastCounts cast_mxfp4_to_nvfp4_ref(const Mxfp4View& source, size_t row, size_t count, int k_max,

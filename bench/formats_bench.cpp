@@ -1,0 +1,147 @@
+// Number formats on one core: GB/s of source bytes (codes and scales) per kernel and instruction set, for a
+// matrix larger than the caches. Each kernel's bytes are compared with the reference's before it is timed.
+//
+//   cmake --preset release -DBENCH=ON && cmake --build --preset release --target formats_bench
+//   build/release/bench/formats_bench
+#include <benchmark/benchmark.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "base/cpu_isa.h"
+#include "formats/fp8_block.h"
+#include "formats/mxfp4.h"
+#include "formats/mxfp4_to_nvfp4.h"
+
+namespace nibblecast {
+namespace {
+
+constexpr size_t kRows = 12288, kCols = 7168;  // four expert matrices of DeepSeek-V4-Pro: 44 MB of nibbles
+constexpr size_t kCheckedRows = 256;
+
+struct Source {
+  std::vector<uint8_t> codes = std::vector<uint8_t>(kRows * kCols);
+  std::vector<uint8_t> scales = std::vector<uint8_t>(kRows * kCols / 32);
+
+  Source() {
+    std::minstd_rand random(1);
+    for (uint8_t& code : codes) code = static_cast<uint8_t>(random() >> 8);
+    for (uint8_t& scale : scales)
+      scale = static_cast<uint8_t>(110 + (random() >> 8) % 12);  // all in the window
+  }
+  Mxfp4View mxfp4() const { return {codes.data(), scales.data(), kRows, kCols}; }
+  Fp8BlockView fp8() const {
+    return {.codes = codes.data(), .scales = scales.data(), .rows = kRows, .cols = kCols};
+  }
+};
+
+const Source& source() {
+  static const Source made;
+  return made;
+}
+
+template <class T>
+void check_same(benchmark::State& state, const std::vector<T>& found, const std::vector<T>& expected,
+                size_t count) {
+  if (std::memcmp(found.data(), expected.data(), count * sizeof(T)) != 0) {
+    state.SkipWithError("differs from the reference");
+  }
+}
+
+void set_bytes(benchmark::State& state, size_t source_bytes) {
+  state.SetBytesProcessed(static_cast<int64_t>(state.iterations() * source_bytes));
+}
+
+template <class T>
+void mxfp4(benchmark::State& state, std::string isa) {
+  set_cpu_isa(isa);
+  std::vector<T> out(kRows * kCols), expected(kCheckedRows * kCols);
+  dequantize_mxfp4_ref(source().mxfp4(), 0, kCheckedRows, expected.data(), kCols);
+  dequantize_mxfp4(source().mxfp4(), 0, kCheckedRows, out.data(), kCols);
+  check_same(state, out, expected, expected.size());
+  for (auto _ : state) {
+    dequantize_mxfp4(source().mxfp4(), 0, kRows, out.data(), kCols);
+    benchmark::ClobberMemory();
+  }
+  set_bytes(state, kRows * kCols / 2 + kRows * kCols / 32);
+}
+
+template <class T>
+void fp8_block(benchmark::State& state, std::string isa) {
+  set_cpu_isa(isa);
+  std::vector<T> out(kRows * kCols), expected(kCheckedRows * kCols);
+  dequantize_fp8_block_ref(source().fp8(), 0, kCheckedRows, expected.data(), kCols);
+  dequantize_fp8_block(source().fp8(), 0, kCheckedRows, out.data(), kCols);
+  check_same(state, out, expected, expected.size());
+  for (auto _ : state) {
+    dequantize_fp8_block(source().fp8(), 0, kRows, out.data(), kCols);
+    benchmark::ClobberMemory();
+  }
+  set_bytes(state, kRows * kCols);
+}
+
+void cast(benchmark::State& state, NegativeZero negative_zero, bool in_place) {
+  const int k_max = scan_scales(source().scales.data(), source().scales.size()).k_max();
+  const Mxfp4View from = source().mxfp4();
+  std::vector<uint8_t> codes(kRows * kCols / 2), scales(kRows * kCols / 16), expected(codes.size()),
+      expected_scales(scales.size());
+  cast_mxfp4_to_nvfp4_ref(from, 0, kCheckedRows, k_max, negative_zero, expected.data(),
+                          expected_scales.data());
+  cast_mxfp4_to_nvfp4(from, 0, kCheckedRows, k_max, negative_zero, codes.data(), scales.data());
+  check_same(state, codes, expected, kCheckedRows * kCols / 2);
+  check_same(state, scales, expected_scales, kCheckedRows * kCols / 16);
+  std::memcpy(codes.data(), from.codes, codes.size());
+  const Mxfp4View timed = {in_place ? codes.data() : from.codes, from.scales, kRows, kCols};
+  for (auto _ : state) {
+    cast_mxfp4_to_nvfp4(timed, 0, kRows, k_max, negative_zero, codes.data(), scales.data());
+    benchmark::ClobberMemory();
+  }
+  set_bytes(state, codes.size() + source().scales.size());
+}
+
+void scan(benchmark::State& state) {
+  const std::vector<uint8_t>& scales = source().scales;
+  for (auto _ : state) benchmark::DoNotOptimize(scan_scales(scales.data(), scales.size()));
+  set_bytes(state, scales.size());
+}
+
+// The bound of the cast: the same nibbles, only copied.
+void copy(benchmark::State& state) {
+  std::vector<uint8_t> to(kRows * kCols / 2);
+  for (auto _ : state) {
+    std::memcpy(to.data(), source().codes.data(), to.size());
+    benchmark::ClobberMemory();
+  }
+  set_bytes(state, to.size());
+}
+
+void register_all() {
+  for (const CpuIsa isa : {CpuIsa::kScalar, CpuIsa::kAvx2, CpuIsa::kAvx512}) {
+    if (isa > detect_cpu_isa()) break;
+    const std::string name(cpu_isa_name(isa));
+    benchmark::RegisterBenchmark(("mxfp4/bf16/" + name).c_str(), mxfp4<bf16>, name);
+    benchmark::RegisterBenchmark(("mxfp4/float/" + name).c_str(), mxfp4<float>, name);
+    benchmark::RegisterBenchmark(("fp8_block/bf16/" + name).c_str(), fp8_block<bf16>, name);
+    benchmark::RegisterBenchmark(("fp8_block/float/" + name).c_str(), fp8_block<float>, name);
+  }
+  benchmark::RegisterBenchmark("cast/keep", cast, NegativeZero::kKeep, false);
+  benchmark::RegisterBenchmark("cast/keep/in_place", cast, NegativeZero::kKeep, true);
+  benchmark::RegisterBenchmark("cast/modelopt", cast, NegativeZero::kModelOpt, false);
+  benchmark::RegisterBenchmark("cast/modelopt/in_place", cast, NegativeZero::kModelOpt, true);
+  benchmark::RegisterBenchmark("scan_scales", scan);
+  benchmark::RegisterBenchmark("memcpy", copy);
+}
+
+}  // namespace
+}  // namespace nibblecast
+
+int main(int argc, char** argv) {
+  nibblecast::register_all();
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return EXIT_FAILURE;
+  benchmark::RunSpecifiedBenchmarks();
+  return EXIT_SUCCESS;
+}
