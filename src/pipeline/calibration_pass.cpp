@@ -1,6 +1,7 @@
 #include "pipeline/calibration_pass.h"
 
 #include <algorithm>
+#include <cassert>
 #include <cstring>
 #include <utility>
 #include <variant>
@@ -8,6 +9,10 @@
 namespace nibblecast {
 
 struct CalibrationPass::Forward {
+  template <class T>
+  Forward(std::in_place_type_t<T> type, const DeepseekV4Config& config, std::vector<std::vector<int32_t>> rows)
+      : pass(type, config, std::move(rows)) {}
+
   std::variant<DeepseekV4Forward<bf16>, DeepseekV4Forward<float>> pass;
 
   template <class F>
@@ -19,9 +24,9 @@ struct CalibrationPass::Forward {
 CalibrationPass::CalibrationPass(const Checkpoint& source, const Plan& plan, std::vector<std::vector<int32_t>> rows)
     : source_(source), plan_(plan) {
   if (plan.options.compute_dtype == ComputeDtype::kBF16) {
-    forward_.reset(new Forward{DeepseekV4Forward<bf16>(plan.model, std::move(rows))});
+    forward_ = std::make_unique<Forward>(std::in_place_type<DeepseekV4Forward<bf16>>, plan.model, std::move(rows));
   } else {
-    forward_.reset(new Forward{DeepseekV4Forward<float>(plan.model, std::move(rows))});
+    forward_ = std::make_unique<Forward>(std::in_place_type<DeepseekV4Forward<float>>, plan.model, std::move(rows));
   }
 }
 

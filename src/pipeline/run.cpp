@@ -107,9 +107,11 @@ class Run {
   void add_copies(size_t stage, const CopyRange& range) {
     for (uint64_t done = 0; done < range.size_bytes; done += kCopyBytes) {
       const uint64_t size = std::min(kCopyBytes, range.size_bytes - done);
-      units_.push_back({.stage = stage,
-                        .copy = {range.shard, range.source_begin + done, range.output_begin + done, size},
-                        .reads = {{range.shard, range.source_begin + done, size}}});
+      Unit unit;
+      unit.stage = stage;
+      unit.copy = {range.shard, range.source_begin + done, range.output_begin + done, size};
+      unit.reads = {{range.shard, range.source_begin + done, size}};
+      units_.push_back(std::move(unit));
     }
   }
 
@@ -120,7 +122,10 @@ class Run {
       ranges[3 + slot] = range_of(source_.tensors()[expert.linears[slot].source_scale]);
     }
     MergedRanges merged = merge_ranges(ranges);
-    Unit unit{.stage = stage, .expert = &expert, .reads = std::move(merged.ranges)};
+    Unit unit;
+    unit.stage = stage;
+    unit.expert = &expert;
+    unit.reads = std::move(merged.ranges);
     std::copy_n(merged.places.begin(), 6, unit.places.begin());
     units_.push_back(std::move(unit));
   }
@@ -255,17 +260,7 @@ class Run {
   }
 
   void save_amax() const {
-    write_amax(source_.files(), options_.amax_output, {.metadata = amax_metadata(), .layers = record_.layers});
-  }
-
-  std::map<std::string, std::string> amax_metadata() const {
-    return {{"producer", "nibblecast " NIBBLECAST_VERSION},
-            {"model_type", "deepseek_v4"},
-            {"layers", std::to_string(plan_.model.num_hidden_layers)},
-            {"model", source_identity(source_)},
-            {"rows", std::to_string(activations_.rows->ids.size())},
-            {"tokens", std::to_string(activations_.rows->tokens())},
-            {"compute_dtype", std::string(compute_dtype_name(plan_.options.compute_dtype))}};
+    write_amax(source_.files(), options_.amax_output, {.metadata = amax_metadata(source_, plan_, *activations_.rows), .layers = record_.layers});
   }
 
   void report(size_t stage) const {
@@ -322,6 +317,16 @@ Activations Activations::from_amax(FileSystem& files, const std::filesystem::pat
   Hash hash;
   hash.add(read_text(files, path, kLimit));
   return {.rows = {}, .amax = read_amax(files, path), .origin = path.string(), .identity = hash.hex()};
+}
+
+std::map<std::string, std::string> amax_metadata(const Checkpoint& source, const Plan& plan, const CalibrationRows& rows) {
+  return {{"producer", "nibblecast " NIBBLECAST_VERSION},
+          {"model_type", "deepseek_v4"},
+          {"layers", std::to_string(plan.model.num_hidden_layers)},
+          {"model", source_identity(source)},
+          {"rows", std::to_string(rows.ids.size())},
+          {"tokens", std::to_string(rows.tokens())},
+          {"compute_dtype", std::string(compute_dtype_name(plan.options.compute_dtype))}};
 }
 
 RunRecord calibrate(const Checkpoint& source, const Plan& plan, const Activations& activations, const RunOptions& options) {

@@ -50,6 +50,9 @@ struct RunRecord {
   double seconds = 0;
 };
 
+// The metadata of the amax file that a forward pass over `rows` gives.
+std::map<std::string, std::string> amax_metadata(const Checkpoint& source, const Plan& plan, const CalibrationRows& rows);
+
 // Forward pass only; no output but `options.amax_output`.
 RunRecord calibrate(const Checkpoint& source, const Plan& plan, const Activations& activations, const RunOptions& options);
 

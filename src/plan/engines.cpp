@@ -1,13 +1,17 @@
 #include "plan/engines.h"
 
 #include <fmt/format.h>
-#include <fnmatch.h>
 
+#include <algorithm>
+#include <initializer_list>
 #include <map>
 #include <optional>
+#include <set>
 #include <string_view>
 
+#include "checkpoint/printable.h"
 #include "model/deepseek_v4_tensors.h"
+#include "plan/glob.h"
 
 namespace nibblecast {
 namespace {
@@ -18,22 +22,24 @@ Json at_or_null(const Json& object, const std::string& key) {
   return object.is_object() && object.contains(key) ? object.at(key) : Json();
 }
 
+std::string found_text(const Json& found) { return found.is_null() ? "nothing" : printable(found.dump()); }
+
 // One value that engines demand of quantization_config.
 struct ConfigRule {
-  std::string_view key;
-  Json value;  // null: must be present, whatever it is
-  std::vector<Engine> engines;
+  const char* key;
+  Json value;
+  std::initializer_list<Engine> engines;
 };
 
+// Compared as values, so that 16 and 16.0 are the same, as they are to Python.
 const std::vector<ConfigRule>& config_rules() {
   static const std::vector<ConfigRule> rules = {
       {"quant_method", "fp8", {kVllm, kSglang, kTrtllm}},
-      {"activation_scheme", nullptr, {kVllm, kSglang}},
+      {"activation_scheme", "dynamic", {kVllm, kSglang}},
       {"weight_block_size", {128, 128}, {kVllm, kSglang, kTrtllm}},
       {"moe_quant_algo", "NVFP4", {kVllm, kSglang}},
-      {"quant_algo", "MIXED_PRECISION", {kSglang, kTrtllm}},
+      {"quant_algo", "MIXED_PRECISION", {kSglang}},
       {"group_size", 16, {kSglang}},
-      {"quantized_layers", nullptr, {kTrtllm}},
   };
   return rules;
 }
@@ -46,70 +52,84 @@ class Checker {
   }
 
   std::vector<Breach> check() {
-    check_config();
+    check_model();
+    check_quantization_config();
     check_ignore();
-    check_hf_quant_config();
+    check_fp8_exclusions();
+    check_trtllm_manifest();
+    check_expert_counts();
     for (const auto& [module, parts] : experts_) check_expert(module, parts);
     return std::move(breaches_);
   }
 
  private:
+  // The tensors of one projection of a routed expert.
   struct Parts {
     const Tensor* weight = nullptr;
     const Tensor* weight_scale = nullptr;
     const Tensor* weight_scale_2 = nullptr;
     const Tensor* input_scale = nullptr;
-    const Tensor* other = nullptr;
+    std::vector<const Tensor*> others;
   };
 
   void collect(const Tensor& tensor) {
     const size_t dot = tensor.name.rfind('.');
     if (dot == std::string::npos) return;
     const std::string module = tensor.name.substr(0, dot);
-    if (tensor.name.starts_with("mtp.")) {
-      const size_t end = tensor.name.find('.', 4);
-      if (tensor.name.find(".ffn.experts.") != std::string::npos) {
-        drafts_.insert(tensor.name.substr(0, end) + ".ffn.experts");
-      }
+    const std::string kind = tensor.name.substr(dot + 1);
+    const size_t experts = module.find(".ffn.experts.");
+    if (tensor.name.starts_with("mtp.") && experts != std::string::npos) {
+      bool& is_nvfp4 = drafts_[module.substr(0, experts) + ".ffn.experts"];
+      is_nvfp4 |= kind == "weight_scale";
       return;
     }
+    if (tensor.dtype == Dtype::kF8E4M3 && kind == "weight") fp8_modules_.insert(module);
     const std::optional<ExpertName> name = parse_expert_name(module);
     if (!name) return;
-    layers_.insert(name->layer);
+    layers_[name->layer].insert(name->expert);
     Parts& parts = experts_[module];
-    const std::string_view kind = std::string_view(tensor.name).substr(dot + 1);
-    (kind == "weight"           ? parts.weight
-     : kind == "weight_scale"   ? parts.weight_scale
-     : kind == "weight_scale_2" ? parts.weight_scale_2
-     : kind == "input_scale"    ? parts.input_scale
-                                : parts.other) = &tensor;
+    if (kind == "weight") parts.weight = &tensor;
+    else if (kind == "weight_scale") parts.weight_scale = &tensor;
+    else if (kind == "weight_scale_2") parts.weight_scale_2 = &tensor;
+    else if (kind == "input_scale") parts.input_scale = &tensor;
+    else parts.others.push_back(&tensor);
   }
 
   void breach(std::initializer_list<Engine> engines, const std::string& rule) {
     for (const Engine engine : engines) breaches_.push_back({engine, rule});
   }
 
-  void check_config() {
-    if (at_or_null(config_, "model_type") != "deepseek_v4") {
-      breach({kVllm, kSglang, kTrtllm}, "config.json model_type must be \"deepseek_v4\"");
+  void check_model() {
+    const Json model_type = at_or_null(config_, "model_type");
+    if (model_type != "deepseek_v4") {
+      breach({kVllm, kSglang, kTrtllm},
+             fmt::format("model_type must be \"deepseek_v4\"; found {}", found_text(model_type)));
+    }
+    const Json architectures = at_or_null(config_, "architectures");
+    if (!architectures.is_array() || std::ranges::find(architectures, "DeepseekV4ForCausalLM") == architectures.end()) {
+      breach({kSglang, kTrtllm}, fmt::format("architectures must name DeepseekV4ForCausalLM; found {}",
+                                             found_text(architectures)));
     }
     const Json expert_dtype = at_or_null(config_, "expert_dtype");
     if (!expert_dtype.is_null() && expert_dtype != "fp4") {
-      breach({kVllm}, fmt::format("config.json expert_dtype must be \"fp4\" or absent; found {}", expert_dtype.dump()));
+      breach({kVllm}, fmt::format("expert_dtype must be \"fp4\" or absent; found {}", found_text(expert_dtype)));
     }
+  }
+
+  void check_quantization_config() {
     for (const ConfigRule& rule : config_rules()) {
-      const Json found = at_or_null(quant_, std::string(rule.key));
-      if (rule.value.is_null() ? !found.is_null() : found == rule.value) continue;
-      for (const Engine engine : rule.engines) {
-        breach({engine}, fmt::format("quantization_config.{} must be {}; found {}", rule.key,
-                                     rule.value.is_null() ? "present" : rule.value.dump(), found.dump()));
-      }
+      const Json found = at_or_null(quant_, rule.key);
+      if (found == rule.value) continue;
+      breach(rule.engines, fmt::format("quantization_config.{} must be {}; found {}", rule.key, rule.value.dump(),
+                                       found_text(found)));
     }
     if (!at_or_null(quant_, "quantization").is_null()) {
       breach({kVllm, kTrtllm}, "quantization_config must not hold a nested `quantization`");
     }
-    if (!at_or_null(quant_, "kv_cache_quant_algo").is_null()) {
-      breach({kSglang}, "quantization_config.kv_cache_quant_algo must be null: V4 chooses its own KV format");
+    const Json kv_cache = at_or_null(quant_, "kv_cache_quant_algo");
+    if (!kv_cache.is_null()) {
+      breach({kSglang},
+             fmt::format("quantization_config.kv_cache_quant_algo must be null; found {}", found_text(kv_cache)));
     }
   }
 
@@ -117,67 +137,141 @@ class Checker {
   // layers turns those to MXFP4.
   void check_ignore() {
     const Json ignore = at_or_null(quant_, "ignore");
-    const auto ignored = [&](const std::string& module) {
-      if (!ignore.is_array()) return false;
-      for (const Json& pattern : ignore) {
-        if (pattern.is_string() && fnmatch(pattern.get_ref<const std::string&>().c_str(), module.c_str(), 0) == 0) return true;
-      }
-      return false;
-    };
-    for (const std::string& draft : drafts_) {
-      if (!ignored(draft)) breach({kVllm}, fmt::format("quantization_config.ignore must match {}", draft));
+    const bool is_list = ignore.is_array() && std::ranges::all_of(ignore, [](const Json& p) { return p.is_string(); });
+    if (!ignore.is_null() && !is_list) {
+      breach({kVllm, kSglang}, "quantization_config.ignore must be a list of patterns");
     }
-    for (const uint64_t layer : layers_) {
-      for (const std::string& module :
-           {fmt::format("layers.{}.ffn.experts", layer), fmt::format("model.layers.{}.mlp.experts", layer)}) {
-        if (ignored(module)) breach({kVllm, kSglang}, fmt::format("quantization_config.ignore must not match {}", module));
+    const auto ignored = [&](const std::string& module) {
+      return is_list && std::ranges::any_of(ignore, [&](const Json& pattern) {
+        return glob_match(pattern.get_ref<const std::string&>(), module);
+      });
+    };
+    for (const auto& [draft, is_nvfp4] : drafts_) check_draft(draft, is_nvfp4, ignored(draft));
+    for (const auto& [layer, experts] : layers_) {
+      const std::string official = fmt::format("layers.{}.ffn.experts", layer);
+      const std::string mapped = fmt::format("model.layers.{}.mlp.experts", layer);
+      const auto refuse = [&](Engine engine, const std::string& module) {
+        breach({engine}, fmt::format("quantization_config.ignore must not match {}", module));
+      };
+      if (ignored(official)) refuse(kVllm, official);
+      if (ignored(official) || ignored(mapped)) refuse(kSglang, ignored(mapped) ? mapped : official);
+    }
+  }
+
+  void check_draft(const std::string& draft, bool is_nvfp4, bool is_ignored) {
+    if (!is_nvfp4 && !is_ignored) breach({kVllm}, fmt::format("quantization_config.ignore must match {}", draft));
+    if (is_nvfp4 && is_ignored) breach({kVllm}, fmt::format("{} is ignored, so it must be MXFP4", draft));
+    if (is_nvfp4) breach({kSglang}, fmt::format("{} must be MXFP4", draft));
+  }
+
+  // Both lists take modules out of FP8: an attention left out would be read as BF16.
+  void check_fp8_exclusions() {
+    for (const char* key : {"modules_to_not_convert", "ignored_layers"}) {
+      const Json list = at_or_null(quant_, key);
+      if (!list.is_array()) continue;
+      for (const Json& entry : list) {
+        if (!entry.is_string() || !names_quantized_module(entry.get_ref<const std::string&>())) continue;
+        breach({kVllm, kSglang, kTrtllm}, fmt::format("quantization_config.{} must not name quantized modules; found {}",
+                                                      key, found_text(entry)));
       }
     }
   }
 
-  void check_hf_quant_config() {
-    if (hf_quant_config_.is_null()) return;
-    const Json quantization = at_or_null(hf_quant_config_, "quantization");
-    if (at_or_null(quantization, "quant_algo") != "MIXED_PRECISION") {
-      breach({kTrtllm}, "hf_quant_config.json quantization.quant_algo must be \"MIXED_PRECISION\"");
+  // By the words that stay when engines rename modules, or as a part of a name here.
+  bool names_quantized_module(const std::string& entry) const {
+    if (entry.find("attn") != std::string::npos || entry.find("experts") != std::string::npos) return true;
+    return std::ranges::any_of(fp8_modules_,
+                               [&](const std::string& module) { return module.find(entry) != std::string::npos; });
+  }
+
+  // hf_quant_config.json where there is one, else quantization_config in its flat form.
+  void check_trtllm_manifest() {
+    const bool flat = hf_quant_config_.is_null();
+    const Json manifest = flat ? quant_ : at_or_null(hf_quant_config_, "quantization");
+    const char* const where = flat ? "quantization_config" : "hf_quant_config.json quantization";
+    const Json quant_algo = at_or_null(manifest, "quant_algo"), group_size = at_or_null(manifest, "group_size");
+    if (quant_algo != "MIXED_PRECISION") {
+      breach({kTrtllm},
+             fmt::format("{}.quant_algo must be \"MIXED_PRECISION\"; found {}", where, found_text(quant_algo)));
     }
-    if (!at_or_null(quantization, "quantized_layers").is_object()) {
-      breach({kTrtllm}, "hf_quant_config.json quantization.quantized_layers must be an object");
+    if (group_size != 16) {
+      breach({kTrtllm}, fmt::format("{}.group_size must be 16; found {}", where, found_text(group_size)));
+    }
+    if (!at_or_null(manifest, "quantized_layers").is_object()) {
+      breach({kTrtllm}, fmt::format("{}.quantized_layers must be an object", where));
+    }
+    if (flat && at_or_null(at_or_null(quant_, "producer"), "name") != "modelopt") {
+      breach({kTrtllm}, "hf_quant_config.json must be present: without it, only producer modelopt is recognised");
+    }
+  }
+
+  // vLLM and SGLang do not notice an expert that is not there: its parameters stay as they were allocated.
+  void check_expert_counts() {
+    const Json layers = at_or_null(config_, "num_hidden_layers");
+    const Json release = at_or_null(config_, "n_routed_experts"), transformers = at_or_null(config_, "num_local_experts");
+    const Json& experts = transformers.is_null() ? release : transformers;
+    if (layers != layers_.size()) {
+      breach({kVllm, kSglang, kTrtllm}, fmt::format("num_hidden_layers must be the number of layers with experts, {}; found {}",
+                                                    layers_.size(), found_text(layers)));
+    }
+    for (const auto& [layer, found] : layers_) {
+      if (experts == found.size()) continue;
+      breach({kVllm, kSglang, kTrtllm}, fmt::format("layers.{}.ffn.experts must hold the config's {} experts; found {}",
+                                                    layer, found_text(experts), found.size()));
+    }
+    for (const auto& [layer, found] : layers_) {
+      for (const uint64_t expert : found) {
+        for (int projection = 1; projection <= 3; ++projection) experts_[expert_module(layer, expert, projection)];
+      }
     }
   }
 
   void check_expert(const std::string& module, const Parts& parts) {
-    const auto require = [&](const Tensor* tensor, std::string_view kind, Dtype dtype) {
-      if (tensor == nullptr) {
-        breach({kVllm, kSglang, kTrtllm}, fmt::format("{}.{} must be present", module, kind));
-        return false;
-      }
-      if (tensor->dtype != dtype) {
-        breach({kVllm, kSglang, kTrtllm}, fmt::format("{}.{} must be {}; found {}", module, kind, dtype_name(dtype),
-                                                      dtype_name(tensor->dtype)));
-      }
-      return true;
-    };
-    const bool has_weight = require(parts.weight, "weight", Dtype::kU8);
-    const bool has_scale = require(parts.weight_scale, "weight_scale", Dtype::kF8E4M3);
-    if (has_weight && has_scale) check_scale_shape(module, parts);
-    for (const auto& [tensor, kind] : {std::pair(parts.weight_scale_2, "weight_scale_2"),
-                                       std::pair(parts.input_scale, "input_scale")}) {
-      if (require(tensor, kind, Dtype::kF32) && *element_count(tensor->shape) != 1) {
-        breach({kVllm, kSglang, kTrtllm},
-               fmt::format("{}.{} must hold one value; found shape {}", module, kind, shape_text(tensor->shape)));
-      }
+    // The storage is decisive to TensorRT-LLM alone: it takes I8 for MXFP4.
+    if (present(module, "weight", parts.weight)) {
+      const Dtype dtype = parts.weight->dtype;
+      if (dtype == Dtype::kI8) breach({kTrtllm}, fmt::format("{}.weight must be U8; found I8", module));
+      else check_dtype(*parts.weight, Dtype::kU8);
     }
-    if (parts.other != nullptr) {
-      breach({kVllm, kTrtllm}, fmt::format("{} must be absent: it would overwrite or clash with weight_scale",
-                                           parts.other->name));
+    if (present(module, "weight_scale", parts.weight_scale)) {
+      check_dtype(*parts.weight_scale, Dtype::kF8E4M3);
+      if (parts.weight != nullptr) check_scale_shape(module, parts);
     }
+    check_scalar(module, "weight_scale_2", parts.weight_scale_2);
+    check_scalar(module, "input_scale", parts.input_scale);
+    for (const Tensor* other : parts.others) {
+      const bool is_scale = other->name.ends_with(".scale");
+      breach({kVllm}, fmt::format("{} must be absent: {}", printable(other->name),
+                                  is_scale ? "it overwrites half of weight_scale" : "no such parameter"));
+      if (is_scale) breach({kTrtllm}, fmt::format("{} must be absent: it clashes with weight_scale", other->name));
+    }
+  }
+
+  bool present(const std::string& module, const char* kind, const Tensor* tensor) {
+    if (tensor == nullptr) breach({kVllm, kSglang, kTrtllm}, fmt::format("{}.{} must be present", module, kind));
+    return tensor != nullptr;
+  }
+
+  // Engines convert other dtypes by value, not by bits.
+  void check_dtype(const Tensor& tensor, Dtype dtype) {
+    if (tensor.dtype == dtype) return;
+    breach({kVllm, kSglang, kTrtllm}, fmt::format("{} must be {}; found {}", tensor.name, dtype_name(dtype),
+                                                  dtype_name(tensor.dtype)));
+  }
+
+  void check_scalar(const std::string& module, const char* kind, const Tensor* tensor) {
+    if (!present(module, kind, tensor)) return;
+    check_dtype(*tensor, Dtype::kF32);
+    if (element_count(tensor->shape) == 1) return;
+    breach({kVllm, kSglang, kTrtllm},
+           fmt::format("{} must hold one value; found shape {}", tensor->name, shape_text(tensor->shape)));
   }
 
   void check_scale_shape(const std::string& module, const Parts& parts) {
     const Shape& weight = parts.weight->shape;
     const Shape& scale = parts.weight_scale->shape;
-    if (weight.size() == 2 && scale == Shape{weight[0], weight[1] * 2 / 16} && weight[1] % 8 == 0) return;
+    // Two elements a byte, 16 a scale.
+    if (weight.size() == 2 && weight[1] % 8 == 0 && scale == Shape{weight[0], weight[1] / 8}) return;
     breach({kVllm, kSglang, kTrtllm}, fmt::format("{}.weight_scale must be [out, in/16] of weight {}; found {}", module,
                                                   shape_text(weight), shape_text(scale)));
   }
@@ -185,9 +279,10 @@ class Checker {
   const Json& config_;
   const Json& hf_quant_config_;
   const Json quant_;
-  std::map<std::string, Parts> experts_;
-  std::set<std::string> drafts_;
-  std::set<uint64_t> layers_;
+  std::map<std::string, Parts> experts_;               // by module
+  std::map<uint64_t, std::set<uint64_t>> layers_;      // experts found in each main layer
+  std::map<std::string, bool> drafts_;                 // "mtp.0.ffn.experts" -> stored as NVFP4
+  std::set<std::string> fp8_modules_;
   std::vector<Breach> breaches_;
 };
 

@@ -3,7 +3,6 @@
 // November 2026; docs/engines.md gives file and line of each rule.
 #pragma once
 
-#include <set>
 #include <span>
 #include <string>
 #include <vector>
@@ -19,8 +18,8 @@ struct Breach {
   std::string rule;  // "quantization_config.moe_quant_algo must be \"NVFP4\"; found null"
 };
 
-// `config` and `hf_quant_config` of the checkpoint (the latter null where absent); `tensors` with name,
-// dtype and shape. Data is not looked at.
+// `config` and `hf_quant_config` of the checkpoint (the latter null where absent), of any content; `tensors`
+// with name, dtype and shape. Data is not looked at. Breaches come in a fixed order; one a rule, engine and module.
 std::vector<Breach> check_engine_contracts(const Json& config, const Json& hf_quant_config,
                                            std::span<const Tensor> tensors);
 

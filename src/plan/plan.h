@@ -31,8 +31,8 @@ struct PlannedTensor {
 };
 
 struct PlannedShard {
-  std::string name;        // the source shard's
-  std::string header;      // the 8 + N bytes in front of the data
+  std::string name = {};   // the source shard's
+  std::string header = {};  // the 8 + N bytes in front of the data
   uint64_t size_bytes = 0;
   // The scalars stand first in the data, [scalars_begin, scalars_end): they are known last.
   uint64_t scalars_begin = 0, scalars_end = 0;
@@ -51,7 +51,7 @@ struct PlannedLinear {
 };
 struct PlannedExpert {
   uint64_t expert = 0;
-  std::array<PlannedLinear, 3> linears;  // w1, w2, w3
+  std::array<PlannedLinear, 3> linears = {};  // w1, w2, w3
 };
 
 // The order of work: what must have been read before the next stage can begin.

@@ -1,0 +1,149 @@
+#include "pipeline/output.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <ctime>
+#include <set>
+
+#include "pipeline/destination.h"
+#include "pipeline/model_card.h"
+
+namespace nibblecast {
+namespace {
+
+using Path = std::filesystem::path;
+
+std::string utc_now() {
+  const std::time_t now = std::time(nullptr);
+  std::tm parts = {};
+  gmtime_r(&now, &parts);
+  char text[32];
+  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &parts);
+  return text;
+}
+
+Json source_document(const Checkpoint& source) {
+  Json shards = Json::array();
+  for (const Shard& shard : source.shards()) {
+    shards.push_back({{"name", shard.name}, {"size_bytes", shard.size_bytes}, {"header", shard.header_json}});
+  }
+  // Texts, not values: the release can be rebuilt from them to the byte.
+  return {{"path", std::filesystem::absolute(source.folder()).lexically_normal().string()},
+          {"identity", source_identity(source)},
+          {"config", source.config_text()},
+          {"index", source.index_text()},
+          {"shards", std::move(shards)}};
+}
+
+Json options_document(const QuantizeOptions& options) {
+  static constexpr const char* kW2Inputs[] = {"max", "weighted", "unweighted"};
+  Json engines = Json::array();
+  for (const Engine engine : options.engines) engines.push_back(engine_name(engine));
+  return {{"recipe", options.recipe},
+          {"compute_dtype", compute_dtype_name(options.compute_dtype)},
+          {"input_scale", options.input_scale == InputScalePolicy::kLayer ? "layer" : "expert"},
+          {"w2_input", kW2Inputs[static_cast<int>(options.w2_input)]},
+          {"negative_zero", options.negative_zero == NegativeZero::kKeep ? "keep" : "modelopt"},
+          {"engines", std::move(engines)}};
+}
+
+Json activations_document(const Activations& activations) {
+  Json document = {{"origin", activations.origin}, {"identity", activations.identity}};
+  if (activations.rows) {
+    document["kind"] = "calibration";
+    document["rows"] = activations.rows->ids.size();
+    document["tokens"] = activations.rows->tokens();
+  } else {
+    document["kind"] = "amax file";
+    document["metadata"] = activations.amax->metadata;
+  }
+  return document;
+}
+
+Json layers_document(const Plan& plan, const RunRecord& record) {
+  const auto largest = [](const std::vector<float>& amax) {
+    return amax.empty() ? Json() : Json(*std::max_element(amax.begin(), amax.end()));
+  };
+  Json layers = Json::array();
+  for (size_t index = 0; index < record.layers.size(); ++index) {
+    const LayerAmax& layer = record.layers[index];
+    const ActivationBound& bound = plan.bounds[layer.layer];
+    layers.push_back({{"layer", layer.layer},
+                      {"amax", {{"w13", largest(layer.experts.w13)},
+                                {"w2", largest(layer.experts.w2)},
+                                {"w2_weighted", largest(layer.experts.w2_weighted)}}},
+                      {"bound", {{"w13", bound.w13}, {"w2", bound.w2}, {"w2_weighted", bound.w2_weighted}}},
+                      {"experts_without_tokens", record.without_tokens[layer.layer]}});
+  }
+  return layers;
+}
+
+// The folder and those above it up to `top`, so that a new file's whole path is durable.
+void copy_side_files(const Checkpoint& source, const Path& destination) {
+  FileSystem& files = source.files();
+  std::set<Path> folders = {destination};
+  for (const Path& file : source.side_files()) {
+    const Path to = destination / (file == "README.md" ? Path("README.source.md") : file);
+    files.create_folders(to.parent_path());
+    for (Path folder = to.parent_path(); folder != destination; folder = folder.parent_path()) folders.insert(folder);
+    files.copy(source.folder() / file, to);
+  }
+  for (const Path& folder : folders) files.sync_folder(folder);
+}
+
+}  // namespace
+
+Json run_document(const Checkpoint& source, const Plan& plan, const Activations& activations, const RunRecord& record) {
+  const CastCounts& blocks = record.blocks;
+  return {{"format", "nibblecast.run/1"},
+          {"version", NIBBLECAST_VERSION},
+          {"finished", utc_now()},
+          {"seconds", record.seconds},
+          {"source", source_document(source)},
+          {"options", options_document(plan.options)},
+          {"activations", activations_document(activations)},
+          {"blocks", {{"total", blocks.blocks},
+                      {"lossless", blocks.blocks - blocks.outside_window},
+                      {"zero", blocks.zero_blocks},
+                      {"outside_window", blocks.outside_window}}},
+          {"outside_window", record.outside_window},
+          {"layers", layers_document(plan, record)},
+          {"bytes", {{"read", record.read_bytes}, {"written", record.written_bytes}}},
+          {"identity", plan_identity(plan, source, activations.identity)}};
+}
+
+uint64_t side_file_bytes(const Checkpoint& source) {
+  uint64_t bytes = 0;
+  for (const Path& file : source.side_files()) {
+    if (const auto status = source.files().status(source.folder() / file)) bytes += status->size_bytes;
+  }
+  return bytes;
+}
+
+void finish_output(const Checkpoint& source, const Plan& plan, const Activations& activations, const RunRecord& record,
+                   const Path& destination) {
+  FileSystem& files = source.files();
+  const auto write = [&](const char* name, const Json& document) {
+    // Non-ASCII as escapes, two spaces, as Python's json.dump(indent=2) has it.
+    write_text_durably(files, destination / name, document.dump(2, ' ', true) + "\n");
+  };
+  copy_side_files(source, destination);
+  write_text_durably(files, destination / "README.md", model_card(source, plan, activations, record));
+  if (activations.rows) {
+    files.create_folders(destination / "calibration");
+    write_amax(files, destination / "calibration" / "amax.safetensors",
+               {.metadata = amax_metadata(source, plan, *activations.rows), .layers = record.layers});
+  }
+  for (const PlannedShard& shard : plan.shards) {
+    files.rename(destination / (shard.name + ".partial"), destination / shard.name);
+  }
+  files.sync_folder(destination);
+  write("nibblecast.json", run_document(source, plan, activations, record));
+  write("hf_quant_config.json", plan.hf_quant_config);
+  write("model.safetensors.index.json", plan.index);
+  write("config.json", plan.config);
+  close_destination(files, destination);
+}
+
+}  // namespace nibblecast

@@ -1,0 +1,180 @@
+#include "plan/cost.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <fstream>
+#include <limits>
+#include <string>
+
+#include "base/buffer.h"
+#include "base/parallel.h"
+#include "model/deepseek_v4.h"
+#include "ops/matmul.h"
+
+namespace nibblecast {
+namespace {
+
+constexpr uint64_t kMiB = 1 << 20;
+// Code and libraries, threads' stacks, the allocator's slack: 60 MiB measured, and room.
+constexpr uint64_t kProgramBytes = 96 * kMiB;
+// A tensor's names, shapes and offsets in source, plan and index: 1.3 KB measured.
+constexpr uint64_t kBytesPerTensor = 1500;
+// Buffers for this many experts, read and written, keep the disk busy while others are worked on.
+constexpr uint64_t kUnitsUnderWay = 4;
+constexpr uint64_t kLeastUnit = 16 * kMiB;  // a chunk of kept bytes
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+// A number in a file such as /sys/fs/cgroup/memory.max; nothing where it says "max" or is not there.
+std::optional<uint64_t> number_in(const std::string& path) {
+  std::ifstream file(path);
+  uint64_t value = 0;
+  if (file >> value) return value;
+  return std::nullopt;
+}
+
+std::optional<uint64_t> meminfo(const std::string& key) {
+  std::ifstream file("/proc/meminfo");
+  std::string name, unit;
+  uint64_t value = 0;
+  while (file >> name >> value) {
+    std::getline(file, unit);
+    if (name == key + ":") return value * 1024;
+  }
+  return std::nullopt;
+}
+
+// The least memory limit from this process's cgroup up to the root (version 2), less what is in use there.
+uint64_t cgroup_room() {
+  uint64_t room = std::numeric_limits<uint64_t>::max();
+  std::ifstream membership("/proc/self/cgroup");
+  std::string line;
+  while (std::getline(membership, line)) {
+    if (!line.starts_with("0::")) continue;
+    for (std::filesystem::path group = line.substr(3);; group = group.parent_path()) {
+      const std::string folder = "/sys/fs/cgroup" + group.string();
+      const auto limit = number_in(folder + "/memory.max");
+      const auto used = number_in(folder + "/memory.current");
+      if (limit) room = std::min(room, *limit - std::min(*limit, used.value_or(0)));
+      if (group == group.parent_path()) break;
+    }
+  }
+  return room;
+}
+
+std::filesystem::path nearest_existing(std::filesystem::path folder) {
+  folder = std::filesystem::absolute(folder);
+  while (!std::filesystem::is_directory(folder) && folder != folder.root_path()) folder = folder.parent_path();
+  return folder;
+}
+
+}  // namespace
+
+MemoryCost memory_cost(const Checkpoint& source, const Plan& plan, const Workload& workload, size_t threads,
+                       uint64_t limit_bytes) {
+  MemoryCost cost;
+  cost.fixed_bytes = kProgramBytes + (source.tensors().size() + plan.tensors.size()) * kBytesPerTensor;
+  if (workload.tokens > 0) {
+    cost.forward_bytes =
+        plan.options.compute_dtype == ComputeDtype::kBF16
+            ? DeepseekV4Forward<bf16>::memory_bytes(plan.model, workload.tokens, workload.longest_row, threads)
+            : DeepseekV4Forward<float>::memory_bytes(plan.model, workload.tokens, workload.longest_row, threads);
+    for (const Stage& stage : plan.stages) {
+      uint64_t kept = 0;
+      for (const CopyRange& range : stage.kept) kept += range.size_bytes;
+      if (stage.layer) cost.dense_bytes = std::max(cost.dense_bytes, kept);
+    }
+  }
+  // Block scales double: an expert's output is at most 17/16 + 1/16 of its source.
+  const uint64_t read_unit = std::max(plan.largest_expert_bytes, kLeastUnit) + kMiB;
+  const uint64_t write_unit = read_unit + read_unit / 8;
+  const uint64_t others = cost.peak_bytes();
+  uint64_t units = kUnitsUnderWay;
+  while (units > 1 && others + units * (read_unit + write_unit) > limit_bytes) --units;
+  cost.read_bytes = units * read_unit;
+  cost.write_bytes = units * write_unit;
+  return cost;
+}
+
+uint64_t available_memory() {
+  return std::min(meminfo("MemAvailable").value_or(std::numeric_limits<uint64_t>::max()), cgroup_room());
+}
+
+std::optional<DiskRates> probe_disk(const std::filesystem::path& folder) {
+  constexpr size_t kProbeBytes = 64 * kMiB, kRequest = 8 * kMiB;
+  const int fd = ::open(nearest_existing(folder).c_str(), O_TMPFILE | O_RDWR | O_DIRECT | O_CLOEXEC, 0600);
+  if (fd < 0) return std::nullopt;
+  const Buffer buffer(kRequest);
+  std::fill(buffer.bytes().begin(), buffer.bytes().end(), std::byte{0x5a});
+  const auto transfer = [&](auto request) -> double {
+    const auto start = std::chrono::steady_clock::now();
+    for (size_t at = 0; at < kProbeBytes; at += kRequest) {
+      if (request(static_cast<off_t>(at)) != static_cast<ssize_t>(kRequest)) return 0;
+    }
+    return static_cast<double>(kProbeBytes) / seconds_since(start);
+  };
+  const double write = transfer([&](off_t at) { return ::pwrite(fd, buffer.data(), kRequest, at); });
+  const double read = transfer([&](off_t at) { return ::pread(fd, buffer.data(), kRequest, at); });
+  ::close(fd);
+  if (!(read > 0) || !(write > 0)) return std::nullopt;
+  return DiskRates{.read_bytes_per_second = read, .write_bytes_per_second = write};
+}
+
+namespace {
+
+template <class T>
+double product_rate() {
+  constexpr size_t kK = 2048, kN = 64, kTasks = 64;
+  const std::vector<T> x(kTileRows * kK, from_float<T>(0.5f)), w(kN * kK, from_float<T>(0.25f));
+  const TileShape shape{.m = kTileRows, .n = kN, .k = kK};
+  const auto run = [&] {
+    parallel_for(kTasks, [&](size_t) {
+      std::vector<float> y(kTileRows * kN);
+      matmul_tile(shape, x.data(), kK, w.data(), kK, y.data());
+    });
+  };
+  run();  // makes the kernels
+  const auto start = std::chrono::steady_clock::now();
+  run();
+  return 2.0 * kTasks * kTileRows * kN * kK / seconds_since(start);
+}
+
+}  // namespace
+
+double probe_products(ComputeDtype dtype) {
+  return dtype == ComputeDtype::kBF16 ? product_rate<bf16>() : product_rate<float>();
+}
+
+double estimated_seconds(const Plan& plan, const Workload& workload, const DiskRates& disk, double flops_per_second) {
+  const double read = static_cast<double>(plan.source_bytes) / disk.read_bytes_per_second;
+  const double write = static_cast<double>(plan.output_bytes) / disk.write_bytes_per_second;
+  const double compute =
+      workload.tokens > 0 ? static_cast<double>(workload.tokens) * plan.flops_per_token / flops_per_second : 0;
+  return std::max({read, write, compute});
+}
+
+std::vector<Finding> check_memory(const MemoryCost& cost, uint64_t limit_bytes) {
+  if (cost.peak_bytes() <= limit_bytes) return {};
+  const bool forward = cost.forward_bytes > 0;
+  return {{.severity = Severity::kRefusal,
+           .reason = fmt::format("the run needs {} bytes of memory and may use {}: {} bytes short", cost.peak_bytes(),
+                                 limit_bytes, cost.peak_bytes() - limit_bytes),
+           .remedy = forward ? "raise --memory, or calibrate with fewer or shorter rows (--calib-size, --calib-seq)"
+                             : "raise --memory"}};
+}
+
+std::vector<Finding> check_disk(uint64_t needed_bytes, uint64_t free_bytes, const std::filesystem::path& folder) {
+  if (needed_bytes <= free_bytes) return {};
+  return {{.severity = Severity::kRefusal,
+           .reason = fmt::format("the output takes {} bytes and {} has {} free: {} bytes short", needed_bytes,
+                                 folder.string(), free_bytes, needed_bytes - free_bytes),
+           .remedy = "free some space, or name a destination on another disk"}};
+}
+
+}  // namespace nibblecast
