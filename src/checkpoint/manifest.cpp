@@ -5,57 +5,73 @@
 namespace nibblecast {
 namespace {
 
-Json producer(std::string_view version) { return {{"name", "nibblecast"}, {"version", version}}; }
+constexpr int kGroupSize = 16;
+constexpr const char* kQuantAlgo = "MIXED_PRECISION";
 
-// What stays as the source has it: patterns over official module names.
-Json ignored_modules() { return {"*.attn.*", "*.ffn.shared_experts.*", "head", "mtp.*"}; }
+// What stays as the source has it. vLLM keeps the draft layers' experts MXFP4 only because `mtp.*` is here,
+// and would take main layers for MXFP4 if a pattern matched "layers.N.ffn.experts".
+Json excluded_modules() { return {"*.attn.*", "*.ffn.shared_experts.*", "head", "mtp.*"}; }
+
+Json producer(const std::string& version) { return {{"name", "nibblecast"}, {"version", version}}; }
 
 Json quantized_layers(std::span<const std::string> modules) {
   Json layers = Json::object();
-  for (const std::string& module : modules) layers[module] = {{"quant_algo", "NVFP4"}, {"group_size", 16}};
+  for (const std::string& module : modules)
+    layers[module] = {{"quant_algo", "NVFP4"}, {"group_size", kGroupSize}};
   return layers;
+}
+
+Json config_groups() {
+  const Json nvfp4 = {{"dynamic", false}, {"group_size", kGroupSize}, {"num_bits", 4}, {"type", "float"}};
+  const Json group = {{"input_activations", nvfp4}, {"targets", Json::array({"Linear"})}, {"weights", nvfp4}};
+  return {{"group_0", group}};
+}
+
+void require_object(const Json& value, const char* name) {
+  if (value.is_object()) return;
+  throw Error(ErrorKind::kBadInput, {.file = "config.json"}, std::string(name) + " is not an object",
+              {.found = value.type_name()});
 }
 
 }  // namespace
 
-Json nvfp4_experts_config(const Json& source_config, std::span<const std::string> modules, std::string_view version) {
+Json nvfp4_experts_config(const Json& source_config, std::span<const std::string> nvfp4_modules,
+                          const std::string& producer_version) {
+  require_object(source_config, "the config");
   Json config = source_config;
-  Json& quantization = config["quantization_config"];
-  if (quantization.is_null()) quantization = Json::object();
-  if (!quantization.is_object()) {
-    throw Error(ErrorKind::kBadInput, {.file = "config.json"}, "quantization_config is not an object",
-                {.found = quantization.type_name()});
-  }
+  Json& quantization = config.emplace("quantization_config", Json::object()).first.value();
+  require_object(quantization, "'quantization_config'");
   quantization.erase("exclude_modules");
   quantization.erase("quantization");
-  if (!quantization.contains("quant_method")) quantization["quant_method"] = "fp8";
-  if (!quantization.contains("activation_scheme")) quantization["activation_scheme"] = "dynamic";
-  if (!quantization.contains("weight_block_size")) quantization["weight_block_size"] = {128, 128};
-  const Json numbers = {{"dynamic", false}, {"group_size", 16}, {"num_bits", 4}, {"type", "float"}};
-  quantization["config_groups"] = {
-      {"group_0", {{"input_activations", numbers}, {"weights", numbers}, {"targets", {"Linear"}}}}};
-  quantization["group_size"] = 16;
-  quantization["ignore"] = ignored_modules();
+  quantization.emplace("activation_scheme", "dynamic");
+  quantization.emplace("weight_block_size", Json::array({128, 128}));
+  quantization["config_groups"] = config_groups();
+  quantization["group_size"] = kGroupSize;
+  quantization["ignore"] = excluded_modules();
   quantization["kv_cache_quant_algo"] = nullptr;
   quantization["moe_quant_algo"] = "NVFP4";
-  quantization["producer"] = producer(version);
-  quantization["quant_algo"] = "MIXED_PRECISION";
-  quantization["quantized_layers"] = quantized_layers(modules);
+  quantization["producer"] = producer(producer_version);
+  quantization["quant_algo"] = kQuantAlgo;
+  quantization["quant_method"] = "fp8";
+  quantization["quantized_layers"] = quantized_layers(nvfp4_modules);
   return config;
 }
 
-Json nvfp4_experts_hf_quant_config(std::span<const std::string> modules, std::string_view version) {
-  return {{"producer", producer(version)},
-          {"quantization", {{"quant_algo", "MIXED_PRECISION"},
-                            {"kv_cache_quant_algo", nullptr},
-                            {"group_size", 16},
-                            {"quantized_layers", quantized_layers(modules)},
-                            {"exclude_modules", ignored_modules()}}}};
+Json nvfp4_experts_hf_quant_config(std::span<const std::string> nvfp4_modules,
+                                   const std::string& producer_version) {
+  return {{"producer", producer(producer_version)},
+          {"quantization",
+           {{"quant_algo", kQuantAlgo},
+            {"kv_cache_quant_algo", nullptr},
+            {"group_size", kGroupSize},
+            {"quantized_layers", quantized_layers(nvfp4_modules)},
+            {"exclude_modules", excluded_modules()}}}};
 }
 
-Json output_index(const Json& source_metadata, const std::map<std::string, std::string>& weight_map, uint64_t total_size) {
-  Json metadata = source_metadata.is_object() ? source_metadata : Json::object();
-  metadata["total_size"] = total_size;
+Json output_index(const Json& source_metadata, const std::map<std::string, std::string>& weight_map,
+                  uint64_t data_bytes) {
+  Json metadata = source_metadata;
+  metadata["total_size"] = data_bytes;
   return {{"metadata", std::move(metadata)}, {"weight_map", weight_map}};
 }
 
