@@ -1,0 +1,212 @@
+#include "model/deepseek_v4.h"
+
+#include <algorithm>
+#include <cassert>
+#include <cmath>
+#include <cstring>
+
+#include "base/error.h"
+#include "base/parallel.h"
+#include "model/deepseek_v4_state.h"
+#include "model/deepseek_v4_tensors.h"
+
+namespace nibblecast {
+namespace {
+
+Rope make_rope(const RopeConfig& config, size_t dims, size_t positions) {
+  std::optional<Yarn> yarn;
+  if (config.yarn) {
+    yarn = Yarn{.factor = config.factor,
+                .beta_fast = config.beta_fast,
+                .beta_slow = config.beta_slow,
+                .original_length = static_cast<double>(config.original_max_position_embeddings)};
+  }
+  return Rope(rope_frequencies(config.theta, dims, yarn), positions);
+}
+
+void check_config(const DeepseekV4Config& config) {
+  if (config.hc_mult > kMaxHyperStreams) {
+    throw Error(ErrorKind::kUnsupported, {}, "the forward pass takes few residual streams",
+                {.expected = "hc_mult up to " + std::to_string(kMaxHyperStreams),
+                 .found = std::to_string(config.hc_mult)});
+  }
+}
+
+template <class T>
+void add_rows(ForwardState<T>& state, const std::vector<std::vector<int32_t>>& rows) {
+  for (const std::vector<int32_t>& row : rows) {
+    state.rows.push_back({state.ids.size(), row.size()});
+    for (size_t position = 0; position < row.size(); ++position) {
+      const int32_t id = row[position];
+      if (id < 0 || static_cast<uint64_t>(id) >= state.config.vocab_size) {
+        throw Error(ErrorKind::kBadInput, {}, "token id out of range",
+                    {.expected = "0 to " + std::to_string(state.config.vocab_size - 1),
+                     .found = std::to_string(id),
+                     .hint = "does the tokenizer belong to this model?"});
+      }
+      state.ids.push_back(id);
+      state.positions.push_back(static_cast<uint32_t>(position));
+    }
+  }
+}
+
+void check_expert(const std::string& module, const Mxfp4View& weight, size_t rows, size_t cols) {
+  if (weight.rows == rows && weight.cols == cols) return;
+  throw Error(ErrorKind::kBadInput, {.tensor = module}, "does not fit the model's configuration",
+              {.expected = shape_text({rows, cols}), .found = shape_text({weight.rows, weight.cols})});
+}
+
+}  // namespace
+
+template <class T>
+void ForwardState<T>::check(const std::string& name, const Amax& input) const {
+  if (std::isfinite(input.value())) return;
+  throw Error(ErrorKind::kBadInput, {.tensor = module(name)}, "has an input that is not finite",
+              {.found = std::isnan(input.value()) ? "NaN" : "infinity",
+               .hint = "a weight before it is NaN or far too large; is the checkpoint damaged?"});
+}
+
+template <class T>
+void ForwardState<T>::record(const std::string& name, const Amax& input) {
+  check(name, input);
+  amax.linears[module(name)] = input.value();
+}
+
+template <class T>
+void ForwardState<T>::check_streams(const std::string& name, const Amax& written) const {
+  if (std::isfinite(written.value())) return;
+  throw Error(ErrorKind::kBadInput, {.tensor = module(name)}, "leaves residual streams that are not finite",
+              {.found = std::isnan(written.value()) ? "NaN" : "infinity",
+               .hint = "a weight of this layer is NaN or far too large; is the checkpoint damaged?"});
+}
+
+template <class T>
+struct DeepseekV4Forward<T>::State : ForwardState<T> {};
+
+template <class T>
+DeepseekV4Forward<T>::DeepseekV4Forward(const DeepseekV4Config& config,
+                                        std::vector<std::vector<int32_t>> rows)
+    : state_(std::make_unique<State>()) {
+  check_config(config);
+  state_->config = config;
+  add_rows<T>(*state_, rows);
+  size_t longest = 0;
+  for (const std::vector<int32_t>& row : rows) longest = std::max(longest, row.size());
+  state_->sliding_rope = make_rope(config.rope, config.qk_rope_head_dim, longest);
+  state_->compress_rope = make_rope(config.compress_rope, config.qk_rope_head_dim, longest);
+  state_->streams.resize(state_->tokens() * config.hc_mult * config.hidden_size);
+}
+
+template <class T>
+DeepseekV4Forward<T>::~DeepseekV4Forward() = default;
+
+template <class T>
+std::vector<std::string> DeepseekV4Forward<T>::dense_tensor_names(const DeepseekV4Config& config,
+                                                                  uint64_t layer) {
+  std::vector<std::string> names;
+  for (const ModelTensor& tensor : layer_tensors(config, layer)) {
+    if (tensor.storage == Storage::kExpert) continue;
+    if (tensor.storage == Storage::kFp8Block) {
+      names.push_back(tensor.name + ".weight");
+      names.push_back(tensor.name + ".scale");
+    } else {
+      names.push_back(tensor.name);
+    }
+  }
+  return names;
+}
+
+template <class T>
+uint64_t DeepseekV4Forward<T>::memory_bytes(const DeepseekV4Config& config, uint64_t tokens,
+                                            uint64_t longest_row, size_t threads) {
+  const uint64_t width = config.hidden_size, inner = config.moe_intermediate_size;
+  const uint64_t streams = tokens * config.hc_mult * width * sizeof(T);
+  const uint64_t per_token = width * (sizeof(T) + sizeof(float)) + sizeof(StreamMix) + 8;
+  const uint64_t ropes = 2 * longest_row * config.qk_rope_head_dim * sizeof(float);
+  const uint64_t shared = 3 * width * inner * 5 / 4;  // codes, and scales of one FP32 number for 16 at most
+  // Threads keep the scratch of both halves.
+  return streams + tokens * per_token + ropes + shared +
+         attention_bytes<T>(config, tokens, longest_row, threads) + ffn_bytes<T>(config, tokens, threads);
+}
+
+template <class T>
+void DeepseekV4Forward<T>::embed(uint64_t first, uint64_t count, std::span<const std::byte> bytes) {
+  State& state = *state_;
+  const size_t width = state.config.hidden_size, streams = state.config.hc_mult;
+  if (bytes.size() != count * width * sizeof(bf16) || first + count > state.config.vocab_size) {
+    throw Error(ErrorKind::kBadInput, {.tensor = "embed.weight"}, "does not fit the model's configuration",
+                {.expected = shape_text({state.config.vocab_size, width}) + " BF16"});
+  }
+  const Bf16View embedding{bytes.data(), count, width};
+  Amax amax_seen;
+  parallel_for(state.tokens(), [&](size_t token) {
+    const uint64_t id = static_cast<uint64_t>(state.ids[token]);
+    if (id < first || id >= first + count) return;
+    T* to = state.streams.data() + token * streams * width;
+    read_weight(embedding, id - first, 1, to);
+    amax_seen.add(amax(to, width));
+    for (size_t stream = 1; stream < streams; ++stream) std::copy_n(to, width, to + stream * width);
+  });
+  if (!std::isfinite(amax_seen.value())) {
+    throw Error(ErrorKind::kBadInput, {.tensor = "embed.weight"}, "holds values that are not finite");
+  }
+  state.embedded += count;
+}
+
+template <class T>
+void DeepseekV4Forward<T>::begin_layer(uint64_t layer, const StoredTensors& dense) {
+  State& state = *state_;
+  assert(!state.in_layer && layer == state.layer && state.embedded == state.config.vocab_size);
+  const AttentionWeights attention = attention_weights(state.config, layer, dense);
+  const FfnWeights ffn = ffn_weights(state.config, layer, dense);
+  state.in_layer = true;
+  state.next_expert = 0;
+  state.amax = {};
+  state.amax.layer = layer;
+  run_attention<T>(state, attention);
+  run_router<T>(state, ffn);
+}
+
+template <class T>
+void DeepseekV4Forward<T>::expert(uint64_t expert, const StoredExpert& weights) {
+  State& state = *state_;
+  assert(state.in_layer && expert == state.next_expert && expert < state.config.n_routed_experts);
+  const size_t width = state.config.hidden_size, inner = state.config.moe_intermediate_size;
+  check_expert(expert_module(state.layer, expert, 1), weights.w1, inner, width);
+  check_expert(expert_module(state.layer, expert, 2), weights.w2, width, inner);
+  check_expert(expert_module(state.layer, expert, 3), weights.w3, inner, width);
+  run_expert<T>(state, expert, {weights.w1, weights.w2, weights.w3});
+  ++state.next_expert;
+}
+
+template <class T>
+LayerAmax DeepseekV4Forward<T>::end_layer() {
+  State& state = *state_;
+  assert(state.in_layer && state.next_expert == state.config.n_routed_experts);
+  finish_ffn<T>(state);
+  state.in_layer = false;
+  ++state.layer;
+  return std::move(state.amax);
+}
+
+template <class T>
+std::span<const T> DeepseekV4Forward<T>::streams() const {
+  return state_->streams;
+}
+
+template <class T>
+std::vector<float> DeepseekV4Forward<T>::logits(size_t row, const StoredTensors& tensors) {
+  return row_logits<T>(*state_, head_weights(state_->config, tensors), row);
+}
+
+template <class T>
+std::vector<float> DeepseekV4Forward<T>::nll(size_t row, const StoredTensors& tensors) {
+  return row_nll<T>(*state_, head_weights(state_->config, tensors), row);
+}
+
+template struct ForwardState<float>;
+template struct ForwardState<bf16>;
+template class DeepseekV4Forward<float>;
+template class DeepseekV4Forward<bf16>;
+
+}  // namespace nibblecast

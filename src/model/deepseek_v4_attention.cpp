@@ -1,0 +1,364 @@
+// The first half of a layer: compressed and raw keys of whole rows, then queries, a group of heads at a time.
+
+#include <algorithm>
+#include <array>
+
+#include "base/error.h"
+#include "base/parallel.h"
+#include "model/deepseek_v4_state.h"
+#include "ops/attention.h"
+#include "ops/indexer.h"
+#include "ops/linear.h"
+#include "ops/rmsnorm.h"
+
+namespace nibblecast {
+namespace {
+
+// Rows are taken in groups of this many tokens (or one longer row), and queries in chunks of as many: fixed,
+// so that memory is bounded and results do not depend on how much there is.
+constexpr size_t kGroupTokens = 2048;
+constexpr size_t kIndexTokens = 512;  // queries whose indexer heads exist at once
+constexpr size_t kTaskTokens = 16;
+
+constexpr size_t blocks(size_t count, size_t block) { return (count + block - 1) / block; }
+
+// The compressed entries of a group's rows: one buffer, each row's padded with zeros to a multiple of `step`.
+template <class T>
+struct Entries {
+  std::vector<T> values;      // [padded entries of all rows, dim]
+  std::vector<size_t> first;  // [rows + 1]
+};
+
+template <class T>
+class Attention {
+ public:
+  Attention(ForwardState<T>& state, const AttentionWeights& weights)
+      : state_(state),
+        config_(state.config),
+        weights_(weights),
+        ratio_(config_.compress_ratios[state.layer]),
+        rope_(ratio_ == 0 ? state.sliding_rope : state.compress_rope),
+        eps_(static_cast<float>(config_.rms_norm_eps)) {}
+
+  void run() {
+    for (size_t row = 0; row < state_.rows.size();) {
+      const size_t first = row;
+      size_t tokens = 0;
+      while (row < state_.rows.size() && (row == first || tokens + state_.rows[row].length <= kGroupTokens)) {
+        tokens += state_.rows[row++].length;
+      }
+      if (tokens > 0) run_group({state_.rows.data() + first, row - first}, tokens);
+    }
+    record();
+  }
+
+ private:
+  void run_group(std::span<const RowSpan> rows, size_t tokens) {
+    rows_ = rows;
+    begin_ = rows[0].begin;
+    count_ = tokens;
+    mix();
+    make_queries_rank();
+    make_raw_keys();
+    if (weights_.compressor) entries_ = compress(*weights_.compressor, 1);
+    chosen_words_ = 0;
+    if (weights_.indexer) choose_entries(*weights_.indexer);
+    for (size_t begin = 0; begin < count_; begin += kGroupTokens) {
+      attend_chunk(begin, std::min(kGroupTokens, count_ - begin));
+    }
+  }
+
+  // Streams -> x [tokens, D], normed.
+  void mix() {
+    const size_t width = config_.hidden_size, stride = config_.hc_mult * width;
+    x_.resize(count_ * width);
+    mixes_.resize(count_);
+    parallel_for(blocks(count_, kHyperRows), [&](size_t block) {
+      const size_t first = block * kHyperRows, count = std::min(kHyperRows, count_ - first);
+      T* x = x_.data() + first * width;
+      mix_streams(weights_.hyper, state_.streams.data() + (begin_ + first) * stride, count, x,
+                  mixes_.data() + first);
+      for (size_t token = 0; token < count; ++token) {
+        rmsnorm(x + token * width, width, weights_.attn_norm.data(), eps_, x + token * width);
+      }
+      x_amax_.add(amax(x, count * width));
+    });
+  }
+
+  void make_queries_rank() {
+    const size_t rank = config_.q_lora_rank;
+    qr_.resize(count_ * rank);
+    linear(x_.data(), count_, weights_.wq_a, qr_.data());
+    parallel_for(blocks(count_, kTaskTokens), [&](size_t block) {
+      const size_t end = std::min(count_, (block + 1) * kTaskTokens);
+      for (size_t token = block * kTaskTokens; token < end; ++token) {
+        T* own = qr_.data() + token * rank;
+        rmsnorm(own, rank, weights_.q_norm.data(), eps_, own);
+        qr_amax_.add(amax(own, rank));
+      }
+    });
+  }
+
+  void make_raw_keys() {
+    const size_t width = config_.head_dim;
+    kv_.resize(count_ * width);
+    linear(x_.data(), count_, weights_.wkv, kv_.data());
+    parallel_for(blocks(count_, kTaskTokens), [&](size_t block) {
+      const size_t end = std::min(count_, (block + 1) * kTaskTokens);
+      for (size_t token = block * kTaskTokens; token < end; ++token) {
+        T* own = kv_.data() + token * width;
+        rmsnorm(own, width, weights_.kv_norm.data(), eps_, own);
+        rope_.apply(own + width - rope_.dims(), position(token));
+      }
+    });
+  }
+
+  // Compressed entries of every row. The projections' sums stay FP32, as the reference has them.
+  Entries<T> compress(const CompressorWeights& weights, size_t step) const {
+    const CompressorShape& shape = weights.shape;
+    std::vector<float> values(count_ * shape.channels()), gates(values.size());
+    linear(x_.data(), count_, weights.wkv, values.data());
+    linear(x_.data(), count_, weights.wgate, gates.data());
+    Entries<T> entries;
+    entries.first.push_back(0);
+    for (const RowSpan& row : rows_) {
+      entries.first.push_back(entries.first.back() + blocks(row.length / shape.ratio, step) * step);
+    }
+    entries.values.resize(entries.first.back() * shape.dim);
+    for (size_t row = 0; row < rows_.size(); ++row) {
+      const size_t first_value = (rows_[row].begin - begin_) * shape.channels();
+      parallel_for(rows_[row].length / shape.ratio, [&](size_t entry) {
+        T* own = entries.values.data() + (entries.first[row] + entry) * shape.dim;
+        compress_window(shape, values.data() + first_value, gates.data() + first_value, weights.ape.data(),
+                        entry, own);
+        rmsnorm(own, shape.dim, weights.norm.data(), eps_, own);
+        rope_.apply(own + shape.dim - rope_.dims(), entry * shape.ratio);
+      });
+    }
+    return entries;
+  }
+
+  // Where a row has more entries than the indexer keeps: which ones each query sees.
+  void choose_entries(const IndexerWeights& weights) {
+    size_t longest = 0;
+    for (const RowSpan& row : rows_) longest = std::max(longest, row.length / ratio_);
+    if (longest <= config_.index_topk) return;
+    const Entries<T> keys = compress(weights.compressor, kIndexKeyStep);
+    const size_t heads = config_.index_n_heads;
+    std::vector<float> head_weights(count_ * heads);
+    std::vector<T> projected(count_ * heads);
+    linear(x_.data(), count_, weights.weights_proj, projected.data());
+    const float scale = 1.0f / std::sqrt(static_cast<float>(config_.index_head_dim * heads));
+    for (size_t i = 0; i < projected.size(); ++i) {
+      head_weights[i] = to_float(from_float<T>(to_float(projected[i]) * scale));
+    }
+    chosen_words_ = blocks(longest, 64);
+    chosen_.assign(count_ * chosen_words_, 0);
+    for (size_t row = 0; row < rows_.size(); ++row) {
+      if (rows_[row].length / ratio_ <= config_.index_topk) {
+        choose_all(row);
+        continue;
+      }
+      const T* row_keys = keys.values.data() + keys.first[row] * config_.index_head_dim;
+      for (size_t begin = 0; begin < rows_[row].length; begin += kIndexTokens) {
+        choose_chunk(weights, row, begin, std::min(kIndexTokens, rows_[row].length - begin), row_keys,
+                     head_weights.data());
+      }
+    }
+  }
+
+  void choose_all(size_t row) {
+    const size_t first = rows_[row].begin - begin_;
+    std::fill_n(chosen_.begin() + static_cast<ptrdiff_t>(first * chosen_words_),
+                rows_[row].length * chosen_words_, ~uint64_t{0});
+  }
+
+  // Queries [begin, begin + count) of a row.
+  void choose_chunk(const IndexerWeights& weights, size_t row, size_t begin, size_t count, const T* keys,
+                    const float* head_weights) {
+    const size_t heads = config_.index_n_heads, dim = config_.index_head_dim, rank = config_.q_lora_rank;
+    const size_t first = rows_[row].begin - begin_ + begin;
+    std::vector<T> q(count * heads * dim);
+    linear(qr_.data() + first * rank, count, weights.wq_b, q.data());
+    // Keys that the chunk's last query sees; the rest of the row is not scored.
+    const size_t key_count = blocks((begin + count) / ratio_, kIndexKeyStep) * kIndexKeyStep;
+    parallel_for(blocks(count, kTaskTokens), [&](size_t block) {
+      const size_t at = block * kTaskTokens, queries = std::min(kTaskTokens, count - at);
+      thread_local std::vector<float> scores;
+      scores.resize(kTaskTokens * key_count);
+      T* own = q.data() + at * heads * dim;
+      for (size_t i = 0; i < queries * heads; ++i) {
+        rope_.apply(own + (i + 1) * dim - rope_.dims(), begin + at + i / heads);
+      }
+      index_scores(own, head_weights + (first + at) * heads, queries, heads, dim, keys, key_count,
+                   scores.data());
+      for (size_t query = 0; query < queries; ++query) {
+        const size_t visible = (begin + at + query + 1) / ratio_;
+        if (!choose_top_k(scores.data() + query * key_count, visible, config_.index_topk,
+                          chosen_.data() + (first + at + query) * chosen_words_, chosen_words_)) {
+          throw Error(ErrorKind::kBadInput, {.tensor = state_.module("attn.indexer")}, "scores an entry NaN",
+                      {.hint = "a weight is NaN or far too large; is the checkpoint damaged?"});
+        }
+      }
+    });
+  }
+
+  // A block of queries of one row: the unit of attend().
+  struct QueryBlock {
+    size_t row, first, count;  // `first` is a position in the row
+  };
+
+  // Queries [begin, begin + count) of the group, through to the streams.
+  void attend_chunk(size_t begin, size_t count) {
+    const size_t groups = config_.o_groups, heads = config_.num_attention_heads / groups;
+    const size_t width = heads * config_.head_dim, rank = config_.o_lora_rank;
+    const std::vector<QueryBlock> query_blocks = split(begin, count, std::max<size_t>(1, kTileRows / heads));
+    std::vector<T> q(count * width), u(count * groups * rank), y(count * config_.hidden_size);
+    for (size_t group = 0; group < groups; ++group) {
+      linear(qr_.data() + begin * config_.q_lora_rank, count, config_.q_lora_rank, weights_.wq_b,
+             {group * width, width}, q.data(), width);
+      parallel_for(query_blocks.size(), [&](size_t i) {
+        const QueryBlock& block = query_blocks[i];
+        const size_t token = rows_[block.row].begin - begin_ + block.first - begin;
+        attend_block(block, group, heads, q.data() + token * width);
+      });
+      linear(q.data(), count, width, weights_.wo_a, {group * rank, rank}, u.data() + group * rank,
+             groups * rank);
+    }
+    parallel_for(blocks(count, kTaskTokens), [&](size_t block) {
+      const size_t first = block * kTaskTokens, tokens = std::min(kTaskTokens, count - first);
+      u_amax_.add(amax(u.data() + first * groups * rank, tokens * groups * rank));
+    });
+    linear(u.data(), count, weights_.wo_b, y.data());
+    spread(begin, count, y);
+  }
+
+  // Blocks start at multiples of `block` in their row, so that they do not depend on how rows are grouped.
+  std::vector<QueryBlock> split(size_t begin, size_t count, size_t block) const {
+    std::vector<QueryBlock> result;
+    for (size_t row = 0; row < rows_.size(); ++row) {
+      const size_t row_begin = rows_[row].begin - begin_;
+      const size_t first = std::max(begin, row_begin) - row_begin;
+      const size_t end = std::min(begin + count, row_begin + rows_[row].length);
+      for (size_t at = row_begin + first; at < end; at += block) {
+        result.push_back({row, at - row_begin, std::min(block, end - at)});
+      }
+    }
+    return result;
+  }
+
+  void attend_block(const QueryBlock& block, size_t group, size_t heads, T* q) {
+    const size_t width = config_.head_dim, first_token = rows_[block.row].begin - begin_;
+    for (size_t i = 0; i < block.count * heads; ++i) {
+      rmsnorm(q + i * width, width, nullptr, eps_, q + i * width);
+      rope_.apply(q + (i + 1) * width - rope_.dims(), block.first + i / heads);
+    }
+    AttentionKeys<T> keys{.head_dim = width,
+                          .raw = kv_.data() + first_token * width,
+                          .length = rows_[block.row].length,
+                          .window = config_.sliding_window};
+    if (ratio_ != 0) {
+      keys.entries = entries_.values.data() + entries_.first[block.row] * width;
+      keys.entry_count = rows_[block.row].length / ratio_;
+      keys.ratio = ratio_;
+    }
+    if (chosen_words_ != 0) {
+      keys.chosen = chosen_.data() + first_token * chosen_words_;
+      keys.chosen_words = chosen_words_;
+    }
+    attend(keys, block.first, block.count, heads, weights_.sinks.data() + group * heads, q);
+    for (size_t i = 0; i < block.count * heads; ++i) {
+      rope_.apply_inverse(q + (i + 1) * width - rope_.dims(), block.first + i / heads);
+    }
+    o_amax_.add(amax(q, block.count * heads * width));
+  }
+
+  void spread(size_t begin, size_t count, const std::vector<T>& y) {
+    const size_t width = config_.hidden_size, streams = config_.hc_mult;
+    parallel_for(count, [&](size_t token) {
+      T* to = state_.streams.data() + (begin_ + begin + token) * streams * width;
+      spread_to_streams(mixes_[begin + token], y.data() + token * width, streams, width, to);
+      stream_amax_.add(amax(to, streams * width));
+    });
+  }
+
+  void record() {
+    for (const char* name : {"attn.wq_a", "attn.wkv"}) state_.record(name, x_amax_);
+    state_.record("attn.wq_b", qr_amax_);
+    if (weights_.compressor) {
+      for (const char* name : {"attn.compressor.wkv", "attn.compressor.wgate"}) state_.record(name, x_amax_);
+    }
+    if (weights_.indexer) {
+      state_.record("attn.indexer.wq_b", qr_amax_);
+      for (const char* name :
+           {"attn.indexer.weights_proj", "attn.indexer.compressor.wkv", "attn.indexer.compressor.wgate"}) {
+        state_.record(name, x_amax_);
+      }
+    }
+    state_.record("attn.wo_a", o_amax_);
+    state_.record("attn.wo_b", u_amax_);
+    state_.check_streams("hc_attn", stream_amax_);
+  }
+
+  size_t position(size_t token) const { return state_.positions[begin_ + token]; }
+
+  ForwardState<T>& state_;
+  const DeepseekV4Config& config_;
+  const AttentionWeights& weights_;
+  const size_t ratio_;
+  const Rope& rope_;
+  const float eps_;
+  Amax x_amax_, qr_amax_, o_amax_, u_amax_, stream_amax_;
+
+  // Of the group of rows in progress; tokens count from begin_.
+  std::span<const RowSpan> rows_;
+  size_t begin_ = 0, count_ = 0;
+  std::vector<T> x_, qr_, kv_;  // [count, D], [count, q_lora_rank], [count, head_dim]
+  std::vector<StreamMix> mixes_;
+  Entries<T> entries_;
+  size_t chosen_words_ = 0;       // 0: every visible entry is seen
+  std::vector<uint64_t> chosen_;  // [count, chosen_words_]
+};
+
+}  // namespace
+
+template <class T>
+void run_attention(ForwardState<T>& state, const AttentionWeights& weights) {
+  Attention<T>(state, weights).run();
+}
+
+template <class T>
+uint64_t attention_bytes(const DeepseekV4Config& c, uint64_t tokens, uint64_t longest_row, size_t threads) {
+  const uint64_t group = std::min(tokens, std::max<uint64_t>(longest_row, kGroupTokens));
+  const uint64_t chunk = std::min<uint64_t>(group, kGroupTokens);
+  const uint64_t heads = c.num_attention_heads / c.o_groups, index_width = c.index_n_heads * c.index_head_dim;
+  // A row of r tokens has r / 4 entries at most; those of the indexer are padded, row by row.
+  const uint64_t entries =
+      group / 4 * c.head_dim + (group / 4 + group / 4 * kIndexKeyStep) * c.index_head_dim;
+  const uint64_t whole =
+      group * ((c.hidden_size + c.q_lora_rank + c.head_dim) * sizeof(T) + sizeof(StreamMix)) +
+      entries * sizeof(T) + group * blocks(longest_row / 4, 64) * sizeof(uint64_t);
+  const uint64_t compressing = group * 2 * 2 * c.head_dim * sizeof(float);
+  const uint64_t indexing = group * c.index_n_heads * (sizeof(T) + sizeof(float)) +
+                            group * 2 * 2 * c.index_head_dim * sizeof(float) +
+                            kIndexTokens * index_width * sizeof(T);
+  const uint64_t attending =
+      chunk * (heads * c.head_dim + c.o_groups * c.o_lora_rank + c.hidden_size) * sizeof(T);
+  const uint64_t keys = c.sliding_window + kTileRows + longest_row / 4;
+  const uint64_t deepest =
+      std::max({c.hidden_size, c.q_lora_rank, heads * c.head_dim, c.o_groups * c.o_lora_rank});
+  const uint64_t thread =
+      kPanel * (deepest * sizeof(T) + kTileRows * sizeof(float)) + matmul_scratch_bytes<T>(kPanel, deepest) +
+      attend_scratch_bytes<T>(c.head_dim, keys) + matmul_scratch_bytes<T>(c.head_dim, keys) +
+      mix_streams_scratch_bytes(c.hc_mult, c.hidden_size) +
+      matmul_scratch_bytes<float>((2 + c.hc_mult) * c.hc_mult, c.hc_mult * c.hidden_size) +
+      (kTaskTokens * (longest_row / 4 + kIndexKeyStep) + kTileRows * kIndexKeyStep) * sizeof(float);
+  return whole + std::max({compressing, indexing, attending}) + threads * thread;
+}
+
+template void run_attention(ForwardState<float>&, const AttentionWeights&);
+template void run_attention(ForwardState<bf16>&, const AttentionWeights&);
+template uint64_t attention_bytes<float>(const DeepseekV4Config&, uint64_t, uint64_t, size_t);
+template uint64_t attention_bytes<bf16>(const DeepseekV4Config&, uint64_t, uint64_t, size_t);
+
+}  // namespace nibblecast

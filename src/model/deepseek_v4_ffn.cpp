@@ -1,0 +1,255 @@
+// The second half of a layer: router, routed experts, shared expert.
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstring>
+
+#include "base/error.h"
+#include "base/parallel.h"
+#include "model/deepseek_v4_state.h"
+#include "ops/linear.h"
+#include "ops/rmsnorm.h"
+#include "ops/router.h"
+#include "ops/swiglu.h"
+
+namespace nibblecast {
+namespace {
+
+constexpr size_t kExpertTokens =
+    1024;  // taken through an expert at once; its weights are dequantized once for them
+constexpr size_t kRouterTokens = 4096;
+constexpr size_t kTaskTokens = 64;
+
+constexpr size_t tiles(size_t length, size_t tile) { return (length + tile - 1) / tile; }
+
+// silu(x · w1ᵀ) * (x · w3ᵀ), clamped, for x [rows, D]: times row_weights (may be null: 1) to act [rows, I].
+template <class T>
+void activate(const T* x, size_t rows, const MlpWeights& weights, float limit, const float* row_weights,
+              T* act, Amax& unweighted, Amax& weighted) {
+  const size_t inner = weight_rows(weights.w1), width = weight_cols(weights.w1);
+  linears<T, 2>(x, rows, width, {weights.w1, weights.w3}, {0, inner},
+                [&](const Tile& tile, const std::array<const float*, 2>& sums) {
+                  for (size_t row = 0; row < tile.rows; ++row) {
+                    float values[kPanel];
+                    swiglu<T>(sums[0] + row * tile.cols, sums[1] + row * tile.cols, tile.cols, limit, values);
+                    const float weight = row_weights == nullptr ? 1.0f : row_weights[tile.row + row];
+                    T* to = act + (tile.row + row) * inner + tile.col;
+                    // Of what would enter w2: rounding keeps the order, so the largest is rounded alone.
+                    unweighted.add(to_float(from_float<T>(amax(values, tile.cols))));
+                    for (size_t col = 0; col < tile.cols; ++col)
+                      to[col] = from_float<T>(values[col] * weight);
+                    weighted.add(amax(to, tile.cols));
+                  }
+                });
+}
+
+template <class T>
+void prepare(ForwardState<T>& state, const FfnWeights& weights, Amax& x_amax) {
+  const size_t width = state.config.hidden_size, streams = state.config.hc_mult;
+  const float eps = static_cast<float>(state.config.rms_norm_eps);
+  parallel_for((state.tokens() + kHyperRows - 1) / kHyperRows, [&](size_t block) {
+    const size_t begin = block * kHyperRows, count = std::min(kHyperRows, state.tokens() - begin);
+    T* x = state.x_ffn.data() + begin * width;
+    mix_streams(weights.hyper, state.streams.data() + begin * streams * width, count, x,
+                state.mixes.data() + begin);
+    for (size_t token = 0; token < count; ++token) {
+      rmsnorm(x + token * width, width, weights.ffn_norm.data(), eps, x + token * width);
+    }
+    x_amax.add(amax(x, count * width));
+  });
+}
+
+// The experts that the token's id stands for.
+void look_up_experts(const std::vector<int64_t>& tid2eid, int32_t id, size_t experts, size_t count,
+                     const std::string& tensor, int32_t* chosen) {
+  for (size_t i = 0; i < count; ++i) {
+    const int64_t expert = tid2eid[static_cast<size_t>(id) * count + i];
+    if (expert < 0 || expert >= static_cast<int64_t>(experts)) {
+      throw Error(ErrorKind::kBadInput, {.tensor = tensor}, "names an expert that does not exist",
+                  {.expected = "0 to " + std::to_string(experts - 1),
+                   .found = std::to_string(expert) + " for token " + std::to_string(id)});
+    }
+    chosen[i] = static_cast<int32_t>(expert);
+  }
+}
+
+// Chooses experts and weights of tokens [begin, begin + count) from their logits.
+template <class T>
+void choose(const ForwardState<T>& state, const FfnWeights& weights, size_t begin, size_t count,
+            float* logits, int32_t* chosen, float* chosen_weights) {
+  const size_t experts = state.config.n_routed_experts, top = state.config.num_experts_per_tok;
+  for (size_t token = 0; token < count; ++token) {
+    float* scores = logits + token * experts;
+    int32_t* own = chosen + token * top;
+    router_scores(scores, experts, scores);
+    if (!weights.tid2eid.empty()) {
+      look_up_experts(weights.tid2eid, state.ids[begin + token], experts, top,
+                      state.module("ffn.gate.tid2eid"), own);
+    } else if (!choose_experts(scores, weights.bias.data(), experts, top, own)) {
+      throw Error(ErrorKind::kBadInput, {.tensor = state.module("ffn.gate")}, "scores an expert NaN",
+                  {.hint = "a weight or bias is NaN or far too large; is the checkpoint damaged?"});
+    }
+    routing_weights(scores, own, top, static_cast<float>(state.config.routed_scaling_factor),
+                    chosen_weights + token * top);
+  }
+}
+
+template <class T>
+void assign(ForwardState<T>& state, const FfnWeights& weights) {
+  const size_t experts = state.config.n_routed_experts, top = state.config.num_experts_per_tok;
+  const size_t width = state.config.hidden_size;
+  std::vector<float> logits(kRouterTokens * experts), chosen_weights(kRouterTokens * top);
+  std::vector<int32_t> chosen(kRouterTokens * top);
+  for (size_t begin = 0; begin < state.tokens(); begin += kRouterTokens) {
+    const size_t count = std::min(kRouterTokens, state.tokens() - begin);
+    linear(state.x_ffn.data() + begin * width, count, weights.gate, logits.data());
+    parallel_for((count + kTaskTokens - 1) / kTaskTokens, [&](size_t task) {
+      const size_t first = task * kTaskTokens;
+      choose(state, weights, begin + first, std::min(kTaskTokens, count - first),
+             logits.data() + first * experts, chosen.data() + first * top,
+             chosen_weights.data() + first * top);
+    });
+    for (size_t i = 0; i < count * top; ++i) {
+      state.assigned[static_cast<size_t>(chosen[i])].push_back(
+          {static_cast<uint32_t>(begin + i / top), chosen_weights[i]});
+    }
+  }
+}
+
+}  // namespace
+
+template <class T>
+void run_router(ForwardState<T>& state, const FfnWeights& weights) {
+  const size_t tokens = state.tokens(), experts = state.config.n_routed_experts;
+  state.x_ffn.resize(tokens * state.config.hidden_size);
+  state.mixes.resize(tokens);
+  state.sum.assign(tokens * state.config.hidden_size, 0.0f);
+  state.assigned.assign(experts, {});
+  state.amax.experts = {.w13 = std::vector<float>(experts),
+                        .w2 = std::vector<float>(experts),
+                        .w2_weighted = std::vector<float>(experts),
+                        .tokens = std::vector<int64_t>(experts)};
+  Amax x_amax;
+  prepare(state, weights, x_amax);
+  for (const char* name : {"ffn.gate", "ffn.shared_experts.w1", "ffn.shared_experts.w3"})
+    state.record(name, x_amax);
+  assign(state, weights);
+  state.shared.keep(weights.shared);
+}
+
+template <class T>
+void run_expert(ForwardState<T>& state, uint64_t expert, const MlpWeights& weights) {
+  const std::vector<Assignment>& assigned = state.assigned[expert];
+  const size_t width = state.config.hidden_size, inner = state.config.moe_intermediate_size;
+  const size_t most = std::min(kExpertTokens, assigned.size());
+  std::vector<T> x(most * width), act(most * inner);
+  std::vector<float> row_weights(most);
+  Amax x_amax, unweighted, weighted;
+  for (size_t begin = 0; begin < assigned.size(); begin += kExpertTokens) {
+    const size_t rows = std::min(kExpertTokens, assigned.size() - begin);
+    const Assignment* tokens = assigned.data() + begin;
+    for (size_t row = 0; row < rows; ++row) {
+      std::copy_n(state.x_ffn.data() + tokens[row].token * width, width, x.data() + row * width);
+      row_weights[row] = tokens[row].weight;
+    }
+    x_amax.add(amax(x.data(), rows * width));
+    activate(x.data(), rows, weights, static_cast<float>(state.config.swiglu_limit), row_weights.data(),
+             act.data(), unweighted, weighted);
+    linears<T, 1>(act.data(), rows, inner, {weights.w2}, {0, width},
+                  [&](const Tile& tile, const std::array<const float*, 1>& sums) {
+                    for (size_t row = 0; row < tile.rows; ++row) {
+                      const float* from = sums[0] + row * tile.cols;
+                      float* to = state.sum.data() + tokens[tile.row + row].token * width + tile.col;
+                      for (size_t col = 0; col < tile.cols; ++col)
+                        to[col] += to_float(from_float<T>(from[col]));
+                    }
+                  });
+  }
+  const std::string name = "ffn.experts." + std::to_string(expert);
+  state.check(name + ".w1", x_amax);
+  state.check(name + ".w2", unweighted);
+  state.check(name + ".w2", weighted);
+  ExpertAmax& record = state.amax.experts;
+  record.w13[expert] = x_amax.value();
+  record.w2[expert] = unweighted.value();
+  record.w2_weighted[expert] = weighted.value();
+  record.tokens[expert] = static_cast<int64_t>(assigned.size());
+}
+
+template <class T>
+void finish_ffn(ForwardState<T>& state) {
+  const size_t width = state.config.hidden_size, inner = state.config.moe_intermediate_size;
+  const size_t streams = state.config.hc_mult;
+  const MlpWeights& weights = state.shared.weights;
+  std::vector<T> act(std::min(kExpertTokens, state.tokens()) * inner);
+  Amax act_amax, stream_amax;
+  for (size_t begin = 0; begin < state.tokens(); begin += kExpertTokens) {
+    const size_t rows = std::min(kExpertTokens, state.tokens() - begin);
+    T* x = state.x_ffn.data() + begin * width;  // read here for the last time, then the output
+    activate(x, rows, weights, static_cast<float>(state.config.swiglu_limit), nullptr, act.data(), act_amax,
+             act_amax);
+    linears<T, 1>(act.data(), rows, inner, {weights.w2}, {0, width},
+                  [&](const Tile& tile, const std::array<const float*, 1>& sums) {
+                    for (size_t row = 0; row < tile.rows; ++row) {
+                      const size_t at = (tile.row + row) * width + tile.col;
+                      const float* from = sums[0] + row * tile.cols;
+                      const float* routed = state.sum.data() + begin * width + at;
+                      for (size_t col = 0; col < tile.cols; ++col) {
+                        x[at + col] = from_float<T>(routed[col] + to_float(from_float<T>(from[col])));
+                      }
+                    }
+                  });
+    parallel_for(rows, [&](size_t row) {
+      const size_t token = begin + row;
+      T* to = state.streams.data() + token * streams * width;
+      spread_to_streams(state.mixes[token], x + row * width, streams, width, to);
+      stream_amax.add(amax(to, streams * width));
+    });
+  }
+  state.record("ffn.shared_experts.w2", act_amax);
+  state.check_streams("hc_ffn", stream_amax);
+}
+
+void SharedExpert::keep(const MlpWeights& stored) {
+  const WeightView* from[] = {&stored.w1, &stored.w2, &stored.w3};
+  WeightView* to[] = {&weights.w1, &weights.w2, &weights.w3};
+  for (size_t i = 0; i < 3; ++i) {
+    Fp8BlockView view = std::get<Fp8BlockView>(*from[i]);
+    const size_t code_bytes = view.rows * view.cols;
+    const size_t scales = tiles(view.rows, view.tile_rows) * tiles(view.cols, view.tile_cols);
+    const size_t scale_bytes = scales * (view.scale_type == ScaleType::kF32 ? sizeof(float) : 1);
+    bytes[i].resize(code_bytes + scale_bytes);
+    std::memcpy(bytes[i].data(), view.codes, code_bytes);
+    std::memcpy(bytes[i].data() + code_bytes, view.scales, scale_bytes);
+    view.codes = reinterpret_cast<const uint8_t*>(bytes[i].data());
+    view.scales = bytes[i].data() + code_bytes;
+    *to[i] = view;
+  }
+}
+
+template <class T>
+uint64_t ffn_bytes(const DeepseekV4Config& config, uint64_t tokens, size_t threads) {
+  const uint64_t width = config.hidden_size, inner = config.moe_intermediate_size;
+  const uint64_t experts = config.n_routed_experts, top = config.num_experts_per_tok;
+  const uint64_t widest = std::max(width, inner);
+  const uint64_t router = kRouterTokens * (experts * sizeof(float) + top * 8) + config.vocab_size * top * 8;
+  const uint64_t expert = kExpertTokens * (width + inner) * sizeof(T) + kExpertTokens * sizeof(float);
+  const uint64_t thread = 2 * kPanel * (widest * sizeof(T) + kTileRows * sizeof(float)) +
+                          matmul_scratch_bytes<T>(kPanel, widest) +
+                          mix_streams_scratch_bytes(config.hc_mult, width);
+  // Lists grow by doubling: at the moment of growth both exist.
+  const uint64_t lists = 3 * tokens * top * sizeof(Assignment);
+  return std::max(router, expert) + lists + threads * thread;
+}
+
+template void run_router(ForwardState<float>&, const FfnWeights&);
+template void run_router(ForwardState<bf16>&, const FfnWeights&);
+template void run_expert(ForwardState<float>&, uint64_t, const MlpWeights&);
+template void run_expert(ForwardState<bf16>&, uint64_t, const MlpWeights&);
+template void finish_ffn(ForwardState<float>&);
+template void finish_ffn(ForwardState<bf16>&);
+template uint64_t ffn_bytes<float>(const DeepseekV4Config&, uint64_t, size_t);
+template uint64_t ffn_bytes<bf16>(const DeepseekV4Config&, uint64_t, size_t);
+
+}  // namespace nibblecast

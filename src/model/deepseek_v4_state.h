@@ -1,0 +1,91 @@
+// model/deepseek_v4_state.h - what the forward pass keeps between calls, and its halves of a layer.
+// Internal to model/deepseek_v4*.cpp.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "model/deepseek_v4.h"
+#include "model/deepseek_v4_weights.h"
+#include "ops/amax.h"
+#include "ops/rope.h"
+
+namespace nibblecast {
+
+struct RowSpan {
+  size_t begin = 0, length = 0;  // tokens [begin, begin + length) of all rows one after the other
+};
+
+// One token of one expert.
+struct Assignment {
+  uint32_t token = 0;
+  float weight = 0;
+};
+
+// The shared expert as stored, kept from begin_layer() to end_layer().
+struct SharedExpert {
+  std::vector<std::byte> bytes[3];  // codes, then scales, of w1, w2, w3
+  MlpWeights weights;               // views into `bytes`
+  void keep(const MlpWeights& stored);
+};
+
+template <class T>
+struct ForwardState {
+  DeepseekV4Config config;
+  std::vector<RowSpan> rows;
+  std::vector<int32_t> ids;         // [tokens]
+  std::vector<uint32_t> positions;  // [tokens], in the token's row
+  Rope sliding_rope, compress_rope;
+  uint64_t embedded = 0;  // rows of embed.weight seen
+  uint64_t layer = 0;     // the next one, or the one between begin_layer() and end_layer()
+  uint64_t next_expert = 0;
+  bool in_layer = false;
+
+  std::vector<T> streams;  // [tokens, n, D]
+
+  // Of the layer in progress.
+  std::vector<T> x_ffn;  // [tokens, D]: input of router and experts; at the end of the layer their output
+  std::vector<StreamMix> mixes;                   // [tokens]
+  std::vector<float> sum;                         // [tokens, D]: routed experts' outputs
+  std::vector<std::vector<Assignment>> assigned;  // [E], tokens ascending
+  SharedExpert shared;
+  LayerAmax amax;
+
+  size_t tokens() const { return ids.size(); }
+  std::string module(const std::string& name) const { return "layers." + std::to_string(layer) + "." + name; }
+  // Error kBadInput if the input of module `name` was not finite.
+  void check(const std::string& name, const Amax& input) const;
+  // check(), and into `amax.linears`.
+  void record(const std::string& name, const Amax& input);
+  // Error kBadInput if the streams that `name` wrote are not finite.
+  void check_streams(const std::string& name, const Amax& written) const;
+};
+
+// Attention with its hyper-connection, over all rows.
+template <class T>
+void run_attention(ForwardState<T>& state, const AttentionWeights& weights);
+
+// x_ffn, mixes and assigned of all tokens.
+template <class T>
+void run_router(ForwardState<T>& state, const FfnWeights& weights);
+template <class T>
+void run_expert(ForwardState<T>& state, uint64_t expert, const MlpWeights& weights);
+// Shared expert, and the sum of all into the streams.
+template <class T>
+void finish_ffn(ForwardState<T>& state);
+
+// After the last layer.
+template <class T>
+std::vector<float> row_logits(const ForwardState<T>& state, const HeadWeights& weights, size_t row);
+template <class T>
+std::vector<float> row_nll(const ForwardState<T>& state, const HeadWeights& weights, size_t row);
+
+// Peak bytes of each half, beyond ForwardState.
+template <class T>
+uint64_t attention_bytes(const DeepseekV4Config& config, uint64_t tokens, uint64_t longest_row,
+                         size_t threads);
+template <class T>
+uint64_t ffn_bytes(const DeepseekV4Config& config, uint64_t tokens, size_t threads);
+
+}  // namespace nibblecast

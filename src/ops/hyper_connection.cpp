@@ -1,0 +1,132 @@
+#include "ops/hyper_connection.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "ops/matmul.h"
+#include "ops/rmsnorm.h"
+
+namespace nibblecast {
+namespace {
+
+float sigmoid(float x) { return 1.0f / (1.0f + std::exp(-x)); }
+
+void normalize_rows(StreamMix* mix, size_t n, float eps) {
+  for (size_t row = 0; row < n; ++row) {
+    float sum = 0;
+    for (size_t col = 0; col < n; ++col) sum += mix->comb[row][col];
+    for (size_t col = 0; col < n; ++col) mix->comb[row][col] /= sum + eps;
+  }
+}
+
+void normalize_columns(StreamMix* mix, size_t n, float eps) {
+  for (size_t col = 0; col < n; ++col) {
+    float sum = 0;
+    for (size_t row = 0; row < n; ++row) sum += mix->comb[row][col];
+    for (size_t row = 0; row < n; ++row) mix->comb[row][col] /= sum + eps;
+  }
+}
+
+void softmax_rows(StreamMix* mix, size_t n, float eps) {
+  for (size_t row = 0; row < n; ++row) {
+    float* values = mix->comb[row];
+    const float largest = *std::max_element(values, values + n);
+    float sum = 0;
+    for (size_t col = 0; col < n; ++col) sum += values[col] = std::exp(values[col] - largest);
+    for (size_t col = 0; col < n; ++col) values[col] = values[col] / sum + eps;
+  }
+}
+
+// m [tokens, outputs] = (fn · z) / rms(z), z the token's streams as one vector.
+template <class T>
+void project(const HyperConnection& connection, const T* streams, size_t tokens, size_t outputs, float* m) {
+  const size_t k = connection.streams * connection.width;
+  thread_local std::vector<float> z;
+  z.resize(tokens * k);
+  for (size_t i = 0; i < tokens * k; ++i) z[i] = to_float(streams[i]);
+  matmul_tile({.m = tokens, .n = outputs, .k = k}, z.data(), k, connection.fn.data(), k, m);
+  for (size_t token = 0; token < tokens; ++token) {
+    const float mean = sum_of_squares(z.data() + token * k, k) / static_cast<float>(k);
+    const float factor = 1.0f / std::sqrt(mean + connection.norm_eps);
+    for (size_t i = 0; i < outputs; ++i) m[token * outputs + i] *= factor;
+  }
+}
+
+template <class T>
+void weighted_sum(const T* streams, const float* pre, size_t n, size_t width, T* x) {
+  for (size_t i = 0; i < width; ++i) {
+    float sum = pre[0] * to_float(streams[i]);
+    for (size_t j = 1; j < n; ++j) sum += pre[j] * to_float(streams[j * width + i]);
+    x[i] = from_float<T>(sum);
+  }
+}
+
+}  // namespace
+
+void split_mixes(const HyperConnection& connection, const float* m, float* pre, StreamMix* mix) {
+  const size_t n = connection.streams;
+  const std::vector<float>& scale = connection.scale;
+  const float* base = connection.base.data();
+  for (size_t j = 0; j < n; ++j) {
+    pre[j] = sigmoid(m[j] * scale[0] + base[j]) + connection.eps;
+    mix->post[j] = 2.0f * sigmoid(m[n + j] * scale[1] + base[n + j]);
+    for (size_t k = 0; k < n; ++k) {
+      const size_t i = 2 * n + n * j + k;
+      mix->comb[j][k] = m[i] * scale[2] + base[i];
+    }
+  }
+  softmax_rows(mix, n, connection.eps);
+  normalize_columns(mix, n, connection.eps);
+  for (size_t step = 1; step < connection.sinkhorn_iterations; ++step) {
+    normalize_rows(mix, n, connection.eps);
+    normalize_columns(mix, n, connection.eps);
+  }
+}
+
+template <class T>
+void mix_streams(const HyperConnection& connection, const T* streams, size_t tokens, T* x, StreamMix* mixes) {
+  const size_t n = connection.streams, width = connection.width, outputs = (2 + n) * n;
+  float m[kHyperRows * (2 + kMaxHyperStreams) * kMaxHyperStreams];
+  project(connection, streams, tokens, outputs, m);
+  for (size_t token = 0; token < tokens; ++token) {
+    float pre[kMaxHyperStreams];
+    split_mixes(connection, m + token * outputs, pre, mixes + token);
+    weighted_sum(streams + token * n * width, pre, n, width, x + token * width);
+  }
+}
+
+template <class T>
+void spread_to_streams(const StreamMix& mix, const T* y, size_t streams, size_t width, T* x) {
+  for (size_t i = 0; i < width; ++i) {
+    float before[kMaxHyperStreams];
+    for (size_t j = 0; j < streams; ++j) before[j] = to_float(x[j * width + i]);
+    const float out = to_float(y[i]);
+    for (size_t k = 0; k < streams; ++k) {
+      float sum = mix.post[k] * out;
+      for (size_t j = 0; j < streams; ++j) sum += mix.comb[j][k] * before[j];
+      x[k * width + i] = from_float<T>(sum);
+    }
+  }
+}
+
+template <class T>
+void merge_streams(const HyperConnection& head, const T* streams, size_t tokens, T* x) {
+  const size_t n = head.streams, width = head.width;
+  float m[kHyperRows * kMaxHyperStreams];
+  project(head, streams, tokens, n, m);
+  for (size_t token = 0; token < tokens; ++token) {
+    float pre[kMaxHyperStreams];
+    for (size_t j = 0; j < n; ++j)
+      pre[j] = sigmoid(m[token * n + j] * head.scale[0] + head.base[j]) + head.eps;
+    weighted_sum(streams + token * n * width, pre, n, width, x + token * width);
+  }
+}
+
+template void mix_streams(const HyperConnection&, const float*, size_t, float*, StreamMix*);
+template void mix_streams(const HyperConnection&, const bf16*, size_t, bf16*, StreamMix*);
+template void spread_to_streams(const StreamMix&, const float*, size_t, size_t, float*);
+template void spread_to_streams(const StreamMix&, const bf16*, size_t, size_t, bf16*);
+template void merge_streams(const HyperConnection&, const float*, size_t, float*);
+template void merge_streams(const HyperConnection&, const bf16*, size_t, bf16*);
+
+}  // namespace nibblecast

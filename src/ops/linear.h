@@ -1,0 +1,85 @@
+// ops/linear.h - y = x · Wᵀ for weights as they are stored, panel by panel: a panel of kPanel outputs is
+// dequantized into a thread's scratch and multiplied at once with many rows, so that no whole dequantized
+// matrix exists.
+//
+// Panels and blocks of rows have fixed sizes and every tile is one thread's product (ops/matmul.h): results
+// do not depend on threads, and a row's result does not depend on the other rows.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <vector>
+
+#include "base/parallel.h"
+#include "ops/matmul.h"
+#include "ops/weight.h"
+
+namespace nibblecast {
+
+inline constexpr size_t kPanel = 64;        // outputs dequantized at once: 0.9 MB of BF16 for 7,168 inputs
+inline constexpr size_t kPanelRows = 1024;  // rows that one dequantized panel serves
+
+// Part of a product: outputs [col, col + cols) of rows [row, row + rows).
+struct Tile {
+  size_t row = 0, rows = 0, col = 0, cols = 0;
+};
+
+struct Outputs {
+  size_t first = 0, count = 0;
+};
+
+// Outputs `outputs` of N weights of equal shape with the same input x [rows, in] (row stride `x_stride`).
+// f(tile, y): y[i] is the tile of weight i, [tile.rows, tile.cols] F32; tile.col counts from outputs.first.
+// f is called from several threads at once, for disjoint tiles.
+template <class T, size_t N, class F>
+void linears(const T* x, size_t rows, size_t x_stride, const std::array<WeightView, N>& weights,
+             Outputs outputs, const F& f) {
+  const size_t k = weight_cols(weights[0]);
+  const size_t panels = (outputs.count + kPanel - 1) / kPanel;
+  const size_t groups = (rows + kPanelRows - 1) / kPanelRows;
+  parallel_for(panels * groups, [&](size_t task) {
+    thread_local std::vector<T> panel;
+    thread_local std::vector<float> sums;
+    const size_t col = task % panels * kPanel, cols = std::min(kPanel, outputs.count - col);
+    const size_t begin = task / panels * kPanelRows, end = std::min(rows, begin + kPanelRows);
+    if (panel.size() < N * kPanel * k) panel.resize(N * kPanel * k);
+    if (sums.size() < N * kTileRows * kPanel) sums.resize(N * kTileRows * kPanel);
+    for (size_t i = 0; i < N; ++i) {
+      read_weight(weights[i], outputs.first + col, cols, panel.data() + i * kPanel * k);
+    }
+    std::array<const float*, N> y;
+    for (size_t row = begin; row < end; row += kTileRows) {
+      const TileShape shape{.m = std::min(kTileRows, end - row), .n = cols, .k = k};
+      for (size_t i = 0; i < N; ++i) {
+        float* out = sums.data() + i * kTileRows * kPanel;
+        matmul_tile(shape, x + row * x_stride, x_stride, panel.data() + i * kPanel * k, k, out);
+        y[i] = out;
+      }
+      f(Tile{row, shape.m, col, cols}, y);
+    }
+  });
+}
+
+// y[row, col] of one weight's outputs, rounded to Out, rows `y_stride` apart.
+template <class T, class Out>
+void linear(const T* x, size_t rows, size_t x_stride, const WeightView& weight, Outputs outputs, Out* y,
+            size_t y_stride) {
+  linears<T, 1>(x, rows, x_stride, {weight}, outputs,
+                [&](const Tile& tile, const std::array<const float*, 1>& sums) {
+                  for (size_t row = 0; row < tile.rows; ++row) {
+                    const float* from = sums[0] + row * tile.cols;
+                    Out* to = y + (tile.row + row) * y_stride + tile.col;
+                    for (size_t col = 0; col < tile.cols; ++col) to[col] = from_float<Out>(from[col]);
+                  }
+                });
+}
+
+// All outputs, rows contiguous on both sides.
+template <class T, class Out>
+void linear(const T* x, size_t rows, const WeightView& weight, Out* y) {
+  const size_t out = weight_rows(weight);
+  linear(x, rows, weight_cols(weight), weight, {0, out}, y, out);
+}
+
+}  // namespace nibblecast
