@@ -315,6 +315,11 @@ TEST(Golden, ReadsWhatTheSafetensorsPackageWrote) {
   }
 }
 
+TEST(Golden, EveryPrefixIsRefused) {
+  const std::string content = read_text(system_files(), kGolden / "all_dtypes.safetensors", 10'000);
+  for (size_t size = 0; size < content.size(); ++size) refuse(content.substr(0, size), "truncated download?");
+}
+
 TEST(Golden, WritesWhatTheSafetensorsPackageWrote) {
   const std::string content = read_text(system_files(), kGolden / "all_dtypes.safetensors", 10'000);
   SafetensorsHeader header = read(content);
