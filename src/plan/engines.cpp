@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <initializer_list>
 #include <map>
 #include <optional>
 #include <set>
@@ -28,7 +27,7 @@ std::string found_text(const Json& found) { return found.is_null() ? "nothing" :
 struct ConfigRule {
   const char* key;
   Json value;
-  std::initializer_list<Engine> engines;
+  std::vector<Engine> engines;
 };
 
 // Compared as values, so that 16 and 16.0 are the same, as they are to Python.
@@ -47,7 +46,9 @@ const std::vector<ConfigRule>& config_rules() {
 class Checker {
  public:
   Checker(const Json& config, const Json& hf_quant_config, std::span<const Tensor> tensors)
-      : config_(config), hf_quant_config_(hf_quant_config), quant_(at_or_null(config, "quantization_config")) {
+      : config_(config),
+        hf_quant_config_(hf_quant_config),
+        quant_(at_or_null(config, "quantization_config")) {
     for (const Tensor& tensor : tensors) collect(tensor);
   }
 
@@ -88,14 +89,19 @@ class Checker {
     if (!name) return;
     layers_[name->layer].insert(name->expert);
     Parts& parts = experts_[module];
-    if (kind == "weight") parts.weight = &tensor;
-    else if (kind == "weight_scale") parts.weight_scale = &tensor;
-    else if (kind == "weight_scale_2") parts.weight_scale_2 = &tensor;
-    else if (kind == "input_scale") parts.input_scale = &tensor;
-    else parts.others.push_back(&tensor);
+    if (kind == "weight")
+      parts.weight = &tensor;
+    else if (kind == "weight_scale")
+      parts.weight_scale = &tensor;
+    else if (kind == "weight_scale_2")
+      parts.weight_scale_2 = &tensor;
+    else if (kind == "input_scale")
+      parts.input_scale = &tensor;
+    else
+      parts.others.push_back(&tensor);
   }
 
-  void breach(std::initializer_list<Engine> engines, const std::string& rule) {
+  void breach(const std::vector<Engine>& engines, const std::string& rule) {
     for (const Engine engine : engines) breaches_.push_back({engine, rule});
   }
 
@@ -106,13 +112,15 @@ class Checker {
              fmt::format("model_type must be \"deepseek_v4\"; found {}", found_text(model_type)));
     }
     const Json architectures = at_or_null(config_, "architectures");
-    if (!architectures.is_array() || std::ranges::find(architectures, "DeepseekV4ForCausalLM") == architectures.end()) {
+    if (!architectures.is_array() ||
+        std::ranges::find(architectures, "DeepseekV4ForCausalLM") == architectures.end()) {
       breach({kSglang, kTrtllm}, fmt::format("architectures must name DeepseekV4ForCausalLM; found {}",
                                              found_text(architectures)));
     }
     const Json expert_dtype = at_or_null(config_, "expert_dtype");
     if (!expert_dtype.is_null() && expert_dtype != "fp4") {
-      breach({kVllm}, fmt::format("expert_dtype must be \"fp4\" or absent; found {}", found_text(expert_dtype)));
+      breach({kVllm},
+             fmt::format("expert_dtype must be \"fp4\" or absent; found {}", found_text(expert_dtype)));
     }
   }
 
@@ -120,31 +128,32 @@ class Checker {
     for (const ConfigRule& rule : config_rules()) {
       const Json found = at_or_null(quant_, rule.key);
       if (found == rule.value) continue;
-      breach(rule.engines, fmt::format("quantization_config.{} must be {}; found {}", rule.key, rule.value.dump(),
-                                       found_text(found)));
+      breach(rule.engines, fmt::format("quantization_config.{} must be {}; found {}", rule.key,
+                                       rule.value.dump(), found_text(found)));
     }
     if (!at_or_null(quant_, "quantization").is_null()) {
       breach({kVllm, kTrtllm}, "quantization_config must not hold a nested `quantization`");
     }
     const Json kv_cache = at_or_null(quant_, "kv_cache_quant_algo");
     if (!kv_cache.is_null()) {
-      breach({kSglang},
-             fmt::format("quantization_config.kv_cache_quant_algo must be null; found {}", found_text(kv_cache)));
+      breach({kSglang}, fmt::format("quantization_config.kv_cache_quant_algo must be null; found {}",
+                                    found_text(kv_cache)));
     }
   }
 
-  // Draft experts stay MXFP4: vLLM reads them so only where an `ignore` pattern says it; a pattern that hits main
-  // layers turns those to MXFP4.
+  // Draft experts stay MXFP4: vLLM reads them so only where an `ignore` pattern says it; a pattern that hits
+  // main layers turns those to MXFP4.
   void check_ignore() {
     const Json ignore = at_or_null(quant_, "ignore");
-    const bool is_list = ignore.is_array() && std::ranges::all_of(ignore, [](const Json& p) { return p.is_string(); });
+    const bool is_list =
+        ignore.is_array() && std::ranges::all_of(ignore, [](const Json& p) { return p.is_string(); });
     if (!ignore.is_null() && !is_list) {
       breach({kVllm, kSglang}, "quantization_config.ignore must be a list of patterns");
     }
     const auto ignored = [&](const std::string& module) {
       return is_list && std::ranges::any_of(ignore, [&](const Json& pattern) {
-        return glob_match(pattern.get_ref<const std::string&>(), module);
-      });
+               return glob_match(pattern.get_ref<const std::string&>(), module);
+             });
     };
     for (const auto& [draft, is_nvfp4] : drafts_) check_draft(draft, is_nvfp4, ignored(draft));
     for (const auto& [layer, experts] : layers_) {
@@ -159,7 +168,8 @@ class Checker {
   }
 
   void check_draft(const std::string& draft, bool is_nvfp4, bool is_ignored) {
-    if (!is_nvfp4 && !is_ignored) breach({kVllm}, fmt::format("quantization_config.ignore must match {}", draft));
+    if (!is_nvfp4 && !is_ignored)
+      breach({kVllm}, fmt::format("quantization_config.ignore must match {}", draft));
     if (is_nvfp4 && is_ignored) breach({kVllm}, fmt::format("{} is ignored, so it must be MXFP4", draft));
     if (is_nvfp4) breach({kSglang}, fmt::format("{} must be MXFP4", draft));
   }
@@ -171,8 +181,9 @@ class Checker {
       if (!list.is_array()) continue;
       for (const Json& entry : list) {
         if (!entry.is_string() || !names_quantized_module(entry.get_ref<const std::string&>())) continue;
-        breach({kVllm, kSglang, kTrtllm}, fmt::format("quantization_config.{} must not name quantized modules; found {}",
-                                                      key, found_text(entry)));
+        breach({kVllm, kSglang, kTrtllm},
+               fmt::format("quantization_config.{} must not name quantized modules; found {}", key,
+                           found_text(entry)));
       }
     }
   }
@@ -180,8 +191,8 @@ class Checker {
   // By the words that stay when engines rename modules, or as a part of a name here.
   bool names_quantized_module(const std::string& entry) const {
     if (entry.find("attn") != std::string::npos || entry.find("experts") != std::string::npos) return true;
-    return std::ranges::any_of(fp8_modules_,
-                               [&](const std::string& module) { return module.find(entry) != std::string::npos; });
+    return std::ranges::any_of(
+        fp8_modules_, [&](const std::string& module) { return module.find(entry) != std::string::npos; });
   }
 
   // hf_quant_config.json where there is one, else quantization_config in its flat form.
@@ -189,10 +200,11 @@ class Checker {
     const bool flat = hf_quant_config_.is_null();
     const Json manifest = flat ? quant_ : at_or_null(hf_quant_config_, "quantization");
     const char* const where = flat ? "quantization_config" : "hf_quant_config.json quantization";
-    const Json quant_algo = at_or_null(manifest, "quant_algo"), group_size = at_or_null(manifest, "group_size");
+    const Json quant_algo = at_or_null(manifest, "quant_algo"),
+               group_size = at_or_null(manifest, "group_size");
     if (quant_algo != "MIXED_PRECISION") {
-      breach({kTrtllm},
-             fmt::format("{}.quant_algo must be \"MIXED_PRECISION\"; found {}", where, found_text(quant_algo)));
+      breach({kTrtllm}, fmt::format("{}.quant_algo must be \"MIXED_PRECISION\"; found {}", where,
+                                    found_text(quant_algo)));
     }
     if (group_size != 16) {
       breach({kTrtllm}, fmt::format("{}.group_size must be 16; found {}", where, found_text(group_size)));
@@ -201,27 +213,32 @@ class Checker {
       breach({kTrtllm}, fmt::format("{}.quantized_layers must be an object", where));
     }
     if (flat && at_or_null(at_or_null(quant_, "producer"), "name") != "modelopt") {
-      breach({kTrtllm}, "hf_quant_config.json must be present: without it, only producer modelopt is recognised");
+      breach({kTrtllm},
+             "hf_quant_config.json must be present: without it, only producer modelopt is recognised");
     }
   }
 
   // vLLM and SGLang do not notice an expert that is not there: its parameters stay as they were allocated.
   void check_expert_counts() {
     const Json layers = at_or_null(config_, "num_hidden_layers");
-    const Json release = at_or_null(config_, "n_routed_experts"), transformers = at_or_null(config_, "num_local_experts");
+    const Json release = at_or_null(config_, "n_routed_experts"),
+               transformers = at_or_null(config_, "num_local_experts");
     const Json& experts = transformers.is_null() ? release : transformers;
     if (layers != layers_.size()) {
-      breach({kVllm, kSglang, kTrtllm}, fmt::format("num_hidden_layers must be the number of layers with experts, {}; found {}",
-                                                    layers_.size(), found_text(layers)));
+      breach({kVllm, kSglang, kTrtllm},
+             fmt::format("num_hidden_layers must be the number of layers with experts, {}; found {}",
+                         layers_.size(), found_text(layers)));
     }
     for (const auto& [layer, found] : layers_) {
       if (experts == found.size()) continue;
-      breach({kVllm, kSglang, kTrtllm}, fmt::format("layers.{}.ffn.experts must hold the config's {} experts; found {}",
-                                                    layer, found_text(experts), found.size()));
+      breach({kVllm, kSglang, kTrtllm},
+             fmt::format("layers.{}.ffn.experts must hold the config's {} experts; found {}", layer,
+                         found_text(experts), found.size()));
     }
     for (const auto& [layer, found] : layers_) {
       for (const uint64_t expert : found) {
-        for (int projection = 1; projection <= 3; ++projection) experts_[expert_module(layer, expert, projection)];
+        for (int projection = 1; projection <= 3; ++projection)
+          experts_[expert_module(layer, expert, projection)];
       }
     }
   }
@@ -230,8 +247,10 @@ class Checker {
     // The storage is decisive to TensorRT-LLM alone: it takes I8 for MXFP4.
     if (present(module, "weight", parts.weight)) {
       const Dtype dtype = parts.weight->dtype;
-      if (dtype == Dtype::kI8) breach({kTrtllm}, fmt::format("{}.weight must be U8; found I8", module));
-      else check_dtype(*parts.weight, Dtype::kU8);
+      if (dtype == Dtype::kI8)
+        breach({kTrtllm}, fmt::format("{}.weight must be U8; found I8", module));
+      else
+        check_dtype(*parts.weight, Dtype::kU8);
     }
     if (present(module, "weight_scale", parts.weight_scale)) {
       check_dtype(*parts.weight_scale, Dtype::kF8E4M3);
@@ -243,20 +262,22 @@ class Checker {
       const bool is_scale = other->name.ends_with(".scale");
       breach({kVllm}, fmt::format("{} must be absent: {}", printable(other->name),
                                   is_scale ? "it overwrites half of weight_scale" : "no such parameter"));
-      if (is_scale) breach({kTrtllm}, fmt::format("{} must be absent: it clashes with weight_scale", other->name));
+      if (is_scale)
+        breach({kTrtllm}, fmt::format("{} must be absent: it clashes with weight_scale", other->name));
     }
   }
 
   bool present(const std::string& module, const char* kind, const Tensor* tensor) {
-    if (tensor == nullptr) breach({kVllm, kSglang, kTrtllm}, fmt::format("{}.{} must be present", module, kind));
+    if (tensor == nullptr)
+      breach({kVllm, kSglang, kTrtllm}, fmt::format("{}.{} must be present", module, kind));
     return tensor != nullptr;
   }
 
   // Engines convert other dtypes by value, not by bits.
   void check_dtype(const Tensor& tensor, Dtype dtype) {
     if (tensor.dtype == dtype) return;
-    breach({kVllm, kSglang, kTrtllm}, fmt::format("{} must be {}; found {}", tensor.name, dtype_name(dtype),
-                                                  dtype_name(tensor.dtype)));
+    breach({kVllm, kSglang, kTrtllm},
+           fmt::format("{} must be {}; found {}", tensor.name, dtype_name(dtype), dtype_name(tensor.dtype)));
   }
 
   void check_scalar(const std::string& module, const char* kind, const Tensor* tensor) {
@@ -272,16 +293,17 @@ class Checker {
     const Shape& scale = parts.weight_scale->shape;
     // Two elements a byte, 16 a scale.
     if (weight.size() == 2 && weight[1] % 8 == 0 && scale == Shape{weight[0], weight[1] / 8}) return;
-    breach({kVllm, kSglang, kTrtllm}, fmt::format("{}.weight_scale must be [out, in/16] of weight {}; found {}", module,
-                                                  shape_text(weight), shape_text(scale)));
+    breach({kVllm, kSglang, kTrtllm},
+           fmt::format("{}.weight_scale must be [out, in/16] of weight {}; found {}", module,
+                       shape_text(weight), shape_text(scale)));
   }
 
   const Json& config_;
   const Json& hf_quant_config_;
   const Json quant_;
-  std::map<std::string, Parts> experts_;               // by module
-  std::map<uint64_t, std::set<uint64_t>> layers_;      // experts found in each main layer
-  std::map<std::string, bool> drafts_;                 // "mtp.0.ffn.experts" -> stored as NVFP4
+  std::map<std::string, Parts> experts_;           // by module
+  std::map<uint64_t, std::set<uint64_t>> layers_;  // experts found in each main layer
+  std::map<std::string, bool> drafts_;             // "mtp.0.ffn.experts" -> stored as NVFP4
   std::set<std::string> fp8_modules_;
   std::vector<Breach> breaches_;
 };
