@@ -30,6 +30,7 @@ template <class T>
 void dequantize_fp8_block(const Fp8BlockView& weight, size_t row, size_t count, T* out, size_t out_stride);
 // The definition; same bits.
 template <class T>
-void dequantize_fp8_block_ref(const Fp8BlockView& weight, size_t row, size_t count, T* out, size_t out_stride);
+void dequantize_fp8_block_ref(const Fp8BlockView& weight, size_t row, size_t count, T* out,
+                              size_t out_stride);
 
 }  // namespace nibblecast

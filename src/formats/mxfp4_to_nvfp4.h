@@ -7,9 +7,9 @@
 // group is 0, k_max = 0. (NVIDIA ModelOpt `--cast_mxfp4_to_nvfp4`, examples/deepseek/deepseek_v4.)
 //
 // A block outside the window (k_max - k > 17) gets block scale 2^-9 (E4M3 0x01), the least there is, and
-// its nibbles are requantized: value / (2^-9 * 2^m), encode_e2m1 (so its -0 becomes 0). Such blocks are counted.
-// ModelOpt decides by the tensor's own k_max which amax such a block has, but clamps all of them to 2^-9
-// either way, so the shared window gives its bytes.
+// its nibbles are requantized: value / (2^-9 * 2^m), encode_e2m1 (so its -0 becomes 0). Such blocks are
+// counted. ModelOpt decides by the tensor's own k_max which amax such a block has, but clamps all of them
+// to 2^-9 either way, so the shared window gives its bytes.
 // Byte 0 with all nibbles zero: a zero block, block scale as the rule above makes it (0x01 when
 // k_max >= -109, else 2^(-127 - m)), counted lossless. Byte 0 with other nibbles: outside the window
 // (counted), bytes by the same rule. Byte 255 is refused by the caller: see CastScan.

@@ -2,7 +2,8 @@
 // one F32 scale per tensor (global scale, `weight_scale_2`).
 //
 //   value[row, col] = e2m1(code) * (float(e4m3(block_scale)) * scale_2)     products in FP32
-//   byte j of a row: element 2j in the low nibble, 2j + 1 in the high one; block scales row-major, not swizzled
+//   byte j of a row: element 2j in the low nibble, 2j + 1 in the high one
+//   block scales: row-major, not swizzled
 //
 // Encoding follows NVIDIA ModelOpt 0.47 on the CPU to the bit (docs/formats/nvfp4.md, A.1-A.3): all FP32,
 // true divisions, each rounding as written there.
