@@ -39,7 +39,8 @@ Json nvfp4_experts_config(const Json& source_config, std::span<const std::string
                           const std::string& producer_version) {
   require_object(source_config, "the config");
   Json config = source_config;
-  Json& quantization = config.emplace("quantization_config", Json::object()).first.value();
+  Json& quantization = config["quantization_config"];
+  if (quantization.is_null()) quantization = Json::object();
   require_object(quantization, "'quantization_config'");
   quantization.erase("exclude_modules");
   quantization.erase("quantization");
