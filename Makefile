@@ -25,7 +25,7 @@ asan: deps
 	@cmake --workflow --preset asan
 
 fuzz: deps
-	@cmake --preset fuzz && cmake --build --preset fuzz && ctest --test-dir build/fuzz --output-on-failure
+	@cmake --preset fuzz && cmake --build --preset fuzz && ctest --preset fuzz
 
 format:
 	@git ls-files '*.h' '*.cpp' | xargs clang-format -i

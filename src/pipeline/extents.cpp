@@ -5,7 +5,7 @@
 
 namespace nibblecast {
 
-MergedRanges merge_ranges(std::span<const ReadRange> ranges) {
+MergedRanges merge_ranges(std::span<const FileRange> ranges) {
   std::vector<size_t> order(ranges.size());
   std::iota(order.begin(), order.end(), size_t{0});
   std::sort(order.begin(), order.end(), [&](size_t a, size_t b) {
@@ -14,7 +14,7 @@ MergedRanges merge_ranges(std::span<const ReadRange> ranges) {
   MergedRanges merged;
   merged.places.resize(ranges.size());
   for (const size_t index : order) {
-    const ReadRange& range = ranges[index];
+    const FileRange& range = ranges[index];
     const bool touches = !merged.ranges.empty() && merged.ranges.back().file == range.file &&
                          merged.ranges.back().begin + merged.ranges.back().size_bytes == range.begin;
     if (!touches) merged.ranges.push_back({range.file, range.begin, 0});

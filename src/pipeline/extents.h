@@ -5,7 +5,7 @@
 #include <span>
 #include <vector>
 
-#include "pipeline/reader.h"
+#include "pipeline/file_range.h"
 
 namespace nibblecast {
 
@@ -16,11 +16,11 @@ struct Place {
 };
 
 struct MergedRanges {
-  std::vector<ReadRange> ranges;  // by file, then begin; no two of them touch
+  std::vector<FileRange> ranges;  // by file, then begin; no two of them touch
   std::vector<Place> places;      // one for each range given, in its order
 };
 
 // `ranges` must not overlap.
-MergedRanges merge_ranges(std::span<const ReadRange> ranges);
+MergedRanges merge_ranges(std::span<const FileRange> ranges);
 
 }  // namespace nibblecast

@@ -10,14 +10,9 @@ namespace {
 constexpr size_t kThreads = 4;
 constexpr uint64_t kRequestBytes = 8 << 20;
 
-// A range in memory keeps its place within a page, so that whole pages can be read directly.
-uint64_t padded_bytes(const ReadRange& range) {
-  return round_up(range.begin + range.size_bytes, kDirectAlignment) - round_down(range.begin, kDirectAlignment);
-}
-
 uint64_t buffer_bytes(const ReadUnit& unit) {
   uint64_t bytes = 0;
-  for (const ReadRange& range : unit) bytes += padded_bytes(range);
+  for (const FileRange& range : unit) bytes += range.padded_bytes();
   return std::max<uint64_t>(bytes, kDirectAlignment);
 }
 
@@ -55,18 +50,18 @@ void Reader::begin(const ReadUnit& unit, Buffer buffer) {
   std::vector<Request> requests;
   const auto pending = std::make_shared<Pending>();
   std::byte* at = buffer.data();
-  for (const ReadRange& range : unit) {
+  for (const FileRange& range : unit) {
     const uint64_t page = round_down(range.begin, kDirectAlignment);
     pending->ranges.emplace_back(at + (range.begin - page), range.size_bytes);
     // Whole pages, but never past the end of the file; a last part of a page goes as a request of its own.
-    const uint64_t end = std::min(page + padded_bytes(range), std::max(file_sizes_[range.file], range.begin + range.size_bytes));
+    const uint64_t end = std::min(page + range.padded_bytes(), std::max(file_sizes_[range.file], range.end()));
     for (uint64_t offset = page; offset < end;) {
       uint64_t size = std::min(kRequestBytes, end - offset);
       if (size > kDirectAlignment) size = round_down(size, kDirectAlignment);
       requests.push_back({files_[range.file].get(), offset, {at + (offset - page), size}});
       offset += size;
     }
-    at += padded_bytes(range);
+    at += range.padded_bytes();
   }
   pending->buffer = std::move(buffer);
   pending->requests = requests.size();

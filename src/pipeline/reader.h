@@ -11,16 +11,13 @@
 
 #include "base/file.h"
 #include "pipeline/buffer_pool.h"
+#include "pipeline/file_range.h"
 #include "pipeline/io_threads.h"
 
 namespace nibblecast {
 
-struct ReadRange {
-  uint32_t file = 0;  // index into the reader's files
-  uint64_t begin = 0, size_bytes = 0;
-};
 // What is needed at once; its ranges land in one buffer.
-using ReadUnit = std::vector<ReadRange>;
+using ReadUnit = std::vector<FileRange>;
 
 class Reader {
  public:
@@ -45,7 +42,7 @@ class Reader {
   Reader(std::vector<std::unique_ptr<File>> files, std::vector<ReadUnit> units, uint64_t memory_bytes);
   ~Reader();
 
-  // Units in their order. Rethrows the error of the read that failed. Not thread-safe.
+  // Units in their order; the one before must have been destroyed. Rethrows the error of the read that failed. Not thread-safe.
   Loaded next();
 
  private:

@@ -31,7 +31,7 @@ struct Unit {
   std::array<Place, 6> places = {};  // of the expert's weights (w1, w2, w3), then scales
   uint64_t size_bytes() const {
     uint64_t bytes = 0;
-    for (const ReadRange& range : reads) bytes += range.size_bytes;
+    for (const FileRange& range : reads) bytes += range.size_bytes;
     return bytes;
   }
 };
@@ -116,7 +116,7 @@ class Run {
   }
 
   void add_expert(size_t stage, const PlannedExpert& expert) {
-    std::array<ReadRange, 6> ranges;
+    std::array<FileRange, 6> ranges;
     for (size_t slot = 0; slot < 3; ++slot) {
       ranges[slot] = range_of(source_.tensors()[expert.linears[slot].source_weight]);
       ranges[3 + slot] = range_of(source_.tensors()[expert.linears[slot].source_scale]);
@@ -130,7 +130,7 @@ class Run {
     units_.push_back(std::move(unit));
   }
 
-  static ReadRange range_of(const Tensor& tensor) { return {tensor.shard, tensor.offset, tensor.size_bytes}; }
+  static FileRange range_of(const Tensor& tensor) { return {tensor.shard, tensor.offset, tensor.size_bytes}; }
 
   void begin_stage(size_t stage) {
     if (pass_ && plan_.stages[stage].layer) pass_->expect_layer(*plan_.stages[stage].layer);
@@ -160,9 +160,9 @@ class Run {
   void copy(const CopyRange& range, std::span<const std::byte> bytes) {
     if (pass_) pass_->take(range.shard, range.source_begin, bytes);
     if (!writer_) return;
-    Writer::Segment segment = writer_->segment(range.shard, range.output_begin, range.size_bytes);
-    std::memcpy(segment.bytes().data(), bytes.data(), bytes.size());
-    writer_->submit(std::move(segment));
+    Writer::Batch batch = writer_->take({{range.shard, range.output_begin, range.size_bytes}});
+    std::memcpy(batch[0].data(), bytes.data(), bytes.size());
+    writer_->submit(std::move(batch));
   }
 
   void refuse_nan_scales(const PlannedExpert& expert, const std::array<Mxfp4View, 3>& views) {
@@ -184,25 +184,22 @@ class Run {
     gate_up.merge(scan(expert, views, 2));
     const std::array<CastScan, 3> scans = {gate_up, scan(expert, views, 1), gate_up};
 
-    std::array<ReadRange, 6> ranges;
+    std::array<FileRange, 6> ranges;
     for (size_t slot = 0; slot < 3; ++slot) {
       ranges[slot] = range_of(plan_.tensors[expert.linears[slot].weight].out);
       ranges[3 + slot] = range_of(plan_.tensors[expert.linears[slot].block_scale].out);
     }
     const MergedRanges merged = merge_ranges(ranges);
-    std::vector<Writer::Segment> segments;
-    for (const ReadRange& range : merged.ranges) {
-      segments.push_back(writer_->segment(range.file, range.begin, range.size_bytes));
-    }
+    Writer::Batch batch = writer_->take(merged.ranges);
     const auto output = [&](size_t index) {
       const Place& place = merged.places[index];
-      return reinterpret_cast<uint8_t*>(segments[place.range].bytes().data() + place.offset);
+      return reinterpret_cast<uint8_t*>(batch[place.range].data() + place.offset);
     };
     for (size_t slot = 0; slot < 3; ++slot) {
       count(expert.linears[slot], cast_linear(views[slot], scans[slot].k_max(), output(slot), output(3 + slot)));
       set_scalar(expert.linears[slot].weight_scale_2, scans[slot].scale_2());
     }
-    for (Writer::Segment& segment : segments) writer_->submit(std::move(segment));
+    writer_->submit(std::move(batch));
   }
 
   CastCounts cast_linear(const Mxfp4View& view, int k_max, uint8_t* codes, uint8_t* block_scales) const {
@@ -276,10 +273,10 @@ class Run {
   void finish_shards() {
     for (uint32_t shard = 0; shard < plan_.shards.size(); ++shard) {
       const std::string& header = plan_.shards[shard].header;
-      Writer::Segment segment = writer_->segment(shard, 0, header.size() + scalars_[shard].size());
-      std::memcpy(segment.bytes().data(), header.data(), header.size());
-      std::memcpy(segment.bytes().data() + header.size(), scalars_[shard].data(), scalars_[shard].size());
-      writer_->submit(std::move(segment));
+      Writer::Batch batch = writer_->take({{shard, 0, header.size() + scalars_[shard].size()}});
+      std::memcpy(batch[0].data(), header.data(), header.size());
+      std::memcpy(batch[0].data() + header.size(), scalars_[shard].data(), scalars_[shard].size());
+      writer_->submit(std::move(batch));
     }
     writer_->wait();
     for (uint32_t shard = 0; shard < plan_.shards.size(); ++shard) {

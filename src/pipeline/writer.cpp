@@ -17,50 +17,54 @@ Writer::Writer(std::vector<std::unique_ptr<File>> files, uint64_t memory_bytes)
 
 Writer::~Writer() = default;
 
-Writer::Segment Writer::segment(uint32_t file, uint64_t offset, uint64_t size_bytes) {
+Writer::Batch Writer::take(std::vector<FileRange> ranges) {
   rethrow_error();
-  Segment segment;
-  segment.file_ = file;
-  segment.offset_ = offset;
-  segment.size_bytes_ = size_bytes;
-  segment.pad_ = offset % kDirectAlignment;
-  segment.buffer_ = pool_.take(round_up(segment.pad_ + size_bytes, kDirectAlignment));
-  return segment;
+  Batch batch;
+  size_t size = 0;
+  for (const FileRange& range : ranges) {
+    batch.starts_.push_back(size + range.begin % kDirectAlignment);
+    size += range.padded_bytes();
+  }
+  batch.ranges_ = std::move(ranges);
+  batch.buffer_ = pool_.take(std::max(size, kDirectAlignment));
+  return batch;
 }
 
-void Writer::submit(Segment segment) {
+void Writer::submit(Batch batch) {
   struct Request {
+    File* file;
     uint64_t offset;
     std::span<const std::byte> from;
   };
-  const std::span<const std::byte> bytes = segment.bytes();
-  const uint64_t begin = segment.offset_, end = begin + bytes.size();
   std::vector<Request> requests;
-  const auto add = [&](uint64_t from, uint64_t to) {
-    if (from < to) requests.push_back({from, bytes.subspan(from - begin, to - from)});
-  };
-  const uint64_t first_page = std::min(round_up(begin, kDirectAlignment), end);
-  const uint64_t last_page = std::max(round_down(end, kDirectAlignment), first_page);
-  add(begin, first_page);
-  for (uint64_t offset = first_page; offset < last_page; offset += kRequestBytes) {
-    add(offset, std::min(offset + kRequestBytes, last_page));
+  for (size_t index = 0; index < batch.ranges_.size(); ++index) {
+    const FileRange& range = batch.ranges_[index];
+    const auto add = [&](uint64_t from, uint64_t to) {
+      if (from < to) {
+        requests.push_back({files_[range.file].get(), from, batch[index].subspan(from - range.begin, to - from)});
+      }
+    };
+    const uint64_t first_page = std::min(round_up(range.begin, kDirectAlignment), range.end());
+    const uint64_t last_page = std::max(round_down(range.end(), kDirectAlignment), first_page);
+    add(range.begin, first_page);
+    for (uint64_t offset = first_page; offset < last_page; offset += kRequestBytes) {
+      add(offset, std::min(offset + kRequestBytes, last_page));
+    }
+    add(last_page, range.end());
+    submitted_bytes_ += range.size_bytes;
   }
-  add(last_page, end);
-  submitted_bytes_ += bytes.size();
-
-  File* const file = files_[segment.file_].get();
   const auto left = std::make_shared<std::atomic<size_t>>(requests.size());
-  const auto buffer = std::make_shared<Buffer>(std::move(segment.buffer_));
+  const auto buffer = std::make_shared<Buffer>(std::move(batch.buffer_));
   if (requests.empty()) pool_.give_back(std::move(*buffer));
   {
     const std::lock_guard lock(mutex_);
     under_way_ += requests.size();
   }
   for (const Request& request : requests) {
-    threads_.submit([this, file, request, left, buffer] {
+    threads_.submit([this, request, left, buffer] {
       std::exception_ptr error;
       try {
-        file->write(request.offset, request.from);
+        request.file->write(request.offset, request.from);
       } catch (...) {
         error = std::current_exception();
       }

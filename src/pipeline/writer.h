@@ -11,34 +11,37 @@
 
 #include "base/file.h"
 #include "pipeline/buffer_pool.h"
+#include "pipeline/file_range.h"
 #include "pipeline/io_threads.h"
 
 namespace nibblecast {
 
 class Writer {
  public:
-  // Memory for bytes that go to one place in one file.
-  class Segment {
+  // Memory for the bytes of several ranges, one span a range in the given order.
+  class Batch {
    public:
-    std::span<std::byte> bytes() const { return buffer_.bytes().subspan(pad_, size_bytes_); }
+    std::span<std::byte> operator[](size_t range) const {
+      return buffer_.bytes().subspan(starts_[range], ranges_[range].size_bytes);
+    }
 
    private:
     friend class Writer;
-    uint32_t file_ = 0;
-    uint64_t offset_ = 0, size_bytes_ = 0;
-    size_t pad_ = 0;  // the segment's place within its first page
+    std::vector<FileRange> ranges_;
+    std::vector<size_t> starts_;  // in buffer_, each at the range's place within its first page
     Buffer buffer_;
   };
 
-  // `memory_bytes` bounds the segments taken and not yet written (one segment may exceed it).
+  // `memory_bytes` bounds the batches taken and not yet written (one batch may exceed it).
   Writer(std::vector<std::unique_ptr<File>> files, uint64_t memory_bytes);
   // Waits for what is under way; drops the rest.
   ~Writer();
 
-  // Waits while too much is under way. Rethrows an earlier write's error. Not thread-safe.
-  Segment segment(uint32_t file, uint64_t offset, uint64_t size_bytes);
-  // Segments must not overlap. Whole pages are written directly, parts of a page through the page cache.
-  void submit(Segment segment);
+  // Waits while too much is under way; a caller holds one batch at a time. Rethrows an earlier write's error. Not
+  // thread-safe.
+  Batch take(std::vector<FileRange> ranges);
+  // Ranges must not overlap. Whole pages are written directly, parts of a page through the page cache.
+  void submit(Batch batch);
   // Everything submitted is in the files (not yet synced), or the first error is thrown.
   void wait();
 

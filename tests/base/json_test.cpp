@@ -23,6 +23,7 @@ TEST(ParseJson, RefusesWithFileAndOffset) {
   refuse("{\"a\": \"\xff\"}", "at byte");
   refuse(R"({"a": 1, "b": {"a": 1}, "a": 2})", "key 'a' appears twice");
   refuse(std::string(100000, '['), "nested too deeply");
+  refuse(std::string("{}\0x", 4), "at byte 2");
 }
 
 TEST(ParseJson, OffsetsCountFromTheBase) {

@@ -14,6 +14,7 @@
 #include "checkpoint/checkpoint.h"
 #include "formats/bf16.h"
 #include "model/deepseek_v4_tensors.h"
+#include "model/forward_testing.h"
 #include "model/presets.h"
 #include "pipeline/synth_content.h"
 #include "pipeline/synth_side_files.h"
@@ -238,6 +239,35 @@ TEST_F(SynthTiny, TokenizerFitsTheModel) {
   EXPECT_EQ(vocabulary["Ġ"], kSynthFirstByte + ' ');
   EXPECT_EQ(config.bos_token_id, kSynthBos);
   EXPECT_EQ(config.eos_token_id, kSynthEos);
+}
+
+constexpr std::string_view kText =
+    "The quick brown fox jumps over the lazy dog. A checkpoint of random weights has nothing to say, but it "
+    "says "
+    "it in the right shapes: 4,096 numbers a row, each finite, none of them large; (every expert) hears of "
+    "it. "
+    "Pack my box with five dozen liquor jugs! How vexingly quick daft zebras jump; 3.14159265 & 2.71828 = ?";
+
+TEST_F(SynthTiny, ForwardPassIsFiniteAndReachesEveryExpert) {
+  std::vector<int32_t> row = {kSynthBos};
+  for (const char c : kText) row.push_back(kSynthFirstByte + static_cast<unsigned char>(c));
+  testing::Model model(folder_->path());
+  DeepseekV4Forward<bf16> forward(config, {row, {row.rbegin(), row.rend()}});
+  model.run<bf16>(forward, [&](uint64_t layer, const LayerAmax& amax) {
+    for (size_t expert = 0; expert < config.n_routed_experts; ++expert) {
+      EXPECT_GT(amax.experts.tokens[expert], 0) << "layer " << layer << " expert " << expert;
+    }
+    for (const auto& [linear, value] : amax.linears)
+      EXPECT_TRUE(value > 0.1f && value < 1e3f) << linear << " " << value;
+    for (const bf16 value : forward.streams())
+      ASSERT_TRUE(std::fabs(to_float(value)) < 100) << "layer " << layer;
+  });
+  const auto head = model.head();
+  double sum = 0;
+  const auto nll = forward.nll(0, head.tensors);
+  for (const float value : nll) sum += value;
+  // Near what guessing costs, for logits of rms 2.
+  EXPECT_NEAR(sum / static_cast<double>(nll.size()), std::log(config.vocab_size) + 2, 2);
 }
 
 // ---- any part of a tensor is the same part of the whole ----

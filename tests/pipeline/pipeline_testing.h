@@ -1,0 +1,78 @@
+// tests/pipeline/pipeline_testing.h - small checkpoints, jobs over them, and their bytes.
+#pragma once
+
+#include <map>
+#include <string>
+
+#include "base/hash.h"
+#include "model/presets.h"
+#include "pipeline/destination.h"
+#include "pipeline/output.h"
+#include "pipeline/run.h"
+#include "pipeline/synth.h"
+#include "testing.h"
+
+namespace nibblecast::testing {
+
+// v4-tiny cut to a few experts, so that a job over it takes a fraction of a second.
+inline void make_tiny_source(const std::filesystem::path& folder, uint64_t seed = 0) {
+  synthesize(preset_config("v4-tiny"), "v4-tiny", {.seed = seed}, folder, system_files());
+}
+
+// Rows of ids that reach every part of a small model.
+inline CalibrationRows tiny_rows(uint64_t vocab_size, size_t rows = 4, size_t length = 48) {
+  CalibrationRows made;
+  for (size_t row = 0; row < rows; ++row) {
+    std::vector<int32_t> ids;
+    for (size_t at = 0; at < length; ++at) ids.push_back(static_cast<int32_t>((row * 131 + at * 17 + at * at) % vocab_size));
+    made.ids.push_back(std::move(ids));
+  }
+  return made;
+}
+
+// An amax of 1 + expert / 100 for every expert of every layer.
+inline AmaxFile plain_amax(const Plan& plan) {
+  AmaxFile amax;
+  for (uint64_t layer = 0; layer < plan.model.num_hidden_layers; ++layer) {
+    LayerAmax one;
+    one.layer = layer;
+    for (uint64_t expert = 0; expert < plan.model.n_routed_experts; ++expert) {
+      const float value = 1 + static_cast<float>(expert) / 100;
+      one.experts.w13.push_back(value);
+      one.experts.w2.push_back(value / 2);
+      one.experts.w2_weighted.push_back(value / 4);
+      one.experts.tokens.push_back(10);
+    }
+    amax.layers.push_back(std::move(one));
+  }
+  return amax;
+}
+
+inline RunOptions small_buffers(uint64_t bytes = 32 << 20) {
+  RunOptions options;
+  options.read_memory_bytes = options.write_memory_bytes = bytes;
+  return options;
+}
+
+// The whole job, as the command does it.
+inline RunRecord run_job(const Checkpoint& source, const Plan& plan, const Activations& activations,
+                         const std::filesystem::path& destination, const RunOptions& options = small_buffers()) {
+  open_destination(source.files(), source.folder(), destination, plan_identity(plan, source, activations.identity));
+  const RunRecord record = quantize(source, plan, activations, destination, options);
+  finish_output(source, plan, activations, record, destination);
+  return record;
+}
+
+// Hash of every file below a folder except nibblecast.json, which holds times.
+inline std::map<std::string, std::string> folder_hashes(const std::filesystem::path& folder) {
+  std::map<std::string, std::string> hashes;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(folder)) {
+    if (!entry.is_regular_file() || entry.path().filename() == "nibblecast.json") continue;
+    Hash hash;
+    hash.add(read_text(system_files(), entry.path(), 1 << 30));
+    hashes[entry.path().lexically_relative(folder).string()] = hash.hex();
+  }
+  return hashes;
+}
+
+}  // namespace nibblecast::testing
