@@ -3,9 +3,10 @@
 // pre-tokenizers ByteLevel, Split, Digits, Sequence, normalizers NFC/NFD/NFKC/NFKD/Sequence (or none), added
 // and special tokens (single_word, lstrip, rstrip, normalized), post-processors TemplateProcessing, ByteLevel
 // and Sequence. Anything else in the file is kUnsupported by name; its truncation and padding settings are
-// not applied. Character classes and normal forms are those of the installed Oniguruma and utf8proc (Debian
-// 12: Unicode 14): the library may split characters assigned later in another way. Immutable after load: safe
-// from several threads.
+// not applied. Immutable after load: safe from several threads.
+//
+// The Unicode tables are those of the installed Oniguruma and utf8proc (Debian 12: Unicode 14), the library
+// has its own: on characters assigned with Unicode 14 or later the two may differ.
 #pragma once
 
 #include <cstdint>
