@@ -14,9 +14,9 @@ std::string utf8_of(unsigned code_point) {  // below 0x800, all that the byte al
 }
 
 // GPT-2's alphabet of bytes, which ByteLevel uses: printable Latin-1 as itself, the others, in order, from
-// U+0100 on.
-Json byte_vocabulary() {
-  Json vocabulary = Json::object();
+// U+0100 on. The special tokens must be in it too: the tokenizers library numbers those that are not anew.
+Json vocabulary_of_bytes() {
+  Json vocabulary = {{kBosText, kSynthBos}, {kEosText, kSynthEos}};
   unsigned next = 0x100;
   for (unsigned byte = 0; byte < 256; ++byte) {
     const bool printable = (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae;
@@ -54,7 +54,7 @@ Json tokenizer() {
             {"fuse_unk", false},
             {"byte_fallback", false},
             {"ignore_merges", false},
-            {"vocab", byte_vocabulary()},
+            {"vocab", vocabulary_of_bytes()},
             {"merges", Json::array()}}}};
 }
 

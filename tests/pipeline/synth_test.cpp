@@ -11,6 +11,7 @@
 
 #include "base/hash.h"
 #include "base/parallel.h"
+#include "calibration/tokenizer.h"
 #include "checkpoint/checkpoint.h"
 #include "formats/bf16.h"
 #include "model/deepseek_v4_tensors.h"
@@ -231,8 +232,8 @@ TEST_F(SynthTiny, TokenizerFitsTheModel) {
       read_text(system_files(), checkpoint.folder() / "tokenizer.json", 1 << 20), "tokenizer.json");
   std::set<int> ids;
   for (const auto& [text, id] : tokenizer["model"]["vocab"].items()) ids.insert(id.get<int>());
-  EXPECT_EQ(ids.size(), 256u);
-  EXPECT_EQ(*ids.begin(), kSynthFirstByte);
+  EXPECT_EQ(ids.size(), kSynthTokens);
+  EXPECT_EQ(*ids.begin(), kSynthBos);
   EXPECT_LT(static_cast<uint64_t>(*ids.rbegin()), config.vocab_size);
   const Json& vocabulary = tokenizer["model"]["vocab"];
   EXPECT_EQ(vocabulary["A"], kSynthFirstByte + 'A');
@@ -249,8 +250,10 @@ constexpr std::string_view kText =
     "Pack my box with five dozen liquor jugs! How vexingly quick daft zebras jump; 3.14159265 & 2.71828 = ?";
 
 TEST_F(SynthTiny, ForwardPassIsFiniteAndReachesEveryExpert) {
-  std::vector<int32_t> row = {kSynthBos};
-  for (const char c : kText) row.push_back(kSynthFirstByte + static_cast<unsigned char>(c));
+  const Tokenizer tokenizer = Tokenizer::load(system_files(), folder_->path() / "tokenizer.json");
+  std::vector<int32_t> row = tokenizer.encode(kText);
+  ASSERT_EQ(row.size(), kText.size());
+  for (size_t i = 0; i < row.size(); ++i) ASSERT_EQ(row[i], kSynthFirstByte + kText[i]);
   testing::Model model(folder_->path());
   DeepseekV4Forward<bf16> forward(config, {row, {row.rbegin(), row.rend()}});
   model.run<bf16>(forward, [&](uint64_t layer, const LayerAmax& amax) {
