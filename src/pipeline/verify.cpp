@@ -1,0 +1,117 @@
+#include "pipeline/verify.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <unordered_set>
+
+#include "checkpoint/printable.h"
+#include "pipeline/problem_list.h"
+#include "pipeline/verify_data.h"
+#include "pipeline/verify_documents.h"
+#include "pipeline/verify_folder.h"
+#include "pipeline/verify_scales.h"
+#include "plan/engines.h"
+
+namespace nibblecast {
+namespace {
+
+class Verifier {
+ public:
+  Verifier(const Checkpoint& source, const std::filesystem::path& folder, FileSystem& files,
+           const VerifyOptions& options)
+      : source_(source),
+        files_(files),
+        options_(options),
+        output_(read_output_folder(folder, files, problems_)),
+        recorded_(recorded_options(output_.run_document, problems_)),
+        plan_(make_plan(source, recorded_.options)) {}
+
+  VerifyReport verify() {
+    report_.tensors = plan_.tensors.size();
+    match_tensors();
+    check_documents(output_, plan_, problems_, report_.notes);
+    check_engines();
+    const std::vector<float> scales =
+        check_scales(output_, matches_, plan_, recorded_, files_, problems_, report_.notes);
+    check_data({.source = source_,
+                .output = output_,
+                .plan = plan_,
+                .matches = matches_,
+                .scales = scales,
+                .negative_zero = recorded_.negative_zero,
+                .files = files_,
+                .options = options_},
+               problems_, report_);
+    // Its counts are of a whole output.
+    if (std::ranges::find(matches_, nullptr) == matches_.end()) {
+      check_run_document(output_, source_, report_, problems_);
+    }
+    report_.problems = problems_.lines();
+    return std::move(report_);
+  }
+
+ private:
+  void match_tensors() {
+    std::unordered_set<std::string_view> planned;
+    for (const PlannedTensor& tensor : plan_.tensors) {
+      planned.insert(tensor.out.name);
+      matches_.push_back(match(tensor.out));
+    }
+    for (const Tensor& tensor : output_.tensors) {
+      if (planned.contains(tensor.name)) continue;
+      problems_.add("tensors", fmt::format("{}: is in {}, but nothing in the source makes it",
+                                           printable(tensor.name), output_.shards[tensor.shard]));
+    }
+  }
+
+  const Tensor* match(const Tensor& planned) {
+    const Tensor* found = output_.find(planned.name);
+    if (found == nullptr) {
+      const bool unreadable = output_.unreadable.contains(planned.name);
+      problems_.add(unreadable ? "unreadable tensors" : "tensors",
+                    fmt::format("{}: {}", planned.name,
+                                unreadable ? "lies in a shard that cannot be read" : "is missing"));
+      return nullptr;
+    }
+    // Loaders take a scalar in either shape.
+    const bool scalar = planned.shape.empty() && found->shape == Shape{1};
+    if (found->dtype == planned.dtype && (found->shape == planned.shape || scalar)) return found;
+    problems_.add("tensors",
+                  fmt::format("{}: must be {} {}; found {} {}", planned.name, dtype_name(planned.dtype),
+                              shape_text(planned.shape), dtype_name(found->dtype), shape_text(found->shape)));
+    return nullptr;
+  }
+
+  // Of what is there; an unreadable shard has been reported, and its tensors' absence is no breach.
+  void check_engines() {
+    if (!output_.all_shards_read) return;
+    for (const Breach& breach :
+         check_engine_contracts(output_.config, output_.hf_quant_config, output_.tensors)) {
+      const std::string line = fmt::format("{}: {}", engine_name(breach.engine), breach.rule);
+      if (options_.engines.contains(breach.engine))
+        problems_.add("engine contracts", line);
+      else
+        report_.notes.push_back(line);
+    }
+  }
+
+  const Checkpoint& source_;
+  FileSystem& files_;
+  const VerifyOptions& options_;
+  ProblemList problems_;
+  OutputFolder output_;
+  RecordedOptions recorded_;
+  Plan plan_;
+  Matches matches_;
+  VerifyReport report_;
+};
+
+}  // namespace
+
+VerifyReport verify(const Checkpoint& source, const std::filesystem::path& output_folder, FileSystem& files,
+                    const VerifyOptions& options) {
+  return Verifier(source, output_folder, files, options).verify();
+}
+
+}  // namespace nibblecast

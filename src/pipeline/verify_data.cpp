@@ -1,0 +1,346 @@
+#include "pipeline/verify_data.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <optional>
+
+#include "base/parallel.h"
+#include "pipeline/extents.h"
+#include "pipeline/reader.h"
+#include "pipeline/verify_blocks.h"
+
+namespace nibblecast {
+namespace {
+
+constexpr uint64_t kUnitBytes = 16 << 20;  // of kept bytes
+constexpr size_t kUnitPieces = 64;
+constexpr uint64_t kRowsPerTask = 64;
+
+// Bytes [begin, begin + size_bytes) of a kept tensor.
+struct Piece {
+  uint32_t planned = 0;  // index into Plan::tensors
+  uint64_t begin = 0, size_bytes = 0;
+};
+
+// Read and compared at once: some kept pieces, or an expert.
+struct Unit {
+  std::vector<Piece> pieces;
+  const PlannedExpert* expert = nullptr;
+  std::array<bool, 3> comparable = {};  // of the expert's projections
+  ReadUnit reads;
+  std::vector<Place> places;  // pieces: source, output alternating; expert: see add_expert
+  uint32_t shard = 0;         // of the source
+};
+
+struct Difference {
+  uint64_t bytes = 0, first = 0;
+};
+
+Difference compare_bytes(std::span<const std::byte> a, std::span<const std::byte> b) {
+  Difference difference;
+  if (std::memcmp(a.data(), b.data(), a.size()) == 0) return difference;
+  for (size_t at = 0; at < a.size(); ++at) {
+    if (a[at] == b[at]) continue;
+    if (difference.bytes++ == 0) difference.first = at;
+  }
+  return difference;
+}
+
+// Largest E8M0 byte but NaN, as k; written out, since scan_scales() is what the writer used.
+int plain_k_max(std::initializer_list<std::span<const std::byte>> scales) {
+  uint8_t largest = 0;
+  for (const auto& part : scales) {
+    for (const std::byte scale : part) {
+      if (scale != std::byte{255}) largest = std::max(largest, static_cast<uint8_t>(scale));
+    }
+  }
+  return largest == 0 ? 0 : int{largest} - 127;
+}
+
+const uint8_t* bytes_of(std::span<const std::byte> span) {
+  return reinterpret_cast<const uint8_t*>(span.data());
+}
+
+class DataChecker {
+ public:
+  DataChecker(const DataCheck& check, ProblemList& problems, VerifyReport& report)
+      : check_(check), plan_(check.plan), problems_(problems), report_(report) {}
+
+  void run() {
+    list_kept();
+    for (const Stage& stage : plan_.stages) {
+      for (const PlannedExpert& expert : stage.experts) add_expert(expert);
+    }
+    std::ranges::stable_sort(
+        units_, {}, [](const Unit& unit) { return std::pair(unit.reads[0].file, unit.reads[0].begin); });
+    compare_all();
+    report_kept();
+    report_mixed_signs();
+  }
+
+ private:
+  size_t source_files() const { return check_.source.shards().size(); }
+  const Tensor& source_tensor(uint32_t planned) const {
+    return check_.source.tensors()[*plan_.tensors[planned].source];
+  }
+  const std::string& name(uint32_t planned) const { return plan_.tensors[planned].out.name; }
+  FileRange source_range(const Tensor& tensor) const {
+    return {tensor.shard, tensor.offset, tensor.size_bytes};
+  }
+  // The reader's files are the source's shards, then the output's.
+  FileRange output_range(const Tensor& tensor) const {
+    return {static_cast<uint32_t>(source_files() + tensor.shard), tensor.offset, tensor.size_bytes};
+  }
+
+  void list_kept() {
+    Unit unit;
+    uint64_t bytes = 0;
+    const auto flush = [&] {
+      if (!unit.pieces.empty()) finish_kept(std::move(unit));
+      unit = {};
+      bytes = 0;
+    };
+    for (uint32_t planned = 0; planned < plan_.tensors.size(); ++planned) {
+      if (plan_.tensors[planned].make != Make::kKeep || check_.matches[planned] == nullptr) continue;
+      const uint64_t size = source_tensor(planned).size_bytes;
+      for (uint64_t begin = 0; begin < size;) {
+        const uint64_t piece = std::min(size - begin, kUnitBytes - bytes);
+        unit.pieces.push_back({planned, begin, piece});
+        begin += piece;
+        bytes += piece;
+        if (bytes == kUnitBytes || unit.pieces.size() == kUnitPieces) flush();
+      }
+    }
+    flush();
+  }
+
+  void finish_kept(Unit unit) {
+    std::vector<FileRange> ranges;
+    for (const Piece& piece : unit.pieces) {
+      for (FileRange range :
+           {source_range(source_tensor(piece.planned)), output_range(*check_.matches[piece.planned])}) {
+        ranges.push_back({range.file, range.begin + piece.begin, piece.size_bytes});
+      }
+    }
+    unit.shard = source_tensor(unit.pieces[0].planned).shard;
+    finish(std::move(unit), ranges);
+  }
+
+  // Places: the source's weights and scales of w1, w2, w3 in turn, then the output's of those that can be
+  // compared.
+  void add_expert(const PlannedExpert& expert) {
+    Unit unit{.pieces = {}, .expert = &expert, .reads = {}, .places = {}};
+    std::vector<FileRange> ranges;
+    for (const PlannedLinear& linear : expert.linears) {
+      ranges.push_back(source_range(check_.source.tensors()[linear.source_weight]));
+      ranges.push_back(source_range(check_.source.tensors()[linear.source_scale]));
+    }
+    for (size_t slot = 0; slot < 3; ++slot) {
+      const PlannedLinear& linear = expert.linears[slot];
+      const Tensor *weight = check_.matches[linear.weight], *scale = check_.matches[linear.block_scale];
+      unit.comparable[slot] =
+          weight != nullptr && scale != nullptr && check_.matches[linear.weight_scale_2] != nullptr;
+      if (!unit.comparable[slot]) continue;
+      ranges.push_back(output_range(*weight));
+      ranges.push_back(output_range(*scale));
+    }
+    unit.shard = check_.source.tensors()[expert.linears[0].source_weight].shard;
+    finish(std::move(unit), ranges);
+  }
+
+  void finish(Unit unit, const std::vector<FileRange>& ranges) {
+    MergedRanges merged = merge_ranges(ranges);
+    unit.reads = std::move(merged.ranges);
+    unit.places = std::move(merged.places);
+    units_.push_back(std::move(unit));
+  }
+
+  void compare_all() {
+    std::vector<std::unique_ptr<File>> files;
+    for (const Shard& shard : check_.source.shards()) {
+      files.push_back(check_.source.files().open(check_.source.folder() / shard.name, Access::kReadDirect));
+    }
+    for (const std::string& shard : check_.output.shards) {
+      files.push_back(check_.files.open(check_.output.path / shard, Access::kReadDirect));
+    }
+    std::vector<ReadUnit> reads;
+    uint64_t total = 0, done = 0;
+    for (const Unit& unit : units_) {
+      reads.push_back(unit.reads);
+      for (const FileRange& range : unit.reads) total += range.size_bytes;
+    }
+    Reader reader(std::move(files), std::move(reads), check_.options.memory_bytes);
+    for (const Unit& unit : units_) {
+      {
+        const Reader::Loaded loaded = reader.next();
+        unit.expert == nullptr ? compare_kept(unit, loaded) : compare_expert(unit, loaded);
+      }
+      for (const FileRange& range : unit.reads) done += range.size_bytes;
+      report_progress(unit, done, total);
+    }
+  }
+
+  void report_progress(const Unit& unit, uint64_t done, uint64_t total) const {
+    if (!check_.options.progress) return;
+    check_.options.progress({.stage = check_.source.shards()[unit.shard].name,
+                             .stages_done = unit.shard,
+                             .stages = source_files(),
+                             .bytes_done = done,
+                             .bytes = total});
+  }
+
+  static std::span<const std::byte> at(const Unit& unit, const Reader::Loaded& loaded, size_t place,
+                                       uint64_t size) {
+    return loaded[unit.places[place].range].subspan(unit.places[place].offset, size);
+  }
+
+  void compare_kept(const Unit& unit, const Reader::Loaded& loaded) {
+    std::vector<Difference> differences(unit.pieces.size());
+    parallel_for(unit.pieces.size(), [&](size_t index) {
+      const uint64_t size = unit.pieces[index].size_bytes;
+      differences[index] =
+          compare_bytes(at(unit, loaded, 2 * index, size), at(unit, loaded, 2 * index + 1, size));
+    });
+    for (size_t index = 0; index < unit.pieces.size(); ++index) {
+      const Piece& piece = unit.pieces[index];
+      report_.kept_bytes += piece.size_bytes;
+      if (differences[index].bytes == 0) continue;
+      Difference& tensor = changed_[piece.planned];
+      if (tensor.bytes == 0 || piece.begin + differences[index].first < tensor.first) {
+        tensor.first = piece.begin + differences[index].first;
+      }
+      tensor.bytes += differences[index].bytes;
+    }
+  }
+
+  void compare_expert(const Unit& unit, const Reader::Loaded& loaded) {
+    const auto& linears = unit.expert->linears;
+    std::array<std::span<const std::byte>, 3> weights, scales;
+    for (size_t slot = 0; slot < 3; ++slot) {
+      const auto& tensors = check_.source.tensors();
+      weights[slot] = at(unit, loaded, 2 * slot, tensors[linears[slot].source_weight].size_bytes);
+      scales[slot] = at(unit, loaded, 2 * slot + 1, tensors[linears[slot].source_scale].size_bytes);
+    }
+    const int gate_up = plain_k_max({scales[0], scales[2]}), down = plain_k_max({scales[1]});
+    size_t place = 6;
+    for (size_t slot = 0; slot < 3; ++slot) {
+      if (!unit.comparable[slot]) continue;
+      const Tensor& weight = *check_.matches[linears[slot].weight];
+      const Tensor& scale = *check_.matches[linears[slot].block_scale];
+      const CastPair pair = {.source = {.codes = bytes_of(weights[slot]),
+                                        .scales = bytes_of(scales[slot]),
+                                        .rows = weight.shape[0],
+                                        .cols = weight.shape[1] * 2},
+                             .codes = bytes_of(at(unit, loaded, place, weight.size_bytes)),
+                             .block_scales = bytes_of(at(unit, loaded, place + 1, scale.size_bytes)),
+                             .scale_2 = check_.scales[linears[slot].weight_scale_2],
+                             .k_max = slot == 1 ? down : gate_up,
+                             .negative_zero = check_.negative_zero};
+      place += 2;
+      check_scale_2(linears[slot], pair);
+      report_linear(linears[slot], compare_linear(pair));
+    }
+  }
+
+  void check_scale_2(const PlannedLinear& linear, const CastPair& pair) {
+    const float right = std::ldexp(1.0f, pair.k_max - 8);
+    if (pair.scale_2 == right) return;
+    problems_.add("weight_scale_2", fmt::format("{}: must be {} by the source's scales; found {}",
+                                                name(linear.weight_scale_2), right, pair.scale_2));
+  }
+
+  static BlockCounts compare_linear(const CastPair& pair) {
+    const BlockChecker checker(pair);
+    const uint64_t rows = pair.source.rows;
+    std::vector<BlockCounts> counts((rows + kRowsPerTask - 1) / kRowsPerTask);
+    parallel_for(counts.size(), [&](size_t task) {
+      const uint64_t row = task * kRowsPerTask;
+      counts[task] = checker.check(row, std::min(kRowsPerTask, rows - row));
+    });
+    BlockCounts sum;
+    for (const BlockCounts& part : counts) sum.merge(part);
+    return sum;
+  }
+
+  void report_linear(const PlannedLinear& linear, const BlockCounts& counts) {
+    report_.blocks += counts.blocks;
+    report_.identical_blocks += counts.identical;
+    report_.requantized_blocks += counts.requantized;
+    const auto add = [&](BlockFault fault, std::string_view kind, const std::string& tensor,
+                         std::string_view problem) {
+      const FaultCount& count = counts[fault];
+      if (count.blocks == 0) return;
+      problems_.add(
+          kind, fmt::format("{}: in {} of {} blocks {}; first at row {}, column {}: expected {}, found {}",
+                            tensor, count.blocks, counts.blocks, problem, count.row, count.col,
+                            count.expected, count.found));
+    };
+    const std::string &weight = name(linear.weight), &scale = name(linear.block_scale);
+    add(BlockFault::kSourceScaleNan, "source scales", check_.source.tensors()[linear.source_scale].name,
+        "the source's scale is NaN");
+    add(BlockFault::kScaleNan, "block scales", scale, "the scale is NaN");
+    add(BlockFault::kScaleNegative, "block scales", scale, "the scale is negative");
+    add(BlockFault::kScale, "block scales", scale, "the scale is not what the cast makes of the source's");
+    add(BlockFault::kValue, "expert weights", weight, "a value is not the source's");
+    add(BlockFault::kZeroSign, "expert weights", weight, "a zero has the wrong sign");
+    add(BlockFault::kRequantized, "expert weights", weight,
+        "a requantized value is not what the rule makes of the source's");
+    note_requantized(weight, counts);
+    if (check_.negative_zero) return;
+    if (counts.signs_kept > 0) kept_signs_.push_back(linear.weight);
+    if (counts.signs_cleared > 0) cleared_signs_.push_back(linear.weight);
+  }
+
+  void note_requantized(const std::string& weight, const BlockCounts& counts) {
+    if (counts.requantized == 0) return;
+    const double relative =
+        counts.value_squared > 0 ? std::sqrt(counts.error_squared / counts.value_squared) : 0;
+    report_.notes.push_back(
+        fmt::format("{}: {} of {} blocks lie outside the cast's window and were requantized; error {:.3g} "
+                    "relative to these "
+                    "blocks' norm, at most {:.3g}",
+                    weight, counts.requantized, counts.blocks, relative, counts.largest_error));
+  }
+
+  void report_kept() {
+    for (const auto& [planned, difference] : changed_) {
+      problems_.add(
+          "kept tensors",
+          fmt::format("{}: {} of {} bytes differ from the source's, the first at byte {} of the tensor",
+                      name(planned), difference.bytes, source_tensor(planned).size_bytes, difference.first));
+    }
+  }
+
+  // Either policy is right where none is recorded, but not both in one output.
+  void report_mixed_signs() {
+    if (kept_signs_.empty() || cleared_signs_.empty()) return;
+    const bool kept_is_odd = kept_signs_.size() < cleared_signs_.size();
+    for (const uint32_t planned : kept_is_odd ? kept_signs_ : cleared_signs_) {
+      problems_.add("expert weights",
+                    fmt::format("{}: {} the sign of zeros that other weights {}", name(planned),
+                                kept_is_odd ? "keeps" : "loses", kept_is_odd ? "lose" : "keep"));
+    }
+  }
+
+  const DataCheck& check_;
+  const Plan& plan_;
+  ProblemList& problems_;
+  VerifyReport& report_;
+  std::vector<Unit> units_;
+  std::map<uint32_t, Difference> changed_;  // kept tensors
+  std::vector<uint32_t> kept_signs_, cleared_signs_;
+};
+
+}  // namespace
+
+void check_data(const DataCheck& check, ProblemList& problems, VerifyReport& report) {
+  DataChecker(check, problems, report).run();
+}
+
+}  // namespace nibblecast

@@ -1,0 +1,174 @@
+#include "pipeline/verify_documents.h"
+
+#include <fmt/format.h>
+
+#include <set>
+
+#include "checkpoint/printable.h"
+#include "model/deepseek_v4_tensors.h"
+
+namespace nibblecast {
+namespace {
+
+Json at_or_null(const Json& object, const std::string& key) {
+  return object.is_object() && object.contains(key) ? object.at(key) : Json();
+}
+
+std::string text_of(const Json& value) { return printable(value.dump()); }
+
+// Adds a line for each value in which `found` is not `expected`.
+class JsonComparison {
+ public:
+  JsonComparison(std::string file, ProblemList& problems) : file_(std::move(file)), problems_(problems) {}
+
+  void compare(const Json& expected, const Json& found, const std::string& path) {
+    if (!expected.is_object() || !found.is_object()) {
+      if (expected != found)
+        add(path, fmt::format("must be {}; found {}", text_of(expected), text_of(found)));
+      return;
+    }
+    for (const auto& [key, value] : expected.items()) {
+      const std::string below = path_of(path, key);
+      if (found.contains(key))
+        compare(value, found.at(key), below);
+      else
+        add(below, fmt::format("must be {}; found nothing", text_of(value)));
+    }
+    for (const auto& [key, value] : found.items()) {
+      if (!expected.contains(key))
+        add(path_of(path, key), fmt::format("must be absent; found {}", text_of(value)));
+    }
+  }
+
+ private:
+  static std::string path_of(const std::string& path, const std::string& key) {
+    return path.empty() ? printable(key) : path + "." + printable(key);
+  }
+  void add(const std::string& path, const std::string& problem) {
+    problems_.add(file_, fmt::format("{}: {} {}", file_, path, problem));
+  }
+
+  std::string file_;
+  ProblemList& problems_;
+};
+
+// "layers.0.ffn.experts" of every main layer with a tensor that only NVFP4 experts have.
+std::set<std::string> nvfp4_modules(const OutputFolder& output) {
+  std::set<std::string> modules;
+  constexpr std::string_view kSuffix = ".weight_scale";
+  for (const Tensor& tensor : output.tensors) {
+    if (!tensor.name.ends_with(kSuffix)) continue;
+    const auto name =
+        parse_expert_name(std::string_view(tensor.name).substr(0, tensor.name.size() - kSuffix.size()));
+    if (name) modules.insert(fmt::format("layers.{}.ffn.experts", name->layer));
+  }
+  return modules;
+}
+
+void check_quantized_layers(const std::string& file, const Json& listed, const OutputFolder& output,
+                            ProblemList& problems) {
+  // What is no object is reported by the comparison with the plan.
+  if (!listed.is_object() || !output.all_shards_read) return;
+  const std::set<std::string> modules = nvfp4_modules(output);
+  for (const std::string& module : modules) {
+    if (listed.contains(module)) continue;
+    problems.add(file, fmt::format("{}: quantized_layers lacks {}, whose tensors are NVFP4", file, module));
+  }
+  for (const auto& [module, unused] : listed.items()) {
+    if (modules.contains(module)) continue;
+    problems.add(file, fmt::format("{}: quantized_layers names {}, which has no NVFP4 tensors", file,
+                                   printable(module)));
+  }
+}
+
+// What is not for the plan to say is expected as it was found.
+void take_over(const Json& found, const char* key, Json& expected) {
+  if (found.is_null())
+    expected.erase(key);
+  else
+    expected[key] = found;
+}
+
+template <class T>
+std::optional<T> choice(const Json& options, const char* key,
+                        std::initializer_list<std::pair<const char*, T>> values, ProblemList& problems) {
+  const Json found = at_or_null(options, key);
+  for (const auto& [name, value] : values) {
+    if (found == name) return value;
+  }
+  problems.add("nibblecast.json",
+               fmt::format("nibblecast.json: options.{} is unknown; found {}", key, text_of(found)));
+  return std::nullopt;
+}
+
+}  // namespace
+
+RecordedOptions recorded_options(const Json& run_document, ProblemList& problems) {
+  RecordedOptions recorded;
+  if (run_document.is_null()) return recorded;
+  const Json options = at_or_null(run_document, "options");
+  using Policy = InputScalePolicy;
+  recorded.input_scale = choice<Policy>(options, "input_scale",
+                                        {{"layer", Policy::kLayer}, {"expert", Policy::kExpert}}, problems);
+  recorded.negative_zero =
+      choice<NegativeZero>(options, "negative_zero",
+                           {{"keep", NegativeZero::kKeep}, {"modelopt", NegativeZero::kModelOpt}}, problems);
+  recorded.options.w2_input =
+      choice<W2Input>(
+          options, "w2_input",
+          {{"max", W2Input::kMax}, {"weighted", W2Input::kWeighted}, {"unweighted", W2Input::kUnweighted}},
+          problems)
+          .value_or(W2Input::kMax);
+  recorded.options.compute_dtype =
+      choice<ComputeDtype>(options, "compute_dtype",
+                           {{"bfloat16", ComputeDtype::kBF16}, {"float32", ComputeDtype::kF32}}, problems)
+          .value_or(ComputeDtype::kBF16);
+  choice<bool>(options, "recipe", {{"nvfp4_experts_only", true}}, problems);
+  if (recorded.input_scale) recorded.options.input_scale = *recorded.input_scale;
+  if (recorded.negative_zero) recorded.options.negative_zero = *recorded.negative_zero;
+  return recorded;
+}
+
+void check_documents(const OutputFolder& output, const Plan& plan, ProblemList& problems,
+                     std::vector<std::string>& notes) {
+  // The producer says who made it, not what it is.
+  Json config = plan.config, hf_quant_config = plan.hf_quant_config;
+  const Json producer = at_or_null(at_or_null(output.config, "quantization_config"), "producer");
+  if (!producer.is_null()) notes.push_back(fmt::format("made by {}", text_of(producer)));
+  take_over(producer, "producer", config["quantization_config"]);
+  if (!output.config.is_null()) {
+    JsonComparison("config.json", problems).compare(config, output.config, "");
+    check_quantized_layers("config.json",
+                           at_or_null(at_or_null(output.config, "quantization_config"), "quantized_layers"),
+                           output, problems);
+  }
+  if (!output.hf_quant_config.is_null()) {
+    take_over(at_or_null(output.hf_quant_config, "producer"), "producer", hf_quant_config);
+    JsonComparison("hf_quant_config.json", problems).compare(hf_quant_config, output.hf_quant_config, "");
+    check_quantized_layers("hf_quant_config.json",
+                           at_or_null(at_or_null(output.hf_quant_config, "quantization"), "quantized_layers"),
+                           output, problems);
+  }
+  if (output.index_metadata.is_object()) {
+    Json metadata = at_or_null(plan.index, "metadata");
+    // Held against the tensors themselves when the index was read.
+    take_over(at_or_null(output.index_metadata, "total_size"), "total_size", metadata);
+    JsonComparison("model.safetensors.index.json", problems)
+        .compare(metadata, output.index_metadata, "metadata");
+  }
+}
+
+void check_run_document(const OutputFolder& output, const Checkpoint& source, const VerifyReport& report,
+                        ProblemList& problems) {
+  const Json& run = output.run_document;
+  if (run.is_null()) return;
+  JsonComparison comparison("nibblecast.json", problems);
+  const Json blocks = at_or_null(run, "blocks");
+  comparison.compare(source_identity(source), at_or_null(at_or_null(run, "source"), "identity"),
+                     "source.identity");
+  comparison.compare(report.blocks, at_or_null(blocks, "total"), "blocks.total");
+  comparison.compare(report.requantized_blocks, at_or_null(blocks, "outside_window"),
+                     "blocks.outside_window");
+}
+
+}  // namespace nibblecast

@@ -1,0 +1,145 @@
+#include "pipeline/verify_scales.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <limits>
+#include <map>
+#include <memory>
+
+#include "base/error.h"
+#include "calibration/amax_file.h"
+#include "plan/input_scale.h"
+
+namespace nibblecast {
+namespace {
+
+bool same_bits(float a, float b) { return std::bit_cast<uint32_t>(a) == std::bit_cast<uint32_t>(b); }
+
+class ScaleCheck {
+ public:
+  ScaleCheck(const OutputFolder& output, const Matches& matches, const Plan& plan, ProblemList& problems)
+      : output_(output), matches_(matches), plan_(plan), problems_(problems) {}
+
+  std::vector<float> read(FileSystem& files) {
+    values_.assign(plan_.tensors.size(), std::numeric_limits<float>::quiet_NaN());
+    std::vector<std::unique_ptr<File>> open;
+    for (const std::string& shard : output_.shards)
+      open.push_back(files.open(output_.path / shard, Access::kRead));
+    for (size_t index = 0; index < values_.size(); ++index) {
+      const Make make = plan_.tensors[index].make;
+      const Tensor* tensor = matches_[index];
+      if (tensor == nullptr || (make != Make::kWeightScale2 && make != Make::kInputScale)) continue;
+      open[tensor->shard]->read(tensor->offset, std::as_writable_bytes(std::span(&values_[index], 1)));
+      if (values_[index] > 0 && std::isfinite(values_[index])) continue;
+      problems_.add("scales",
+                    fmt::format("{}: must be positive and finite; found {}", name(index), values_[index]));
+    }
+    return values_;
+  }
+
+  void check_gate_up() {
+    for_each_expert([&](const PlannedExpert& expert) {
+      const PlannedLinear &gate = expert.linears[0], &up = expert.linears[2];
+      check_equal(gate.weight_scale_2, up.weight_scale_2);
+      check_equal(gate.input_scale, up.input_scale);
+    });
+  }
+
+  // Without the measured amax: all experts of a layer and projection agree.
+  void check_layer_policy() {
+    for (const Stage& stage : plan_.stages) {
+      for (size_t slot = 0; slot < 3; ++slot) check_one_value(stage, slot);
+    }
+  }
+
+  // Throws Error: the file does not hold what the policy needs.
+  void check_against_amax(FileSystem& files, const std::filesystem::path& path) {
+    const AmaxFile amax = read_amax(files, path);
+    for (const Stage& stage : plan_.stages) {
+      if (!stage.layer) continue;
+      const auto layer = std::ranges::find(amax.layers, *stage.layer, &LayerAmax::layer);
+      if (layer == amax.layers.end()) {
+        throw Error(ErrorKind::kBadInput, {.file = path.string()},
+                    fmt::format("holds no amax of layer {}", *stage.layer));
+      }
+      const LayerInputScales scales = layer_input_scales(plan_, *stage.layer, layer->experts, path.string());
+      for (const PlannedExpert& expert : stage.experts) {
+        check_value(expert.linears[0].input_scale, scales.w13[expert.expert]);
+        check_value(expert.linears[1].input_scale, scales.w2[expert.expert]);
+        check_value(expert.linears[2].input_scale, scales.w13[expert.expert]);
+      }
+    }
+  }
+
+ private:
+  template <class F>
+  void for_each_expert(const F& f) {
+    for (const Stage& stage : plan_.stages) std::ranges::for_each(stage.experts, f);
+  }
+
+  const std::string& name(size_t index) const { return plan_.tensors[index].out.name; }
+
+  void check_equal(uint32_t gate, uint32_t up) {
+    if (matches_[gate] == nullptr || matches_[up] == nullptr || same_bits(values_[gate], values_[up])) return;
+    problems_.add("w1 and w3", fmt::format("{}: is {}, but {} is {}; engines use one for both", name(gate),
+                                           values_[gate], name(up), values_[up]));
+  }
+
+  void check_one_value(const Stage& stage, size_t slot) {
+    std::map<uint32_t, uint64_t> counts;  // by bits
+    for (const PlannedExpert& expert : stage.experts) {
+      const uint32_t index = expert.linears[slot].input_scale;
+      if (matches_[index] != nullptr) ++counts[std::bit_cast<uint32_t>(values_[index])];
+    }
+    if (counts.size() < 2) return;
+    const auto most = std::ranges::max_element(counts, {}, [](const auto& count) { return count.second; });
+    for (const PlannedExpert& expert : stage.experts) {
+      check_value(expert.linears[slot].input_scale, std::bit_cast<float>(most->first));
+    }
+  }
+
+  void check_value(uint32_t index, float expected) {
+    if (matches_[index] == nullptr || same_bits(values_[index], expected)) return;
+    problems_.add("input scales",
+                  fmt::format("{}: must be {} by policy `{}`; found {}", name(index), expected,
+                              plan_.options.input_scale == InputScalePolicy::kLayer ? "layer" : "expert",
+                              values_[index]));
+  }
+
+  const OutputFolder& output_;
+  const Matches& matches_;
+  const Plan& plan_;
+  ProblemList& problems_;
+  std::vector<float> values_;
+};
+
+}  // namespace
+
+std::vector<float> check_scales(const OutputFolder& output, const Matches& matches, const Plan& plan,
+                                const RecordedOptions& recorded, FileSystem& files, ProblemList& problems,
+                                std::vector<std::string>& notes) {
+  ScaleCheck check(output, matches, plan, problems);
+  std::vector<float> values = check.read(files);
+  check.check_gate_up();
+  const std::filesystem::path amax = output.path / "calibration" / "amax.safetensors";
+  if (recorded.input_scale && files.status(amax)) {
+    try {
+      check.check_against_amax(files, amax);
+    } catch (const Error& error) {
+      if (error.kind() != ErrorKind::kBadInput && error.kind() != ErrorKind::kUnsupported) throw;
+      problems.add("input scales", error.what());
+    }
+    return values;
+  }
+  if (recorded.input_scale == InputScalePolicy::kLayer) check.check_layer_policy();
+  notes.push_back(
+      recorded.input_scale
+          ? "no calibration/amax.safetensors: input_scale was not held against measured activations"
+          : "no nibblecast.json: any input_scale and either sign of zero is accepted");
+  return values;
+}
+
+}  // namespace nibblecast
