@@ -1,0 +1,74 @@
+#include "cli/activations.h"
+
+#include <optional>
+
+#include "base/error.h"
+#include "cli/console.h"
+#include "cli/interrupt.h"
+#include "cli/progress.h"
+#include "cli/source.h"
+
+namespace nibblecast {
+namespace {
+
+void require_file(FileSystem& files, const std::string& path) {
+  const auto status = files.status(path);
+  if (status && !status->is_folder) return;
+  throw Error(ErrorKind::kBadInput, {.file = path}, status ? "is a folder" : "there is no such file");
+}
+
+}  // namespace
+
+void require_one_origin(const ActivationOptions& options) {
+  if (options.calib.empty() != options.amax.empty()) return;
+  throw Error(ErrorKind::kUsage, {},
+              options.calib.empty() ? "the activations are missing" : "--calib and --amax exclude each other",
+              {.hint = "give --calib FILE (texts to calibrate on) or --amax FILE (what `nibblecast "
+                       "calibrate` measured)"});
+}
+
+Activations load_activations(const ActivationOptions& options, const Checkpoint& source, const Plan& plan) {
+  FileSystem& files = source.files();
+  if (!options.amax.empty()) {
+    require_file(files, options.amax);
+    return Activations::from_amax(files, options.amax);
+  }
+  if (options.calib != "-") require_file(files, options.calib);
+  // Files of token ids need no tokenizer; read_rows says so where a text does.
+  const std::filesystem::path tokenizer_json = source.folder() / "tokenizer.json";
+  std::optional<Tokenizer> tokenizer;
+  if (files.status(tokenizer_json)) tokenizer.emplace(Tokenizer::load(files, tokenizer_json));
+  CalibrationRows rows = read_rows(files, options.calib, tokenizer ? &*tokenizer : nullptr,
+                                   plan.model.bos_token_id, plan.model.vocab_size, options.rows);
+  for (const std::string& warning : rows.warnings) print_warning(warning);
+  return Activations::from_rows(std::move(rows), options.calib);
+}
+
+Workload workload_of(const Activations& activations) {
+  if (!activations.rows) return {};
+  return {.rows = activations.rows->ids.size(),
+          .tokens = activations.rows->tokens(),
+          .longest_row = activations.rows->longest()};
+}
+
+void check_amax_output(const std::filesystem::path& output, const Checkpoint& source) {
+  if (lies_in(output, source.folder())) {
+    throw Error(ErrorKind::kUsage, {.file = output.string()},
+                "lies in the source, which is never written to");
+  }
+  const auto folder = source.files().status(std::filesystem::absolute(output).parent_path());
+  if (!folder || !folder->is_folder) {
+    throw Error(ErrorKind::kUsage, {.file = output.string()}, "its folder does not exist");
+  }
+  const auto status = source.files().status(output);
+  if (status && status->is_folder) throw Error(ErrorKind::kUsage, {.file = output.string()}, "is a folder");
+}
+
+std::function<void(const Progress&)> progress_to(ProgressPrinter& printer, const std::string& hint) {
+  return [&printer, hint](const Progress& progress) {
+    InterruptWatch::check(hint);
+    printer.update(progress.stage, progress.bytes_done, progress.bytes);
+  };
+}
+
+}  // namespace nibblecast

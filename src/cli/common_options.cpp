@@ -1,0 +1,179 @@
+#include "cli/common_options.h"
+
+#include <fmt/format.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <utility>
+#include <vector>
+
+#include "cli/text.h"
+#include "plan/cost.h"
+
+namespace nibblecast {
+namespace {
+
+constexpr uint64_t kMostThreads = 4096;
+
+template <class T>
+using Choices = std::vector<std::pair<std::string, T>>;
+
+template <class T>
+T chosen(const std::string& option, const std::string& text, const Choices<T>& choices) {
+  std::string names;
+  for (const auto& [name, value] : choices) {
+    if (name == text) return value;
+    names += (names.empty() ? "" : &choices.back().first == &name ? " or " : ", ") + name;
+  }
+  throw CLI::ValidationError(option, fmt::format("unknown value '{}' (expected {})", text, names));
+}
+
+template <class T>
+CLI::Option* add_choice(CLI::App& app, const std::string& option, T& target, const Choices<T>& choices,
+                        const std::string& description) {
+  std::string names;
+  for (const auto& [name, value] : choices) names += (names.empty() ? "" : "|") + name;
+  return app
+      .add_option_function<std::string>(
+          option,
+          [&target, option, choices](const std::string& text) { target = chosen(option, text, choices); },
+          description)
+      ->option_text(names);
+}
+
+}  // namespace
+
+uint64_t CommonOptions::memory_limit() const { return memory ? *memory : available_memory(); }
+
+CLI::App& add_command(CLI::App& app, const std::string& name, const std::string& description,
+                      const std::string& example) {
+  CLI::App* command = app.add_subcommand(name, description);
+  command->footer(example);
+  command->set_help_flag("-h,--help", "this text");
+  return *command;
+}
+
+CLI::Option* add_text(CLI::App& app, const std::string& name, std::string& target, const std::string& value,
+                      const std::string& description) {
+  return app.add_option(name, target, description)->option_text(value);
+}
+
+CLI::Option* add_count(CLI::App& app, const std::string& name, uint64_t& target, uint64_t least,
+                       const std::string& description) {
+  const auto parse = [&target, name, least](const std::string& text) {
+    const std::optional<uint64_t> number = least == 0 ? parse_number(text) : parse_positive(text);
+    if (!number) {
+      throw CLI::ValidationError(
+          name, fmt::format("'{}' is not {} integer", text, least == 0 ? "an" : "a positive"));
+    }
+    target = *number;
+  };
+  return app.add_option_function<std::string>(name, parse, description)->option_text("N");
+}
+
+void add_common_options(CLI::App& app, CommonOptions& options) {
+  app.add_flag("--json", options.json, "one JSON object on stdout instead of text");
+  app.add_flag("--quiet", options.quiet, "no progress on stderr");
+}
+
+void add_threads_options(CLI::App& app, CommonOptions& options) {
+  const auto threads = [&options](const std::string& text) {
+    const std::optional<uint64_t> number = parse_positive(text);
+    if (!number || *number > kMostThreads) {
+      throw CLI::ValidationError("--threads",
+                                 fmt::format("'{}' is not an integer from 1 to {}", text, kMostThreads));
+    }
+    options.threads = *number;
+  };
+  const auto memory = [&options](const std::string& text) {
+    options.memory = parse_size(text);
+    if (options.memory) return;
+    throw CLI::ValidationError("--memory",
+                               fmt::format("'{}' is not a size (expected 900M, 4G, 1GiB...)", text));
+  };
+  app.add_option_function<std::string>("--threads", threads, "default: all processors it may use")
+      ->option_text("N");
+  app.add_option_function<std::string>("--memory", memory, "bound, as 900M or 4G; default: what is free")
+      ->option_text("SIZE");
+  add_text(app, "--cpu-isa", options.cpu_isa, "ISA", "auto|scalar|avx2|avx512 (default auto)");
+}
+
+void add_rows_options(CLI::App& app, ActivationOptions& options) {
+  add_text(app, "--calib", options.calib, "FILE", "texts to calibrate on: JSONL or plain text; - for stdin");
+  add_count(app, "--calib-size", options.rows.count, 1, "texts (docs) or rows (packed); default 128")
+      ->needs("--calib");
+  add_count(app, "--calib-seq", options.rows.length, 1, "most tokens of a row; default 512")
+      ->needs("--calib");
+  add_choice<RowsPolicy>(app, "--calib-rows", options.rows.policy,
+                         {{"docs", RowsPolicy::kDocs}, {"packed", RowsPolicy::kPacked}},
+                         "a row a text, or texts joined and cut (default docs)")
+      ->needs("--calib");
+  add_choice<BosPolicy>(
+      app, "--bos", options.rows.bos,
+      {{"auto", BosPolicy::kAuto}, {"always", BosPolicy::kAlways}, {"never", BosPolicy::kNever}},
+      "BOS before each text (default auto)")
+      ->needs("--calib");
+}
+
+void add_compute_dtype(CLI::App& app, QuantizeOptions& options) {
+  add_choice<ComputeDtype>(app, "--compute-dtype", options.compute_dtype,
+                           {{"bfloat16", ComputeDtype::kBF16}, {"float32", ComputeDtype::kF32}},
+                           "of the forward pass (default bfloat16)");
+}
+
+void add_quantize_options(CLI::App& app, QuantizeOptions& options) {
+  add_text(app, "--recipe", options.recipe, "R", "default and only one here: nvfp4_experts_only");
+  add_compute_dtype(app, options);
+  add_choice<InputScalePolicy>(app, "--input-scale", options.input_scale,
+                               {{"layer", InputScalePolicy::kLayer}, {"expert", InputScalePolicy::kExpert}},
+                               "one for all experts of a layer, or each its own (layer)");
+  add_choice<W2Input>(
+      app, "--w2-input", options.w2_input,
+      {{"max", W2Input::kMax}, {"weighted", W2Input::kWeighted}, {"unweighted", W2Input::kUnweighted}},
+      "with the routing weight or without (max)");
+  add_choice<NegativeZero>(app, "--negative-zero", options.negative_zero,
+                           {{"keep", NegativeZero::kKeep}, {"modelopt", NegativeZero::kModelOpt}},
+                           "-0 codes in the cast (default keep)");
+  add_engines(app, options);
+}
+
+void add_engines(CLI::App& app, QuantizeOptions& options) {
+  const auto parse = [&options](const std::vector<std::string>& names) {
+    Choices<Engine> choices;
+    for (const Engine engine : kAllEngines) choices.emplace_back(engine_name(engine), engine);
+    options.engines.clear();
+    for (const std::string& name : names) {
+      if (name != "none") options.engines.insert(chosen("--engine", name, choices));
+    }
+    if (names.size() > 1 && std::find(names.begin(), names.end(), "none") != names.end()) {
+      throw CLI::ValidationError("--engine", "none stands alone");
+    }
+  };
+  app.add_option_function<std::vector<std::string>>("--engine", parse,
+                                                    "vllm|sglang|trtllm|none; repeatable (vllm and sglang)")
+      ->allow_extra_args(false)
+      ->option_text("ENGINE");
+}
+
+size_t default_threads() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  double processors = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+  std::ifstream membership("/proc/self/cgroup");
+  std::string line;
+  while (std::getline(membership, line)) {
+    if (!line.starts_with("0::")) continue;  // version 2
+    for (std::filesystem::path group = line.substr(3);; group = group.parent_path()) {
+      std::ifstream file("/sys/fs/cgroup" + group.string() + "/cpu.max");
+      double quota = 0, period = 0;
+      if (file >> quota >> period && period > 0) processors = std::min(processors, std::ceil(quota / period));
+      if (group == group.parent_path()) break;
+    }
+  }
+  return static_cast<size_t>(std::max(processors, 1.0));
+}
+
+}  // namespace nibblecast

@@ -1,0 +1,55 @@
+// cli/common_options.h - options that several commands share, and how they are parsed and explained.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+
+#include "calibration/rows.h"
+#include "plan/options.h"
+
+namespace nibblecast {
+
+// What every command has, and hands on to the libraries in run() below.
+struct CommonOptions {
+  size_t threads = 0;              // set by default_threads() unless given
+  std::optional<uint64_t> memory;  // bytes
+  std::string cpu_isa = "auto";
+  bool json = false, quiet = false;
+
+  uint64_t memory_limit() const;  // --memory, or what this process may use
+};
+
+// Where activations come from: at most one of `calib` and `amax` is set.
+struct ActivationOptions {
+  std::string calib, amax;
+  RowsOptions rows;
+};
+
+// What a command does once its arguments are parsed; the value is the exit code.
+using Action = std::function<int()>;
+
+// A command with its help: `example` opens it, `description` follows.
+CLI::App& add_command(CLI::App& app, const std::string& name, const std::string& description,
+                      const std::string& example);
+
+// An argument with the word that help shows for its value.
+CLI::Option* add_text(CLI::App& app, const std::string& name, std::string& target, const std::string& value,
+                      const std::string& description);
+// An integer of at least `least` (0 or 1) in decimal digits.
+CLI::Option* add_count(CLI::App& app, const std::string& name, uint64_t& target, uint64_t least,
+                       const std::string& description);
+
+void add_common_options(CLI::App& app, CommonOptions& options);
+void add_threads_options(CLI::App& app, CommonOptions& options);   // --threads, --memory, --cpu-isa
+void add_rows_options(CLI::App& app, ActivationOptions& options);  // --calib and how it becomes rows
+void add_compute_dtype(CLI::App& app, QuantizeOptions& options);
+void add_quantize_options(CLI::App& app, QuantizeOptions& options);  // all that changes the output's bytes
+void add_engines(CLI::App& app, QuantizeOptions& options);
+
+// Processors that this process may use: its affinity and its cgroup's quota.
+size_t default_threads();
+
+}  // namespace nibblecast

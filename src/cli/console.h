@@ -1,0 +1,25 @@
+// cli/console.h - the only code that writes to the standard streams: data to stdout, all else to stderr.
+#pragma once
+
+#include <span>
+#include <string_view>
+
+#include "base/json.h"
+#include "plan/plan.h"
+
+namespace nibblecast {
+
+// A reader that has gone away (`nibblecast plan ... | head`) is no error; any other failure to write stdout
+// is kIo.
+void print_data(std::string_view text);
+void print_json(const Json& document);  // one value, indented, with a newline
+// One line each, on stderr; failures to write there are ignored.
+void print_line(std::string_view text);
+void print_warning(std::string_view text);
+void print_error(std::string_view text);
+
+// Warnings and refusals on stderr, one line each. Whether there was a refusal.
+bool report_findings(std::span<const Finding> findings);
+std::string finding_text(const Finding& finding);  // "reason; remedy"
+
+}  // namespace nibblecast

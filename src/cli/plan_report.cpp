@@ -1,0 +1,279 @@
+#include "cli/plan_report.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <iterator>
+#include <map>
+#include <utility>
+
+#include "cli/console.h"
+#include "cli/summary.h"
+#include "cli/text.h"
+#include "formats/nvfp4.h"
+
+namespace nibblecast {
+namespace {
+
+struct Count {
+  uint64_t tensors = 0, bytes = 0;
+};
+
+std::string_view make_name(Make make) {
+  switch (make) {
+    case Make::kKeep:
+      return "kept";
+    case Make::kCastWeight:
+      return "cast";
+    case Make::kBlockScale:
+      return "block scale";
+    case Make::kWeightScale2:
+      return "weight_scale_2";
+    case Make::kInputScale:
+      return "input_scale";
+  }
+  return "?";
+}
+
+// By how it is made, then dtype: "cast U8", "kept BF16".
+std::map<std::pair<Make, Dtype>, Count> counts_of(const Plan& plan) {
+  std::map<std::pair<Make, Dtype>, Count> counts;
+  for (const PlannedTensor& tensor : plan.tensors) {
+    Count& count = counts[{tensor.make, tensor.out.dtype}];
+    ++count.tensors;
+    count.bytes += tensor.out.size_bytes;
+  }
+  return counts;
+}
+
+const PlannedShard& largest_shard(const Plan& plan) {
+  return *std::max_element(
+      plan.shards.begin(), plan.shards.end(),
+      [](const PlannedShard& a, const PlannedShard& b) { return a.size_bytes < b.size_bytes; });
+}
+
+// The w2 input that --w2-input looks at.
+float w2_bound(const Plan& plan, const ActivationBound& bound) {
+  switch (plan.options.w2_input) {
+    case W2Input::kMax:
+      return std::max(bound.w2, bound.w2_weighted);
+    case W2Input::kWeighted:
+      return bound.w2_weighted;
+    case W2Input::kUnweighted:
+      return bound.w2;
+  }
+  return bound.w2;
+}
+
+bool is_safe(float bound) { return bound <= kNvfp4Max; }
+
+struct Bounds {
+  float least = 0, largest = 0;
+  std::vector<uint64_t> unsafe_layers;  // where a constant input_scale of 1 could clip
+};
+
+template <class F>
+Bounds bounds_of(const Plan& plan, const F& bound_of) {
+  Bounds bounds{
+      .least = bound_of(plan.bounds.front()), .largest = bound_of(plan.bounds.front()), .unsafe_layers = {}};
+  for (size_t layer = 0; layer < plan.bounds.size(); ++layer) {
+    const float bound = bound_of(plan.bounds[layer]);
+    bounds.least = std::min(bounds.least, bound);
+    bounds.largest = std::max(bounds.largest, bound);
+    if (!is_safe(bound)) bounds.unsafe_layers.push_back(layer);
+  }
+  return bounds;
+}
+
+std::pair<Bounds, Bounds> all_bounds(const Plan& plan) {
+  return {bounds_of(plan, [](const ActivationBound& bound) { return bound.w13; }),
+          bounds_of(plan, [&](const ActivationBound& bound) { return w2_bound(plan, bound); })};
+}
+
+std::string bound_line(std::string_view label, std::string_view name, const Bounds& bounds) {
+  std::string text = fmt::format("{} at most {:.5g}", name, bounds.largest);
+  if (bounds.least != bounds.largest)
+    text += fmt::format(" (layers: {:.5g} to {:.5g})", bounds.least, bounds.largest);
+  text += bounds.unsafe_layers.empty() ? "; a constant input_scale of 1.0 cannot clip"
+                                       : fmt::format("; a constant 1.0 (2688) could clip in layers {}",
+                                                     list_text(bounds.unsafe_layers, 6));
+  return summary_line(label, text);
+}
+
+std::string what_text(const PlanReport& report) {
+  const Plan& plan = *report.plan;
+  std::string text =
+      summary_line("source", fmt::format("{}: {} layers of {} experts", report.source->folder().string(),
+                                         plan.model.num_hidden_layers, plan.model.n_routed_experts)) +
+      summary_line("", fmt::format("{} tensors, {} bytes ({})", grouped(report.source->tensors().size()),
+                                   grouped(plan.source_bytes), size_text(plan.source_bytes))) +
+      summary_line("recipe", plan.options.recipe) +
+      summary_line("output", fmt::format("{} tensors, {} bytes ({})", grouped(plan.tensors.size()),
+                                         grouped(plan.output_bytes), size_text(plan.output_bytes)));
+  for (const auto& [kind, count] : counts_of(plan)) {
+    text +=
+        summary_line("", fmt::format("{:<15} {:<8} {:>9} tensors {:>19} bytes", make_name(kind.first),
+                                     dtype_name(kind.second), grouped(count.tensors), grouped(count.bytes)));
+  }
+  const PlannedShard& largest = largest_shard(plan);
+  return text + summary_line("shards", fmt::format("{}, {} bytes with headers; the largest {}: {} bytes",
+                                                   plan.shards.size(), grouped(plan.output_file_bytes),
+                                                   largest.name, grouped(largest.size_bytes)));
+}
+
+std::string cost_text(const PlanReport& report) {
+  const MemoryCost& memory = report.memory;
+  std::string text =
+      summary_line("memory", fmt::format("{} at most, of {} allowed", size_text(memory.peak_bytes()),
+                                         size_text(report.memory_limit)));
+  text += summary_line("", fmt::format("program {}, reading {}, writing {}, dense {}, forward pass {}",
+                                       size_text(memory.fixed_bytes), size_text(memory.read_bytes),
+                                       size_text(memory.write_bytes), size_text(memory.dense_bytes),
+                                       size_text(memory.forward_bytes)));
+  text += summary_line("disk", fmt::format("{} bytes needed, {} free at {}", grouped(report.disk_need),
+                                           grouped(report.disk_free), report.disk_folder.string()));
+  if (!report.seconds) return text + summary_line("time", "unknown: the disk cannot be measured there");
+  std::string time = fmt::format("about {}: read {}, write {}", duration_text(*report.seconds),
+                                 rate_text(report.disk->read_bytes_per_second),
+                                 rate_text(report.disk->write_bytes_per_second));
+  if (report.flops_per_second > 0) {
+    time += fmt::format("; {} tokens, {:.3g} TFLOP at {:.3g} TFLOP/s", grouped(report.workload.tokens),
+                        static_cast<double>(report.workload.tokens) * report.plan->flops_per_token / 1e12,
+                        report.flops_per_second / 1e12);
+  } else {
+    time += "; without calibration (--calib)";
+  }
+  return text + summary_line("time", time);
+}
+
+std::vector<std::string> rules_broken(const PlanReport& report, Engine engine) {
+  std::vector<std::string> rules;
+  for (const Breach& breach : report.breaches) {
+    if (breach.engine == engine) rules.push_back(breach.rule);
+  }
+  return rules;
+}
+
+std::string engines_text(const PlanReport& report) {
+  std::string text;
+  for (const Engine engine : kAllEngines) {
+    const std::vector<std::string> rules = rules_broken(report, engine);
+    const bool named = report.plan->options.engines.contains(engine);
+    std::string line = fmt::format("{}{}", engine_name(engine), named ? "" : " (not asked for)");
+    line += rules.empty() ? ": loads it"
+                          : fmt::format(": breaks {} of its rules: {}", rules.size(), rules.front());
+    text += summary_line(text.empty() ? "engines" : "", line);
+  }
+  return text;
+}
+
+Json bounds_json(const Plan& plan) {
+  Json layers = Json::array();
+  for (size_t layer = 0; layer < plan.bounds.size(); ++layer) {
+    const ActivationBound& bound = plan.bounds[layer];
+    layers.push_back(
+        {{"layer", layer},
+         {"w13", bound.w13},
+         {"w2", bound.w2},
+         {"w2_weighted", bound.w2_weighted},
+         {"one_is_safe", {{"w13", is_safe(bound.w13)}, {"w2", is_safe(w2_bound(plan, bound))}}}});
+  }
+  return layers;
+}
+
+Json output_json(const Plan& plan) {
+  Json kinds = Json::array();
+  for (const auto& [kind, count] : counts_of(plan)) {
+    kinds.push_back({{"made", make_name(kind.first)},
+                     {"dtype", dtype_name(kind.second)},
+                     {"tensors", count.tensors},
+                     {"bytes", count.bytes}});
+  }
+  Json shards = Json::array();
+  for (const PlannedShard& shard : plan.shards)
+    shards.push_back({{"name", shard.name}, {"bytes", shard.size_bytes}});
+  return {{"tensors", plan.tensors.size()},
+          {"bytes", plan.output_bytes},
+          {"file_bytes", plan.output_file_bytes},
+          {"kinds", std::move(kinds)},
+          {"shards", std::move(shards)}};
+}
+
+Json time_json(const PlanReport& report) {
+  Json time = {{"seconds", report.seconds ? Json(*report.seconds) : Json()},
+               {"rows", report.workload.rows},
+               {"tokens", report.workload.tokens},
+               {"flops_per_token", report.plan->flops_per_token}};
+  if (report.disk) {
+    time["read_bytes_per_second"] = report.disk->read_bytes_per_second;
+    time["write_bytes_per_second"] = report.disk->write_bytes_per_second;
+  }
+  if (report.flops_per_second > 0) time["flops_per_second"] = report.flops_per_second;
+  return time;
+}
+
+Json engines_json(const PlanReport& report) {
+  Json engines = Json::object();
+  for (const Engine engine : kAllEngines) {
+    const std::vector<std::string> rules = rules_broken(report, engine);
+    engines[std::string(engine_name(engine))] = {{"asked_for", report.plan->options.engines.contains(engine)},
+                                                 {"loads", rules.empty()},
+                                                 {"breaches", rules}};
+  }
+  return engines;
+}
+
+Json findings_json(const PlanReport& report, Severity severity) {
+  Json findings = Json::array();
+  for (const Finding& finding : report.findings) {
+    if (finding.severity == severity)
+      findings.push_back({{"reason", finding.reason}, {"remedy", finding.remedy}});
+  }
+  return findings;
+}
+
+}  // namespace
+
+std::string plan_text(const PlanReport& report) {
+  const auto [w13, w2] = all_bounds(*report.plan);
+  std::string text = what_text(report) + cost_text(report) + bound_line("bounds", "w1/w3 input", w13) +
+                     bound_line("", "w2 input", w2) + engines_text(report);
+  for (const Finding& finding : report.findings) {
+    text +=
+        summary_line(finding.severity == Severity::kRefusal ? "refused" : "warning", finding_text(finding));
+  }
+  return text;
+}
+
+Json plan_json(const PlanReport& report) {
+  const Plan& plan = *report.plan;
+  const MemoryCost& memory = report.memory;
+  return {
+      {"version", NIBBLECAST_VERSION},
+      {"recipe", plan.options.recipe},
+      {"source",
+       {{"path", report.source->folder().string()},
+        {"identity", source_identity(*report.source)},
+        {"layers", plan.model.num_hidden_layers},
+        {"experts", plan.model.n_routed_experts},
+        {"tensors", report.source->tensors().size()},
+        {"bytes", plan.source_bytes}}},
+      {"output", output_json(plan)},
+      {"memory",
+       {{"peak", memory.peak_bytes()},
+        {"limit", report.memory_limit},
+        {"fixed", memory.fixed_bytes},
+        {"read", memory.read_bytes},
+        {"write", memory.write_bytes},
+        {"dense", memory.dense_bytes},
+        {"forward", memory.forward_bytes}}},
+      {"disk",
+       {{"folder", report.disk_folder.string()}, {"needed", report.disk_need}, {"free", report.disk_free}}},
+      {"time", time_json(report)},
+      {"bounds", bounds_json(plan)},
+      {"engines", engines_json(report)},
+      {"warnings", findings_json(report, Severity::kWarning)},
+      {"refusals", findings_json(report, Severity::kRefusal)}};
+}
+
+}  // namespace nibblecast

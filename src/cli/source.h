@@ -1,0 +1,26 @@
+// cli/source.h - a checkpoint folder named by a user, who may have named something close to it.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+
+#include "checkpoint/checkpoint.h"
+#include "plan/cost.h"
+#include "plan/plan.h"
+
+namespace nibblecast {
+
+// Checkpoint::open, with a hint where `path` is a Hub id, the root of a model in the Hub's cache, or a folder
+// that holds no checkpoint. Errors: kBadInput.
+Checkpoint open_source(const std::string& path, bool require_config = true);
+
+// Bytes that a finished output takes on disk: shards, side files, documents.
+uint64_t disk_need(const Checkpoint& source, const Plan& plan);
+// Bytes in the files of a folder, as far as they can be read: what open_destination() gives back to a job
+// that runs again.
+uint64_t folder_bytes(const std::filesystem::path& folder);
+// Whether `path`, which need not exist, is `folder` or lies in it; links are followed.
+bool lies_in(const std::filesystem::path& path, const std::filesystem::path& folder);
+
+}  // namespace nibblecast

@@ -1,0 +1,74 @@
+#include "cli/summary.h"
+
+#include <fmt/format.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+
+#include "cli/text.h"
+
+namespace nibblecast {
+namespace {
+
+constexpr size_t kMostNames = 10;
+constexpr size_t kMostRanges = 12;
+
+}  // namespace
+
+std::string summary_line(std::string_view label, std::string_view text) {
+  return fmt::format("{:<12} {}\n", label, text);
+}
+
+std::string blocks_text(const RunRecord& record) {
+  const CastCounts& blocks = record.blocks;
+  std::string text =
+      summary_line("blocks", fmt::format("{} of {} lossless", grouped(blocks.blocks - blocks.outside_window),
+                                         grouped(blocks.blocks)));
+  if (record.outside_window.empty()) return text;
+  text += summary_line("outside",
+                       fmt::format("{} blocks of {} tensors requantized (scale outside E4M3's window):",
+                                   grouped(blocks.outside_window), grouped(record.outside_window.size())));
+  size_t named = 0;
+  for (const auto& [tensor, count] : record.outside_window) {
+    if (named++ == kMostNames) break;
+    text += summary_line("", fmt::format("{}  {}", tensor, grouped(count)));
+  }
+  if (record.outside_window.size() > kMostNames) {
+    text += summary_line("", fmt::format("and {} tensors more: see nibblecast.json",
+                                         grouped(record.outside_window.size() - kMostNames)));
+  }
+  return text;
+}
+
+std::string coverage_text(const RunRecord& record, uint64_t experts) {
+  std::string text;
+  for (size_t layer = 0; layer < record.without_tokens.size(); ++layer) {
+    const std::vector<uint64_t>& starved = record.without_tokens[layer];
+    if (starved.empty()) continue;
+    text += summary_line(text.empty() ? "coverage" : "",
+                         fmt::format("layer {}: {} of {} experts saw no token: {}", layer, starved.size(),
+                                     experts, list_text(starved, kMostRanges)));
+  }
+  return text.empty() ? summary_line("coverage", "every expert of every layer saw tokens") : text;
+}
+
+std::string speed_text(const RunRecord& record) {
+  const double seconds = std::max(record.seconds, 1e-9);
+  std::string text = fmt::format("read {} bytes", grouped(record.read_bytes));
+  if (record.written_bytes > 0) text += fmt::format(", wrote {} bytes", grouped(record.written_bytes));
+  text += fmt::format(" in {}", duration_text(record.seconds));
+  text += fmt::format(" ({} in", rate_text(static_cast<double>(record.read_bytes) / seconds));
+  if (record.written_bytes > 0) {
+    text += fmt::format(", {} out", rate_text(static_cast<double>(record.written_bytes) / seconds));
+  }
+  return summary_line("speed", text + ")") +
+         summary_line("memory", size_text(peak_resident_bytes()) + " peak resident");
+}
+
+uint64_t peak_resident_bytes() {
+  rusage usage = {};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<uint64_t>(usage.ru_maxrss) * 1024;
+}
+
+}  // namespace nibblecast

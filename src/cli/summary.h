@@ -1,0 +1,20 @@
+// cli/summary.h - what a run found out, for people.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+
+#include "pipeline/run.h"
+#include "plan/plan.h"
+
+namespace nibblecast {
+
+// "label        text\n": the form of every summary line.
+std::string summary_line(std::string_view label, std::string_view text);
+std::string blocks_text(const RunRecord& record);  // lossless of all, and those outside by tensor
+std::string coverage_text(const RunRecord& record, uint64_t experts);  // experts without tokens, by layer
+std::string speed_text(const RunRecord& record);
+uint64_t peak_resident_bytes();  // of this process, so far
+
+}  // namespace nibblecast

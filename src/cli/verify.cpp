@@ -1,0 +1,82 @@
+#include "pipeline/verify.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <memory>
+
+#include "base/error.h"
+#include "cli/activations.h"
+#include "cli/commands.h"
+#include "cli/console.h"
+#include "cli/interrupt.h"
+#include "cli/progress.h"
+#include "cli/source.h"
+#include "cli/summary.h"
+#include "cli/text.h"
+
+namespace nibblecast {
+namespace {
+
+struct Arguments {
+  std::string source, destination;
+  QuantizeOptions options;  // of which only the engines count
+};
+
+Json json_of(const VerifyReport& report) {
+  return {{"ok", report.ok()},
+          {"problems", report.problems},
+          {"notes", report.notes},
+          {"tensors", report.tensors},
+          {"blocks", report.blocks},
+          {"identical_blocks", report.identical_blocks},
+          {"requantized_blocks", report.requantized_blocks},
+          {"kept_bytes", report.kept_bytes}};
+}
+
+std::string text_of(const VerifyReport& report) {
+  std::string text;
+  for (const std::string& problem : report.problems) text += summary_line("problem", problem);
+  for (const std::string& note : report.notes) text += summary_line("note", note);
+  text += summary_line("blocks", fmt::format("{} of {} identical to the source's, {} requantized",
+                                             grouped(report.identical_blocks), grouped(report.blocks),
+                                             grouped(report.requantized_blocks)));
+  text += summary_line("kept", fmt::format("{} bytes compared", grouped(report.kept_bytes)));
+  return text + summary_line("result", report.ok()
+                                           ? fmt::format("right: all {} tensors", grouped(report.tensors))
+                                           : fmt::format("WRONG: {} problems", report.problems.size()));
+}
+
+int run(const Arguments& arguments, const CommonOptions& common) {
+  const Checkpoint source = open_source(arguments.source);
+  VerifyReport report;
+  {
+    const InterruptWatch watch;
+    ProgressPrinter printer(common.quiet);
+    VerifyOptions options{.engines = arguments.options.engines, .progress = progress_to(printer, "")};
+    options.memory_bytes = std::min(options.memory_bytes, common.memory_limit() / 2);
+    report = verify(source, arguments.destination, source.files(), options);
+  }
+  if (common.json)
+    print_json(json_of(report));
+  else
+    print_data(text_of(report));
+  return report.ok() ? 0 : static_cast<int>(ErrorKind::kVerifyFailed);
+}
+
+}  // namespace
+
+void add_verify(CLI::App& app, CommonOptions& common, Action& action) {
+  const auto arguments = std::make_shared<Arguments>();
+  CLI::App& command = add_command(app, "verify", "Proves DST against SRC: reads every byte of both.",
+                                  "nibblecast verify DeepSeek-V4-Flash DeepSeek-V4-Flash-NVFP4");
+  add_text(command, "SRC", arguments->source, "", "the source checkpoint")->required();
+  add_text(command, "DST", arguments->destination, "", "the NVFP4 checkpoint made of it")->required();
+  add_engines(command, arguments->options);
+  add_threads_options(command, common);
+  add_common_options(command, common);
+  command.callback(
+      [arguments, &common, &action] { action = [arguments, &common] { return run(*arguments, common); }; });
+}
+
+}  // namespace nibblecast

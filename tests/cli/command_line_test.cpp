@@ -1,0 +1,130 @@
+// Help, version, usage errors: exact words, exit codes.
+#include <algorithm>
+#include <sstream>
+
+#include "run_cli.h"
+
+namespace nibblecast::testing {
+namespace {
+
+constexpr const char* kCommands[] = {"plan", "quantize", "calibrate", "verify", "inspect", "synth"};
+
+TEST(CommandLine, Version) {
+  const CliResult result = run_cli({"--version"});
+  EXPECT_EQ(result.exit_code, 0);
+  EXPECT_EQ(result.out, "nibblecast " NIBBLECAST_VERSION "\n");
+  EXPECT_EQ(result.err, "");
+}
+
+TEST(CommandLine, HelpListsCommandsAndExitCodes) {
+  const CliResult result = run_cli({"--help"});
+  EXPECT_EQ(result.exit_code, 0);
+  for (const char* command : kCommands) EXPECT_NE(result.out.find(command), std::string::npos) << command;
+  for (const char* line :
+       {"   0  done", "   2  usage", "   3  bad input", "   4  unsupported", "   5  refused", "   6  verify",
+        "   7  the system", "   8  disk full", "   9  interrupted", "  70  internal"}) {
+    EXPECT_NE(result.out.find(line), std::string::npos) << line;
+  }
+}
+
+TEST(CommandLine, HelpOfEachCommandFitsAScreenAndOpensWithAnExample) {
+  for (const char* command : kCommands) {
+    const CliResult result = run_cli({command, "--help"});
+    EXPECT_EQ(result.exit_code, 0) << command;
+    EXPECT_EQ(result.out.rfind("Example: nibblecast " + std::string(command), 0), 0u) << result.out;
+    EXPECT_LE(std::count(result.out.begin(), result.out.end(), '\n'), 40) << command;
+    std::istringstream lines(result.out);
+    for (std::string line; std::getline(lines, line);) EXPECT_LE(line.size(), 100u) << line;
+  }
+}
+
+struct UsageCase {
+  std::vector<std::string> arguments;
+  std::string message;
+};
+
+TEST(CommandLine, UsageErrorsAreOneLine) {
+  const std::vector<UsageCase> cases = {
+      {{}, "a command is missing; see nibblecast --help"},
+      {{"frobnicate"}, "unknown command 'frobnicate'; see nibblecast --help"},
+      {{"plan"}, "SRC is required; see nibblecast plan --help"},
+      {{"quantize", "a"}, "DST is required; see nibblecast quantize --help"},
+      {{"plan", "a", "--frobnicate"},
+       "The following argument was not expected: --frobnicate; see nibblecast plan --help"},
+      {{"plan", "a", "--input-scale", "row"},
+       "--input-scale: unknown value 'row' (expected layer or expert); see nibblecast plan --help"},
+      {{"plan", "a", "--w2-input", "x"},
+       "--w2-input: unknown value 'x' (expected max, weighted or unweighted); see nibblecast plan --help"},
+      {{"plan", "a", "--engine", "torch"},
+       "--engine: unknown value 'torch' (expected vllm, sglang or trtllm); see nibblecast plan --help"},
+      {{"plan", "a", "--engine", "vllm", "--engine", "none"},
+       "--engine: none stands alone; see nibblecast plan --help"},
+      {{"plan", "a", "--threads", "0"},
+       "--threads: '0' is not an integer from 1 to 4096; see nibblecast plan --help"},
+      {{"plan", "a", "--memory", "much"},
+       "--memory: 'much' is not a size (expected 900M, 4G, 1GiB...); see nibblecast plan --help"},
+      {{"plan", "a", "--calib", "x", "--calib-size", "0"},
+       "--calib-size: '0' is not a positive integer; see nibblecast plan --help"},
+      {{"plan", "a", "--calib", "x", "--calib-seq", "1.5"},
+       "--calib-seq: '1.5' is not a positive integer; see nibblecast plan --help"},
+      {{"plan", "a", "--calib-size", "5"}, "--calib-size requires --calib; see nibblecast plan --help"},
+      {{"calibrate", "a", "-o", "b"}, "--calib is required; see nibblecast calibrate --help"},
+      {{"synth", "v4-tiny", "a", "--layers", "3..1"},
+       "--layers: '3..1' is not a range (expected A..B, both included); see nibblecast synth --help"},
+      {{"quantize", "a", "b"},
+       "the activations are missing; give --calib FILE (texts to calibrate on) or --amax FILE (what "
+       "`nibblecast "
+       "calibrate` measured)"},
+      {{"quantize", "a", "b", "--calib", "x", "--amax", "y"},
+       "--calib and --amax exclude each other; give --calib FILE (texts to calibrate on) or --amax FILE "
+       "(what "
+       "`nibblecast calibrate` measured)"},
+      {{"plan", "a", "--cpu-isa", "mmx"},
+       "unknown instruction set 'mmx' (expected auto, scalar, avx2 or avx512)"},
+      {{"synth", "v5", "a"},
+       "no configuration 'v5' (expected v4-pro, v4-flash, v4-tiny or the path of a config.json)"},
+  };
+  for (const UsageCase& usage : cases) {
+    const CliResult result = run_cli(usage.arguments);
+    EXPECT_EQ(result.exit_code, 2) << usage.message;
+    EXPECT_EQ(result.out, "") << usage.message;
+    EXPECT_EQ(result.err, "nibblecast: error: " + usage.message + "\n");
+  }
+}
+
+// A source that is not one: what stands there, and what the user may have meant.
+TEST(CommandLine, SourceHints) {
+  const TemporaryFolder folder;
+  const std::filesystem::path model = folder.path() / "models--org--name";
+  std::filesystem::create_directories(model / "snapshots" / "abc");
+  write_file(model / "snapshots" / "abc" / "config.json", "{}");
+  std::filesystem::create_directories(folder.path() / "empty");
+  const auto error_of = [](const std::string& source) {
+    const CliResult result = run_cli({"plan", source});
+    EXPECT_EQ(result.exit_code, 3) << result.err;
+    EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
+    return result.err;
+  };
+  EXPECT_NE(error_of("org/name").find("hf download org/name"), std::string::npos);
+  EXPECT_NE(error_of(model.string()).find("give the snapshot: " + (model / "snapshots" / "abc").string()),
+            std::string::npos);
+  EXPECT_NE(error_of((folder.path() / "empty").string()).find("holds no config.json"), std::string::npos);
+  EXPECT_NE(error_of((model / "snapshots" / "abc").string()).find("holds no weights"), std::string::npos);
+  EXPECT_NE(error_of((model / "snapshots" / "abc" / "config.json").string()).find("is not a folder"),
+            std::string::npos);
+}
+
+TEST(CommandLine, AFullOutputIsAnError) {
+  const std::string command =
+      std::string("bash -c \'") + NIBBLECAST_BINARY + " --help >/dev/full 2>/dev/null; test $? = 7\'";
+  EXPECT_EQ(std::system(command.c_str()), 0);
+}
+
+TEST(CommandLine, AClosedOutputIsNoError) {
+  const std::string command = std::string("bash -o pipefail -c '") + NIBBLECAST_BINARY + " --help | true'";
+  EXPECT_EQ(std::system(command.c_str()), 0);
+  EXPECT_EQ(std::system((std::string("bash -c '") + NIBBLECAST_BINARY + " --help >&-'").c_str()), 0);
+}
+
+}  // namespace
+}  // namespace nibblecast::testing

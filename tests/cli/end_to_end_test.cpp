@@ -1,0 +1,197 @@
+// The whole way on a synthesized v4-tiny checkpoint: plan, calibrate, quantize, verify, inspect.
+#include <set>
+
+#include "run_cli.h"
+
+namespace nibblecast::testing {
+namespace {
+
+class EndToEnd : public ::testing::Test {
+ protected:
+  std::string path(const std::string& name) const { return (folder_.path() / name).string(); }
+  std::string source() const { return tiny_checkpoint().string(); }
+  std::string texts() const { return write_texts(folder_.path()).string(); }
+
+  // An amax file calibrated on texts().
+  std::string amax() {
+    run_json({"calibrate", source(), "--calib", texts(), "-o", path("amax.safetensors"), "--quiet"});
+    return path("amax.safetensors");
+  }
+
+ private:
+  TemporaryFolder folder_;
+};
+
+void expect_same(const std::filesystem::path& a, const std::filesystem::path& b) {
+  const auto left = folder_contents(a), right = folder_contents(b);
+  for (const auto& [name, content] : left) {
+    if (name == "nibblecast.json") continue;  // times
+    ASSERT_TRUE(right.contains(name)) << name;
+    EXPECT_TRUE(content == right.at(name)) << name << " differs";
+  }
+  EXPECT_EQ(left.size(), right.size());
+}
+
+TEST_F(EndToEnd, CalibratedQuantizeIsVerifiedAndInspected) {
+  const Json plan = run_json({"plan", source(), path("out"), "--calib", texts()});
+  EXPECT_FALSE(std::filesystem::exists(path("out")));
+  const Json made = run_json({"quantize", source(), path("out"), "--calib", texts(), "--quiet"});
+  EXPECT_EQ(made["blocks"]["total"], made["blocks"]["lossless"]);
+  EXPECT_LE(made["peak_memory_bytes"].get<uint64_t>(), plan["memory"]["peak"].get<uint64_t>());
+  EXPECT_FALSE(made["source"].contains("shards"));
+
+  uint64_t shard_bytes = 0;
+  for (const Json& shard : plan["output"]["shards"]) {
+    EXPECT_EQ(
+        std::filesystem::file_size(std::filesystem::path(path("out")) / shard["name"].get<std::string>()),
+        shard["bytes"]);
+    shard_bytes += shard["bytes"].get<uint64_t>();
+  }
+  EXPECT_EQ(shard_bytes, plan["output"]["file_bytes"]);
+  uint64_t all_bytes = 0;
+  for (const auto& [name, content] : folder_contents(path("out"))) all_bytes += content.size();
+  EXPECT_LE(all_bytes, plan["disk"]["needed"].get<uint64_t>());
+
+  const Json verified = run_json({"verify", source(), path("out"), "--quiet"});
+  EXPECT_EQ(verified["ok"], true) << verified["problems"];
+  EXPECT_EQ(verified["blocks"], made["blocks"]["total"]);
+  EXPECT_EQ(verified["identical_blocks"], verified["blocks"]);
+
+  const Json seen = run_json({"inspect", path("out")});
+  EXPECT_EQ(seen["tensors"], plan["output"]["tensors"]);
+  EXPECT_EQ(seen["bytes"], plan["output"]["bytes"]);
+  EXPECT_TRUE(seen["expert_formats"].contains("NVFP4"));
+  EXPECT_FALSE(seen["expert_formats"].contains("MXFP4"));
+  EXPECT_TRUE(run_json({"inspect", source()})["expert_formats"].contains("MXFP4"));
+}
+
+TEST_F(EndToEnd, InspectShowsTheSameValuesOfSourceAndOutput) {
+  const Json made = run_json({"quantize", source(), path("out"), "--amax", amax(), "--quiet"});
+  const std::string name = "layers.0.ffn.experts.1.w2";
+  const Json from = run_json({"inspect", source(), "--tensor", name});
+  const Json to = run_json({"inspect", path("out"), "--tensor", name + ".weight"});
+  EXPECT_EQ(from["format"], "MXFP4");
+  EXPECT_EQ(to["format"], "NVFP4");
+  EXPECT_GT(to["input_scale"].get<double>(), 0);
+  Json joined = to["blocks"][0]["values"];
+  for (const Json& value : to["blocks"][1]["values"]) joined.push_back(value);
+  EXPECT_EQ(from["blocks"][0]["values"], joined);
+  EXPECT_EQ(run_json({"inspect", source(), "--tensor", "layers.0.attn.wq_a"})["format"], "FP8 blocks");
+  EXPECT_EQ(run_json({"inspect", source(), "--tensor", "norm.weight"})["values"]["not_finite"], 0);
+}
+
+TEST_F(EndToEnd, SavedAmaxGivesTheSameWeightsAndScales) {
+  const std::string calib = texts();
+  run_json({"quantize", source(), path("a"), "--calib", calib, "--save-amax", path("saved.safetensors"),
+            "--quiet"});
+  run_json({"quantize", source(), path("b"), "--amax", path("saved.safetensors"), "--quiet"});
+  EXPECT_EQ(read_file(path("saved.safetensors")), read_file(amax()));
+  EXPECT_EQ(read_file(path("saved.safetensors")), read_file(path("a") + "/calibration/amax.safetensors"));
+  for (const auto& [name, content] : folder_contents(path("a"))) {
+    if (name.ends_with(".safetensors") && !name.starts_with("calibration/")) {
+      EXPECT_TRUE(content == read_file(path("b") + "/" + name)) << name;
+    }
+  }
+  const Json seen = run_json({"inspect", path("saved.safetensors")});
+  EXPECT_EQ(seen["format"], "nibblecast.amax/1");
+  EXPECT_GT(seen["layers"][0]["w13"]["max"].get<double>(), 0);
+}
+
+TEST_F(EndToEnd, BytesDoNotDependOnThreadsOrMemory) {
+  const std::string calib = texts();
+  run_json(
+      {"quantize", source(), path("one"), "--calib", calib, "--threads", "1", "--memory", "8G", "--quiet"});
+  const Json plan = run_json({"plan", source(), "--calib", calib, "--threads", "2", "--memory", "300M"});
+  run_json(
+      {"quantize", source(), path("two"), "--calib", calib, "--threads", "2", "--memory", "300M", "--quiet"});
+  EXPECT_LT(plan["memory"]["peak"].get<uint64_t>(), 300u << 20);
+  expect_same(path("one"), path("two"));
+}
+
+TEST_F(EndToEnd, PackedRowsComeFromStandardInput) {
+  const std::string text(4000, 'x');
+  const CliResult result =
+      run_cli({"calibrate", source(), "--calib", "-", "--calib-rows", "packed", "--calib-size", "2",
+               "--calib-seq", "64", "-o", path("amax.safetensors"), "--json", "--quiet"},
+              text);
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const Json json = Json::parse(result.out);
+  EXPECT_EQ(json["rows"], 2);
+  EXPECT_EQ(json["tokens"], 128);
+}
+
+TEST_F(EndToEnd, TokenIdsNeedNoTokenizer) {
+  std::filesystem::copy(tiny_checkpoint(), path("source"), std::filesystem::copy_options::recursive);
+  std::filesystem::remove(path("source") + "/tokenizer.json");
+  write_file(path("ids.jsonl"), "{\"input_ids\": [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]}\n");
+  const Json json =
+      run_json({"calibrate", path("source"), "--calib", path("ids.jsonl"), "-o", path("amax"), "--quiet"});
+  EXPECT_EQ(json["tokens"], 12);
+  const CliResult texts_too = run_cli({"calibrate", path("source"), "--calib", texts(), "-o", path("amax")});
+  EXPECT_EQ(texts_too.exit_code, 3);
+  EXPECT_NE(texts_too.err.find("there is no tokenizer"), std::string::npos) << texts_too.err;
+}
+
+TEST_F(EndToEnd, TextOutputSaysWhatMatters) {
+  const std::string calib = texts();
+  const CliResult plan = run_cli({"plan", source(), "--calib", calib});
+  ASSERT_EQ(plan.exit_code, 0) << plan.err;
+  for (const char* part :
+       {"source ", "output ", "shards ", "memory ", "disk ", "time ", "bounds ", "vllm: loads it"}) {
+    EXPECT_NE(plan.out.find(part), std::string::npos) << part;
+  }
+  const CliResult made = run_cli({"quantize", source(), path("out"), "--calib", calib});
+  ASSERT_EQ(made.exit_code, 0) << made.err;
+  EXPECT_NE(made.out.find(" lossless"), std::string::npos) << made.out;
+  EXPECT_NE(made.out.find("coverage"), std::string::npos) << made.out;
+  EXPECT_NE(made.err.find("layer 0: "), std::string::npos) << made.err;
+  const CliResult verified = run_cli({"verify", source(), path("out"), "--quiet"});
+  EXPECT_EQ(verified.exit_code, 0) << verified.out;
+  EXPECT_EQ(verified.err, "");
+  EXPECT_NE(verified.out.find("right: all"), std::string::npos) << verified.out;
+}
+
+// A run that fails midway leaves no checkpoint, and the same command finishes the job.
+TEST_F(EndToEnd, AFailedRunStartsAgain) {
+  std::filesystem::copy(tiny_checkpoint(), path("source"), std::filesystem::copy_options::recursive);
+  const Json scale = run_json({"inspect", source(), "--tensor", "layers.4.ffn.experts.7.w2.scale"});
+  const std::string shard = path("source") + "/" + scale["shard"].get<std::string>();
+  const std::string whole = read_file(shard);
+  std::string damaged = whole;
+  damaged[scale["offset"].get<size_t>() + 3] = '\xff';
+  write_file(shard, damaged);
+
+  const std::vector<std::string> command = {"quantize", path("source"), path("out"),
+                                            "--calib",  texts(),        "--quiet"};
+  const CliResult failed = run_cli(command);
+  EXPECT_EQ(failed.exit_code, 3);
+  EXPECT_NE(failed.err.find("tensor \'layers.4.ffn.experts.7.w2.scale\': at byte " +
+                            std::to_string(scale["offset"].get<size_t>() + 3)),
+            std::string::npos)
+      << failed.err;
+  for (const auto& [name, content] : folder_contents(path("out"))) {
+    EXPECT_TRUE(name.ends_with(".partial") || name == ".nibblecast/job.json") << name;
+  }
+  const CliResult as_source = run_cli({"plan", path("out")});
+  EXPECT_EQ(as_source.exit_code, 3);
+  EXPECT_NE(as_source.err.find("unfinished output"), std::string::npos) << as_source.err;
+
+  write_file(shard, whole);
+  EXPECT_EQ(run_cli({"plan", path("source"), path("out"), "--calib", texts()}).exit_code, 0);
+  EXPECT_EQ(run_cli(command).exit_code, 0);
+  EXPECT_EQ(run_json({"verify", path("source"), path("out"), "--quiet"})["ok"], true);
+}
+
+TEST_F(EndToEnd, VerifyNamesTheProblem) {
+  run_json({"quantize", source(), path("out"), "--amax", amax(), "--quiet"});
+  std::filesystem::remove(path("out") + "/hf_quant_config.json");
+  const CliResult result = run_cli({"verify", source(), path("out"), "--quiet"});
+  EXPECT_EQ(result.exit_code, 6);
+  EXPECT_NE(result.out.find("hf_quant_config.json"), std::string::npos) << result.out;
+  const CliResult json = run_cli({"verify", source(), path("out"), "--quiet", "--json"});
+  EXPECT_EQ(json.exit_code, 6);
+  EXPECT_EQ(Json::parse(json.out)["ok"], false);
+}
+
+}  // namespace
+}  // namespace nibblecast::testing

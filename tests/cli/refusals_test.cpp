@@ -1,0 +1,137 @@
+// What must not be begun: the exit code, the reason, and nothing left behind.
+#include <algorithm>
+
+#include "run_cli.h"
+
+namespace nibblecast::testing {
+namespace {
+
+class Refusals : public ::testing::Test {
+ protected:
+  std::string path(const std::string& name) const { return (folder_.path() / name).string(); }
+  std::string source() const { return tiny_checkpoint().string(); }
+  std::string file(const std::string& name, const std::string& text) const {
+    write_file(path(name), text);
+    return path(name);
+  }
+  std::string texts() const { return write_texts(folder_.path()).string(); }
+
+  // Runs `quantize`, which must fail with one line holding `part` and leave no `out`.
+  void expect_refusal(int exit_code, const std::string& part, std::vector<std::string> options) {
+    std::vector<std::string> arguments = {"quantize", source(), path("out"), "--quiet"};
+    arguments.insert(arguments.end(), options.begin(), options.end());
+    const CliResult result = run_cli(arguments);
+    EXPECT_EQ(result.exit_code, exit_code) << result.err;
+    EXPECT_EQ(result.out, "");
+    EXPECT_NE(result.err.find(part), std::string::npos) << "'" << part << "' is not in: " << result.err;
+    EXPECT_EQ(result.err.rfind("nibblecast: error: ", 0), 0u) << result.err;
+    EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
+    EXPECT_FALSE(std::filesystem::exists(path("out")));
+  }
+
+ private:
+  TemporaryFolder folder_;
+};
+
+TEST_F(Refusals, Activations) {
+  expect_refusal(2, "the activations are missing", {});
+  expect_refusal(2, "exclude each other", {"--calib", texts(), "--amax", "x"});
+  expect_refusal(3, "there is no such file", {"--calib", path("nothing")});
+  expect_refusal(3, "there is no such file", {"--amax", path("nothing")});
+  expect_refusal(3, "is a folder", {"--amax", source()});
+  expect_refusal(3, "no calibration rows", {"--calib", file("empty.txt", "")});
+  expect_refusal(3, "binary.txt", {"--calib", file("binary.txt", std::string("a\0b", 3))});
+  expect_refusal(3, "ids.jsonl", {"--calib", file("ids.jsonl", "{\"input_ids\": [1, 99999999]}\n")});
+  expect_refusal(3, "ids.jsonl", {"--calib", file("ids.jsonl", "{\"input_ids\": [-1]}\n")});
+  expect_refusal(3, "latin1.txt", {"--calib", file("latin1.txt", "caf\xe9")});
+  expect_refusal(3, "garbage", {"--amax", file("garbage", "not an amax file, but long enough to be one")});
+}
+
+TEST_F(Refusals, Options) {
+  expect_refusal(2, "unknown recipe 'int4'", {"--calib", texts(), "--recipe", "int4"});
+  expect_refusal(2, "unknown value 'torch'", {"--calib", texts(), "--engine", "torch"});
+  expect_refusal(2, "not expected: --fast", {"--calib", texts(), "--fast"});
+  expect_refusal(2, "lies in the source",
+                 {"--calib", texts(), "--save-amax", source() + "/amax.safetensors"});
+  expect_refusal(2, "lies in the destination",
+                 {"--calib", texts(), "--save-amax", path("out") + "/amax.safetensors"});
+  expect_refusal(2, "its folder does not exist", {"--calib", texts(), "--save-amax", path("none") + "/amax"});
+  expect_refusal(5, "bytes of memory", {"--calib", texts(), "--calib-size", "6", "--memory", "20M"});
+}
+
+TEST_F(Refusals, Destination) {
+  const auto error_of = [&](const std::string& destination) {
+    const CliResult result = run_cli({"quantize", source(), destination, "--calib", texts(), "--quiet"});
+    EXPECT_EQ(result.exit_code, 5) << result.err;
+    return result.err;
+  };
+  const auto before = folder_contents(tiny_checkpoint());
+  EXPECT_NE(error_of(source() + "/out").find("inside one another"), std::string::npos);
+  EXPECT_NE(error_of(source()).find("inside one another"), std::string::npos);
+  EXPECT_NE(error_of(tiny_checkpoint().parent_path().string()).find("inside one another"), std::string::npos);
+  EXPECT_TRUE(folder_contents(tiny_checkpoint()) == before);
+  std::filesystem::create_directory(path("busy"));
+  file("busy/notes.txt", "mine");
+  EXPECT_NE(error_of(path("busy")).find("is not empty"), std::string::npos);
+  EXPECT_EQ(folder_contents(path("busy")), (std::map<std::string, std::string>{{"notes.txt", "mine"}}));
+  EXPECT_NE(error_of(file("a_file", "")).find("is not a folder"), std::string::npos);
+}
+
+TEST_F(Refusals, DamagedTokenizer) {
+  std::filesystem::copy(tiny_checkpoint(), path("source"), std::filesystem::copy_options::recursive);
+  const std::string tokenizer = path("source") + "/tokenizer.json";
+  std::filesystem::resize_file(tokenizer, std::filesystem::file_size(tokenizer) / 2);
+  const CliResult result = run_cli({"quantize", path("source"), path("out"), "--calib", texts()});
+  EXPECT_EQ(result.exit_code, 3);
+  EXPECT_NE(result.err.find("tokenizer.json"), std::string::npos) << result.err;
+  EXPECT_FALSE(std::filesystem::exists(path("out")));
+}
+
+// All of V4-Pro in holes: sizes to the byte, and no room for it.
+TEST_F(Refusals, DiskTooSmallForV4Pro) {
+  ASSERT_EQ(run_cli({"synth", "v4-pro", path("pro"), "--sparse", "--quiet"}).exit_code, 0);
+  if (std::filesystem::space(path("pro")).available > uint64_t{900'000'000'000})
+    GTEST_SKIP() << "this disk has room for V4-Pro";
+  const CliResult plan = run_cli({"plan", path("pro"), "--json"});
+  EXPECT_EQ(plan.exit_code, 5);
+  EXPECT_NE(plan.err.find("nibblecast: error: refused: the output takes "), std::string::npos) << plan.err;
+  const Json json = Json::parse(plan.out);
+  EXPECT_EQ(json["source"]["bytes"], 864704792696);
+  EXPECT_EQ(json["source"]["tensors"], 145116);
+  EXPECT_EQ(json["bounds"].size(), 61u);
+  ASSERT_EQ(json["refusals"].size(), 1u);
+
+  write_file(path("ids.jsonl"), "{\"input_ids\": [1, 2, 3]}\n");
+  const CliResult made =
+      run_cli({"quantize", path("pro"), path("out"), "--calib", path("ids.jsonl"), "--memory", "100G"});
+  EXPECT_EQ(made.exit_code, 5);
+  EXPECT_NE(made.err.find("bytes short"), std::string::npos) << made.err;
+  EXPECT_FALSE(std::filesystem::exists(path("out")));
+}
+
+TEST_F(Refusals, PlanRefusesAsQuantizeDoes) {
+  const CliResult plan = run_cli({"plan", source(), "--memory", "20M"});
+  EXPECT_EQ(plan.exit_code, 5);
+  EXPECT_NE(plan.out.find("refused "), std::string::npos) << plan.out;
+  std::filesystem::create_directory(path("busy"));
+  file("busy/notes.txt", "mine");
+  const CliResult busy = run_cli({"plan", source(), path("busy"), "--json"});
+  EXPECT_EQ(busy.exit_code, 5);
+  EXPECT_EQ(Json::parse(busy.out)["refusals"].size(), 1u);
+}
+
+TEST_F(Refusals, Inspect) {
+  EXPECT_EQ(run_cli({"inspect", source(), "--tensor", "nothing"}).exit_code, 2);
+  EXPECT_EQ(run_cli({"inspect", path("nothing")}).exit_code, 3);
+  EXPECT_EQ(run_cli({"inspect", file("short.safetensors", "abc")}).exit_code, 3);
+}
+
+TEST_F(Refusals, SynthIntoABusyFolder) {
+  std::filesystem::create_directory(path("busy"));
+  file("busy/notes.txt", "mine");
+  EXPECT_EQ(run_cli({"synth", "v4-tiny", path("busy")}).exit_code, 5);
+  EXPECT_EQ(run_cli({"synth", "v4-tiny", path("x"), "--layers", "900..901"}).exit_code, 2);
+}
+
+}  // namespace
+}  // namespace nibblecast::testing

@@ -1,0 +1,96 @@
+#include "run_cli.h"
+
+#include <fcntl.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <sstream>
+
+extern char** environ;
+
+namespace nibblecast::testing {
+
+std::string read_file(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::ostringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+void write_file(const std::filesystem::path& path, const std::string& text) {
+  std::ofstream(path, std::ios::binary) << text;
+}
+
+CliResult run_cli(const std::vector<std::string>& arguments, const std::string& input) {
+  const TemporaryFolder folder;
+  write_file(folder.path() / "in", input);
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  const std::string in = folder.path() / "in", out = folder.path() / "out", err = folder.path() / "err";
+  posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, in.c_str(), O_RDONLY, 0);
+  posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, out.c_str(), O_WRONLY | O_CREAT, 0600);
+  posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, err.c_str(), O_WRONLY | O_CREAT, 0600);
+  std::vector<std::string> words = {NIBBLECAST_BINARY};
+  words.insert(words.end(), arguments.begin(), arguments.end());
+  std::vector<char*> argv;
+  for (std::string& word : words) argv.push_back(word.data());
+  argv.push_back(nullptr);
+  pid_t child = 0;
+  const int failed = posix_spawn(&child, NIBBLECAST_BINARY, &actions, nullptr, argv.data(), environ);
+  posix_spawn_file_actions_destroy(&actions);
+  CliResult result;
+  if (failed != 0) {
+    ADD_FAILURE() << "cannot run " << NIBBLECAST_BINARY;
+    return result;
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  if (WIFEXITED(status)) result.exit_code = WEXITSTATUS(status);
+  result.out = read_file(out);
+  result.err = read_file(err);
+  return result;
+}
+
+Json run_json(std::vector<std::string> arguments) {
+  arguments.emplace_back("--json");
+  const CliResult result = run_cli(arguments);
+  EXPECT_EQ(result.exit_code, 0) << arguments.front() << ": " << result.err;
+  return result.exit_code == 0 ? Json::parse(result.out) : Json();
+}
+
+std::map<std::string, std::string> folder_contents(const std::filesystem::path& folder) {
+  std::map<std::string, std::string> contents;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(folder)) {
+    if (entry.is_regular_file())
+      contents[entry.path().lexically_relative(folder).string()] = read_file(entry.path());
+  }
+  return contents;
+}
+
+const std::filesystem::path& tiny_checkpoint() {
+  static const TemporaryFolder folder;
+  static const std::filesystem::path path = [] {
+    const std::filesystem::path made = folder.path() / "tiny";
+    const CliResult result = run_cli({"synth", "v4-tiny", made.string(), "--quiet"});
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    return made;
+  }();
+  return path;
+}
+
+std::filesystem::path write_texts(const std::filesystem::path& folder) {
+  const std::filesystem::path path = folder / "texts.jsonl";
+  std::string lines;
+  for (int text = 0; text < 6; ++text) {
+    lines +=
+        Json{{"text", "Row " + std::to_string(text) + ": weights stream through once, and nothing is lost."}}
+            .dump() +
+        "\n";
+  }
+  write_file(path, lines);
+  return path;
+}
+
+}  // namespace nibblecast::testing

@@ -1,0 +1,34 @@
+// tests/cli/run_cli.h - runs the nibblecast program as a user would.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "base/json.h"
+#include "testing.h"
+
+namespace nibblecast::testing {
+
+struct CliResult {
+  int exit_code = -1;  // -1: ended by a signal
+  std::string out, err;
+};
+
+// Arguments after the program's name; `input` is its standard input.
+CliResult run_cli(const std::vector<std::string>& arguments, const std::string& input = "");
+// The same, which must succeed with --json; what it printed.
+Json run_json(std::vector<std::string> arguments);
+
+std::string read_file(const std::filesystem::path& path);
+void write_file(const std::filesystem::path& path, const std::string& text);
+// Relative path -> content of all files of a folder.
+std::map<std::string, std::string> folder_contents(const std::filesystem::path& folder);
+
+// A synthesized v4-tiny checkpoint, made once a process.
+const std::filesystem::path& tiny_checkpoint();
+// A JSONL file of a few texts, in `folder`.
+std::filesystem::path write_texts(const std::filesystem::path& folder);
+
+}  // namespace nibblecast::testing
