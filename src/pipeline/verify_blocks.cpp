@@ -1,6 +1,7 @@
 #include "pipeline/verify_blocks.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <vector>
@@ -19,6 +20,20 @@ uint8_t nibble(const uint8_t* codes, size_t element) {
 
 bool is_nan_e4m3(uint8_t code) { return (code & 0x7f) == 0x7f; }
 
+// 16 nibbles, the first in the lowest bits.
+uint64_t load_word(const uint8_t* codes) {
+  static_assert(std::endian::native == std::endian::little);
+  uint64_t word;
+  std::memcpy(&word, codes, sizeof word);
+  return word;
+}
+
+// The sign bit of each nibble that is -0 (8).
+uint64_t negative_zeros(uint64_t word) {
+  const uint64_t nonzero = (word | word >> 1 | word >> 2) & 0x1111111111111111;
+  return word & 0x8888888888888888 & ~(nonzero << 3);
+}
+
 bool is_zero_block(const uint8_t* codes) {
   return std::all_of(codes, codes + kBlockBytes, [](uint8_t byte) { return (byte & 0x77) == 0; });
 }
@@ -27,24 +42,26 @@ bool is_zero_block(const uint8_t* codes) {
 
 // The formats' definitions (formats/mxfp4.h, nvfp4.h), evaluated once for every pair of codes.
 struct BlockChecker::Tables {
+  float source_scale[256];   // of E8M0
+  float output_scale[256];   // of E4M3, times the tensor's scale_2
   float source[256][16];     // [E8M0][E2M1]
-  float output[256][16];     // [E4M3][E2M1], with the tensor's scale_2
+  float output[256][16];     // [E4M3][E2M1]
   uint8_t block_scale[256];  // [E8M0]: what the cast's rule makes of it; none for 255
 
   Tables(float scale_2, int k_max) {
     for (int scale = 0; scale < 256; ++scale) {
-      const float source_scale = decode_e8m0(static_cast<uint8_t>(scale));
-      const float output_scale = decode_e4m3(static_cast<uint8_t>(scale)) * scale_2;
+      source_scale[scale] = decode_e8m0(static_cast<uint8_t>(scale));
+      output_scale[scale] = decode_e4m3(static_cast<uint8_t>(scale)) * scale_2;
       for (int code = 0; code < 16; ++code) {
-        source[scale][code] = decode_e2m1(static_cast<uint8_t>(code)) * source_scale;
-        output[scale][code] = decode_e2m1(static_cast<uint8_t>(code)) * output_scale;
+        source[scale][code] = decode_e2m1(static_cast<uint8_t>(code)) * source_scale[scale];
+        output[scale][code] = decode_e2m1(static_cast<uint8_t>(code)) * output_scale[scale];
       }
     }
     // The rule looks at scale and window alone, so zeros will do.
     for (int scale = 0; scale < kNan; ++scale) {
-      const uint8_t zeros[kBlockBytes] = {}, source_scale = static_cast<uint8_t>(scale);
+      const uint8_t zeros[kBlockBytes] = {}, code = static_cast<uint8_t>(scale);
       uint8_t codes[kBlockBytes], scales[2];
-      cast_mxfp4_to_nvfp4_ref({.codes = zeros, .scales = &source_scale, .rows = 1, .cols = 32}, 0, 1, k_max,
+      cast_mxfp4_to_nvfp4_ref({.codes = zeros, .scales = &code, .rows = 1, .cols = 32}, 0, 1, k_max,
                               NegativeZero::kKeep, codes, scales);
       block_scale[scale] = scales[0];
     }
@@ -90,18 +107,26 @@ class BlockChecker::Rows {
     }
   }
 
-  // Element by element; NaN equals nothing, -0 equals 0.
-  bool values_equal() const {
-    const float* const source = tables_.source[scale_];
-    bool equal = true;
+  bool values_equal() const { return same_products() || same_values(); }
+
+  // The same numbers times the same scale: most blocks are done with here.
+  bool same_products() const {
+    const float scale = tables_.source_scale[scale_];
+    bool same = true;
     for (size_t half = 0; half < 2; ++half) {
-      const float* const output = tables_.output[out_scales_[half]];
-      for (size_t byte = half * 8; byte < half * 8 + 8; ++byte) {
-        equal &= source[in_[byte] & 15] == output[out_[byte] & 15];
-        equal &= source[in_[byte] >> 4] == output[out_[byte] >> 4];
-      }
+      const uint64_t in = load_word(in_ + 8 * half), out = load_word(out_ + 8 * half);
+      same &= scale == tables_.output_scale[out_scales_[half]];
+      same &= (in ^ negative_zeros(in)) == (out ^ negative_zeros(out));
     }
-    return equal;
+    return same;
+  }
+
+  // Element by element; NaN equals nothing, -0 equals 0.
+  bool same_values() const {
+    for (size_t element = 0; element < 32; ++element) {
+      if (!(source_value(element) == output_value(element))) return false;
+    }
+    return true;
   }
 
   bool scales_right() {
@@ -141,20 +166,21 @@ class BlockChecker::Rows {
 
   // Of a block with the source's values and scale: only zeros can differ, in their sign.
   void check_zero_signs() {
-    if (pair_.negative_zero == NegativeZero::kKeep && std::memcmp(in_, out_, kBlockBytes) == 0) return;
-    std::optional<size_t> wrong;
-    for (size_t element = 0; element < 32; ++element) {
-      const uint8_t in = nibble(in_, element), out = nibble(out_, element);
-      const bool kept = in == 8 && out == 8, cleared = in == 8 && out == 0, set = in == 0 && out == 8;
-      counts_.signs_kept += kept;
-      counts_.signs_cleared += cleared;
-      const bool right = !set && !(cleared && pair_.negative_zero == NegativeZero::kKeep) &&
-                         !(kept && pair_.negative_zero == NegativeZero::kModelOpt);
-      if (!right && !wrong) wrong = element;
+    for (size_t half = 0; half < 2; ++half) {
+      const uint64_t in = negative_zeros(load_word(in_ + 8 * half)),
+                     out = negative_zeros(load_word(out_ + 8 * half));
+      const uint64_t kept = in & out, cleared = in & ~out;
+      counts_.signs_kept += static_cast<uint64_t>(std::popcount(kept));
+      counts_.signs_cleared += static_cast<uint64_t>(std::popcount(cleared));
+      uint64_t wrong = out & ~in;
+      if (pair_.negative_zero == NegativeZero::kKeep) wrong |= cleared;
+      if (pair_.negative_zero == NegativeZero::kModelOpt) wrong |= kept;
+      if (wrong == 0) continue;
+      const auto bit = static_cast<uint64_t>(std::countr_zero(wrong));
+      fault(BlockFault::kZeroSign, 16 * half + bit / 4, out >> bit & 1 ? 0.0f : -0.0f,
+            out >> bit & 1 ? -0.0f : 0.0f);
+      return;
     }
-    if (!wrong) return;
-    const bool clears = nibble(in_, *wrong) == 0 || pair_.negative_zero == NegativeZero::kModelOpt;
-    fault(BlockFault::kZeroSign, *wrong, clears ? 0.0f : -0.0f, output_value(*wrong));
   }
 
   size_t first_difference() const {
