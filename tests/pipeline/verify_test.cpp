@@ -30,10 +30,16 @@ constexpr const char* kKnown = "layers.1.ffn.experts.3.w1.weight";        // beg
 
 std::string text_of(const fs::path& path) { return read_text(system_files(), path, 1 << 30); }
 
+// A new file in its place: what stood there may be linked from elsewhere.
 void write_file(const fs::path& path, const std::string& text) {
+  fs::remove(path);
   std::ofstream file(path, std::ios::binary);
   file << text;
   ASSERT_TRUE(file.good()) << path;
+}
+
+void truncate_file(const fs::path& path, size_t size_bytes) {
+  write_file(path, text_of(path).substr(0, size_bytes));
 }
 
 // Calls edit(bytes) with the whole of a tensor's bytes and writes them back.
@@ -167,10 +173,10 @@ class VerifyTest : public ::testing::Test {
   }
 
   static fs::path source() { return made_->path() / "source"; }
-  // A copy to break.
+  // A copy to break; of links, since direct reads of freshly copied files wait for the disk.
   fs::path output(const char* name = "layer") const {
     const fs::path copy = work_.path() / name;
-    fs::copy(made_->path() / name, copy, fs::copy_options::recursive);
+    fs::copy(made_->path() / name, copy, fs::copy_options::recursive | fs::copy_options::create_hard_links);
     return copy;
   }
 
@@ -442,12 +448,12 @@ INSTANTIATE_TEST_SUITE_P(
         only("truncated_in_data",
              [](const fs::path& f) {
                const fs::path shard = f / shard_of(f, kKnown);
-               fs::resize_file(shard, fs::file_size(shard) - 1);
+               truncate_file(shard, fs::file_size(shard) - 1);
              },
+             {"before its data does", "lies in a shard that cannot be read", "more (unreadable tensors)"}),
+        only("truncated_in_header", [](const fs::path& f) { truncate_file(f / shard_of(f, kKnown), 100); },
              {"model-00003-of-", "lies in a shard that cannot be read", "more (unreadable tensors)"}),
-        only("truncated_in_header", [](const fs::path& f) { fs::resize_file(f / shard_of(f, kKnown), 100); },
-             {"model-00003-of-", "lies in a shard that cannot be read", "more (unreadable tensors)"}),
-        only("empty", [](const fs::path& f) { fs::resize_file(f / shard_of(f, kKnown), 0); },
+        only("empty", [](const fs::path& f) { truncate_file(f / shard_of(f, kKnown), 0); },
              {"model-00003-of-", "lies in a shard that cannot be read", "more (unreadable tensors)"}),
         only("shard_missing", [](const fs::path& f) { fs::remove(f / shard_of(f, kKnown)); },
              {"the index names this shard, but it is missing", "lies in a shard that cannot be read",
@@ -525,9 +531,8 @@ INSTANTIATE_TEST_SUITE_P(
                },
                {"config.json: quantized_layers names layers.9.ffn.experts"}),
         config("no_object", [](Json& c) { c = Json::array(); }, {"config.json: does not hold a JSON object"}),
-        Mutation{"config_cut",
-                 [](const fs::path& f) { fs::resize_file(f / "config.json", 100); },
-                 {"config.json"}},
+        Mutation{
+            "config_cut", [](const fs::path& f) { truncate_file(f / "config.json", 100); }, {"config.json"}},
         Mutation{"config_gone",
                  [](const fs::path& f) { fs::remove(f / "config.json"); },
                  {"config.json: is missing"}},
@@ -580,6 +585,49 @@ TEST_F(VerifyTest, EveryManifestKeyCounts) {
   });
   edit_json(folder, "hf_quant_config.json", [](Json& c) { c["producer"] = {{"name", "modelopt"}}; });
   EXPECT_THAT(verify_outputs(source(), folder).problems, IsEmpty());
+}
+
+// The oracle's amax in the form of ours: F32 [16] a layer and projection.
+AmaxFile oracle_amax(const fs::path& model, const Plan& plan) {
+  const fs::path path = model / "oracle.safetensors";
+  const std::string file = text_of(path);
+  AmaxFile amax;
+  amax.layers.resize(plan.model.num_hidden_layers);
+  for (uint64_t layer = 0; layer < amax.layers.size(); ++layer) amax.layers[layer].layer = layer;
+  for (const Tensor& tensor : read_safetensors_header(*system_files().open(path, Access::kRead)).tensors) {
+    for (LayerAmax& layer : amax.layers) {
+      const std::string prefix = "calib.layers." + std::to_string(layer.layer) + ".experts.";
+      const auto take = [&](const char* kind, std::vector<float>& values) {
+        if (tensor.name != prefix + kind) return;
+        values.resize(tensor.size_bytes / sizeof(float));
+        std::memcpy(values.data(), file.data() + tensor.offset, tensor.size_bytes);
+      };
+      take("w13", layer.experts.w13);
+      take("w2", layer.experts.w2);
+      take("w2_weighted", layer.experts.w2_weighted);
+    }
+  }
+  return amax;
+}
+
+TEST(Verify, AcceptsModelOptsDocumentsButNotItsStaleSize) {
+  SKIP_WITHOUT_SHARED_MODEL(model, "tiny-v4");
+  SKIP_WITHOUT_SHARED_MODEL(modelopt, "tiny-v4-modelopt");
+  const TemporaryFolder work;
+  const fs::path output = work.path() / "out";
+  const Checkpoint source = Checkpoint::open(model, system_files());
+  const Plan plan = make_plan(source, {.input_scale = InputScalePolicy::kExpert,
+                                       .w2_input = W2Input::kWeighted,
+                                       .negative_zero = NegativeZero::kModelOpt});
+  const Activations activations = {
+      .rows = {}, .amax = oracle_amax(model, plan), .origin = "oracle", .identity = "o"};
+  run_job(source, plan, activations, output);
+  EXPECT_THAT(verify_outputs(model, output).problems, IsEmpty());
+  fs::remove(output / "nibblecast.json");
+  for (const char* name : {"config.json", "hf_quant_config.json", kIndex}) {
+    write_file(output / name, text_of(modelopt / name));
+  }
+  EXPECT_THAT(verify_outputs(model, output).problems, ElementsAre(HasSubstr("metadata.total_size must be")));
 }
 
 TEST(ProblemList, CountsWhatItDoesNotShow) {
