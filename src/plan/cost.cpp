@@ -21,8 +21,8 @@ namespace {
 constexpr uint64_t kMiB = 1 << 20;
 // Code and libraries, threads' stacks, the allocator's slack: 60 MiB measured, and room.
 constexpr uint64_t kProgramBytes = 96 * kMiB;
-// A tensor's names, shapes and offsets in source, plan and index: 1.3 KB measured.
-constexpr uint64_t kBytesPerTensor = 1500;
+// A tensor's names, shapes and offsets in source, plan and index: 0.7 KB measured.
+constexpr uint64_t kBytesPerTensor = 1000;
 // Buffers for this many experts, read and written, keep the disk busy while others are worked on.
 constexpr uint64_t kUnitsUnderWay = 4;
 constexpr uint64_t kLeastUnit = 16 * kMiB;  // a chunk of kept bytes
@@ -107,7 +107,7 @@ uint64_t available_memory() {
 }
 
 std::optional<DiskRates> probe_disk(const std::filesystem::path& folder) {
-  constexpr size_t kProbeBytes = 64 * kMiB, kRequest = 8 * kMiB;
+  constexpr size_t kProbeBytes = 256 * kMiB, kRequest = 8 * kMiB;
   const int fd = ::open(nearest_existing(folder).c_str(), O_TMPFILE | O_RDWR | O_DIRECT | O_CLOEXEC, 0600);
   if (fd < 0) return std::nullopt;
   const Buffer buffer(kRequest);

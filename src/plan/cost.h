@@ -36,7 +36,7 @@ uint64_t available_memory();
 struct DiskRates {
   double read_bytes_per_second = 0, write_bytes_per_second = 0;
 };
-// Writes and reads 64 MiB in an unnamed temporary file in `folder` (or its nearest existing ancestor), direct; nothing remains.
+// Writes and reads 256 MiB in an unnamed temporary file in `folder` (or its nearest existing ancestor), direct; nothing remains.
 // nullopt where the file system cannot (read-only, no such files).
 std::optional<DiskRates> probe_disk(const std::filesystem::path& folder);
 // FLOP/s of this machine's products in the plan's compute dtype, from a short run of all threads.
