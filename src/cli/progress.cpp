@@ -1,6 +1,7 @@
 #include "cli/progress.h"
 
 #include <fmt/format.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -16,6 +17,15 @@ constexpr auto kTerminalInterval = std::chrono::milliseconds(100);
 constexpr auto kPlainInterval = std::chrono::seconds(10);
 // A rate over less than this is noise.
 constexpr double kLeastSeconds = 0.2;
+
+// A line that wraps could not be rewritten.
+std::string cut_to_terminal(std::string text) {
+  winsize size = {};
+  if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 && text.size() >= size.ws_col) {
+    text.resize(size.ws_col - 1u);
+  }
+  return text;
+}
 
 }  // namespace
 
@@ -40,7 +50,7 @@ void ProgressPrinter::update(const std::string& stage, uint64_t bytes_done, uint
     print_line(text);
     return;
   }
-  std::fputs(("\r\x1b[K" + text).c_str(), stderr);
+  std::fputs(("\r\x1b[K" + cut_to_terminal(text)).c_str(), stderr);
   std::fflush(stderr);
   line_open_ = true;
 }
