@@ -121,7 +121,8 @@ uint64_t DeepseekV4Forward<T>::memory_bytes(const DeepseekV4Config& config, uint
                                             uint64_t longest_row, size_t threads) {
   const uint64_t width = config.hidden_size, inner = config.moe_intermediate_size;
   const uint64_t streams = tokens * config.hc_mult * width * sizeof(T);
-  const uint64_t per_token = width * (sizeof(T) + sizeof(float)) + sizeof(StreamMix) + 8;
+  const uint64_t per_token = width * (sizeof(T) + sizeof(float)) + sizeof(StreamMix) + 8 +
+                             config.num_experts_per_tok * sizeof(int32_t);
   const uint64_t ropes = 2 * longest_row * config.qk_rope_head_dim * sizeof(float);
   const uint64_t shared = 3 * width * inner * 5 / 4;  // codes, and scales of one FP32 number for 16 at most
   // Threads keep the scratch of both halves.
@@ -192,6 +193,11 @@ LayerAmax DeepseekV4Forward<T>::end_layer() {
 template <class T>
 std::span<const T> DeepseekV4Forward<T>::streams() const {
   return state_->streams;
+}
+
+template <class T>
+std::span<const int32_t> DeepseekV4Forward<T>::chosen_experts() const {
+  return state_->chosen;
 }
 
 template <class T>

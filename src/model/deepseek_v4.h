@@ -63,6 +63,9 @@ class DeepseekV4Forward {
   // Streams after the last finished layer: [tokens, hc_mult, D], rows one after the other.
   std::span<const T> streams() const;
 
+  // Experts of each token in the layer begun last: [tokens, num_experts_per_tok].
+  std::span<const int32_t> chosen_experts() const;
+
   // Logits (F32 [tokens of the row, V]) of row `row` from the streams, after the last layer. `tensors` holds
   // norm.weight, hc_head_fn, hc_head_base, hc_head_scale and head.weight.
   std::vector<float> logits(size_t row, const StoredTensors& tensors);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 
 #include "base/error.h"
 #include "base/parallel.h"
@@ -145,13 +146,11 @@ class Attention {
     if (longest <= config_.index_topk) return;
     const Entries<T> keys = compress(weights.compressor, kIndexKeyStep);
     const size_t heads = config_.index_n_heads;
+    // FP32 like the scores they enter, where the reference has BF16 throughout.
     std::vector<float> head_weights(count_ * heads);
-    std::vector<T> projected(count_ * heads);
-    linear(x_.data(), count_, weights.weights_proj, projected.data());
+    linear(x_.data(), count_, weights.weights_proj, head_weights.data());
     const float scale = 1.0f / std::sqrt(static_cast<float>(config_.index_head_dim * heads));
-    for (size_t i = 0; i < projected.size(); ++i) {
-      head_weights[i] = to_float(from_float<T>(to_float(projected[i]) * scale));
-    }
+    for (float& weight : head_weights) weight *= scale;
     chosen_words_ = blocks(longest, 64);
     chosen_.assign(count_ * chosen_words_, 0);
     for (size_t row = 0; row < rows_.size(); ++row) {
@@ -339,7 +338,7 @@ uint64_t attention_bytes(const DeepseekV4Config& c, uint64_t tokens, uint64_t lo
       group * ((c.hidden_size + c.q_lora_rank + c.head_dim) * sizeof(T) + sizeof(StreamMix)) +
       entries * sizeof(T) + group * blocks(longest_row / 4, 64) * sizeof(uint64_t);
   const uint64_t compressing = group * 2 * 2 * c.head_dim * sizeof(float);
-  const uint64_t indexing = group * c.index_n_heads * (sizeof(T) + sizeof(float)) +
+  const uint64_t indexing = group * c.index_n_heads * sizeof(float) +
                             group * 2 * 2 * c.index_head_dim * sizeof(float) +
                             kIndexTokens * index_width * sizeof(T);
   const uint64_t attending =
@@ -348,9 +347,9 @@ uint64_t attention_bytes(const DeepseekV4Config& c, uint64_t tokens, uint64_t lo
   const uint64_t deepest =
       std::max({c.hidden_size, c.q_lora_rank, heads * c.head_dim, c.o_groups * c.o_lora_rank});
   const uint64_t thread =
-      kPanel * (deepest * sizeof(T) + kTileRows * sizeof(float)) + matmul_scratch_bytes<T>(kPanel, deepest) +
-      attend_scratch_bytes<T>(c.head_dim, keys) + matmul_scratch_bytes<T>(c.head_dim, keys) +
-      mix_streams_scratch_bytes(c.hc_mult, c.hidden_size) +
+      2 * panel_size(deepest) * sizeof(T) + kPanel * kTileRows * sizeof(float) +
+      matmul_scratch_bytes<T>(kPanel, deepest) + attend_scratch_bytes<T>(c.head_dim, keys) +
+      matmul_scratch_bytes<T>(c.head_dim, keys) + mix_streams_scratch_bytes(c.hc_mult, c.hidden_size) +
       matmul_scratch_bytes<float>((2 + c.hc_mult) * c.hc_mult, c.hc_mult * c.hidden_size) +
       (kTaskTokens * (longest_row / 4 + kIndexKeyStep) + kTileRows * kIndexKeyStep) * sizeof(float);
   return whole + std::max({compressing, indexing, attending}) + threads * thread;

@@ -32,7 +32,8 @@ void activate(const T* x, size_t rows, const MlpWeights& weights, float limit, c
                 [&](const Tile& tile, const std::array<const float*, 2>& sums) {
                   for (size_t row = 0; row < tile.rows; ++row) {
                     float values[kPanel];
-                    swiglu<T>(sums[0] + row * tile.cols, sums[1] + row * tile.cols, tile.cols, limit, values);
+                    swiglu<T>(sums[0] + row * tile.stride, sums[1] + row * tile.stride, tile.cols, limit,
+                              values);
                     const float weight = row_weights == nullptr ? 1.0f : row_weights[tile.row + row];
                     T* to = act + (tile.row + row) * inner + tile.col;
                     // Of what would enter w2: rounding keeps the order, so the largest is rounded alone.
@@ -100,15 +101,15 @@ void assign(ForwardState<T>& state, const FfnWeights& weights) {
   const size_t experts = state.config.n_routed_experts, top = state.config.num_experts_per_tok;
   const size_t width = state.config.hidden_size;
   std::vector<float> logits(kRouterTokens * experts), chosen_weights(kRouterTokens * top);
-  std::vector<int32_t> chosen(kRouterTokens * top);
+  state.chosen.resize(state.tokens() * top);
   for (size_t begin = 0; begin < state.tokens(); begin += kRouterTokens) {
     const size_t count = std::min(kRouterTokens, state.tokens() - begin);
     linear(state.x_ffn.data() + begin * width, count, weights.gate, logits.data());
+    int32_t* chosen = state.chosen.data() + begin * top;
     parallel_for((count + kTaskTokens - 1) / kTaskTokens, [&](size_t task) {
       const size_t first = task * kTaskTokens;
       choose(state, weights, begin + first, std::min(kTaskTokens, count - first),
-             logits.data() + first * experts, chosen.data() + first * top,
-             chosen_weights.data() + first * top);
+             logits.data() + first * experts, chosen + first * top, chosen_weights.data() + first * top);
     });
     for (size_t i = 0; i < count * top; ++i) {
       state.assigned[static_cast<size_t>(chosen[i])].push_back(
@@ -159,7 +160,7 @@ void run_expert(ForwardState<T>& state, uint64_t expert, const MlpWeights& weigh
     linears<T, 1>(act.data(), rows, inner, {weights.w2}, {0, width},
                   [&](const Tile& tile, const std::array<const float*, 1>& sums) {
                     for (size_t row = 0; row < tile.rows; ++row) {
-                      const float* from = sums[0] + row * tile.cols;
+                      const float* from = sums[0] + row * tile.stride;
                       float* to = state.sum.data() + tokens[tile.row + row].token * width + tile.col;
                       for (size_t col = 0; col < tile.cols; ++col)
                         to[col] += to_float(from_float<T>(from[col]));
@@ -193,7 +194,7 @@ void finish_ffn(ForwardState<T>& state) {
                   [&](const Tile& tile, const std::array<const float*, 1>& sums) {
                     for (size_t row = 0; row < tile.rows; ++row) {
                       const size_t at = (tile.row + row) * width + tile.col;
-                      const float* from = sums[0] + row * tile.cols;
+                      const float* from = sums[0] + row * tile.stride;
                       const float* routed = state.sum.data() + begin * width + at;
                       for (size_t col = 0; col < tile.cols; ++col) {
                         x[at + col] = from_float<T>(routed[col] + to_float(from_float<T>(from[col])));
@@ -233,9 +234,9 @@ uint64_t ffn_bytes(const DeepseekV4Config& config, uint64_t tokens, size_t threa
   const uint64_t width = config.hidden_size, inner = config.moe_intermediate_size;
   const uint64_t experts = config.n_routed_experts, top = config.num_experts_per_tok;
   const uint64_t widest = std::max(width, inner);
-  const uint64_t router = kRouterTokens * (experts * sizeof(float) + top * 8) + config.vocab_size * top * 8;
+  const uint64_t router = kRouterTokens * (experts + top) * sizeof(float) + config.vocab_size * top * 8;
   const uint64_t expert = kExpertTokens * (width + inner) * sizeof(T) + kExpertTokens * sizeof(float);
-  const uint64_t thread = 2 * kPanel * (widest * sizeof(T) + kTileRows * sizeof(float)) +
+  const uint64_t thread = 3 * panel_size(widest) * sizeof(T) + 2 * kPanel * kTileRows * sizeof(float) +
                           matmul_scratch_bytes<T>(kPanel, widest) +
                           mix_streams_scratch_bytes(config.hc_mult, width);
   // Lists grow by doubling: at the moment of growth both exist.

@@ -48,6 +48,7 @@ struct ForwardState {
   std::vector<T> x_ffn;  // [tokens, D]: input of router and experts; at the end of the layer their output
   std::vector<StreamMix> mixes;                   // [tokens]
   std::vector<float> sum;                         // [tokens, D]: routed experts' outputs
+  std::vector<int32_t> chosen;                    // [tokens, K]
   std::vector<std::vector<Assignment>> assigned;  // [E], tokens ascending
   SharedExpert shared;
   LayerAmax amax;

@@ -13,16 +13,17 @@
 
 #include "base/parallel.h"
 #include "ops/matmul.h"
+#include "ops/panel.h"
 #include "ops/weight.h"
 
 namespace nibblecast {
 
-inline constexpr size_t kPanel = 64;        // outputs dequantized at once: 0.9 MB of BF16 for 7,168 inputs
 inline constexpr size_t kPanelRows = 1024;  // rows that one dequantized panel serves
 
 // Part of a product: outputs [col, col + cols) of rows [row, row + rows).
 struct Tile {
   size_t row = 0, rows = 0, col = 0, cols = 0;
+  size_t stride = 0;  // floats between the rows of its sums
 };
 
 struct Outputs {
@@ -30,8 +31,8 @@ struct Outputs {
 };
 
 // Outputs `outputs` of N weights of equal shape with the same input x [rows, in] (row stride `x_stride`).
-// f(tile, y): y[i] is the tile of weight i, [tile.rows, tile.cols] F32; tile.col counts from outputs.first.
-// f is called from several threads at once, for disjoint tiles.
+// f(tile, y): y[i] is the tile of weight i, [tile.rows, tile.cols] F32, rows tile.stride apart; tile.col
+// counts from outputs.first. f is called from several threads at once, for disjoint tiles.
 template <class T, size_t N, class F>
 void linears(const T* x, size_t rows, size_t x_stride, const std::array<WeightView, N>& weights,
              Outputs outputs, const F& f) {
@@ -43,20 +44,24 @@ void linears(const T* x, size_t rows, size_t x_stride, const std::array<WeightVi
     thread_local std::vector<float> sums;
     const size_t col = task % panels * kPanel, cols = std::min(kPanel, outputs.count - col);
     const size_t begin = task / panels * kPanelRows, end = std::min(rows, begin + kPanelRows);
-    if (panel.size() < N * kPanel * k) panel.resize(N * kPanel * k);
+    if (panel.size() < N * panel_size(k)) panel.resize(N * panel_size(k));
     if (sums.size() < N * kTileRows * kPanel) sums.resize(N * kTileRows * kPanel);
     for (size_t i = 0; i < N; ++i) {
-      read_weight(weights[i], outputs.first + col, cols, panel.data() + i * kPanel * k);
+      read_panel(weights[i], outputs.first + col, cols, panel.data() + i * panel_size(k));
     }
+    const bool packed = packs_panels<T>();
     std::array<const float*, N> y;
     for (size_t row = begin; row < end; row += kTileRows) {
-      const TileShape shape{.m = std::min(kTileRows, end - row), .n = cols, .k = k};
+      const TileShape shape{.m = std::min(kTileRows, end - row),
+                            .n = packed ? kPanel : cols,
+                            .k = k,
+                            .layout = packed ? WeightLayout::kPacked : WeightLayout::kOutputMajor};
       for (size_t i = 0; i < N; ++i) {
         float* out = sums.data() + i * kTileRows * kPanel;
-        matmul_tile(shape, x + row * x_stride, x_stride, panel.data() + i * kPanel * k, k, out);
+        matmul_tile(shape, x + row * x_stride, x_stride, panel.data() + i * panel_size(k), k, out);
         y[i] = out;
       }
-      f(Tile{row, shape.m, col, cols}, y);
+      f(Tile{row, shape.m, col, cols, shape.n}, y);
     }
   });
 }
@@ -68,7 +73,7 @@ void linear(const T* x, size_t rows, size_t x_stride, const WeightView& weight, 
   linears<T, 1>(x, rows, x_stride, {weight}, outputs,
                 [&](const Tile& tile, const std::array<const float*, 1>& sums) {
                   for (size_t row = 0; row < tile.rows; ++row) {
-                    const float* from = sums[0] + row * tile.cols;
+                    const float* from = sums[0] + row * tile.stride;
                     Out* to = y + (tile.row + row) * y_stride + tile.col;
                     for (size_t col = 0; col < tile.cols; ++col) to[col] = from_float<Out>(from[col]);
                   }

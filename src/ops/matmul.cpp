@@ -41,6 +41,19 @@ memory::desc matrix(size_t rows, size_t cols, memory::data_type type, size_t row
           {static_cast<dim>(row_stride), static_cast<dim>(col_stride)}};
 }
 
+memory::desc weight_matrix(const TileShape& shape, memory::data_type type, size_t stride) {
+  using dim = memory::dim;
+  switch (shape.layout) {
+    case WeightLayout::kOutputMajor:
+      return matrix(shape.k, shape.n, type, 1, stride);
+    case WeightLayout::kInputMajor:
+      return matrix(shape.k, shape.n, type, stride, 1);
+    case WeightLayout::kPacked:
+      break;
+  }
+  return {{static_cast<dim>(shape.k), static_cast<dim>(shape.n)}, type, memory::format_tag::BA16a64b2a};
+}
+
 // One oneDNN kernel with the arguments it is called with.
 struct Product {
   Product(const TileShape& shape, memory::data_type type, size_t x_stride, size_t w_stride)
@@ -55,14 +68,12 @@ struct Product {
 
   static dnnl::matmul::primitive_desc describe(const TileShape& shape, memory::data_type type,
                                                size_t x_stride, size_t w_stride) {
-    const bool output_major = shape.layout == WeightLayout::kOutputMajor;
     dnnl::primitive_attr attributes;
     attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
-    return {dnnl::matmul::desc(matrix(shape.m, shape.k, type, x_stride, 1),
-                               output_major ? matrix(shape.k, shape.n, type, 1, w_stride)
-                                            : matrix(shape.k, shape.n, type, w_stride, 1),
-                               matrix(shape.m, shape.n, memory::data_type::f32, shape.n, 1)),
-            attributes, cpu_engine()};
+    return {
+        dnnl::matmul::desc(matrix(shape.m, shape.k, type, x_stride, 1), weight_matrix(shape, type, w_stride),
+                           matrix(shape.m, shape.n, memory::data_type::f32, shape.n, 1)),
+        attributes, cpu_engine()};
   }
 
   dnnl::matmul::primitive_desc descriptor;

@@ -2,6 +2,8 @@
 //
 //   kOutputMajor: y[row, col] = sum over i of x[row, i] * w[col, i]     (w is [n, k]: how weights are stored)
 //   kInputMajor:  y[row, col] = sum over i of x[row, i] * w[i, col]     (w is [k, n])
+//   kPacked:      as kOutputMajor, w being a panel of ops/panel.h: n is kPanel; bf16 only, and only where
+//                 packs_panels<bf16>()
 //
 // in     x [m, k] with `x_stride` elements between rows, 1 <= m <= kTileRows; w with `w_stride`
 // out    y [m, n] F32, rows contiguous
@@ -21,7 +23,7 @@ namespace nibblecast {
 
 inline constexpr size_t kTileRows = 128;
 
-enum class WeightLayout { kOutputMajor, kInputMajor };
+enum class WeightLayout { kOutputMajor, kInputMajor, kPacked };
 
 struct TileShape {
   size_t m = 0, n = 0, k = 0;

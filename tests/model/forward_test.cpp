@@ -1,0 +1,253 @@
+// Properties of the forward pass on random weights: what must not matter (threads, other rows), the smallest
+// rows, and what it says of damaged weights. Values are compared with the oracle in forward_oracle_test.cpp.
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "base/parallel.h"
+#include "model/deepseek_v4.h"
+#include "model/presets.h"
+#include "random_layer.h"
+#include "testing.h"
+
+namespace nibblecast {
+namespace {
+
+using testing::expect_error;
+using testing::random_layer;
+using testing::RandomLayer;
+
+DeepseekV4Config tiny() { return DeepseekV4Config::parse(preset_config("v4-tiny"), "v4-tiny"); }
+
+std::vector<int32_t> ids(size_t length, unsigned seed, uint64_t vocabulary) {
+  std::mt19937 generator(seed);
+  std::vector<int32_t> row(length);
+  for (int32_t& id : row) id = static_cast<int32_t>(generator() % vocabulary);
+  return row;
+}
+
+template <class T>
+LayerAmax run_layer(DeepseekV4Forward<T>& forward, uint64_t number, const StoredTensors& dense,
+                    const std::vector<StoredExpert>& experts) {
+  forward.begin_layer(number, dense);
+  for (size_t expert = 0; expert < experts.size(); ++expert) forward.expert(expert, experts[expert]);
+  return forward.end_layer();
+}
+
+template <class T>
+struct Result {
+  std::vector<T> streams;
+  std::vector<LayerAmax> amax;
+};
+
+class ForwardTest : public ::testing::Test {
+ protected:
+  ForwardTest() : config_(tiny()) {
+    for (uint64_t layer = 0; layer < config_.num_hidden_layers; ++layer) {
+      layers_.push_back(random_layer(config_, layer, config_.n_routed_experts));
+    }
+    embedding_ =
+        layers_[0].values(Dtype::kBF16, config_.vocab_size * config_.hidden_size, config_.hidden_size);
+  }
+
+  template <class T>
+  Result<T> run(const std::vector<std::vector<int32_t>>& rows) {
+    DeepseekV4Forward<T> forward(config_, rows);
+    forward.embed(0, config_.vocab_size, embedding_);
+    Result<T> result;
+    for (uint64_t layer = 0; layer < layers_.size(); ++layer) {
+      result.amax.push_back(run_layer(forward, layer, layers_[layer].dense, layers_[layer].experts));
+    }
+    result.streams.assign(forward.streams().begin(), forward.streams().end());
+    return result;
+  }
+  size_t stride() const { return config_.hc_mult * config_.hidden_size; }
+
+  DeepseekV4Config config_;
+  std::vector<RandomLayer> layers_;
+  std::vector<std::byte> embedding_;
+};
+
+template <class T>
+void expect_same_bits(std::span<const T> found, std::span<const T> expected) {
+  ASSERT_EQ(found.size(), expected.size());
+  EXPECT_EQ(std::memcmp(found.data(), expected.data(), found.size_bytes()), 0);
+}
+
+void expect_equal(const LayerAmax& found, const LayerAmax& expected) {
+  EXPECT_EQ(found.linears, expected.linears);
+  EXPECT_EQ(found.experts.w13, expected.experts.w13);
+  EXPECT_EQ(found.experts.w2, expected.experts.w2);
+  EXPECT_EQ(found.experts.w2_weighted, expected.experts.w2_weighted);
+  EXPECT_EQ(found.experts.tokens, expected.experts.tokens);
+}
+
+TEST_F(ForwardTest, PresetHasLayersOfAllKinds) {
+  for (const uint32_t ratio : {0u, 4u, 128u}) {
+    EXPECT_NE(std::count(config_.compress_ratios.begin(), config_.compress_ratios.end(), ratio), 0) << ratio;
+  }
+}
+
+TEST_F(ForwardTest, ThreadsDoNotMatter) {
+  const std::vector<std::vector<int32_t>> rows = {ids(333, 1, config_.vocab_size),
+                                                  ids(40, 2, config_.vocab_size)};
+  std::vector<Result<bf16>> bf16_results;
+  std::vector<Result<float>> float_results;
+  for (const size_t threads : {1, 2, 5}) {
+    const ThreadLimit limit(threads);
+    bf16_results.push_back(run<bf16>(rows));
+    float_results.push_back(run<float>(rows));
+    expect_same_bits<bf16>(bf16_results.back().streams, bf16_results[0].streams);
+    expect_same_bits<float>(float_results.back().streams, float_results[0].streams);
+    for (size_t layer = 0; layer < layers_.size(); ++layer) {
+      expect_equal(bf16_results.back().amax[layer], bf16_results[0].amax[layer]);
+      expect_equal(float_results.back().amax[layer], float_results[0].amax[layer]);
+    }
+  }
+}
+
+// A token's result depends on its own row alone, to the bit, though experts take tokens of all rows in
+// blocks.
+TEST_F(ForwardTest, OtherRowsDoNotMatter) {
+  std::vector<std::vector<int32_t>> rows;
+  for (const size_t length : {1, 300, 3, 129, 17, 700}) {
+    rows.push_back(ids(length, static_cast<unsigned>(length), config_.vocab_size));
+  }
+  const Result<bf16> together = run<bf16>(rows);
+  size_t begin = 0;
+  for (const std::vector<int32_t>& row : rows) {
+    const Result<bf16> alone = run<bf16>({row});
+    expect_same_bits<bf16>(std::span(together.streams).subspan(begin * stride(), row.size() * stride()),
+                           alone.streams);
+    begin += row.size();
+  }
+}
+
+// Later tokens cannot reach back: the beginning of a row is what it is in the whole row.
+TEST_F(ForwardTest, LaterTokensDoNotMatter) {
+  const std::vector<int32_t> row = ids(400, 3, config_.vocab_size);
+  const Result<float> whole = run<float>({row});
+  for (const size_t length : {1, 2, 5, 63, 130}) {
+    const Result<float> part = run<float>({{row.begin(), row.begin() + static_cast<ptrdiff_t>(length)}});
+    double worst = 0;
+    for (size_t i = 0; i < part.streams.size(); ++i) {
+      worst = std::max(worst, std::abs(double{part.streams[i]} - double{whole.streams[i]}));
+    }
+    // Blocks of queries have other sizes, and with them products other orders of summation.
+    EXPECT_TRUE(worst <= 1e-4) << length << ": " << worst;
+  }
+}
+
+TEST_F(ForwardTest, RowsLongerThanAGroupOfTokensWork) {
+  const std::vector<int32_t> row = ids(2500, 4, config_.vocab_size);
+  const Result<bf16> whole = run<bf16>({row, ids(10, 5, config_.vocab_size)});
+  const Result<bf16> alone = run<bf16>({row});
+  expect_same_bits<bf16>(std::span(whole.streams).first(2500 * stride()), alone.streams);
+}
+
+TEST_F(ForwardTest, EmptyRowsAreNothing) {
+  const std::vector<int32_t> row = ids(20, 6, config_.vocab_size);
+  expect_same_bits<bf16>(run<bf16>({{}, row, {}}).streams, run<bf16>({row}).streams);
+  EXPECT_TRUE(run<bf16>({}).streams.empty());
+}
+
+TEST_F(ForwardTest, RecordsEveryLinear) {
+  const Result<float> result = run<float>({ids(50, 7, config_.vocab_size)});
+  for (uint64_t layer = 0; layer < layers_.size(); ++layer) {
+    std::vector<std::string> expected, found;
+    for (const ModelTensor& tensor : layer_tensors(config_, layer)) {
+      const bool bf16_linear = tensor.storage == Storage::kBF16 && tensor.shape.size() == 2;
+      if (tensor.storage == Storage::kFp8Block) expected.push_back(tensor.name);
+      if (bf16_linear) expected.push_back(tensor.name.substr(0, tensor.name.size() - std::strlen(".weight")));
+    }
+    for (const auto& [name, amax] : result.amax[layer].linears) {
+      found.push_back(name);
+      EXPECT_GT(amax, 0) << name;
+    }
+    std::sort(expected.begin(), expected.end());
+    EXPECT_EQ(found, expected);
+    int64_t tokens = 0;
+    for (const int64_t count : result.amax[layer].experts.tokens) tokens += count;
+    EXPECT_EQ(tokens, 50 * static_cast<int64_t>(config_.num_experts_per_tok));
+  }
+}
+
+TEST_F(ForwardTest, AStarvedExpertRecordsZero) {
+  const Result<bf16> result = run<bf16>({{5}});
+  for (const LayerAmax& amax : result.amax) {
+    for (size_t expert = 0; expert < config_.n_routed_experts; ++expert) {
+      EXPECT_EQ(amax.experts.tokens[expert] > 0, amax.experts.w13[expert] > 0);
+      EXPECT_EQ(amax.experts.tokens[expert] > 0, amax.experts.w2[expert] > 0);
+    }
+  }
+}
+
+TEST_F(ForwardTest, TokenIdsAreChecked) {
+  const int32_t end = static_cast<int32_t>(config_.vocab_size);
+  expect_error(
+      ErrorKind::kBadInput,
+      [&] {
+        DeepseekV4Forward<float>(config_, {{0, end}});
+      },
+      "token id", std::to_string(end));
+  expect_error(
+      ErrorKind::kBadInput, [&] { DeepseekV4Forward<float>(config_, {{-1}}); }, "token id");
+}
+
+// One damaged tensor after the other: the error names where the damage shows.
+TEST_F(ForwardTest, DamagedWeightsAreNamed) {
+  const auto run_damaged = [&](const std::string& name, const auto& damage) {
+    DeepseekV4Forward<bf16> forward(config_, {ids(40, 8, config_.vocab_size)});
+    forward.embed(0, config_.vocab_size, embedding_);
+    StoredTensors dense = layers_[0].dense;
+    std::vector<std::byte> bytes(dense.at(name).bytes.begin(), dense.at(name).bytes.end());
+    damage(dense.at(name), bytes);
+    dense.at(name).bytes = bytes;
+    run_layer(forward, 0, dense, layers_[0].experts);
+  };
+  const auto nan = [](StoredTensor&, std::vector<std::byte>& bytes) {
+    std::fill_n(bytes.end() - 4, 4, std::byte{0xff});
+  };
+  const auto cut = [](StoredTensor&, std::vector<std::byte>& bytes) { bytes.pop_back(); };
+  const auto reshape = [](StoredTensor& tensor, std::vector<std::byte>&) { tensor.shape[0] += 1; };
+  const auto retype = [](StoredTensor& tensor, std::vector<std::byte>&) { tensor.dtype = Dtype::kU8; };
+  const std::string prefix = "layers.0.";
+  for (const char* name :
+       {"attn_norm.weight", "attn.wq_a.weight", "attn.wq_b.scale", "attn.attn_sink", "attn.wo_a.weight",
+        "attn.wo_b.weight", "hc_attn_fn", "hc_ffn_base", "ffn_norm.weight"}) {
+    expect_error(
+        ErrorKind::kBadInput, [&] { run_damaged(prefix + name, nan); }, "layers.0.", "finite");
+  }
+  for (const char* name :
+       {"attn.wq_a.weight", "attn.wq_a.scale", "attn.kv_norm.weight", "ffn.gate.tid2eid", "hc_attn_scale"}) {
+    expect_error(
+        ErrorKind::kBadInput, [&] { run_damaged(prefix + name, cut); }, name, "expected");
+    expect_error(
+        ErrorKind::kBadInput, [&] { run_damaged(prefix + name, reshape); }, name, "expected");
+    expect_error(
+        ErrorKind::kBadInput, [&] { run_damaged(prefix + name, retype); }, name, "expected");
+  }
+  const auto beyond = [](StoredTensor&, std::vector<std::byte>& bytes) {
+    std::fill(bytes.begin(), bytes.end(), std::byte{1});
+  };
+  expect_error(
+      ErrorKind::kBadInput, [&] { run_damaged(prefix + "ffn.gate.tid2eid", beyond); }, "tid2eid", "expert");
+}
+
+TEST_F(ForwardTest, ADamagedExpertIsNamed) {
+  DeepseekV4Forward<bf16> forward(config_, {ids(64, 9, config_.vocab_size)});
+  forward.embed(0, config_.vocab_size, embedding_);
+  forward.begin_layer(0, layers_[0].dense);
+  const std::vector<uint8_t> scales(config_.moe_intermediate_size * config_.hidden_size / 32, 255);
+  StoredExpert damaged = layers_[0].experts[0];
+  damaged.w3.scales = scales.data();
+  expect_error(
+      ErrorKind::kBadInput, [&] { forward.expert(0, damaged); }, "layers.0.ffn.experts.0.w2", "NaN");
+  damaged.w3.rows -= 1;
+  expect_error(
+      ErrorKind::kBadInput, [&] { forward.expert(0, damaged); }, "layers.0.ffn.experts.0.w3", "expected");
+}
+
+}  // namespace
+}  // namespace nibblecast
