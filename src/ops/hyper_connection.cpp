@@ -97,14 +97,20 @@ void mix_streams(const HyperConnection& connection, const T* streams, size_t tok
 
 template <class T>
 void spread_to_streams(const StreamMix& mix, const T* y, size_t streams, size_t width, T* x) {
-  for (size_t i = 0; i < width; ++i) {
-    float before[kMaxHyperStreams];
-    for (size_t j = 0; j < streams; ++j) before[j] = to_float(x[j * width + i]);
-    const float out = to_float(y[i]);
+  constexpr size_t kStep = 64;  // a piece of every stream stays in registers and L1
+  for (size_t begin = 0; begin < width; begin += kStep) {
+    const size_t count = std::min(kStep, width - begin);
+    float before[kMaxHyperStreams][kStep], out[kStep], sum[kStep];
+    for (size_t i = 0; i < count; ++i) out[i] = to_float(y[begin + i]);
+    for (size_t j = 0; j < streams; ++j) {
+      for (size_t i = 0; i < count; ++i) before[j][i] = to_float(x[j * width + begin + i]);
+    }
     for (size_t k = 0; k < streams; ++k) {
-      float sum = mix.post[k] * out;
-      for (size_t j = 0; j < streams; ++j) sum += mix.comb[j][k] * before[j];
-      x[k * width + i] = from_float<T>(sum);
+      for (size_t i = 0; i < count; ++i) sum[i] = mix.post[k] * out[i];
+      for (size_t j = 0; j < streams; ++j) {
+        for (size_t i = 0; i < count; ++i) sum[i] += mix.comb[j][k] * before[j][i];
+      }
+      for (size_t i = 0; i < count; ++i) x[k * width + begin + i] = from_float<T>(sum[i]);
     }
   }
 }

@@ -124,16 +124,23 @@ void run(const TileShape& shape, const T* x, size_t x_stride, const T* w, size_t
 
 template <class T>
 void run_padded(const TileShape& shape, const T* x, size_t x_stride, const T* w, size_t w_stride, float* y) {
-  TileShape padded = shape;
-  padded.m = padded_rows(shape.m);
-  if (padded.m == shape.m) return run(shape, x, x_stride, w, w_stride, y);
+  // A packed panel costs nothing to read again, so only what is left of whole steps of rows is copied.
+  const size_t whole = shape.layout == WeightLayout::kPacked ? shape.m / kRowStep * kRowStep
+                                                             : (shape.m % kRowStep == 0 ? shape.m : 0);
+  TileShape part = shape;
+  part.m = whole;
+  if (whole > 0) run(part, x, x_stride, w, w_stride, y);
+  if (whole == shape.m) return;
+  const size_t rest = shape.m - whole;
+  part.m = padded_rows(rest);
   ThreadProducts& own = thread_products();
-  own.x_padded.assign(padded.m * shape.k * sizeof(T), std::byte{0});
-  own.y_padded.resize(padded.m * shape.n);
+  own.x_padded.assign(part.m * shape.k * sizeof(T), std::byte{0});
+  own.y_padded.resize(part.m * shape.n);
   T* copy = reinterpret_cast<T*>(own.x_padded.data());
-  for (size_t row = 0; row < shape.m; ++row) std::copy_n(x + row * x_stride, shape.k, copy + row * shape.k);
-  run(padded, copy, shape.k, w, w_stride, own.y_padded.data());
-  std::copy_n(own.y_padded.data(), shape.m * shape.n, y);
+  for (size_t row = 0; row < rest; ++row)
+    std::copy_n(x + (whole + row) * x_stride, shape.k, copy + row * shape.k);
+  run(part, copy, shape.k, w, w_stride, own.y_padded.data());
+  std::copy_n(own.y_padded.data(), rest * shape.n, y + whole * shape.n);
 }
 
 void widen(const bf16* from, size_t rows, size_t cols, size_t stride, std::vector<float>& to) {
