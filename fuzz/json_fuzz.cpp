@@ -2,6 +2,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <string>
+#include <vector>
 
 #include "base/error.h"
 #include "base/json.h"
@@ -28,9 +29,9 @@ void try_index(std::string_view text) {
 void try_config(std::string_view text) {
   const Json config = parse_json(text, "config");
   require(parse_json(config.dump(), "again") == config);
-  const std::string module = "layers.0.ffn.experts";
-  const Json output = nvfp4_experts_config(config, {&module, 1}, "1");
-  require(output["quantization_config"]["quant_algo"] == "MIXED_PRECISION");
+  const std::vector<std::string> modules = {"layers.0.ffn.experts"};
+  const Json output = nvfp4_experts_config(config, modules, "1");
+  require(output["quantization_config"]["quant_algo"].get<std::string>() == "MIXED_PRECISION");
 }
 
 }  // namespace

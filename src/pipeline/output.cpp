@@ -130,11 +130,10 @@ void finish_output(const Checkpoint& source, const Plan& plan, const Activations
   };
   copy_side_files(source, destination);
   write_text_durably(files, destination / "README.md", model_card(source, plan, activations, record));
-  if (activations.rows) {
-    files.create_folders(destination / "calibration");
-    write_amax(files, destination / "calibration" / "amax.safetensors",
-               {.metadata = amax_metadata(source, plan, *activations.rows), .layers = record.layers});
-  }
+  files.create_folders(destination / "calibration");
+  write_amax(files, destination / "calibration" / "amax.safetensors",
+             {.metadata = activations.rows ? amax_metadata(source, plan, *activations.rows) : activations.amax->metadata,
+              .layers = record.layers});
   for (const PlannedShard& shard : plan.shards) {
     files.rename(destination / (shard.name + ".partial"), destination / shard.name);
   }

@@ -11,8 +11,8 @@
 namespace nibblecast {
 
 // After quantize(): renames the shards; copies side files (the source's README.md becomes README.source.md beside a short
-// model card); writes nibblecast.json, hf_quant_config.json, calibration/amax.safetensors (if there was a forward
-// pass), the index, and config.json last; removes the job's marker. All durable on return.
+// model card); writes nibblecast.json, hf_quant_config.json, calibration/amax.safetensors (what was measured, or the amax file's
+// content), the index, and config.json last; removes the job's marker. All durable on return.
 void finish_output(const Checkpoint& source, const Plan& plan, const Activations& activations, const RunRecord& record,
                    const std::filesystem::path& destination);
 
