@@ -6,7 +6,8 @@ help:
 	@echo "make demo    install what is missing, build, and take a tiny DeepSeek-V4 through the whole job"
 	@echo "make test    install what is missing, build, and run every test"
 	@echo "make build   the program, at build/release/nibblecast"
-	@echo "make asan    the tests under AddressSanitizer and UBSan;  make fuzz: libFuzzer targets (clang)"
+	@echo "make fuzz    libFuzzer, briefly, over the readers of hostile input (part of make test)"
+	@echo "make asan    the tests under AddressSanitizer and UBSan"
 
 deps:
 	@tools/install-deps
@@ -18,14 +19,17 @@ build: deps
 demo: build
 	@tools/demo build/release/nibblecast
 
-test: build
+test: build fuzz
 	@ctest --preset release -j 2
 
 asan: deps
 	@cmake --workflow --preset asan
 
-fuzz: deps
-	@cmake --preset fuzz && cmake --build --preset fuzz && ctest --preset fuzz
+fuzz:
+	@tools/install-deps clang libclang-rt-dev
+	@cmake --preset fuzz >build/fuzz.configure.log 2>&1 || { cat build/fuzz.configure.log; exit 1; }
+	@cmake --build --preset fuzz --target fuzzers
+	@ctest --preset fuzz
 
 format:
 	@git ls-files '*.h' '*.cpp' | xargs clang-format -i

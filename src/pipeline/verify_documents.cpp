@@ -134,7 +134,12 @@ void check_documents(const OutputFolder& output, const Plan& plan, ProblemList& 
   // The producer says who made it, not what it is.
   Json config = plan.config, hf_quant_config = plan.hf_quant_config;
   const Json producer = at_or_null(at_or_null(output.config, "quantization_config"), "producer");
-  if (!producer.is_null()) notes.push_back(fmt::format("made by {}", text_of(producer)));
+  if (producer.is_object() && producer.contains("name")) {
+    const auto word = [](const Json& value) {
+      return value.is_string() ? printable(value.get_ref<const std::string&>()) : text_of(value);
+    };
+    notes.push_back(fmt::format("made by {} {}", word(producer["name"]), word(at_or_null(producer, "version"))));
+  }
   take_over(producer, "producer", config["quantization_config"]);
   if (!output.config.is_null()) {
     JsonComparison("config.json", problems).compare(config, output.config, "");
