@@ -1,6 +1,6 @@
 # `make demo` and `make test` do everything on a bare Debian or Ubuntu machine: install, build, run.
 # The build itself is CMake's (CMakePresets.json); these are its front doors.
-.PHONY: help deps build demo test asan fuzz format
+.PHONY: help deps configure build demo test fuzz asan format
 
 help:
 	@echo "make demo    install what is missing, build, and take a tiny DeepSeek-V4 through the whole job"
@@ -12,21 +12,26 @@ help:
 deps:
 	@tools/install-deps
 
-build: deps
-	@mkdir -p build && cmake --preset release >build/release.configure.log 2>&1 || { cat build/release.configure.log; exit 1; }
-	@cmake --build --preset release
+configure: deps
+	@mkdir -p build
+	@cmake --preset release >build/release.configure.log 2>&1 || { cat build/release.configure.log; exit 1; }
+
+build: configure
+	@cmake --build --preset release --target nibblecast
 
 demo: build
 	@tools/demo build/release/nibblecast
 
-test: build fuzz
+test: configure fuzz
+	@cmake --build --preset release
 	@ctest --preset release -j 2
 
 asan: deps
 	@cmake --workflow --preset asan
 
-fuzz:
+fuzz: deps
 	@tools/install-deps clang libclang-rt-dev
+	@mkdir -p build
 	@cmake --preset fuzz >build/fuzz.configure.log 2>&1 || { cat build/fuzz.configure.log; exit 1; }
 	@cmake --build --preset fuzz --target fuzzers
 	@ctest --preset fuzz
