@@ -30,7 +30,7 @@ asan: deps
 	@cmake --workflow --preset asan
 
 fuzz: deps
-	@tools/install-deps clang libclang-rt-dev
+	@tools/install-deps clang libclang-rt-dev libomp-dev
 	@mkdir -p build
 	@cmake --preset fuzz >build/fuzz.configure.log 2>&1 || { cat build/fuzz.configure.log; exit 1; }
 	@cmake --build --preset fuzz --target fuzzers
