@@ -274,8 +274,8 @@ class Run {
     for (uint32_t shard = 0; shard < plan_.shards.size(); ++shard) {
       const std::string& header = plan_.shards[shard].header;
       Writer::Batch batch = writer_->take({{shard, 0, header.size() + scalars_[shard].size()}});
-      std::memcpy(batch[0].data(), header.data(), header.size());
-      std::memcpy(batch[0].data() + header.size(), scalars_[shard].data(), scalars_[shard].size());
+      std::ranges::copy(std::as_bytes(std::span(header)), batch[0].begin());
+      std::ranges::copy(scalars_[shard], batch[0].begin() + static_cast<ptrdiff_t>(header.size()));
       writer_->submit(std::move(batch));
     }
     writer_->wait();
