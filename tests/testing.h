@@ -60,7 +60,6 @@ void expect_error(ErrorKind kind, const F& f, const Parts&... parts) {
 }  // namespace nibblecast::testing
 
 // Skips the test, saying so, where a clone has no shared models beside it.
-#define SKIP_WITHOUT_SHARED_MODEL(variable, name)                         \
-  const std::filesystem::path variable =                                  \
-      ::nibblecast::testing::shared_model(name);                          \
+#define SKIP_WITHOUT_SHARED_MODEL(variable, name)                                   \
+  const std::filesystem::path variable = ::nibblecast::testing::shared_model(name); \
   if (variable.empty()) GTEST_SKIP() << "test model '" << name << "' is not beside the project"

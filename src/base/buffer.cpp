@@ -10,8 +10,8 @@ namespace nibblecast {
 
 Buffer::Buffer(size_t size_bytes) : size_(size_bytes) {
   if (size_bytes == 0) return;
-  data_ = static_cast<std::byte*>(
-      std::aligned_alloc(kDirectAlignment, round_up(size_bytes, kDirectAlignment)));
+  data_ =
+      static_cast<std::byte*>(std::aligned_alloc(kDirectAlignment, round_up(size_bytes, kDirectAlignment)));
   if (data_ == nullptr) {
     throw Error(ErrorKind::kRefused, {}, "out of memory allocating " + std::to_string(size_bytes) + " bytes",
                 {.hint = "lower --calib-size, or run where there is more memory"});

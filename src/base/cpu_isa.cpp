@@ -35,9 +35,12 @@ CpuIsa cpu_isa() {
 
 void set_cpu_isa(std::string_view name) {
   CpuIsa isa = detect_cpu_isa();
-  if (name == "scalar") isa = CpuIsa::kScalar;
-  else if (name == "avx2") isa = CpuIsa::kAvx2;
-  else if (name == "avx512") isa = CpuIsa::kAvx512;
+  if (name == "scalar")
+    isa = CpuIsa::kScalar;
+  else if (name == "avx2")
+    isa = CpuIsa::kAvx2;
+  else if (name == "avx512")
+    isa = CpuIsa::kAvx512;
   else if (name != "auto") {
     throw Error(ErrorKind::kUsage, {}, "unknown instruction set '" + std::string(name) + "'",
                 {.expected = "auto, scalar, avx2 or avx512"});
@@ -51,9 +54,12 @@ void set_cpu_isa(std::string_view name) {
 
 std::string_view cpu_isa_name(CpuIsa isa) {
   switch (isa) {
-    case CpuIsa::kScalar: return "scalar";
-    case CpuIsa::kAvx2: return "avx2";
-    case CpuIsa::kAvx512: return "avx512";
+    case CpuIsa::kScalar:
+      return "scalar";
+    case CpuIsa::kAvx2:
+      return "avx2";
+    case CpuIsa::kAvx512:
+      return "avx512";
   }
   return "?";
 }

@@ -263,9 +263,9 @@ std::string read_text(FileSystem& files, const std::filesystem::path& path, uint
   const auto file = files.open(path, Access::kRead);
   const uint64_t size = file->size();
   if (size > limit_bytes) {
-    throw Error(ErrorKind::kBadInput, {.file = path.string()}, "file is too large to be what its name says",
-                {.expected = "at most " + std::to_string(limit_bytes) + " bytes",
-                 .found = std::to_string(size)});
+    throw Error(
+        ErrorKind::kBadInput, {.file = path.string()}, "file is too large to be what its name says",
+        {.expected = "at most " + std::to_string(limit_bytes) + " bytes", .found = std::to_string(size)});
   }
   std::string text(size, '\0');
   file->read(0, std::as_writable_bytes(std::span(text)));

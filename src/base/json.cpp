@@ -62,7 +62,8 @@ class StrictBuilder : public nlohmann::detail::json_sax_dom_parser<Json> {
 Json parse_json(std::string_view text, const std::string& file, uint64_t offset_base) {
   // The parser takes a NUL for the end of the text.
   if (const size_t nul = text.find('\0'); nul != std::string_view::npos) {
-    throw Error(ErrorKind::kBadInput, {.file = file, .offset = offset_base + nul}, "not valid JSON: a NUL byte");
+    throw Error(ErrorKind::kBadInput, {.file = file, .offset = offset_base + nul},
+                "not valid JSON: a NUL byte");
   }
   Json root;
   StrictBuilder builder(root);

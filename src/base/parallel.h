@@ -20,8 +20,7 @@ void parallel_for(size_t count, const F& f) {
 // Bounds the threads of every parallel_for while it lives.
 class ThreadLimit {
  public:
-  explicit ThreadLimit(size_t threads)
-      : control_(tbb::global_control::max_allowed_parallelism, threads) {}
+  explicit ThreadLimit(size_t threads) : control_(tbb::global_control::max_allowed_parallelism, threads) {}
 
  private:
   tbb::global_control control_;

@@ -25,8 +25,8 @@ namespace nibblecast {
 
 // What a look at the scales tells; scan both members of a group and merge.
 struct CastScan {
-  int max_code = 0;                  // largest E8M0 byte seen that is not 0 and not 255; 0: none seen
-  std::optional<size_t> nan_scale;   // index of the first byte 255
+  int max_code = 0;                 // largest E8M0 byte seen that is not 0 and not 255; 0: none seen
+  std::optional<size_t> nan_scale;  // index of the first byte 255
 
   void merge(const CastScan& other);  // nan_scale: this one's if it has one
   int k_max() const { return max_code == 0 ? 0 : max_code - 127; }

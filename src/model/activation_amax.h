@@ -8,7 +8,7 @@
 
 namespace nibblecast {
 
-struct ExpertAmax {           // each [E]; 0 for an expert without tokens
+struct ExpertAmax {                // each [E]; 0 for an expert without tokens
   std::vector<float> w13;          // input of w1 and w3
   std::vector<float> w2;           // input of w2 without the routing weight: silu(clamp(g)) * clamp(u)
   std::vector<float> w2_weighted;  // the same times the routing weight (which includes routed_scaling_factor)

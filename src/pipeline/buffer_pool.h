@@ -1,5 +1,5 @@
-// pipeline/buffer_pool.h - buffers that are used again: in steady state nothing is allocated, and memory stays
-// within a budget.
+// pipeline/buffer_pool.h - buffers that are used again: in steady state nothing is allocated, and memory
+// stays within a budget.
 #pragma once
 
 #include <condition_variable>
@@ -16,15 +16,17 @@ class BufferPool {
  public:
   explicit BufferPool(uint64_t budget_bytes) : budget_bytes_(budget_bytes) {}
 
-  // Waits until the buffers in use leave room for `size_bytes` in the budget; a buffer larger than the whole budget is
-  // given when no other is in use.
+  // Waits until the buffers in use leave room for `size_bytes` in the budget; a buffer larger than the whole
+  // budget is given when no other is in use.
   Buffer take(size_t size_bytes);
   // nullopt-like (empty Buffer) instead of waiting.
   Buffer try_take(size_t size_bytes);
   void give_back(Buffer buffer);
 
  private:
-  bool has_room(size_t size_bytes) const { return used_bytes_ == 0 || used_bytes_ + size_bytes <= budget_bytes_; }
+  bool has_room(size_t size_bytes) const {
+    return used_bytes_ == 0 || used_bytes_ + size_bytes <= budget_bytes_;
+  }
   Buffer reuse_or_allocate(size_t size_bytes);
 
   const uint64_t budget_bytes_;

@@ -10,7 +10,8 @@ namespace nibblecast {
 
 struct CalibrationPass::Forward {
   template <class T>
-  Forward(std::in_place_type_t<T> type, const DeepseekV4Config& config, std::vector<std::vector<int32_t>> rows)
+  Forward(std::in_place_type_t<T> type, const DeepseekV4Config& config,
+          std::vector<std::vector<int32_t>> rows)
       : pass(type, config, std::move(rows)) {}
 
   std::variant<DeepseekV4Forward<bf16>, DeepseekV4Forward<float>> pass;
@@ -21,12 +22,15 @@ struct CalibrationPass::Forward {
   }
 };
 
-CalibrationPass::CalibrationPass(const Checkpoint& source, const Plan& plan, std::vector<std::vector<int32_t>> rows)
+CalibrationPass::CalibrationPass(const Checkpoint& source, const Plan& plan,
+                                 std::vector<std::vector<int32_t>> rows)
     : source_(source), plan_(plan) {
   if (plan.options.compute_dtype == ComputeDtype::kBF16) {
-    forward_ = std::make_unique<Forward>(std::in_place_type<DeepseekV4Forward<bf16>>, plan.model, std::move(rows));
+    forward_ =
+        std::make_unique<Forward>(std::in_place_type<DeepseekV4Forward<bf16>>, plan.model, std::move(rows));
   } else {
-    forward_ = std::make_unique<Forward>(std::in_place_type<DeepseekV4Forward<float>>, plan.model, std::move(rows));
+    forward_ =
+        std::make_unique<Forward>(std::in_place_type<DeepseekV4Forward<float>>, plan.model, std::move(rows));
   }
 }
 
@@ -68,7 +72,8 @@ void CalibrationPass::take(uint32_t shard, uint64_t begin, std::span<const std::
   }
 }
 
-void CalibrationPass::take_embedding(const Tensor& tensor, uint64_t begin_in_tensor, std::span<const std::byte> bytes) {
+void CalibrationPass::take_embedding(const Tensor& tensor, uint64_t begin_in_tensor,
+                                     std::span<const std::byte> bytes) {
   const uint64_t row_bytes = tensor.size_bytes / tensor.shape[0];
   assert(begin_in_tensor == embedded_rows_ * row_bytes + partial_row_.size());
   (void)begin_in_tensor;

@@ -16,7 +16,8 @@
 namespace nibblecast {
 
 // Takes kept bytes as they stream by, in ascending order within a shard, and expert weights; per layer:
-// expect_layer(), take() for all the layer's kept bytes, begin_layer(), expert() ascending, end_layer(). One caller.
+// expect_layer(), take() for all the layer's kept bytes, begin_layer(), expert() ascending, end_layer(). One
+// caller.
 class CalibrationPass {
  public:
   CalibrationPass(const Checkpoint& source, const Plan& plan, std::vector<std::vector<int32_t>> rows);

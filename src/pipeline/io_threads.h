@@ -1,7 +1,7 @@
 // pipeline/io_threads.h - a few threads that wait for the disk so that nobody else has to.
 //
-// Blocking requests from a handful of threads keep as many requests under way as a disk wants; io_uring would save
-// threads that cost nothing, and is not available in many containers.
+// Blocking requests from a handful of threads keep as many requests under way as a disk wants; io_uring would
+// save threads that cost nothing, and is not available in many containers.
 #pragma once
 
 #include <condition_variable>

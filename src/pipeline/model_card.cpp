@@ -35,24 +35,31 @@ std::string licence_lines(const Checkpoint& source) {
 }
 
 // As a YAML string: a folder may be called anything.
-std::string quoted(const std::string& text) { return Json(text).dump(-1, ' ', false, Json::error_handler_t::replace); }
+std::string quoted(const std::string& text) {
+  return Json(text).dump(-1, ' ', false, Json::error_handler_t::replace);
+}
 
 }  // namespace
 
-std::string model_card(const Checkpoint& source, const Plan& plan, const Activations& activations, const RunRecord& record) {
+std::string model_card(const Checkpoint& source, const Plan& plan, const Activations& activations,
+                       const RunRecord& record) {
   const std::string base = base_model(source.folder());
-  const std::string calibration =
-      activations.rows ? fmt::format("calibrated on {} rows, {} tokens", activations.rows->ids.size(), activations.rows->tokens())
-                       : "taken from an amax file";
+  const std::string calibration = activations.rows
+                                      ? fmt::format("calibrated on {} rows, {} tokens",
+                                                    activations.rows->ids.size(), activations.rows->tokens())
+                                      : "taken from an amax file";
   return fmt::format(
       "---\nbase_model: {}\nbase_model_relation: quantized\n{}tags:\n- nvfp4\n- nibblecast\n---\n\n"
       "# {} in NVFP4\n\n"
-      "Made by nibblecast {} with recipe `{}`: the routed experts are NVFP4, everything else is the source's, byte for byte.\n\n"
+      "Made by nibblecast {} with recipe `{}`: the routed experts are NVFP4, everything else is the "
+      "source's, byte for byte.\n\n"
       "- {} of {} expert blocks have exactly the source's values; {} were requantized.\n"
       "- Activation scales: {}.\n\n"
-      "`nibblecast.json` records what was done; `README.source.md`, where present, is the source's own card.\n",
+      "`nibblecast.json` records what was done; `README.source.md`, where present, is the source's own "
+      "card.\n",
       quoted(base), licence_lines(source), base, NIBBLECAST_VERSION, plan.options.recipe,
-      record.blocks.blocks - record.blocks.outside_window, record.blocks.blocks, record.blocks.outside_window, calibration);
+      record.blocks.blocks - record.blocks.outside_window, record.blocks.blocks, record.blocks.outside_window,
+      calibration);
 }
 
 }  // namespace nibblecast

@@ -9,8 +9,9 @@
 
 namespace nibblecast {
 
-// Front matter with `base_model` (the Hub id where SRC lies in a Hub cache, else the folder's name) and the source's licence
-// lines; then what was done, in a few lines.
-std::string model_card(const Checkpoint& source, const Plan& plan, const Activations& activations, const RunRecord& record);
+// Front matter with `base_model` (the Hub id where SRC lies in a Hub cache, else the folder's name) and the
+// source's licence lines; then what was done, in a few lines.
+std::string model_card(const Checkpoint& source, const Plan& plan, const Activations& activations,
+                       const RunRecord& record);
 
 }  // namespace nibblecast

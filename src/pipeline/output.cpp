@@ -70,9 +70,10 @@ Json layers_document(const Plan& plan, const RunRecord& record) {
     const LayerAmax& layer = record.layers[index];
     const ActivationBound& bound = plan.bounds[layer.layer];
     layers.push_back({{"layer", layer.layer},
-                      {"amax", {{"w13", largest(layer.experts.w13)},
-                                {"w2", largest(layer.experts.w2)},
-                                {"w2_weighted", largest(layer.experts.w2_weighted)}}},
+                      {"amax",
+                       {{"w13", largest(layer.experts.w13)},
+                        {"w2", largest(layer.experts.w2)},
+                        {"w2_weighted", largest(layer.experts.w2_weighted)}}},
                       {"bound", {{"w13", bound.w13}, {"w2", bound.w2}, {"w2_weighted", bound.w2_weighted}}},
                       {"experts_without_tokens", record.without_tokens[layer.layer]}});
   }
@@ -86,7 +87,8 @@ void copy_side_files(const Checkpoint& source, const Path& destination) {
   for (const Path& file : source.side_files()) {
     const Path to = destination / (file == "README.md" ? Path("README.source.md") : file);
     files.create_folders(to.parent_path());
-    for (Path folder = to.parent_path(); folder != destination; folder = folder.parent_path()) folders.insert(folder);
+    for (Path folder = to.parent_path(); folder != destination; folder = folder.parent_path())
+      folders.insert(folder);
     files.copy(source.folder() / file, to);
   }
   for (const Path& folder : folders) files.sync_folder(folder);
@@ -94,7 +96,8 @@ void copy_side_files(const Checkpoint& source, const Path& destination) {
 
 }  // namespace
 
-Json run_document(const Checkpoint& source, const Plan& plan, const Activations& activations, const RunRecord& record) {
+Json run_document(const Checkpoint& source, const Plan& plan, const Activations& activations,
+                  const RunRecord& record) {
   const CastCounts& blocks = record.blocks;
   return {{"format", "nibblecast.run/1"},
           {"version", NIBBLECAST_VERSION},
@@ -103,10 +106,11 @@ Json run_document(const Checkpoint& source, const Plan& plan, const Activations&
           {"source", source_document(source)},
           {"options", options_document(plan.options)},
           {"activations", activations_document(activations)},
-          {"blocks", {{"total", blocks.blocks},
-                      {"lossless", blocks.blocks - blocks.outside_window},
-                      {"zero", blocks.zero_blocks},
-                      {"outside_window", blocks.outside_window}}},
+          {"blocks",
+           {{"total", blocks.blocks},
+            {"lossless", blocks.blocks - blocks.outside_window},
+            {"zero", blocks.zero_blocks},
+            {"outside_window", blocks.outside_window}}},
           {"outside_window", record.outside_window},
           {"layers", layers_document(plan, record)},
           {"bytes", {{"read", record.read_bytes}, {"written", record.written_bytes}}},
@@ -121,8 +125,8 @@ uint64_t side_file_bytes(const Checkpoint& source) {
   return bytes;
 }
 
-void finish_output(const Checkpoint& source, const Plan& plan, const Activations& activations, const RunRecord& record,
-                   const Path& destination) {
+void finish_output(const Checkpoint& source, const Plan& plan, const Activations& activations,
+                   const RunRecord& record, const Path& destination) {
   FileSystem& files = source.files();
   const auto write = [&](const char* name, const Json& document) {
     // Non-ASCII as escapes, two spaces, as Python's json.dump(indent=2) has it.
@@ -132,7 +136,8 @@ void finish_output(const Checkpoint& source, const Plan& plan, const Activations
   write_text_durably(files, destination / "README.md", model_card(source, plan, activations, record));
   files.create_folders(destination / "calibration");
   write_amax(files, destination / "calibration" / "amax.safetensors",
-             {.metadata = activations.rows ? amax_metadata(source, plan, *activations.rows) : activations.amax->metadata,
+             {.metadata = activations.rows ? amax_metadata(source, plan, *activations.rows)
+                                           : activations.amax->metadata,
               .layers = record.layers});
   for (const PlannedShard& shard : plan.shards) {
     files.rename(destination / (shard.name + ".partial"), destination / shard.name);

@@ -10,15 +10,17 @@
 
 namespace nibblecast {
 
-// After quantize(): renames the shards; copies side files (the source's README.md becomes README.source.md beside a short
-// model card); writes nibblecast.json, hf_quant_config.json, calibration/amax.safetensors (what was measured, or the amax file's
-// content), the index, and config.json last; removes the job's marker. All durable on return.
-void finish_output(const Checkpoint& source, const Plan& plan, const Activations& activations, const RunRecord& record,
-                   const std::filesystem::path& destination);
+// After quantize(): renames the shards; copies side files (the source's README.md becomes README.source.md
+// beside a short model card); writes nibblecast.json, hf_quant_config.json, calibration/amax.safetensors
+// (what was measured, or the amax file's content), the index, and config.json last; removes the job's marker.
+// All durable on return.
+void finish_output(const Checkpoint& source, const Plan& plan, const Activations& activations,
+                   const RunRecord& record, const std::filesystem::path& destination);
 
-// nibblecast.json: version, source (identity, path, config, index, shard headers), recipe and every option, block counts,
-// coverage, measured amax and bound per layer, time. docs/formats/nibblecast-json.md.
-Json run_document(const Checkpoint& source, const Plan& plan, const Activations& activations, const RunRecord& record);
+// nibblecast.json: version, source (identity, path, config, index, shard headers), recipe and every option,
+// block counts, coverage, measured amax and bound per layer, time. docs/formats/nibblecast-json.md.
+Json run_document(const Checkpoint& source, const Plan& plan, const Activations& activations,
+                  const RunRecord& record);
 
 // Bytes of the files that finish_output() copies.
 uint64_t side_file_bytes(const Checkpoint& source);

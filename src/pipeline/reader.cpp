@@ -54,7 +54,8 @@ void Reader::begin(const ReadUnit& unit, Buffer buffer) {
     const uint64_t page = round_down(range.begin, kDirectAlignment);
     pending->ranges.emplace_back(at + (range.begin - page), range.size_bytes);
     // Whole pages, but never past the end of the file; a last part of a page goes as a request of its own.
-    const uint64_t end = std::min(page + range.padded_bytes(), std::max(file_sizes_[range.file], range.end()));
+    const uint64_t end =
+        std::min(page + range.padded_bytes(), std::max(file_sizes_[range.file], range.end()));
     for (uint64_t offset = page; offset < end;) {
       uint64_t size = std::min(kRequestBytes, end - offset);
       if (size > kDirectAlignment) size = round_down(size, kDirectAlignment);

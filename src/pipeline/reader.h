@@ -21,8 +21,8 @@ using ReadUnit = std::vector<FileRange>;
 
 class Reader {
  public:
-  // The bytes of one unit, one span a range in the unit's order. Gives its memory back when destroyed; must not
-  // outlive the reader.
+  // The bytes of one unit, one span a range in the unit's order. Gives its memory back when destroyed; must
+  // not outlive the reader.
   class Loaded {
    public:
     Loaded(BufferPool& pool, Buffer buffer, std::vector<std::span<std::byte>> ranges)
@@ -42,7 +42,8 @@ class Reader {
   Reader(std::vector<std::unique_ptr<File>> files, std::vector<ReadUnit> units, uint64_t memory_bytes);
   ~Reader();
 
-  // Units in their order; the one before must have been destroyed. Rethrows the error of the read that failed. Not thread-safe.
+  // Units in their order; the one before must have been destroyed. Rethrows the error of the read that
+  // failed. Not thread-safe.
   Loaded next();
 
  private:

@@ -87,8 +87,8 @@ class Run {
     writer_.emplace(std::move(files), options_.write_memory_bytes);
   }
 
-  // The forward pass needs a layer's kept tensors first and its experts ascending; without one, the order of the files
-  // is best.
+  // The forward pass needs a layer's kept tensors first and its experts ascending; without one, the order of
+  // the files is best.
   void list_units() {
     for (size_t stage = 0; stage < plan_.stages.size(); ++stage) {
       const bool needed = writer_ || (pass_ && (stage == 0 || plan_.stages[stage].layer));
@@ -173,9 +173,10 @@ class Run {
     const Tensor& scale = source_.tensors()[expert.linears[slot].source_scale];
     const CastScan found = scan_scales(views[slot].scales, scale.size_bytes);
     if (!found.nan_scale) return found;
-    throw Error(ErrorKind::kBadInput,
-                {.file = source_.where(scale).file, .tensor = scale.name, .offset = scale.offset + *found.nan_scale},
-                "the scale is NaN (E8M0 byte 255)", {.hint = "the source is damaged: fetch this shard again"});
+    throw Error(
+        ErrorKind::kBadInput,
+        {.file = source_.where(scale).file, .tensor = scale.name, .offset = scale.offset + *found.nan_scale},
+        "the scale is NaN (E8M0 byte 255)", {.hint = "the source is damaged: fetch this shard again"});
   }
 
   // Codes and block scales of the three projections; neighbours in the output are written as one.
@@ -196,7 +197,8 @@ class Run {
       return reinterpret_cast<uint8_t*>(batch[place.range].data() + place.offset);
     };
     for (size_t slot = 0; slot < 3; ++slot) {
-      count(expert.linears[slot], cast_linear(views[slot], scans[slot].k_max(), output(slot), output(3 + slot)));
+      count(expert.linears[slot],
+            cast_linear(views[slot], scans[slot].k_max(), output(slot), output(3 + slot)));
       set_scalar(expert.linears[slot].weight_scale_2, scans[slot].scale_2());
     }
     writer_->submit(std::move(batch));
@@ -252,18 +254,22 @@ class Run {
     for (const LayerAmax& candidate : amax.layers) {
       if (candidate.layer == layer) return candidate;
     }
-    throw Error(ErrorKind::kBadInput, {.file = activations_.origin}, fmt::format("holds no amax of layer {}", layer),
+    throw Error(ErrorKind::kBadInput, {.file = activations_.origin},
+                fmt::format("holds no amax of layer {}", layer),
                 {.hint = "was calibration interrupted, or made for another model?"});
   }
 
   void save_amax() const {
-    write_amax(source_.files(), options_.amax_output, {.metadata = amax_metadata(source_, plan_, *activations_.rows), .layers = record_.layers});
+    write_amax(source_.files(), options_.amax_output,
+               {.metadata = amax_metadata(source_, plan_, *activations_.rows), .layers = record_.layers});
   }
 
   void report(size_t stage) const {
     if (!options_.progress) return;
     const std::optional<uint64_t> layer = plan_.stages[stage].layer;
-    options_.progress({.stage = layer ? fmt::format("layer {}", *layer) : stage == 0 ? "embedding" : "rest",
+    options_.progress({.stage = layer        ? fmt::format("layer {}", *layer)
+                                : stage == 0 ? "embedding"
+                                             : "rest",
                        .stages_done = stage,
                        .stages = plan_.stages.size(),
                        .bytes_done = record_.read_bytes,
@@ -316,7 +322,8 @@ Activations Activations::from_amax(FileSystem& files, const std::filesystem::pat
   return {.rows = {}, .amax = read_amax(files, path), .origin = path.string(), .identity = hash.hex()};
 }
 
-std::map<std::string, std::string> amax_metadata(const Checkpoint& source, const Plan& plan, const CalibrationRows& rows) {
+std::map<std::string, std::string> amax_metadata(const Checkpoint& source, const Plan& plan,
+                                                 const CalibrationRows& rows) {
   return {{"producer", "nibblecast " NIBBLECAST_VERSION},
           {"model_type", "deepseek_v4"},
           {"layers", std::to_string(plan.model.num_hidden_layers)},
@@ -326,7 +333,8 @@ std::map<std::string, std::string> amax_metadata(const Checkpoint& source, const
           {"compute_dtype", std::string(compute_dtype_name(plan.options.compute_dtype))}};
 }
 
-RunRecord calibrate(const Checkpoint& source, const Plan& plan, const Activations& activations, const RunOptions& options) {
+RunRecord calibrate(const Checkpoint& source, const Plan& plan, const Activations& activations,
+                    const RunOptions& options) {
   return Run(source, plan, activations, options, nullptr).execute();
 }
 

@@ -36,7 +36,7 @@ struct Progress {
 
 struct RunOptions {
   uint64_t read_memory_bytes = 0, write_memory_bytes = 0;
-  std::filesystem::path amax_output;  // written after every layer; empty: nowhere
+  std::filesystem::path amax_output;              // written after every layer; empty: nowhere
   std::function<void(const Progress&)> progress;  // called from the running thread; may be empty
 };
 
@@ -51,14 +51,17 @@ struct RunRecord {
 };
 
 // The metadata of the amax file that a forward pass over `rows` gives.
-std::map<std::string, std::string> amax_metadata(const Checkpoint& source, const Plan& plan, const CalibrationRows& rows);
+std::map<std::string, std::string> amax_metadata(const Checkpoint& source, const Plan& plan,
+                                                 const CalibrationRows& rows);
 
 // Forward pass only; no output but `options.amax_output`.
-RunRecord calibrate(const Checkpoint& source, const Plan& plan, const Activations& activations, const RunOptions& options);
+RunRecord calibrate(const Checkpoint& source, const Plan& plan, const Activations& activations,
+                    const RunOptions& options);
 
-// The whole job into `destination`, which open_destination() made ready. On return all shards are complete and durable under
-// NAME.partial; finish_output() (pipeline/output.h) names them. Errors leave DST unfinished: E8M0 byte 255 in an expert's
-// scales (kBadInput, tensor and offset), an amax above its bound, NaN in the forward pass, I/O errors, a full disk.
+// The whole job into `destination`, which open_destination() made ready. On return all shards are complete
+// and durable under NAME.partial; finish_output() (pipeline/output.h) names them. Errors leave DST
+// unfinished: E8M0 byte 255 in an expert's scales (kBadInput, tensor and offset), an amax above its bound,
+// NaN in the forward pass, I/O errors, a full disk.
 RunRecord quantize(const Checkpoint& source, const Plan& plan, const Activations& activations,
                    const std::filesystem::path& destination, const RunOptions& options);
 

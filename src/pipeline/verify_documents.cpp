@@ -138,7 +138,8 @@ void check_documents(const OutputFolder& output, const Plan& plan, ProblemList& 
     const auto word = [](const Json& value) {
       return value.is_string() ? printable(value.get_ref<const std::string&>()) : text_of(value);
     };
-    notes.push_back(fmt::format("made by {} {}", word(producer["name"]), word(at_or_null(producer, "version"))));
+    notes.push_back(
+        fmt::format("made by {} {}", word(producer["name"]), word(at_or_null(producer, "version"))));
   }
   take_over(producer, "producer", config["quantization_config"]);
   if (!output.config.is_null()) {

@@ -41,7 +41,8 @@ void Writer::submit(Batch batch) {
     const FileRange& range = batch.ranges_[index];
     const auto add = [&](uint64_t from, uint64_t to) {
       if (from < to) {
-        requests.push_back({files_[range.file].get(), from, batch[index].subspan(from - range.begin, to - from)});
+        requests.push_back(
+            {files_[range.file].get(), from, batch[index].subspan(from - range.begin, to - from)});
       }
     };
     const uint64_t first_page = std::min(round_up(range.begin, kDirectAlignment), range.end());

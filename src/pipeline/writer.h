@@ -37,8 +37,8 @@ class Writer {
   // Waits for what is under way; drops the rest.
   ~Writer();
 
-  // Waits while too much is under way; a caller holds one batch at a time. Rethrows an earlier write's error. Not
-  // thread-safe.
+  // Waits while too much is under way; a caller holds one batch at a time. Rethrows an earlier write's error.
+  // Not thread-safe.
   Batch take(std::vector<FileRange> ranges);
   // Ranges must not overlap. Whole pages are written directly, parts of a page through the page cache.
   void submit(Batch batch);

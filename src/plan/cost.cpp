@@ -56,7 +56,10 @@ struct CgroupFiles {
 };
 constexpr CgroupFiles kCgroupVersions[] = {
     {"0::", "/sys/fs/cgroup", "/memory.max", "/memory.current", {"active_file", "inactive_file"}},
-    {":memory:", "/sys/fs/cgroup/memory", "/memory.limit_in_bytes", "/memory.usage_in_bytes",
+    {":memory:",
+     "/sys/fs/cgroup/memory",
+     "/memory.limit_in_bytes",
+     "/memory.usage_in_bytes",
      {"total_active_file", "total_inactive_file"}},
 };
 
@@ -73,8 +76,8 @@ uint64_t room_in(const CgroupFiles& files, const std::string& folder) {
   return *limit - std::min(*limit, used);
 }
 
-// The least room from this process's cgroup up to the root. Inside a container the path may name a folder that is not
-// mounted there: then only the ones that are count.
+// The least room from this process's cgroup up to the root. Inside a container the path may name a folder
+// that is not mounted there: then only the ones that are count.
 uint64_t cgroup_room() {
   uint64_t room = std::numeric_limits<uint64_t>::max();
   std::ifstream membership("/proc/self/cgroup");
@@ -95,7 +98,8 @@ uint64_t cgroup_room() {
 
 std::filesystem::path nearest_existing(std::filesystem::path folder) {
   folder = std::filesystem::absolute(folder);
-  while (!std::filesystem::is_directory(folder) && folder != folder.root_path()) folder = folder.parent_path();
+  while (!std::filesystem::is_directory(folder) && folder != folder.root_path())
+    folder = folder.parent_path();
   return folder;
 }
 
@@ -106,10 +110,11 @@ MemoryCost memory_cost(const Checkpoint& source, const Plan& plan, const Workloa
   MemoryCost cost;
   cost.fixed_bytes = kProgramBytes + (source.tensors().size() + plan.tensors.size()) * kBytesPerTensor;
   if (workload.tokens > 0) {
-    cost.forward_bytes =
-        plan.options.compute_dtype == ComputeDtype::kBF16
-            ? DeepseekV4Forward<bf16>::memory_bytes(plan.model, workload.tokens, workload.longest_row, threads)
-            : DeepseekV4Forward<float>::memory_bytes(plan.model, workload.tokens, workload.longest_row, threads);
+    cost.forward_bytes = plan.options.compute_dtype == ComputeDtype::kBF16
+                             ? DeepseekV4Forward<bf16>::memory_bytes(plan.model, workload.tokens,
+                                                                     workload.longest_row, threads)
+                             : DeepseekV4Forward<float>::memory_bytes(plan.model, workload.tokens,
+                                                                      workload.longest_row, threads);
     for (const Stage& stage : plan.stages) {
       uint64_t kept = 0;
       for (const CopyRange& range : stage.kept) kept += range.size_bytes;
@@ -176,11 +181,13 @@ double probe_products(ComputeDtype dtype) {
   return dtype == ComputeDtype::kBF16 ? product_rate<bf16>() : product_rate<float>();
 }
 
-double estimated_seconds(const Plan& plan, const Workload& workload, const DiskRates& disk, double flops_per_second) {
+double estimated_seconds(const Plan& plan, const Workload& workload, const DiskRates& disk,
+                         double flops_per_second) {
   const double read = static_cast<double>(plan.source_bytes) / disk.read_bytes_per_second;
   const double write = static_cast<double>(plan.output_bytes) / disk.write_bytes_per_second;
-  const double compute =
-      workload.tokens > 0 ? static_cast<double>(workload.tokens) * plan.flops_per_token / flops_per_second : 0;
+  const double compute = workload.tokens > 0
+                             ? static_cast<double>(workload.tokens) * plan.flops_per_token / flops_per_second
+                             : 0;
   return std::max({read, write, compute});
 }
 
@@ -188,13 +195,15 @@ std::vector<Finding> check_memory(const MemoryCost& cost, uint64_t limit_bytes) 
   if (cost.peak_bytes() <= limit_bytes) return {};
   const bool forward = cost.forward_bytes > 0;
   return {{.severity = Severity::kRefusal,
-           .reason = fmt::format("the run needs {} bytes of memory and may use {}: {} bytes short", cost.peak_bytes(),
-                                 limit_bytes, cost.peak_bytes() - limit_bytes),
-           .remedy = forward ? "raise --memory, or calibrate with fewer or shorter rows (--calib-size, --calib-seq)"
-                             : "raise --memory"}};
+           .reason = fmt::format("the run needs {} bytes of memory and may use {}: {} bytes short",
+                                 cost.peak_bytes(), limit_bytes, cost.peak_bytes() - limit_bytes),
+           .remedy =
+               forward ? "raise --memory, or calibrate with fewer or shorter rows (--calib-size, --calib-seq)"
+                       : "raise --memory"}};
 }
 
-std::vector<Finding> check_disk(uint64_t needed_bytes, uint64_t free_bytes, const std::filesystem::path& folder) {
+std::vector<Finding> check_disk(uint64_t needed_bytes, uint64_t free_bytes,
+                                const std::filesystem::path& folder) {
   if (needed_bytes <= free_bytes) return {};
   return {{.severity = Severity::kRefusal,
            .reason = fmt::format("the output takes {} bytes and {} has {} free: {} bytes short", needed_bytes,

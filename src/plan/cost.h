@@ -25,8 +25,8 @@ struct MemoryCost {
   uint64_t peak_bytes() const { return fixed_bytes + read_bytes + write_bytes + dense_bytes + forward_bytes; }
 };
 
-// The buffers shrink from their usual size to one expert each to fit `limit_bytes`; whether the peak fits is for the
-// caller to see (check_memory).
+// The buffers shrink from their usual size to one expert each to fit `limit_bytes`; whether the peak fits is
+// for the caller to see (check_memory).
 MemoryCost memory_cost(const Checkpoint& source, const Plan& plan, const Workload& workload, size_t threads,
                        uint64_t limit_bytes);
 
@@ -36,17 +36,19 @@ uint64_t available_memory();
 struct DiskRates {
   double read_bytes_per_second = 0, write_bytes_per_second = 0;
 };
-// Writes and reads 256 MiB in an unnamed temporary file in `folder` (or its nearest existing ancestor), direct; nothing remains.
-// nullopt where the file system cannot (read-only, no such files).
+// Writes and reads 256 MiB in an unnamed temporary file in `folder` (or its nearest existing ancestor),
+// direct; nothing remains. nullopt where the file system cannot (read-only, no such files).
 std::optional<DiskRates> probe_disk(const std::filesystem::path& folder);
 // FLOP/s of this machine's products in the plan's compute dtype, from a short run of all threads.
 double probe_products(ComputeDtype dtype);
 
 // Seconds: reading and writing overlap each other and the arithmetic, so the longest decides.
-double estimated_seconds(const Plan& plan, const Workload& workload, const DiskRates& disk, double flops_per_second);
+double estimated_seconds(const Plan& plan, const Workload& workload, const DiskRates& disk,
+                         double flops_per_second);
 
 // Findings (refusals with numbers and remedy), empty when it fits.
 std::vector<Finding> check_memory(const MemoryCost& cost, uint64_t limit_bytes);
-std::vector<Finding> check_disk(uint64_t needed_bytes, uint64_t free_bytes, const std::filesystem::path& folder);
+std::vector<Finding> check_disk(uint64_t needed_bytes, uint64_t free_bytes,
+                                const std::filesystem::path& folder);
 
 }  // namespace nibblecast

@@ -11,11 +11,12 @@
 namespace nibblecast {
 namespace {
 
-void check(const std::vector<float>& amax, std::string_view name, uint64_t layer, uint64_t experts, float bound,
-           const std::string& file) {
+void check(const std::vector<float>& amax, std::string_view name, uint64_t layer, uint64_t experts,
+           float bound, const std::string& file) {
   const std::string tensor = fmt::format("layers.{}.ffn.experts.{}", layer, name);
   if (amax.size() != experts) {
-    throw Error(ErrorKind::kBadInput, {.file = file, .tensor = tensor}, "the amax of this layer's experts is needed",
+    throw Error(ErrorKind::kBadInput, {.file = file, .tensor = tensor},
+                "the amax of this layer's experts is needed",
                 {.expected = fmt::format("{} values", experts),
                  .found = amax.empty() ? "none" : fmt::format("{}", amax.size()),
                  .hint = "was the amax file made for this model, with this --w2-input?"});
@@ -31,8 +32,8 @@ void check(const std::vector<float>& amax, std::string_view name, uint64_t layer
 }
 
 // An expert without tokens measured 0.
-std::vector<float> scales_of(std::vector<float> amax, InputScalePolicy policy, uint64_t layer, std::string_view name,
-                             const std::string& file) {
+std::vector<float> scales_of(std::vector<float> amax, InputScalePolicy policy, uint64_t layer,
+                             std::string_view name, const std::string& file) {
   const float largest = *std::max_element(amax.begin(), amax.end());
   if (!(largest > 0)) {
     throw Error(ErrorKind::kBadInput,
@@ -52,18 +53,21 @@ std::vector<float> scales_of(std::vector<float> amax, InputScalePolicy policy, u
 
 }  // namespace
 
-LayerInputScales layer_input_scales(const Plan& plan, uint64_t layer, const ExpertAmax& experts, const std::string& file) {
+LayerInputScales layer_input_scales(const Plan& plan, uint64_t layer, const ExpertAmax& experts,
+                                    const std::string& file) {
   const QuantizeOptions& options = plan.options;
   const ActivationBound& bound = plan.bounds[layer];
   const uint64_t count = plan.model.n_routed_experts;
   check(experts.w13, "w13.input_amax", layer, count, bound.w13, file);
-  if (options.w2_input != W2Input::kWeighted) check(experts.w2, "w2.input_amax", layer, count, bound.w2, file);
+  if (options.w2_input != W2Input::kWeighted)
+    check(experts.w2, "w2.input_amax", layer, count, bound.w2, file);
   if (options.w2_input != W2Input::kUnweighted) {
     check(experts.w2_weighted, "w2.input_amax_weighted", layer, count, bound.w2_weighted, file);
   }
   std::vector<float> w2 = options.w2_input == W2Input::kWeighted ? experts.w2_weighted : experts.w2;
   if (options.w2_input == W2Input::kMax) {
-    for (size_t expert = 0; expert < count; ++expert) w2[expert] = std::max(w2[expert], experts.w2_weighted[expert]);
+    for (size_t expert = 0; expert < count; ++expert)
+      w2[expert] = std::max(w2[expert], experts.w2_weighted[expert]);
   }
   LayerInputScales scales;
   for (uint64_t expert = 0; expert < count; ++expert) {

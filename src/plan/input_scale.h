@@ -20,7 +20,9 @@ struct LayerInputScales {
 // Checks and reduces. An expert whose amax is 0 saw no token; it gets its own layer's largest amax.
 // Throws kBadInput naming layer, projection and expert: `experts` lacks a vector that the policy needs or has
 // another length than the layer has experts; a value above what the weights allow (`bound`; in a run of ours
-// that is a bug, in a file somebody else's); no expert of the layer saw a token. `file` names the amax's origin.
-LayerInputScales layer_input_scales(const Plan& plan, uint64_t layer, const ExpertAmax& experts, const std::string& file);
+// that is a bug, in a file somebody else's); no expert of the layer saw a token. `file` names the amax's
+// origin.
+LayerInputScales layer_input_scales(const Plan& plan, uint64_t layer, const ExpertAmax& experts,
+                                    const std::string& file);
 
 }  // namespace nibblecast

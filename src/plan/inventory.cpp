@@ -21,7 +21,8 @@ class InventoryTaker {
     }
     for (uint64_t layer = 0; layer < config_.num_hidden_layers; ++layer) {
       inventory_.experts[layer].resize(config_.n_routed_experts);
-      for (const ModelTensor& tensor : layer_tensors(config_, layer)) take(tensor, static_cast<int64_t>(layer));
+      for (const ModelTensor& tensor : layer_tensors(config_, layer))
+        take(tensor, static_cast<int64_t>(layer));
     }
     refuse_unknown();
     return std::move(inventory_);
@@ -30,11 +31,21 @@ class InventoryTaker {
  private:
   void take(const ModelTensor& tensor, int64_t layer) {
     switch (tensor.storage) {
-      case Storage::kBF16: take(tensor.name, {Dtype::kBF16}, tensor.shape, layer); return;
-      case Storage::kF32: take(tensor.name, {Dtype::kF32}, tensor.shape, layer); return;
-      case Storage::kI64: take(tensor.name, {Dtype::kI64}, tensor.shape, layer); return;
-      case Storage::kFp8Block: take_fp8_block(tensor, layer); return;
-      case Storage::kExpert: take_expert(tensor, layer); return;
+      case Storage::kBF16:
+        take(tensor.name, {Dtype::kBF16}, tensor.shape, layer);
+        return;
+      case Storage::kF32:
+        take(tensor.name, {Dtype::kF32}, tensor.shape, layer);
+        return;
+      case Storage::kI64:
+        take(tensor.name, {Dtype::kI64}, tensor.shape, layer);
+        return;
+      case Storage::kFp8Block:
+        take_fp8_block(tensor, layer);
+        return;
+      case Storage::kExpert:
+        take_expert(tensor, layer);
+        return;
     }
   }
 
@@ -42,17 +53,19 @@ class InventoryTaker {
     const uint64_t tile_rows = config_.tile_rows, tile_cols = config_.tile_cols;
     take(tensor.name + ".weight", {Dtype::kF8E4M3}, tensor.shape, layer);
     take(tensor.name + ".scale", {Dtype::kF8E8M0, Dtype::kF32},
-         {(tensor.shape[0] + tile_rows - 1) / tile_rows, (tensor.shape[1] + tile_cols - 1) / tile_cols}, layer);
+         {(tensor.shape[0] + tile_rows - 1) / tile_rows, (tensor.shape[1] + tile_cols - 1) / tile_cols},
+         layer);
   }
 
   void take_expert(const ModelTensor& tensor, int64_t layer) {
     const uint64_t out = tensor.shape[0], in = tensor.shape[1];
     const Tensor& weight = source_.at(tensor.name + ".weight");
     if (weight.dtype == Dtype::kF8E4M3) {
-      throw Error(ErrorKind::kUnsupported, source_.where(weight),
-                  "the routed experts are stored in FP8, as in DeepSeek-V4-Base; casting needs MXFP4 experts, and "
-                  "requantizing FP8 to NVFP4 (weight method `max`) is not in this version",
-                  {.expected = "I8 (MXFP4)", .found = "F8_E4M3", .hint = "use the non-Base release"});
+      throw Error(
+          ErrorKind::kUnsupported, source_.where(weight),
+          "the routed experts are stored in FP8, as in DeepSeek-V4-Base; casting needs MXFP4 experts, and "
+          "requantizing FP8 to NVFP4 (weight method `max`) is not in this version",
+          {.expected = "I8 (MXFP4)", .found = "F8_E4M3", .hint = "use the non-Base release"});
     }
     const ExpertName name = *parse_expert_name(tensor.name);
     SourceExpert& expert = inventory_.experts[name.layer][name.expert];
@@ -61,7 +74,8 @@ class InventoryTaker {
     expert.scales[slot] = take(tensor.name + ".scale", {Dtype::kF8E8M0}, {out, in / 32}, layer);
   }
 
-  uint32_t take(const std::string& name, std::initializer_list<Dtype> dtypes, const Shape& shape, int64_t layer) {
+  uint32_t take(const std::string& name, std::initializer_list<Dtype> dtypes, const Shape& shape,
+                int64_t layer) {
     const Tensor& tensor = source_.at(name);
     bool dtype_fits = false;
     std::string expected;
@@ -70,12 +84,14 @@ class InventoryTaker {
       expected += (expected.empty() ? "" : " or ") + std::string(dtype_name(dtype));
     }
     if (!dtype_fits) {
-      throw Error(ErrorKind::kUnsupported, source_.where(tensor), "stored in a dtype that this tensor never has",
+      throw Error(ErrorKind::kUnsupported, source_.where(tensor),
+                  "stored in a dtype that this tensor never has",
                   {.expected = expected, .found = std::string(dtype_name(tensor.dtype))});
     }
     if (tensor.shape != shape) {
       throw Error(ErrorKind::kBadInput, source_.where(tensor), "shape does not fit config.json",
-                  {.expected = shape_text(shape), .found = shape_text(tensor.shape),
+                  {.expected = shape_text(shape),
+                   .found = shape_text(tensor.shape),
                    .hint = "is this the config of this checkpoint?"});
     }
     const uint32_t index = static_cast<uint32_t>(&tensor - source_.tensors().data());
@@ -88,9 +104,11 @@ class InventoryTaker {
     for (size_t index = 0; index < known_.size(); ++index) {
       const Tensor& tensor = source_.tensors()[index];
       if (known_[index] || tensor.name.starts_with("mtp.")) continue;
-      throw Error(ErrorKind::kUnsupported, source_.where(tensor), "not a tensor of DeepSeek-V4 as config.json describes it",
-                  {.found = std::string(dtype_name(tensor.dtype)) + " " + shape_text(tensor.shape),
-                   .hint = "is this another model, another revision, or one with transformers' tensor names?"});
+      throw Error(
+          ErrorKind::kUnsupported, source_.where(tensor),
+          "not a tensor of DeepSeek-V4 as config.json describes it",
+          {.found = std::string(dtype_name(tensor.dtype)) + " " + shape_text(tensor.shape),
+           .hint = "is this another model, another revision, or one with transformers' tensor names?"});
     }
   }
 

@@ -23,8 +23,9 @@ struct Inventory {
   std::vector<int64_t> layer_of;
 };
 
-// Checks every tensor: name, dtype, shape. Throws kBadInput naming file and tensor for a missing or ill-shaped one,
-// kUnsupported for an unknown one or for experts that are not MXFP4. `mtp.*` is not looked into.
+// Checks every tensor: name, dtype, shape. Throws kBadInput naming file and tensor for a missing or
+// ill-shaped one, kUnsupported for an unknown one or for experts that are not MXFP4. `mtp.*` is not looked
+// into.
 Inventory take_inventory(const Checkpoint& source, const DeepseekV4Config& config);
 
 }  // namespace nibblecast

@@ -8,9 +8,12 @@ std::string_view compute_dtype_name(ComputeDtype dtype) {
 
 std::string_view engine_name(Engine engine) {
   switch (engine) {
-    case Engine::kVllm: return "vllm";
-    case Engine::kSglang: return "sglang";
-    case Engine::kTrtllm: return "trtllm";
+    case Engine::kVllm:
+      return "vllm";
+    case Engine::kSglang:
+      return "sglang";
+    case Engine::kTrtllm:
+      return "trtllm";
   }
   return "?";
 }

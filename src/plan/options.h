@@ -15,7 +15,8 @@ std::string_view compute_dtype_name(ComputeDtype dtype);  // "bfloat16", "float3
 
 // Which amax becomes an expert's input_scale.
 enum class InputScalePolicy {
-  kLayer,   // the largest of all experts of the layer, one value for w1/w3 and one for w2: what engines reduce to
+  kLayer,  // the largest of all experts of the layer, one value for w1/w3 and one for w2: what engines reduce
+           // to
   kExpert,  // each expert's own; an expert without tokens gets its layer's largest
 };
 // Which measured input of w2 counts: DeepSeek's code and ModelOpt's script apply the routing weight before

@@ -37,7 +37,8 @@ class Planner {
  public:
   Planner(const Checkpoint& source, const QuantizeOptions& options) : source_(source) {
     if (options.recipe != "nvfp4_experts_only") {
-      throw Error(ErrorKind::kUsage, {}, "unknown recipe '" + options.recipe + "'", {.expected = "nvfp4_experts_only"});
+      throw Error(ErrorKind::kUsage, {}, "unknown recipe '" + options.recipe + "'",
+                  {.expected = "nvfp4_experts_only"});
     }
     plan_.options = options;
     plan_.model = DeepseekV4Config::parse(source.config(), (source.folder() / "config.json").string());
@@ -68,8 +69,9 @@ class Planner {
     scalars_of_.resize(source_.tensors().size());
   }
 
-  // A shard's tensors: first the scalars, then the source's order with each tensor in its source's place. Order by
-  // element size only where a grown scale would leave a wider tensor misaligned (readers map them in place).
+  // A shard's tensors: first the scalars, then the source's order with each tensor in its source's place.
+  // Order by element size only where a grown scale would leave a wider tensor misaligned (readers map them in
+  // place).
   void lay_out(uint32_t shard) {
     std::vector<uint32_t> sources;
     for (uint32_t index = 0; index < source_.tensors().size(); ++index) {
@@ -92,7 +94,8 @@ class Planner {
   std::vector<PlannedTensor> place(const std::vector<uint32_t>& sources) const {
     std::vector<PlannedTensor> tensors;
     uint64_t offset = 0;
-    const auto add = [&](Make make, std::string name, Dtype dtype, Shape shape, std::optional<uint32_t> from) {
+    const auto add = [&](Make make, std::string name, Dtype dtype, Shape shape,
+                         std::optional<uint32_t> from) {
       PlannedTensor planned{.out = {.name = std::move(name), .dtype = dtype, .shape = std::move(shape)},
                             .make = make,
                             .source = from};
@@ -112,8 +115,10 @@ class Planner {
       if (make_[index] == Make::kCastWeight) {
         add(Make::kCastWeight, tensor.name, Dtype::kU8, tensor.shape, index);
       } else if (make_[index] == Make::kBlockScale) {
-        const std::string module = tensor.name.substr(0, tensor.name.size() - std::string_view(".scale").size());
-        add(Make::kBlockScale, module + ".weight_scale", Dtype::kF8E4M3, {tensor.shape[0], tensor.shape[1] * 2}, index);
+        const std::string module =
+            tensor.name.substr(0, tensor.name.size() - std::string_view(".scale").size());
+        add(Make::kBlockScale, module + ".weight_scale", Dtype::kF8E4M3,
+            {tensor.shape[0], tensor.shape[1] * 2}, index);
       } else {
         add(Make::kKeep, tensor.name, tensor.dtype, tensor.shape, index);
       }
@@ -130,9 +135,12 @@ class Planner {
     for (PlannedTensor& tensor : tensors) {
       const uint32_t index = static_cast<uint32_t>(plan_.tensors.size());
       const uint32_t from = *tensor.source;
-      if (tensor.make == Make::kWeightScale2) scalars_of_[from][0] = index;
-      else if (tensor.make == Make::kInputScale) scalars_of_[from][1] = index;
-      else planned_from_[from] = index;
+      if (tensor.make == Make::kWeightScale2)
+        scalars_of_[from][0] = index;
+      else if (tensor.make == Make::kInputScale)
+        scalars_of_[from][1] = index;
+      else
+        planned_from_[from] = index;
       if (tensor.make == Make::kWeightScale2 || tensor.make == Make::kInputScale) {
         planned.scalars_end += tensor.out.size_bytes;
         tensor.source.reset();
@@ -257,15 +265,17 @@ class Planner {
       plan_.findings.push_back(
           {.severity = named ? Severity::kRefusal : Severity::kWarning,
            .reason = fmt::format("{} would not load the output: {}", engine_name(breach.engine), breach.rule),
-           .remedy = named ? fmt::format("leave out --engine {}, or --engine none", engine_name(breach.engine)) : ""});
+           .remedy = named
+                         ? fmt::format("leave out --engine {}, or --engine none", engine_name(breach.engine))
+                         : ""});
     }
   }
 
   const Checkpoint& source_;
   Plan plan_;
   Inventory inventory_;
-  std::vector<Make> make_;               // by source tensor
-  std::vector<uint32_t> planned_from_;   // by source tensor: its tensor in the plan
+  std::vector<Make> make_;                           // by source tensor
+  std::vector<uint32_t> planned_from_;               // by source tensor: its tensor in the plan
   std::vector<std::array<uint32_t, 2>> scalars_of_;  // by source weight: weight_scale_2, input_scale
 };
 
@@ -299,8 +309,8 @@ std::string plan_identity(const Plan& plan, const Checkpoint& source, std::strin
   add_part(hash, source_identity(source));
   add_part(hash, options.recipe);
   add_part(hash, compute_dtype_name(options.compute_dtype));
-  add_part(hash, fmt::format("{} {} {}", static_cast<int>(options.input_scale), static_cast<int>(options.w2_input),
-                             static_cast<int>(options.negative_zero)));
+  add_part(hash, fmt::format("{} {} {}", static_cast<int>(options.input_scale),
+                             static_cast<int>(options.w2_input), static_cast<int>(options.negative_zero)));
   add_part(hash, activations);
   return hash.hex();
 }

@@ -31,7 +31,7 @@ struct PlannedTensor {
 };
 
 struct PlannedShard {
-  std::string name = {};   // the source shard's
+  std::string name = {};    // the source shard's
   std::string header = {};  // the 8 + N bytes in front of the data
   uint64_t size_bytes = 0;
   // The scalars stand first in the data, [scalars_begin, scalars_end): they are known last.
@@ -63,8 +63,8 @@ struct Stage {
 
 // What weights alone prove of a layer's activations.
 struct ActivationBound {
-  float w13 = 0;  // sqrt(hidden_size) * max |ffn_norm.weight|: RMSNorm's output, times its weight
-  float w2 = 0;   // swiglu_limit^2: |silu(gate) * up|
+  float w13 = 0;          // sqrt(hidden_size) * max |ffn_norm.weight|: RMSNorm's output, times its weight
+  float w2 = 0;           // swiglu_limit^2: |silu(gate) * up|
   float w2_weighted = 0;  // times max(1, routed_scaling_factor)
 };
 
@@ -78,23 +78,23 @@ struct Finding {
 struct Plan {
   QuantizeOptions options;
   DeepseekV4Config model;
-  std::vector<PlannedTensor> tensors;  // by shard, then offset
-  std::vector<PlannedShard> shards;    // same order and names as the source's
-  std::vector<Stage> stages;           // embedding, layers ascending, the rest
-  std::vector<ActivationBound> bounds; // one a layer
-  Json config, hf_quant_config, index; // of the output
-  uint64_t source_bytes = 0;  // tensor data of the source
-  uint64_t output_bytes = 0;  // tensor data of the output
-  uint64_t output_file_bytes = 0;  // shards with their headers
-  uint64_t largest_expert_bytes = 0;  // source bytes of the largest expert: the unit of streaming
-  double flops_per_token = 0;  // of the forward pass, products only
+  std::vector<PlannedTensor> tensors;   // by shard, then offset
+  std::vector<PlannedShard> shards;     // same order and names as the source's
+  std::vector<Stage> stages;            // embedding, layers ascending, the rest
+  std::vector<ActivationBound> bounds;  // one a layer
+  Json config, hf_quant_config, index;  // of the output
+  uint64_t source_bytes = 0;            // tensor data of the source
+  uint64_t output_bytes = 0;            // tensor data of the output
+  uint64_t output_file_bytes = 0;       // shards with their headers
+  uint64_t largest_expert_bytes = 0;    // source bytes of the largest expert: the unit of streaming
+  double flops_per_token = 0;           // of the forward pass, products only
   std::vector<Finding> findings;
 
   bool refused() const;
 };
 
-// Throws kBadInput / kUnsupported, naming file and tensor, for what makes a Plan impossible: unknown, missing or
-// ill-shaped tensors, experts in another format than MXFP4. What merely must not be run is in `findings`.
+// Throws kBadInput / kUnsupported, naming file and tensor, for what makes a Plan impossible: unknown, missing
+// or ill-shaped tensors, experts in another format than MXFP4. What merely must not be run is in `findings`.
 Plan make_plan(const Checkpoint& source, const QuantizeOptions& options);
 
 // Hash of the source alone: shard names, sizes and headers, and config.

@@ -16,7 +16,8 @@ using testing::TemporaryFolder;
 
 std::vector<std::byte> pattern(size_t size) {
   std::vector<std::byte> bytes(size);
-  for (size_t index = 0; index < size; ++index) bytes[index] = static_cast<std::byte>(index * 31 + index / 255);
+  for (size_t index = 0; index < size; ++index)
+    bytes[index] = static_cast<std::byte>(index * 31 + index / 255);
   return bytes;
 }
 
@@ -47,12 +48,14 @@ TEST(File, ReadPastTheEndNamesFileAndOffset) {
   write_text_durably(system_files(), folder.path() / "f", "abc");
   const auto in = system_files().open(folder.path() / "f", Access::kRead);
   std::vector<std::byte> bytes(10);
-  expect_error(ErrorKind::kIo, [&] { in->read(0, bytes); }, "/f", "at byte 3", "ends 7 bytes early");
+  expect_error(
+      ErrorKind::kIo, [&] { in->read(0, bytes); }, "/f", "at byte 3", "ends 7 bytes early");
 }
 
 TEST(FileSystem, ErrorsNameThePath) {
-  expect_error(ErrorKind::kIo, [] { system_files().open("/no/such/file", Access::kRead); },
-               "/no/such/file", "No such file");
+  expect_error(
+      ErrorKind::kIo, [] { system_files().open("/no/such/file", Access::kRead); }, "/no/such/file",
+      "No such file");
   EXPECT_FALSE(system_files().status("/no/such/file"));
 }
 
@@ -61,8 +64,9 @@ TEST(FileSystem, DurableTextLeavesNoPartial) {
   write_text_durably(system_files(), folder.path() / "a.json", "{}");
   EXPECT_EQ(system_files().list(folder.path()), std::vector<std::string>{"a.json"});
   EXPECT_EQ(read_text(system_files(), folder.path() / "a.json", 10), "{}");
-  expect_error(ErrorKind::kBadInput, [&] { read_text(system_files(), folder.path() / "a.json", 1); },
-               "too large", "found 2");
+  expect_error(
+      ErrorKind::kBadInput, [&] { read_text(system_files(), folder.path() / "a.json", 1); }, "too large",
+      "found 2");
 }
 
 TEST(FileSystem, CopyKeepsBytesAndRefusesToReplace) {
@@ -70,8 +74,9 @@ TEST(FileSystem, CopyKeepsBytesAndRefusesToReplace) {
   write_text_durably(system_files(), folder.path() / "a", "hello");
   system_files().copy(folder.path() / "a", folder.path() / "b");
   EXPECT_EQ(read_text(system_files(), folder.path() / "b", 10), "hello");
-  expect_error(ErrorKind::kIo, [&] { system_files().copy(folder.path() / "a", folder.path() / "b"); },
-               "/b", "File exists");
+  expect_error(
+      ErrorKind::kIo, [&] { system_files().copy(folder.path() / "a", folder.path() / "b"); }, "/b",
+      "File exists");
 }
 
 TEST(Buffer, IsAlignedAndMoves) {

@@ -15,7 +15,8 @@ TEST(ParseJson, ReadsAValue) {
 
 TEST(ParseJson, RefusesWithFileAndOffset) {
   const auto refuse = [](const std::string& text, const std::string& part) {
-    expect_error(ErrorKind::kBadInput, [&] { parse_json(text, "config.json"); }, "config.json", part);
+    expect_error(
+        ErrorKind::kBadInput, [&] { parse_json(text, "config.json"); }, "config.json", part);
   };
   refuse("", "not valid JSON");
   refuse(R"({"a": 1} x)", "at byte 9");
@@ -27,7 +28,8 @@ TEST(ParseJson, RefusesWithFileAndOffset) {
 }
 
 TEST(ParseJson, OffsetsCountFromTheBase) {
-  expect_error(ErrorKind::kBadInput, [] { parse_json("{x", "f", 8); }, "at byte 9");
+  expect_error(
+      ErrorKind::kBadInput, [] { parse_json("{x", "f", 8); }, "at byte 9");
 }
 
 TEST(ParseJson, SameKeyInDifferentObjectsIsFine) {

@@ -15,7 +15,9 @@ class DestinationTest : public ::testing::Test {
   DestinationTest() : source_(folder_.path() / "source"), destination_(folder_.path() / "out") {
     std::filesystem::create_directory(source_);
   }
-  void open(const std::string& identity) { open_destination(system_files(), source_, destination_, identity); }
+  void open(const std::string& identity) {
+    open_destination(system_files(), source_, destination_, identity);
+  }
 
   TemporaryFolder folder_;
   std::filesystem::path source_, destination_;
@@ -38,21 +40,25 @@ TEST_F(DestinationTest, SameJobStartsAgainOverWhatItLeft) {
 
 TEST_F(DestinationTest, RefusesAnotherJobAndForeignFiles) {
   open("a");
-  expect_error(ErrorKind::kRefused, [&] { open("b"); }, "another job");
+  expect_error(
+      ErrorKind::kRefused, [&] { open("b"); }, "another job");
   close_destination(system_files(), destination_);
   std::ofstream(destination_ / "precious") << "x";
-  expect_error(ErrorKind::kRefused, [&] { open("a"); }, "is not empty");
+  expect_error(
+      ErrorKind::kRefused, [&] { open("a"); }, "is not empty");
   EXPECT_TRUE(std::filesystem::exists(destination_ / "precious"));
 }
 
 TEST_F(DestinationTest, RefusesAFile) {
   std::ofstream(destination_) << "x";
-  expect_error(ErrorKind::kRefused, [&] { open("a"); }, "is not a folder");
+  expect_error(
+      ErrorKind::kRefused, [&] { open("a"); }, "is not a folder");
 }
 
 TEST_F(DestinationTest, RefusesNestingEitherWayAndTheSame) {
   const auto refuse = [&](const std::filesystem::path& from, const std::filesystem::path& to) {
-    expect_error(ErrorKind::kRefused, [&] { open_destination(system_files(), from, to, "a"); }, "inside one another");
+    expect_error(
+        ErrorKind::kRefused, [&] { open_destination(system_files(), from, to, "a"); }, "inside one another");
   };
   refuse(source_, source_);
   refuse(source_, source_ / "out");

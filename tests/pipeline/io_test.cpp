@@ -28,8 +28,9 @@ TEST(Reader, GivesEveryRangeInOrderWhateverTheMemory) {
   const auto out = system_files().open(folder.path() / "f", Access::kCreate);
   out->write(0, content);
   out->close();
-  std::vector<ReadUnit> units = {{{0, 0, 1}, {0, 300'000, 1}}, {{0, 4096, 8192}}, {{0, 4095, 2}, {0, 5, 100'000}},
-                                 {{0, 299'000, 1001}},         {{0, 10, 0}},      {{0, 0, 300'001}}};
+  std::vector<ReadUnit> units = {
+      {{0, 0, 1}, {0, 300'000, 1}}, {{0, 4096, 8192}}, {{0, 4095, 2}, {0, 5, 100'000}},
+      {{0, 299'000, 1001}},         {{0, 10, 0}},      {{0, 0, 300'001}}};
   for (const uint64_t memory : {uint64_t{0}, uint64_t{10'000}, uint64_t{10'000'000}}) {
     std::vector<std::unique_ptr<File>> files;
     files.push_back(system_files().open(folder.path() / "f", Access::kReadDirect));
@@ -38,7 +39,8 @@ TEST(Reader, GivesEveryRangeInOrderWhateverTheMemory) {
       const Reader::Loaded loaded = reader.next();
       for (size_t range = 0; range < unit.size(); ++range) {
         ASSERT_EQ(loaded[range].size(), unit[range].size_bytes);
-        EXPECT_EQ(std::memcmp(loaded[range].data(), content.data() + unit[range].begin, unit[range].size_bytes), 0);
+        EXPECT_EQ(
+            std::memcmp(loaded[range].data(), content.data() + unit[range].begin, unit[range].size_bytes), 0);
       }
     }
   }
@@ -87,7 +89,8 @@ class FailingFile : public File {
 
  private:
   void fail(uint64_t offset) {
-    if (left_-- <= 0) throw Error(ErrorKind::kDiskFull, {.file = path(), .offset = offset}, "cannot write: full");
+    if (left_-- <= 0)
+      throw Error(ErrorKind::kDiskFull, {.file = path(), .offset = offset}, "cannot write: full");
   }
   std::atomic<int> left_;
 };
@@ -97,7 +100,8 @@ TEST(Reader, RethrowsAtTheUnitThatFailed) {
   files.push_back(std::make_unique<FailingFile>(1));
   Reader reader(std::move(files), {{{0, 0, 4096}}, {{0, 4096, 4096}}}, 0);
   reader.next();
-  expect_error(ErrorKind::kDiskFull, [&] { reader.next(); }, "failing", "at byte 4096");
+  expect_error(
+      ErrorKind::kDiskFull, [&] { reader.next(); }, "failing", "at byte 4096");
 }
 
 TEST(Writer, RethrowsAndDoesNotHang) {

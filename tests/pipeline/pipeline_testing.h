@@ -24,7 +24,8 @@ inline CalibrationRows tiny_rows(uint64_t vocab_size, size_t rows = 4, size_t le
   CalibrationRows made;
   for (size_t row = 0; row < rows; ++row) {
     std::vector<int32_t> ids;
-    for (size_t at = 0; at < length; ++at) ids.push_back(static_cast<int32_t>((row * 131 + at * 17 + at * at) % vocab_size));
+    for (size_t at = 0; at < length; ++at)
+      ids.push_back(static_cast<int32_t>((row * 131 + at * 17 + at * at) % vocab_size));
     made.ids.push_back(std::move(ids));
   }
   return made;
@@ -56,8 +57,10 @@ inline RunOptions small_buffers(uint64_t bytes = 32 << 20) {
 
 // The whole job, as the command does it.
 inline RunRecord run_job(const Checkpoint& source, const Plan& plan, const Activations& activations,
-                         const std::filesystem::path& destination, const RunOptions& options = small_buffers()) {
-  open_destination(source.files(), source.folder(), destination, plan_identity(plan, source, activations.identity));
+                         const std::filesystem::path& destination,
+                         const RunOptions& options = small_buffers()) {
+  open_destination(source.files(), source.folder(), destination,
+                   plan_identity(plan, source, activations.identity));
   const RunRecord record = quantize(source, plan, activations, destination, options);
   finish_output(source, plan, activations, record, destination);
   return record;

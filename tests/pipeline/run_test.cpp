@@ -33,7 +33,9 @@ class RunTest : public ::testing::Test {
   }
   std::filesystem::path source_folder() const { return folder_->path() / "source"; }
   Checkpoint source() const { return Checkpoint::open(source_folder(), system_files()); }
-  Activations amax(const Plan& plan) const { return {.rows = {}, .amax = plain_amax(plan), .origin = "test", .identity = "a"}; }
+  Activations amax(const Plan& plan) const {
+    return {.rows = {}, .amax = plain_amax(plan), .origin = "test", .identity = "a"};
+  }
 
   TemporaryFolder work_;
 
@@ -175,8 +177,9 @@ TEST_F(RunTest, NanScaleIsRefusedWithTensorAndOffset) {
   const Checkpoint in = Checkpoint::open(work_.path() / "bad", system_files());
   const Plan plan = make_plan(in, {});
   const uint64_t offset = in.at("layers.1.ffn.experts.2.w3.scale").offset + 5;
-  expect_error(ErrorKind::kBadInput, [&] { run_job(in, plan, amax(plan), work_.path() / "out"); },
-               "layers.1.ffn.experts.2.w3.scale", "at byte " + std::to_string(offset), "NaN");
+  expect_error(
+      ErrorKind::kBadInput, [&] { run_job(in, plan, amax(plan), work_.path() / "out"); },
+      "layers.1.ffn.experts.2.w3.scale", "at byte " + std::to_string(offset), "NaN");
   for (const auto& entry : std::filesystem::directory_iterator(work_.path() / "out")) {
     const std::string name = entry.path().filename();
     EXPECT_TRUE(name == ".nibblecast" || name.ends_with(".partial")) << name;
@@ -199,8 +202,9 @@ TEST_F(RunTest, AmaxAboveTheBoundIsRefused) {
   const Plan plan = make_plan(in, {});
   Activations bad = amax(plan);
   bad.amax->layers[1].experts.w2[3] = 1e9f;
-  expect_error(ErrorKind::kBadInput, [&] { run_job(in, plan, bad, work_.path() / "out"); },
-               "layers.1.ffn.experts.w2.input_amax", "expert 3", "garbage");
+  expect_error(
+      ErrorKind::kBadInput, [&] { run_job(in, plan, bad, work_.path() / "out"); },
+      "layers.1.ffn.experts.w2.input_amax", "expert 3", "garbage");
 }
 
 TEST_F(RunTest, SourceThatChangedMeanwhileIsAnError) {
@@ -209,12 +213,14 @@ TEST_F(RunTest, SourceThatChangedMeanwhileIsAnError) {
   const Plan plan = make_plan(in, {});
   const std::filesystem::path shard = work_.path() / "cut" / in.shards()[1].name;
   std::filesystem::resize_file(shard, std::filesystem::file_size(shard) - 1000);
-  expect_error(ErrorKind::kIo, [&] { run_job(in, plan, amax(plan), work_.path() / "out"); }, in.shards()[1].name,
-               "ends");
+  expect_error(
+      ErrorKind::kIo, [&] { run_job(in, plan, amax(plan), work_.path() / "out"); }, in.shards()[1].name,
+      "ends");
   EXPECT_FALSE(std::filesystem::exists(work_.path() / "out/config.json"));
 }
 
-// ModelOpt's own bytes for the same model and amax (weight, weight_scale, weight_scale_2, input_scale of layer 2).
+// ModelOpt's own bytes for the same model and amax (weight, weight_scale, weight_scale_2, input_scale of
+// layer 2).
 TEST(RunModelOptTest, CastEqualsModelOptsBytes) {
   SKIP_WITHOUT_SHARED_MODEL(model, "tiny-v4");
   SKIP_WITHOUT_SHARED_MODEL(modelopt, "tiny-v4-modelopt");

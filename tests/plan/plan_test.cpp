@@ -56,9 +56,11 @@ TEST_F(PlanTest, StagesCoverAllKeptBytesOnceAndInOrder) {
   uint64_t copied = 0, kept = 0;
   for (const Stage& stage : plan.stages) {
     for (const CopyRange& range : stage.kept) copied += range.size_bytes;
-    for (uint64_t expert = 0; expert < stage.experts.size(); ++expert) EXPECT_EQ(stage.experts[expert].expert, expert);
+    for (uint64_t expert = 0; expert < stage.experts.size(); ++expert)
+      EXPECT_EQ(stage.experts[expert].expert, expert);
   }
-  for (const PlannedTensor& tensor : plan.tensors) kept += tensor.make == Make::kKeep ? tensor.out.size_bytes : 0;
+  for (const PlannedTensor& tensor : plan.tensors)
+    kept += tensor.make == Make::kKeep ? tensor.out.size_bytes : 0;
   EXPECT_EQ(copied, kept);
   ASSERT_EQ(plan.stages.size(), plan.model.num_hidden_layers + 2);
   EXPECT_FALSE(plan.stages.front().layer);
@@ -70,7 +72,8 @@ TEST_F(PlanTest, OddSizesKeepWiderTensorsAligned) {
   // An F32 tensor after the experts' one-byte tensors: grown scales would leave it wherever they end.
   edit_ = [](std::vector<Tensor>& tensors) {
     const auto is_sink = [](const Tensor& tensor) { return tensor.name == "layers.0.attn.attn_sink"; };
-    std::stable_partition(tensors.begin(), tensors.end(), [&](const Tensor& tensor) { return !is_sink(tensor); });
+    std::stable_partition(tensors.begin(), tensors.end(),
+                          [&](const Tensor& tensor) { return !is_sink(tensor); });
     // One byte more in front of it: an mtp tensor of one byte.
     tensors.insert(tensors.begin(), {.name = "mtp.0.flag", .dtype = Dtype::kU8, .shape = {1}});
   };
@@ -83,15 +86,21 @@ TEST_F(PlanTest, OddSizesKeepWiderTensorsAligned) {
 TEST_F(PlanTest, RefusesWhatDoesNotFitByName) {
   const auto refuse = [&](ErrorKind kind, auto edit, const std::string& part) {
     edit_ = edit;
-    expect_error(kind, [&] { make_plan(source(), {}); }, part);
+    expect_error(
+        kind, [&] { make_plan(source(), {}); }, part);
   };
-  refuse(ErrorKind::kUnsupported,
-         [](std::vector<Tensor>& tensors) {
-           tensors.push_back({.name = "layers.0.attn.mystery", .dtype = Dtype::kF32, .shape = {2}});
-         },
-         "layers.0.attn.mystery");
-  refuse(ErrorKind::kBadInput, [](std::vector<Tensor>& tensors) { std::erase_if(tensors, [](const Tensor& t) { return t.name == "layers.1.ffn.gate.weight"; }); },
-         "layers.1.ffn.gate.weight");
+  refuse(
+      ErrorKind::kUnsupported,
+      [](std::vector<Tensor>& tensors) {
+        tensors.push_back({.name = "layers.0.attn.mystery", .dtype = Dtype::kF32, .shape = {2}});
+      },
+      "layers.0.attn.mystery");
+  refuse(
+      ErrorKind::kBadInput,
+      [](std::vector<Tensor>& tensors) {
+        std::erase_if(tensors, [](const Tensor& t) { return t.name == "layers.1.ffn.gate.weight"; });
+      },
+      "layers.1.ffn.gate.weight");
   const auto change = [](const std::string& name, auto f) {
     return [name, f](std::vector<Tensor>& tensors) {
       for (Tensor& tensor : tensors) {
@@ -101,8 +110,10 @@ TEST_F(PlanTest, RefusesWhatDoesNotFitByName) {
   };
   refuse(ErrorKind::kBadInput, change("layers.1.ffn.experts.1.w2.scale", [](Tensor& t) { t.shape[0] -= 1; }),
          "layers.1.ffn.experts.1.w2.scale");
-  refuse(ErrorKind::kUnsupported, change("norm.weight", [](Tensor& t) { t.dtype = Dtype::kF16; }), "norm.weight");
-  refuse(ErrorKind::kUnsupported, change("layers.0.ffn.experts.0.w1.weight", [](Tensor& t) { t.dtype = Dtype::kF8E4M3; }),
+  refuse(ErrorKind::kUnsupported, change("norm.weight", [](Tensor& t) { t.dtype = Dtype::kF16; }),
+         "norm.weight");
+  refuse(ErrorKind::kUnsupported,
+         change("layers.0.ffn.experts.0.w1.weight", [](Tensor& t) { t.dtype = Dtype::kF8E4M3; }),
          "DeepSeek-V4-Base");
 }
 
@@ -110,7 +121,8 @@ TEST_F(PlanTest, UnknownRecipeIsAUsageError) {
   const Checkpoint in = source();
   QuantizeOptions options;
   options.recipe = "int3";
-  expect_error(ErrorKind::kUsage, [&] { make_plan(in, options); }, "unknown recipe 'int3'");
+  expect_error(
+      ErrorKind::kUsage, [&] { make_plan(in, options); }, "unknown recipe 'int3'");
 }
 
 TEST_F(PlanTest, BoundsComeFromNormWeightsAndClamp) {
@@ -118,7 +130,8 @@ TEST_F(PlanTest, BoundsComeFromNormWeightsAndClamp) {
   QuantizeOptions options;
   options.compute_dtype = ComputeDtype::kF32;
   const Plan exact = make_plan(in, options);
-  const double expected = std::sqrt(static_cast<double>(exact.model.hidden_size));  // the test's norms are all 1
+  const double expected =
+      std::sqrt(static_cast<double>(exact.model.hidden_size));  // the test's norms are all 1
   EXPECT_GE(exact.bounds[0].w13, expected);
   EXPECT_LE(exact.bounds[0].w13, expected * (1 + 1e-6));
   EXPECT_GE(exact.bounds[0].w2, 100);
@@ -145,7 +158,8 @@ class InputScaleTest : public PlanTest {
   InputScaleTest() {
     const Checkpoint in = source();
     plan_ = make_plan(in, {});
-    experts_ = {.w13 = {1, 2, 0, 4}, .w2 = {8, 0, 2, 1}, .w2_weighted = {1, 0, 16, 1}, .tokens = {3, 3, 0, 3}};
+    experts_ = {
+        .w13 = {1, 2, 0, 4}, .w2 = {8, 0, 2, 1}, .w2_weighted = {1, 0, 16, 1}, .tokens = {3, 3, 0, 3}};
   }
   LayerInputScales scales() { return layer_input_scales(plan_, 0, experts_, "f"); }
   Plan plan_;
@@ -170,16 +184,19 @@ TEST_F(InputScaleTest, ExpertPolicyFillsInTheLayersLargest) {
 TEST_F(InputScaleTest, RefusesGarbage) {
   const auto refuse = [&](float value, const std::string& part) {
     experts_.w13[1] = value;
-    expect_error(ErrorKind::kBadInput, [&] { scales(); }, "layers.0.ffn.experts.w13.input_amax", part);
+    expect_error(
+        ErrorKind::kBadInput, [&] { scales(); }, "layers.0.ffn.experts.w13.input_amax", part);
   };
   refuse(std::numeric_limits<float>::quiet_NaN(), "expert 1");
   refuse(std::numeric_limits<float>::infinity(), "expert 1");
   refuse(-1, "expert 1");
   refuse(1e30f, "expert 1");
   experts_.w13.assign(4, 0);
-  expect_error(ErrorKind::kBadInput, [&] { scales(); }, "no expert of this layer saw a token");
+  expect_error(
+      ErrorKind::kBadInput, [&] { scales(); }, "no expert of this layer saw a token");
   experts_.w13.resize(3);
-  expect_error(ErrorKind::kBadInput, [&] { scales(); }, "expected 4 values, found 3");
+  expect_error(
+      ErrorKind::kBadInput, [&] { scales(); }, "expected 4 values, found 3");
 }
 
 TEST_F(PlanTest, MemoryShrinksToTheLimitAndSaysWhenItCannot) {

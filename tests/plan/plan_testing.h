@@ -31,17 +31,26 @@ inline std::vector<Tensor> stored_tensors(const DeepseekV4Config& config) {
   const auto add = [&](const ModelTensor& tensor) {
     const Shape& shape = tensor.shape;
     switch (tensor.storage) {
-      case Storage::kBF16: stored.push_back({.name = tensor.name, .dtype = Dtype::kBF16, .shape = shape}); return;
-      case Storage::kF32: stored.push_back({.name = tensor.name, .dtype = Dtype::kF32, .shape = shape}); return;
-      case Storage::kI64: stored.push_back({.name = tensor.name, .dtype = Dtype::kI64, .shape = shape}); return;
+      case Storage::kBF16:
+        stored.push_back({.name = tensor.name, .dtype = Dtype::kBF16, .shape = shape});
+        return;
+      case Storage::kF32:
+        stored.push_back({.name = tensor.name, .dtype = Dtype::kF32, .shape = shape});
+        return;
+      case Storage::kI64:
+        stored.push_back({.name = tensor.name, .dtype = Dtype::kI64, .shape = shape});
+        return;
       case Storage::kFp8Block:
         stored.push_back({.name = tensor.name + ".weight", .dtype = Dtype::kF8E4M3, .shape = shape});
-        stored.push_back({.name = tensor.name + ".scale", .dtype = Dtype::kF8E8M0,
+        stored.push_back({.name = tensor.name + ".scale",
+                          .dtype = Dtype::kF8E8M0,
                           .shape = {tiles(shape[0], config.tile_rows), tiles(shape[1], config.tile_cols)}});
         return;
       case Storage::kExpert:
-        stored.push_back({.name = tensor.name + ".weight", .dtype = Dtype::kI8, .shape = {shape[0], shape[1] / 2}});
-        stored.push_back({.name = tensor.name + ".scale", .dtype = Dtype::kF8E8M0, .shape = {shape[0], shape[1] / 32}});
+        stored.push_back(
+            {.name = tensor.name + ".weight", .dtype = Dtype::kI8, .shape = {shape[0], shape[1] / 2}});
+        stored.push_back(
+            {.name = tensor.name + ".scale", .dtype = Dtype::kF8E8M0, .shape = {shape[0], shape[1] / 32}});
         return;
     }
   };
@@ -56,7 +65,8 @@ inline std::vector<Tensor> stored_tensors(const DeepseekV4Config& config) {
 }
 
 // Writes config.json and model.safetensors into `folder`. `edit` may change the tensors first; may be empty.
-inline void write_source(const std::filesystem::path& folder, const std::function<void(std::vector<Tensor>&)>& edit) {
+inline void write_source(const std::filesystem::path& folder,
+                         const std::function<void(std::vector<Tensor>&)>& edit) {
   const Json config = small_config();
   std::vector<Tensor> tensors = stored_tensors(DeepseekV4Config::parse(config, "config.json"));
   if (edit) edit(tensors);
