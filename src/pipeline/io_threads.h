@@ -5,6 +5,8 @@
 #pragma once
 
 #include <condition_variable>
+#include <cstddef>
+#include <cstdint>
 #include <deque>
 #include <functional>
 #include <mutex>
@@ -12,6 +14,10 @@
 #include <vector>
 
 namespace nibblecast {
+
+// Enough requests, of a size, that NVMe and network disks stream at.
+inline constexpr size_t kIoThreads = 4;
+inline constexpr uint64_t kIoRequestBytes = 8 << 20;
 
 class IoThreads {
  public:

@@ -6,10 +6,6 @@
 namespace nibblecast {
 namespace {
 
-// Enough requests of a size that NVMe and network disks stream at.
-constexpr size_t kThreads = 4;
-constexpr uint64_t kRequestBytes = 8 << 20;
-
 uint64_t buffer_bytes(const ReadUnit& unit) {
   uint64_t bytes = 0;
   for (const FileRange& range : unit) bytes += range.padded_bytes();
@@ -26,7 +22,7 @@ struct Reader::Pending {
 };
 
 Reader::Reader(std::vector<std::unique_ptr<File>> files, std::vector<ReadUnit> units, uint64_t memory_bytes)
-    : files_(std::move(files)), units_(std::move(units)), pool_(memory_bytes), threads_(kThreads) {
+    : files_(std::move(files)), units_(std::move(units)), pool_(memory_bytes), threads_(kIoThreads) {
   for (const auto& file : files_) file_sizes_.push_back(file->size());
   read_ahead();
 }
@@ -57,7 +53,7 @@ void Reader::begin(const ReadUnit& unit, Buffer buffer) {
     const uint64_t end =
         std::min(page + range.padded_bytes(), std::max(file_sizes_[range.file], range.end()));
     for (uint64_t offset = page; offset < end;) {
-      uint64_t size = std::min(kRequestBytes, end - offset);
+      uint64_t size = std::min(kIoRequestBytes, end - offset);
       if (size > kDirectAlignment) size = round_down(size, kDirectAlignment);
       requests.push_back({files_[range.file].get(), offset, {at + (offset - page), size}});
       offset += size;

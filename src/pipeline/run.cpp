@@ -152,9 +152,10 @@ class Run {
                      .rows = weight.shape[0],
                      .cols = weight.shape[1] * 2};
     }
-    if (pass_) refuse_nan_scales(*unit.expert, views);
+    const std::array<CastScan, 3> scans = {scan(*unit.expert, views, 0), scan(*unit.expert, views, 1),
+                                           scan(*unit.expert, views, 2)};
     if (pass_) pass_->expert(unit.expert->expert, {views[0], views[1], views[2]});
-    if (writer_) cast(*unit.expert, views);
+    if (writer_) cast(*unit.expert, views, scans);
   }
 
   void copy(const CopyRange& range, std::span<const std::byte> bytes) {
@@ -165,10 +166,7 @@ class Run {
     writer_->submit(std::move(batch));
   }
 
-  void refuse_nan_scales(const PlannedExpert& expert, const std::array<Mxfp4View, 3>& views) {
-    for (size_t slot = 0; slot < 3; ++slot) scan(expert, views, slot);
-  }
-
+  // Of one projection's scales; NaN is refused before anything is computed from them.
   CastScan scan(const PlannedExpert& expert, const std::array<Mxfp4View, 3>& views, size_t slot) {
     const Tensor& scale = source_.tensors()[expert.linears[slot].source_scale];
     const CastScan found = scan_scales(views[slot].scales, scale.size_bytes);
@@ -180,10 +178,11 @@ class Run {
   }
 
   // Codes and block scales of the three projections; neighbours in the output are written as one.
-  void cast(const PlannedExpert& expert, const std::array<Mxfp4View, 3>& views) {
-    CastScan gate_up = scan(expert, views, 0);
-    gate_up.merge(scan(expert, views, 2));
-    const std::array<CastScan, 3> scans = {gate_up, scan(expert, views, 1), gate_up};
+  void cast(const PlannedExpert& expert, const std::array<Mxfp4View, 3>& views,
+            const std::array<CastScan, 3>& scans) {
+    CastScan gate_up = scans[0];
+    gate_up.merge(scans[2]);
+    const std::array<CastScan, 3> groups = {gate_up, scans[1], gate_up};
 
     std::array<FileRange, 6> ranges;
     for (size_t slot = 0; slot < 3; ++slot) {
@@ -198,8 +197,8 @@ class Run {
     };
     for (size_t slot = 0; slot < 3; ++slot) {
       count(expert.linears[slot],
-            cast_linear(views[slot], scans[slot].k_max(), output(slot), output(3 + slot)));
-      set_scalar(expert.linears[slot].weight_scale_2, scans[slot].scale_2());
+            cast_linear(views[slot], groups[slot].k_max(), output(slot), output(3 + slot)));
+      set_scalar(expert.linears[slot].weight_scale_2, groups[slot].scale_2());
     }
     writer_->submit(std::move(batch));
   }

@@ -5,15 +5,9 @@
 #include <utility>
 
 namespace nibblecast {
-namespace {
-
-constexpr size_t kThreads = 4;
-constexpr uint64_t kRequestBytes = 8 << 20;
-
-}  // namespace
 
 Writer::Writer(std::vector<std::unique_ptr<File>> files, uint64_t memory_bytes)
-    : files_(std::move(files)), pool_(memory_bytes), threads_(kThreads) {}
+    : files_(std::move(files)), pool_(memory_bytes), threads_(kIoThreads) {}
 
 Writer::~Writer() = default;
 
@@ -48,8 +42,8 @@ void Writer::submit(Batch batch) {
     const uint64_t first_page = std::min(round_up(range.begin, kDirectAlignment), range.end());
     const uint64_t last_page = std::max(round_down(range.end(), kDirectAlignment), first_page);
     add(range.begin, first_page);
-    for (uint64_t offset = first_page; offset < last_page; offset += kRequestBytes) {
-      add(offset, std::min(offset + kRequestBytes, last_page));
+    for (uint64_t offset = first_page; offset < last_page; offset += kIoRequestBytes) {
+      add(offset, std::min(offset + kIoRequestBytes, last_page));
     }
     add(last_page, range.end());
     submitted_bytes_ += range.size_bytes;

@@ -27,32 +27,8 @@ inline Json small_config() {
 
 inline std::vector<Tensor> stored_tensors(const DeepseekV4Config& config) {
   std::vector<Tensor> stored;
-  const auto tiles = [](uint64_t size, uint64_t tile) { return (size + tile - 1) / tile; };
   const auto add = [&](const ModelTensor& tensor) {
-    const Shape& shape = tensor.shape;
-    switch (tensor.storage) {
-      case Storage::kBF16:
-        stored.push_back({.name = tensor.name, .dtype = Dtype::kBF16, .shape = shape});
-        return;
-      case Storage::kF32:
-        stored.push_back({.name = tensor.name, .dtype = Dtype::kF32, .shape = shape});
-        return;
-      case Storage::kI64:
-        stored.push_back({.name = tensor.name, .dtype = Dtype::kI64, .shape = shape});
-        return;
-      case Storage::kFp8Block:
-        stored.push_back({.name = tensor.name + ".weight", .dtype = Dtype::kF8E4M3, .shape = shape});
-        stored.push_back({.name = tensor.name + ".scale",
-                          .dtype = Dtype::kF8E8M0,
-                          .shape = {tiles(shape[0], config.tile_rows), tiles(shape[1], config.tile_cols)}});
-        return;
-      case Storage::kExpert:
-        stored.push_back(
-            {.name = tensor.name + ".weight", .dtype = Dtype::kI8, .shape = {shape[0], shape[1] / 2}});
-        stored.push_back(
-            {.name = tensor.name + ".scale", .dtype = Dtype::kF8E8M0, .shape = {shape[0], shape[1] / 32}});
-        return;
-    }
+    for (Tensor& part : release_tensors(config, tensor)) stored.push_back(std::move(part));
   };
   for (const ModelTensor& tensor : global_tensors(config)) add(tensor);
   for (uint64_t layer = 0; layer < config.num_hidden_layers; ++layer) {
