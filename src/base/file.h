@@ -3,7 +3,17 @@
 //
 // Offsets and sizes are bytes. Thread-safety: one File may be read and written by several threads at
 // once as long as their ranges are disjoint; FileSystem functions may be called from any thread.
-// Errors: kIo with path, offset and the system's reason; kDiskFull where the system says ENOSPC/EDQUOT.
+// Errors: kIo with path, offset and the system's reason; kDiskFull where the system says ENOSPC/EDQUOT. Only
+// regular files are opened and copied: a folder, pipe, socket or device is kIo that says so, at once.
+//
+// What survives a power cut:
+//   bytes, size, space   after File::sync(), through whichever File they were written; before it any part
+//                        of them may, in any order. After a sync() that failed nothing is known of them; one
+//                        that succeeds later proves nothing: they must be written again
+//   a file's name        (made by open or copy, changed by rename or remove) after sync_folder() of its
+//                        folder, of both for a rename between two; before it the old or the new state
+//   rename onto a file   leaves the old file or the new one; of the new one, what was synced before
+//   a folder's name      on return of create_folders()
 #pragma once
 
 #include <cstddef>
@@ -32,7 +42,7 @@ class File {
   virtual void set_size(uint64_t size_bytes) = 0;
   // Sets the size and takes its space now, where the file system can: a full disk shows before any work.
   virtual void reserve(uint64_t size_bytes) { set_size(size_bytes); }
-  // Durable on return: data and size.
+  // Durable on return: bytes and size; not the name, see above.
   virtual void sync() = 0;
   // Reports what the system held back until now; the destructor closes silently.
   virtual void close() = 0;
@@ -55,6 +65,7 @@ enum class Access {
   kReadDirect,    // aligned requests bypass the page cache if the file system can, others use it
   kCreate,        // read and write; created empty, an existing file is emptied
   kCreateDirect,  // the same, aligned requests bypassing the page cache
+  kUpdateDirect,  // read and write, aligned requests as above; the file must exist and keeps its content
 };
 
 struct FileStatus {
@@ -62,6 +73,15 @@ struct FileStatus {
   int64_t mtime_ns = 0;
   bool is_folder = false;
   bool is_symlink = false;  // of the name itself; the other fields describe its target
+};
+
+// Held until destroyed. The file stays; whoever removes it must hold the lock.
+class FileLock {
+ public:
+  FileLock() = default;
+  FileLock(const FileLock&) = delete;
+  FileLock& operator=(const FileLock&) = delete;
+  virtual ~FileLock() = default;
 };
 
 class FileSystem {
@@ -74,16 +94,26 @@ class FileSystem {
   virtual std::optional<FileStatus> status(const Path& path) = 0;
   // Names in a folder, sorted.
   virtual std::vector<std::string> list(const Path& folder) = 0;
+  // Those that are missing, each durable in its parent on return.
   virtual void create_folders(const Path& folder) = 0;
   virtual void rename(const Path& from, const Path& to) = 0;
+  // A file, or a folder with all it holds; nothing there is no error.
   virtual void remove(const Path& path) = 0;
-  // Copies a file by reflink where possible, else by bytes. `to` must not exist. Not yet durable.
+  // Copies a file by reflink where possible, else by bytes. `to` must not exist. The bytes are durable on
+  // return, the name is not.
   virtual void copy(const Path& from, const Path& to) = 0;
   // Makes the names in a folder durable.
   virtual void sync_folder(const Path& folder) = 0;
   // Bytes an unprivileged user may still write to the file system that holds `path` (its nearest
   // existing ancestor).
   virtual uint64_t free_bytes(const Path& path) = 0;
+  // Makes the file if it is missing, locks it against every other holder (process or FileLock) and writes
+  // `holder` into it. nullptr where it is held: the holder's text is then in the file (but empty for the
+  // moment that it takes to write it). The lock ends with the process, so a file without a living holder is
+  // no obstacle; on a network file system it ends when the server notices that the client is gone. kRefused
+  // where the file system has no locks: no substitute for them could tell a dead holder on another host from
+  // a living one.
+  virtual std::unique_ptr<FileLock> try_lock(const Path& path, std::string_view holder) = 0;
 };
 
 FileSystem& system_files();

@@ -43,6 +43,33 @@ TEST(File, DirectAndCachedRequestsMixOnOneFile) {
   EXPECT_TRUE(std::equal(first.bytes().begin(), first.bytes().end(), content.begin()));
 }
 
+TEST(File, UpdateKeepsTheContentAndNeedsAFile) {
+  TemporaryFolder folder;
+  const auto path = folder.path() / "f";
+  expect_error(
+      ErrorKind::kIo, [&] { system_files().open(path, Access::kUpdateDirect); }, "/f", "No such file");
+  const auto content = pattern(2 * kDirectAlignment + 5);
+  {
+    const auto out = system_files().open(path, Access::kCreate);
+    out->write(0, content);
+    out->close();
+  }
+  const auto file = system_files().open(path, Access::kUpdateDirect);
+  EXPECT_EQ(file->size(), content.size());
+  Buffer page(kDirectAlignment);
+  std::fill(page.bytes().begin(), page.bytes().end(), std::byte{7});
+  file->write(kDirectAlignment, page.bytes());
+  file->write(2 * kDirectAlignment + 4, page.bytes().first(1));
+  file->sync();
+  std::vector<std::byte> back(content.size());
+  file->read(0, back);
+  auto expected = content;
+  std::fill_n(expected.begin() + kDirectAlignment, kDirectAlignment, std::byte{7});
+  expected.back() = std::byte{7};
+  EXPECT_EQ(back, expected);
+  file->close();
+}
+
 TEST(File, ReadPastTheEndNamesFileAndOffset) {
   TemporaryFolder folder;
   write_text_durably(system_files(), folder.path() / "f", "abc");
@@ -77,6 +104,24 @@ TEST(FileSystem, CopyKeepsBytesAndRefusesToReplace) {
   expect_error(
       ErrorKind::kIo, [&] { system_files().copy(folder.path() / "a", folder.path() / "b"); }, "/b",
       "File exists");
+}
+
+TEST(FileSystem, CreateFoldersMakesWhatIsMissing) {
+  TemporaryFolder folder;
+  system_files().create_folders(folder.path() / "a" / "b" / "");
+  system_files().create_folders(folder.path() / "a" / "b");
+  EXPECT_TRUE(system_files().status(folder.path() / "a" / "b")->is_folder);
+  write_text_durably(system_files(), folder.path() / "f", "");
+  expect_error(
+      ErrorKind::kIo, [&] { system_files().create_folders(folder.path() / "f"); }, "/f", "File exists");
+  expect_error(
+      ErrorKind::kIo, [&] { system_files().create_folders(folder.path() / "f" / "g"); }, "create folder");
+}
+
+TEST(FileSystem, FreeBytesAreThoseOfTheNearestFolder) {
+  TemporaryFolder folder;
+  EXPECT_GT(system_files().free_bytes(folder.path() / "not" / "there"), 0u);
+  EXPECT_GT(system_files().free_bytes("not-there"), 0u);
 }
 
 TEST(Buffer, IsAlignedAndMoves) {

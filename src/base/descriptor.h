@@ -1,0 +1,52 @@
+// base/descriptor.h - what the code that makes system calls on files shares; for base/ only.
+#pragma once
+
+#include <cerrno>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <utility>
+
+namespace nibblecast {
+
+// kDiskFull for ENOSPC and EDQUOT, else kIo: "PATH: cannot ACTION: reason".
+[[noreturn]] void throw_system_error(const std::string& path, const char* action, int error,
+                                     std::optional<uint64_t> offset = {});
+
+// Owns a file descriptor.
+class Descriptor {
+ public:
+  Descriptor() = default;
+  explicit Descriptor(int fd) : fd_(fd) {}
+  Descriptor(Descriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  Descriptor& operator=(Descriptor&& other) noexcept {
+    std::swap(fd_, other.fd_);
+    return *this;
+  }
+  ~Descriptor();
+  int get() const { return fd_; }
+  int release() { return std::exchange(fd_, -1); }
+  explicit operator bool() const { return fd_ >= 0; }
+
+ private:
+  int fd_ = -1;
+};
+
+// The same call until no signal interrupts it. Its result; errno is the call's.
+template <class Call>
+auto uninterrupted(Call call) {
+  auto result = call();
+  while (result < 0 && errno == EINTR) result = call();
+  return result;
+}
+
+// Opens a regular file with open(2)'s `flags` and mode 0644; an Error "cannot ACTION: ..." otherwise. Never
+// blocks and never touches a device: what is no regular file is kIo, naming what it is.
+Descriptor open_regular(const std::string& path, int flags, const char* action);
+
+// The two descriptors, or the descriptor and the path, name one file. False where either is not to be
+// examined.
+bool same_file(const Descriptor& a, const Descriptor& b);
+bool same_file(const Descriptor& a, const std::string& path);
+
+}  // namespace nibblecast
