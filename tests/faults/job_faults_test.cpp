@@ -1,0 +1,87 @@
+// A whole job, made to fail at each of its file operations.
+#include <cstdio>
+
+#include "faults/every_fault.h"
+#include "pipeline/pipeline_testing.h"
+
+namespace nibblecast::testing {
+namespace {
+
+const std::filesystem::path kSource = "/memory/source", kDestination = "/memory/output";
+
+const std::vector<Failure> kAllFailures = {Failure::kEio,     Failure::kEnospc, Failure::kEdquot,
+                                           Failure::kOneByte, Failure::kHalf,   Failure::kVanished,
+                                           Failure::kCrash};
+
+// Times differ between two runs.
+FolderContents without_times(FolderContents contents) {
+  std::erase_if(contents, [](const auto& file) { return file.first.starts_with(".nibblecast"); });
+  const auto record = contents.find("nibblecast.json");
+  if (record != contents.end()) {
+    Json document = parse_json(record->second, record->first);
+    for (const char* field : {"finished", "seconds"}) document.erase(field);
+    record->second = document.dump();
+  }
+  return contents;
+}
+
+// Two layers of four experts: few enough operations to fail at each.
+const MemoryFiles& source_machine() {
+  static MemoryFiles* const files = [] {
+    auto* made = new MemoryFiles();
+    synthesize(preset_config("v4-tiny"), "v4-tiny", {.layers = LayerRange{0, 1}, .experts = 4}, kSource,
+               *made);
+    made->sync_all();
+    return made;
+  }();
+  return *files;
+}
+
+std::unique_ptr<MemoryFiles> machine(NameLoss loss) {
+  auto files = std::make_unique<MemoryFiles>(loss);
+  files->share(source_machine(), kSource);
+  return files;
+}
+
+void run_with_amax(FileSystem& files) {
+  const Checkpoint source = Checkpoint::open(kSource, files);
+  const Plan plan = make_plan(source, {});
+  const Activations amax = {.rows = {}, .amax = plain_amax(plan), .origin = "test", .identity = "amax"};
+  run_job(source, plan, amax, kDestination);
+}
+
+void run_with_rows(FileSystem& files) {
+  const Checkpoint source = Checkpoint::open(kSource, files);
+  const Plan plan = make_plan(source, {});
+  const auto rows = tiny_rows(plan.model.vocab_size, 2, 16);
+  run_job(source, plan, Activations::from_rows(rows, "test"), kDestination);
+}
+
+Job job_of(void (*run)(FileSystem&)) { return {machine, run, kDestination, without_times}; }
+
+void expect_no_problem(const FaultReport& report) {
+  std::fputs(report.text().c_str(), stdout);
+  EXPECT_GT(report.total(), 0u);
+  EXPECT_TRUE(report.problems.empty()) << report.text();
+}
+
+TEST(JobFaults, EveryFaultOfACast) {
+  expect_no_problem(inject_every_fault(job_of(run_with_amax), kAllFailures));
+}
+
+TEST(JobFaults, EveryFaultOfACalibration) {
+  expect_no_problem(inject_every_fault(job_of(run_with_rows), kAllFailures));
+}
+
+TEST(JobFaults, EveryPowerCutOfACast) { expect_no_problem(cut_power_everywhere(job_of(run_with_amax), 2)); }
+
+TEST(JobFaults, EveryPowerCutOfACalibration) {
+  expect_no_problem(cut_power_everywhere(job_of(run_with_rows), 1));
+}
+
+TEST(JobFaults, CrashesDuringResume) { expect_no_problem(crash_twice(job_of(run_with_amax), 4, 0)); }
+
+TEST(JobFaults, PowerCutsDuringResume) { expect_no_problem(crash_twice(job_of(run_with_amax), 4, 0, 1)); }
+
+}  // namespace
+}  // namespace nibblecast::testing
