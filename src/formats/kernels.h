@@ -21,12 +21,48 @@ namespace nibblecast {
 // product has the same bits whichever operand a compiler puts first.
 float fp8_tile_scale(const Fp8BlockView& weight, size_t tile);
 
+// Returns how many values (other than NaN) have a BF16 that differs.
+uint64_t narrow_to_bf16(const float* values, size_t count, bf16* out);
+
 // bits[scale][code]: the value as BF16 bits. Exact, so the upper half of the value in F32 too.
 struct Mxfp4Values {
   alignas(64) uint16_t bits[256][16];
 };
 
+// What the kMse search of one group looks up: the squared error of a BF16 magnitude depends on the candidate
+// and nothing else. Magnitudes below the first row become 0 under every candidate, so their error is their
+// square.
+inline constexpr size_t kMseChunk = 16;  // candidates searched together
+inline constexpr size_t kMseChunks = 8;  // 126 candidates and two of infinite error
+struct MseRows {
+  uint32_t first = 0, rows = 0;   // BF16 bits of the first row's magnitude; how many follow. At least one
+  const float* errors = nullptr;  // [rows, 128], at 64 bytes
+  const float* minima = nullptr;  // [rows, 8], at 32 bytes: the least error of each chunk
+  const uint8_t* first_chunk =
+      nullptr;  // [rows]: the chunk to look at first if the block's amax is this row's
+};
+
+// The parts of Nvfp4Quantizer::encode, over consecutive blocks of 16.
+struct Nvfp4Kernels {
+  void (*block_amax)(const bf16* values, size_t blocks, float* amax);
+  // losses[b]: of block b with scales[b], as sum_of_16 of squared_error.
+  void (*block_losses)(const bf16* values, const float* scales, size_t blocks, float* losses);
+  // row[i] = squared_error(magnitude, scales[i]), i < 128.
+  void (*error_row)(float magnitude, const float* scales, float* row);
+  // picks[b]: index of the best candidate, the first of equals.
+  void (*pick_candidates)(const bf16* values, size_t blocks, const MseRows& table, uint8_t* picks);
+  void (*encode)(const bf16* values, const float* divisors, size_t blocks, uint8_t* codes);
+  // out[16 * blocks] = the values; scales[byte]: e4m3(byte) * scale_2.
+  void (*decode)(const uint8_t* codes, const uint8_t* block_scales, size_t blocks, const float* scales,
+                 float* out);
+  // Adds to the 16 partial sums of RowLoss.
+  void (*add_losses)(const bf16* values, const float* decoded, size_t blocks, double* errors,
+                     double* squares);
+};
+
 #if NIBBLECAST_X86_KERNELS
+extern const Nvfp4Kernels kNvfp4Avx2, kNvfp4Avx512;
+
 // out[32 * blocks] = the values of `blocks` consecutive MXFP4 blocks.
 void decode_mxfp4_avx2(const uint8_t* codes, const uint8_t* scales, size_t blocks, const Mxfp4Values& values,
                        float* out);
@@ -36,6 +72,14 @@ void decode_mxfp4_avx512(const uint8_t* codes, const uint8_t* scales, size_t blo
                          const Mxfp4Values& values, float* out);
 void decode_mxfp4_avx512(const uint8_t* codes, const uint8_t* scales, size_t blocks,
                          const Mxfp4Values& values, bf16* out);
+
+// out[16 * blocks] = the values of consecutive NVFP4 blocks; scales[byte]: e4m3(byte) * scale_2.
+void decode_nvfp4_avx2(const uint8_t* codes, const uint8_t* block_scales, size_t blocks, const float* scales,
+                       float* out);
+void decode_nvfp4_avx512(const uint8_t* codes, const uint8_t* block_scales, size_t blocks,
+                         const float* scales, float* out);
+uint64_t narrow_avx2(const float* values, size_t count, bf16* out);
+uint64_t narrow_avx512(const float* values, size_t count, bf16* out);
 
 // out[i] = e4m3(codes[i]) * scale, i < count. `scale` is no other NaN than 0x7fc00000.
 void scale_e4m3_avx2(const uint8_t* codes, size_t count, float scale, float* out);

@@ -39,7 +39,11 @@ struct Nvfp4View {
   size_t rows = 0, cols = 0;  // cols % 16 == 0
 };
 
-// Rows [row, row + count) to out[count, cols]. T: float or bf16 (one rounding at the end).
+// Rows [row, row + count) to out[count, cols] (row stride `out_stride` elements). T: float or bf16 (the FP32
+// product rounded once more, nearest even). Returns how many values that rounding changed.
+template <class T>
+uint64_t dequantize_nvfp4(const Nvfp4View& weight, size_t row, size_t count, T* out, size_t out_stride);
+// The definition; same bits.
 template <class T>
 void dequantize_nvfp4_ref(const Nvfp4View& weight, size_t row, size_t count, T* out, size_t out_stride);
 
