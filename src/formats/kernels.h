@@ -21,6 +21,9 @@ namespace nibblecast {
 // product has the same bits whichever operand a compiler puts first.
 float fp8_tile_scale(const Fp8BlockView& weight, size_t tile);
 
+// Writes the scale of a tile of this amax as quantize_fp8_tiles does; returns its value.
+float store_fp8_scale(float amax, ScaleType type, size_t tile, void* scales);
+
 // Returns how many values (other than NaN) have a BF16 that differs.
 uint64_t narrow_to_bf16(const float* values, size_t count, bf16* out);
 
@@ -78,6 +81,11 @@ void decode_nvfp4_avx2(const uint8_t* codes, const uint8_t* block_scales, size_t
                        float* out);
 void decode_nvfp4_avx512(const uint8_t* codes, const uint8_t* block_scales, size_t blocks,
                          const float* scales, float* out);
+
+// codes[i] = E4M3(values[i] / scale), or E4M3(bf16(values[i] / scale)).
+void encode_e4m3_avx2(const bf16* values, size_t count, float scale, bool through_bf16, uint8_t* codes);
+void encode_e4m3_avx512(const bf16* values, size_t count, float scale, bool through_bf16, uint8_t* codes);
+
 uint64_t narrow_avx2(const float* values, size_t count, bf16* out);
 uint64_t narrow_avx512(const float* values, size_t count, bf16* out);
 
