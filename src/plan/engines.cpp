@@ -10,6 +10,7 @@
 
 #include "checkpoint/printable.h"
 #include "model/deepseek_v4_tensors.h"
+#include "plan/engines_formats.h"
 #include "plan/glob.h"
 
 namespace nibblecast {
@@ -28,6 +29,7 @@ struct ConfigRule {
   const char* key;
   Json value;
   std::vector<Engine> engines;
+  bool of_nvfp4_experts = false;
 };
 
 // Compared as values, so that 16 and 16.0 are the same, as they are to Python.
@@ -36,9 +38,9 @@ const std::vector<ConfigRule>& config_rules() {
       {"quant_method", "fp8", {kVllm, kSglang, kTrtllm}},
       {"activation_scheme", "dynamic", {kVllm, kSglang}},
       {"weight_block_size", {128, 128}, {kVllm, kSglang, kTrtllm}},
-      {"moe_quant_algo", "NVFP4", {kVllm, kSglang}},
-      {"quant_algo", "MIXED_PRECISION", {kSglang}},
-      {"group_size", 16, {kSglang}},
+      {"moe_quant_algo", "NVFP4", {kVllm, kSglang}, true},
+      {"quant_algo", "MIXED_PRECISION", {kSglang}, true},
+      {"group_size", 16, {kSglang}, true},
   };
   return rules;
 }
@@ -48,18 +50,23 @@ class Checker {
   Checker(const Json& config, const Json& hf_quant_config, std::span<const Tensor> tensors)
       : config_(config),
         hf_quant_config_(hf_quant_config),
-        quant_(at_or_null(config, "quantization_config")) {
+        quant_(at_or_null(config, "quantization_config")),
+        formats_(experts_formats(tensors)),
+        has_nvfp4_(formats_.empty() || has_any({ExpertsFormat::kNvfp4, ExpertsFormat::kWeightOnly})),
+        breaches_(check_formats(tensors, formats_)) {
     for (const Tensor& tensor : tensors) collect(tensor);
   }
 
   std::vector<Breach> check() {
     check_model();
     check_quantization_config();
-    check_ignore();
+    if (has_nvfp4_) check_ignore();
     check_fp8_exclusions();
-    check_trtllm_manifest();
+    if (has_nvfp4_) check_trtllm_manifest();
     check_expert_counts();
-    for (const auto& [module, parts] : experts_) check_expert(module, parts);
+    for (const auto& [module, parts] : experts_) {
+      if (has_format(parse_expert_name(module)->layer, ExpertsFormat::kNvfp4)) check_expert(module, parts);
+    }
     return std::move(breaches_);
   }
 
@@ -85,6 +92,8 @@ class Checker {
       return;
     }
     if (tensor.dtype == Dtype::kF8E4M3 && kind == "weight") fp8_modules_.insert(module);
+    if (kind == "weight" && (tensor.dtype == Dtype::kBF16 || tensor.dtype == Dtype::kF32))
+      plain_modules_.insert(module);
     const std::optional<ExpertName> name = parse_expert_name(module);
     if (!name) return;
     layers_[name->layer].insert(name->expert);
@@ -101,8 +110,18 @@ class Checker {
       parts.others.push_back(&tensor);
   }
 
+  bool has_format(uint64_t layer, ExpertsFormat format) const {
+    const auto found = formats_.find(layer);
+    return found != formats_.end() && found->second == format;
+  }
+
+  bool has_any(std::initializer_list<ExpertsFormat> wanted) const {
+    return std::ranges::any_of(
+        formats_, [&](const auto& layer) { return std::ranges::find(wanted, layer.second) != wanted.end(); });
+  }
+
   void breach(const std::vector<Engine>& engines, const std::string& rule) {
-    for (const Engine engine : engines) breaches_.push_back({engine, rule});
+    for (const Engine engine : engines) breaches_.push_back({engine, rule, ""});
   }
 
   void check_model() {
@@ -118,7 +137,7 @@ class Checker {
                                              found_text(architectures)));
     }
     const Json expert_dtype = at_or_null(config_, "expert_dtype");
-    if (!expert_dtype.is_null() && expert_dtype != "fp4") {
+    if (has_nvfp4_ && !expert_dtype.is_null() && expert_dtype != "fp4") {
       breach({kVllm},
              fmt::format("expert_dtype must be \"fp4\" or absent; found {}", found_text(expert_dtype)));
     }
@@ -127,7 +146,7 @@ class Checker {
   void check_quantization_config() {
     for (const ConfigRule& rule : config_rules()) {
       const Json found = at_or_null(quant_, rule.key);
-      if (found == rule.value) continue;
+      if (found == rule.value || (rule.of_nvfp4_experts && !has_nvfp4_)) continue;
       breach(rule.engines, fmt::format("quantization_config.{} must be {}; found {}", rule.key,
                                        rule.value.dump(), found_text(found)));
     }
@@ -162,9 +181,21 @@ class Checker {
       const auto refuse = [&](Engine engine, const std::string& module) {
         breach({engine}, fmt::format("quantization_config.ignore must not match {}", module));
       };
+      if (has_format(layer, ExpertsFormat::kRelease)) {
+        check_kept_layer(official, ignored(official));
+        continue;
+      }
       if (ignored(official)) refuse(kVllm, official);
       if (ignored(official) || ignored(mapped)) refuse(kSglang, ignored(mapped) ? mapped : official);
     }
+  }
+
+  // A main layer whose experts are not NVFP4 where others are: vLLM asks `ignore`, SGLang and TensorRT-LLM
+  // know one format for all layers.
+  void check_kept_layer(const std::string& experts, bool is_ignored) {
+    if (!is_ignored)
+      breach({kVllm}, fmt::format("quantization_config.ignore must match {}, which is not NVFP4", experts));
+    breach({kSglang, kTrtllm}, fmt::format("{} must be NVFP4 as other layers' experts are", experts));
   }
 
   void check_draft(const std::string& draft, bool is_nvfp4, bool is_ignored) {
@@ -180,7 +211,9 @@ class Checker {
       const Json list = at_or_null(quant_, key);
       if (!list.is_array()) continue;
       for (const Json& entry : list) {
-        if (!entry.is_string() || !names_quantized_module(entry.get_ref<const std::string&>())) continue;
+        if (!entry.is_string() || plain_modules_.contains(entry.get_ref<const std::string&>()) ||
+            !names_quantized_module(entry.get_ref<const std::string&>()))
+          continue;
         breach({kVllm, kSglang, kTrtllm},
                fmt::format("quantization_config.{} must not name quantized modules; found {}", key,
                            found_text(entry)));
@@ -301,14 +334,28 @@ class Checker {
   const Json& config_;
   const Json& hf_quant_config_;
   const Json quant_;
+  const std::map<uint64_t, ExpertsFormat> formats_;
+  const bool has_nvfp4_;                           // or nothing says what the experts are
   std::map<std::string, Parts> experts_;           // by module
   std::map<uint64_t, std::set<uint64_t>> layers_;  // experts found in each main layer
   std::map<std::string, bool> drafts_;             // "mtp.0.ffn.experts" -> stored as NVFP4
-  std::set<std::string> fp8_modules_;
+  std::set<std::string> fp8_modules_, plain_modules_;
   std::vector<Breach> breaches_;
 };
 
 }  // namespace
+
+std::string_view engine_release(Engine engine) {
+  switch (engine) {
+    case kVllm:
+      return "vLLM 0.33.0";
+    case kSglang:
+      return "SGLang 0.5.23";
+    case kTrtllm:
+      return "TensorRT-LLM main of November 2026";
+  }
+  return "?";
+}
 
 std::vector<Breach> check_engine_contracts(const Json& config, const Json& hf_quant_config,
                                            std::span<const Tensor> tensors) {

@@ -5,6 +5,7 @@
 
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/json.h"
@@ -13,14 +14,18 @@
 
 namespace nibblecast {
 
+// The version whose loader the rules are of: "vLLM 0.33.0".
+std::string_view engine_release(Engine engine);
+
 struct Breach {
   Engine engine;
-  std::string rule;  // "quantization_config.moe_quant_algo must be \"NVFP4\"; found null"
+  std::string rule;         // "quantization_config.moe_quant_algo must be \"NVFP4\"; found null"
+  std::string remedy = {};  // the recipe whose output has no such breach, in words; empty where none is known
 };
 
 // `config` and `hf_quant_config` of the checkpoint (the latter null where absent), of any content; `tensors`
 // with name, dtype and shape. Data is not looked at. Breaches come in a fixed order; one a rule, engine and
-// module.
+// module, but modules in a format that an engine has no loader for are one breach together.
 std::vector<Breach> check_engine_contracts(const Json& config, const Json& hf_quant_config,
                                            std::span<const Tensor> tensors);
 

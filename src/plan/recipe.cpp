@@ -17,11 +17,11 @@
 namespace nibblecast {
 namespace {
 
-constexpr std::pair<WeightMethod, std::string_view> kMethods[] = {
-    {WeightMethod::kCast, "cast"},
-    {WeightMethod::kMax, "max"},
-    {WeightMethod::kMse, "mse"},
-    {WeightMethod::kFourOverSix, "four_over_six"},
+constexpr std::pair<RecipeMethod, std::string_view> kMethods[] = {
+    {RecipeMethod::kCast, "cast"},
+    {RecipeMethod::kMax, "max"},
+    {RecipeMethod::kMse, "mse"},
+    {RecipeMethod::kFourOverSix, "four_over_six"},
 };
 constexpr std::pair<KvCache, std::string_view> kKvCaches[] = {
     {KvCache::kNone, "none"},
@@ -79,6 +79,7 @@ class RecipeReader {
 
  private:
   struct Place {
+    const YamlNode* modules = nullptr;
     const YamlNode* group_size = nullptr;
     const YamlNode* method = nullptr;
     const YamlNode* quantize_input = nullptr;
@@ -93,13 +94,14 @@ class RecipeReader {
       const std::string& key = node.keys[i].text;
       const YamlNode& value = node.items[i];
       if (key == "modules") {
+        place.modules = &value;
         rule.patterns = patterns(value);
       } else if (key == "format") {
         has_format = true;
         rule.format = one_of(value, key, parse_weight_format, "keep, nvfp4, fp8, fp8_block, bf16, f32");
       } else if (key == "weight_method") {
         place.method = &value;
-        rule.method = one_of(value, key, parse_weight_method, "cast, max, mse, four_over_six");
+        rule.method = one_of(value, key, parse_recipe_method, "cast, max, mse, four_over_six");
       } else if (key == "quantize_input") {
         place.quantize_input = &value;
         rule.quantize_input = one_of(value, key, boolean, "true, false");
@@ -124,6 +126,11 @@ class RecipeReader {
     if (place.group_size != nullptr && text(*place.group_size, "group_size") != "16") {
       fail(*place.group_size, "NVFP4 has a scale per 16 values",
            {.expected = "16", .found = quoted(*place.group_size)}, ErrorKind::kUnsupported);
+    }
+    const auto is_draft = [](const std::string& pattern) { return pattern.starts_with(kDraft); };
+    if (rule.format != WeightFormat::kKeep && std::ranges::any_of(rule.patterns, is_draft)) {
+      fail(*place.modules, "draft layers can only be kept", {.expected = "format keep"},
+           ErrorKind::kUnsupported);
     }
     const bool may_quantize_input = is_nvfp4 || rule.format == WeightFormat::kFp8;
     if (place.quantize_input == nullptr)
@@ -198,8 +205,21 @@ class RecipeReader {
 
 }  // namespace
 
-std::string_view weight_method_name(WeightMethod method) { return name_in(kMethods, method); }
-std::optional<WeightMethod> parse_weight_method(std::string_view name) { return value_in(kMethods, name); }
+WeightMethod requantize_method(RecipeMethod method) {
+  switch (method) {
+    case RecipeMethod::kCast:
+    case RecipeMethod::kMax:
+      return WeightMethod::kMax;
+    case RecipeMethod::kMse:
+      return WeightMethod::kMse;
+    case RecipeMethod::kFourOverSix:
+      return WeightMethod::kFourOverSix;
+  }
+  return WeightMethod::kMax;
+}
+
+std::string_view recipe_method_name(RecipeMethod method) { return name_in(kMethods, method); }
+std::optional<RecipeMethod> parse_recipe_method(std::string_view name) { return value_in(kMethods, name); }
 std::string_view kv_cache_name(KvCache kv_cache) { return name_in(kKvCaches, kv_cache); }
 std::optional<KvCache> parse_kv_cache(std::string_view name) { return value_in(kKvCaches, name); }
 
@@ -214,8 +234,11 @@ Recipe parse_recipe(std::string_view text, const std::string& origin) {
 }
 
 Recipe load_recipe(FileSystem& files, const std::string& name_or_path) {
-  for (const BuiltInRecipe& recipe : kBuiltInRecipes) {
-    if (recipe.name == name_or_path) return parse_recipe(recipe.text, "recipe " + name_or_path);
+  for (const BuiltInRecipe& built_in : kBuiltInRecipes) {
+    if (built_in.name != name_or_path) continue;
+    Recipe recipe = parse_recipe(built_in.text, "recipe " + name_or_path);
+    recipe.is_built_in = true;
+    return recipe;
   }
   const bool is_path = name_or_path.find('/') != std::string::npos || name_or_path.ends_with(".yaml") ||
                        name_or_path.ends_with(".yml");
@@ -243,7 +266,7 @@ ModuleRecipe resolve(const Recipe& recipe, std::string_view official_name, std::
   }
   if (found.format == WeightFormat::kNvfp4 && recipe.weight_method) {
     found.method = *recipe.weight_method;
-    found.rule += fmt::format(", with --weight-method {}", weight_method_name(found.method));
+    found.rule += fmt::format(", with --weight-method {}", recipe_method_name(found.method));
   }
   return found;
 }

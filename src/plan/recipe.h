@@ -16,18 +16,21 @@
 
 #include "base/file.h"
 #include "checkpoint/weight_format.h"
+#include "formats/nvfp4_quantize.h"
 
 namespace nibblecast {
 
 // How NVFP4 block and tensor scales are chosen.
-enum class WeightMethod {
+enum class RecipeMethod {
   kCast,         // MXFP4 sources keep codes and scales; any other source as kMax
   kMax,          // from the tensor's and each block's largest magnitude
   kMse,          // per block the best of 126 E4M3 scales by squared error
   kFourOverSix,  // per block the better of two: its largest magnitude at 6, or at 4
 };
-std::string_view weight_method_name(WeightMethod method);  // "cast", "max", "mse", "four_over_six"
-std::optional<WeightMethod> parse_weight_method(std::string_view name);
+// Of a weight that is not cast.
+WeightMethod requantize_method(RecipeMethod method);
+std::string_view recipe_method_name(RecipeMethod method);  // "cast", "max", "mse", "four_over_six"
+std::optional<RecipeMethod> parse_recipe_method(std::string_view name);
 
 // The format that serving is told to use for the KV cache.
 enum class KvCache { kNone, kFp8Cast, kFp8, kNvfp4Cast };
@@ -36,7 +39,7 @@ std::optional<KvCache> parse_kv_cache(std::string_view name);
 
 struct ModuleRecipe {
   WeightFormat format = WeightFormat::kKeep;
-  WeightMethod method = WeightMethod::kCast;  // of kNvfp4; kCast otherwise
+  RecipeMethod method = RecipeMethod::kCast;  // of kNvfp4; kCast otherwise
   bool quantize_input = false;                // an input_scale is written: W4A4 or W8A8, else W4A16
   std::string rule = {};  // what decided, in words: "nvfp4.yaml:6:5: '*.attn.wo_a'", "no rule matches"
 };
@@ -44,18 +47,19 @@ struct ModuleRecipe {
 struct RecipeRule {
   std::vector<std::string> patterns = {};
   WeightFormat format = WeightFormat::kKeep;
-  WeightMethod method = WeightMethod::kCast;
+  RecipeMethod method = RecipeMethod::kCast;
   bool quantize_input = false;
   int line = 0, column = 0;  // of the rule in its file, from 1
 };
 
 struct Recipe {
   std::string name = {};
+  bool is_built_in = false;
   std::string origin = {};  // the path as given, or "recipe NAME" where built in
   std::string description = {};
   std::vector<RecipeRule> rules = {};
   KvCache kv_cache = KvCache::kNone;
-  std::optional<WeightMethod> weight_method = {};  // --weight-method: in place of every rule's method
+  std::optional<RecipeMethod> weight_method = {};  // --weight-method: in place of every rule's method
 };
 
 // The names of the built-in recipes, sorted: nvfp4, nvfp4_experts_only, nvfp4_mlp_only, nvfp4_omlp_only,

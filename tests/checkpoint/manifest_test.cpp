@@ -86,6 +86,117 @@ TEST(Manifest, DefaultsAreAddedOnlyWhereMissing) {
   EXPECT_EQ(kept["weight_block_size"], (Json{32, 32}));
 }
 
+TEST(Manifest, ExpertsAloneToTheByte) {
+  EXPECT_EQ(
+      nvfp4_experts_config({{"expert_dtype", "fp4"}, {"quantization_config", {{"fmt", "e4m3"}}}}, kModules,
+                           "1")
+          .dump(),
+      R"({"expert_dtype":"fp4","quantization_config":{"activation_scheme":"dynamic","config_groups":{"group_0":)"
+      R"({"input_activations":{"dynamic":false,"group_size":16,"num_bits":4,"type":"float"},"targets":["Linear"],)"
+      R"("weights":{"dynamic":false,"group_size":16,"num_bits":4,"type":"float"}}},"fmt":"e4m3","group_size":16,)"
+      R"("ignore":["*.attn.*","*.ffn.shared_experts.*","head","mtp.*"],"kv_cache_quant_algo":null,)"
+      R"("moe_quant_algo":"NVFP4","producer":{"name":"nibblecast","version":"1"},"quant_algo":"MIXED_PRECISION",)"
+      R"("quant_method":"fp8","quantized_layers":{"layers.0.ffn.experts":{"group_size":16,"quant_algo":"NVFP4"},)"
+      R"("layers.1.ffn.experts":{"group_size":16,"quant_algo":"NVFP4"}},"weight_block_size":[128,128]}})");
+  EXPECT_EQ(
+      nvfp4_experts_hf_quant_config(kModules, "1").dump(),
+      R"({"producer":{"name":"nibblecast","version":"1"},"quantization":{"exclude_modules":["*.attn.*",)"
+      R"("*.ffn.shared_experts.*","head","mtp.*"],"group_size":16,"kv_cache_quant_algo":null,)"
+      R"("quant_algo":"MIXED_PRECISION","quantized_layers":{"layers.0.ffn.experts":{"group_size":16,)"
+      R"("quant_algo":"NVFP4"},"layers.1.ffn.experts":{"group_size":16,"quant_algo":"NVFP4"}}}})");
+}
+
+const Json kFp8Source = {
+    {"expert_dtype", "fp4"},
+    {"quantization_config",
+     {{"quant_method", "fp8"}, {"scale_fmt", "ue8m0"}, {"weight_block_size", {128, 128}}}}};
+
+Json mixed_quantization(const std::vector<ManifestModule>& modules) {
+  return output_config(kFp8Source, {.modules = modules, .producer_version = "1"})["quantization_config"];
+}
+
+TEST(Manifest, MixedFormatsHaveAGroupEach) {
+  const Json found = mixed_quantization({{"layers.0.attn.wq_a", WeightFormat::kFp8, true, true},
+                                         {"layers.0.attn.wkv", WeightFormat::kNvfp4, false, true},
+                                         {"layers.0.ffn.experts", WeightFormat::kNvfp4, true, false}});
+  EXPECT_TRUE(found["quantized_layers"] ==
+              parse_json(R"({"layers.0.attn.wkv": {"quant_algo": "W4A16_NVFP4", "group_size": 16},
+                             "layers.0.attn.wq_a": {"quant_algo": "FP8"},
+                             "layers.0.ffn.experts": {"quant_algo": "NVFP4", "group_size": 16}})",
+                         ""));
+  const Json& groups = found["config_groups"];
+  EXPECT_EQ(groups.size(), 3u);
+  EXPECT_FALSE(groups["group_0"].contains("input_activations"));
+  EXPECT_EQ(groups["group_0"]["targets"].dump(), R"(["layers.0.attn.wkv"])");
+  EXPECT_EQ(groups["group_1"].dump(),
+            R"({"input_activations":{"dynamic":false,"num_bits":8,"type":"float"},)"
+            R"("targets":["layers.0.attn.wq_a"],"weights":{"dynamic":false,"num_bits":8,"type":"float"}})");
+  EXPECT_EQ(found["quant_method"].get<std::string>(), "fp8");
+  EXPECT_EQ(found["scale_fmt"].get<std::string>(), "ue8m0");
+}
+
+TEST(Manifest, IgnoreNamesLayersWhereOthersAreQuantized) {
+  const Json found = mixed_quantization({{"embed"},
+                                         {"layers.0.attn.wq_a"},
+                                         {"layers.0.attn.indexer.wq_b"},
+                                         {"layers.0.ffn.experts", WeightFormat::kNvfp4, true},
+                                         {"layers.1.attn.wq_a", WeightFormat::kNvfp4, true, true},
+                                         {"layers.1.attn.indexer.wq_b"},
+                                         {"layers.1.ffn.experts"}});
+  EXPECT_EQ(found["ignore"].dump(),
+            R"(["*.attn.indexer.*","embed","layers.0.attn.wq_a","layers.1.ffn.experts","mtp.*"])");
+  EXPECT_EQ(found["moe_quant_algo"].get<std::string>(), "NVFP4");
+}
+
+TEST(Manifest, WhatLeavesFp8IsNotConverted) {
+  const std::vector<ManifestModule> modules = {{"layers.0.attn.wq_a", WeightFormat::kBf16, false, true},
+                                               {"layers.0.attn.wkv", WeightFormat::kFp8Block, false, true},
+                                               {"layers.0.ffn.gate", WeightFormat::kF32, false, false},
+                                               {"layers.0.ffn.experts", WeightFormat::kBf16}};
+  const Manifest manifest{.modules = modules, .producer_version = "1"};
+  const Json config = output_config(kFp8Source, manifest);
+  EXPECT_EQ(
+      config.dump(),
+      R"({"expert_dtype":"bfloat16","quantization_config":{"modules_to_not_convert":["layers.0.attn.wq_a"],)"
+      R"("quant_method":"fp8","scale_fmt":"ue8m0","weight_block_size":[128,128]}})");
+  EXPECT_TRUE(output_hf_quant_config(manifest).is_null());
+}
+
+TEST(Manifest, ExpertDtypeFollowsTheExperts) {
+  const auto dtype = [](const Json& source, WeightFormat format) {
+    const std::vector<ManifestModule> modules = {{"layers.0.ffn.experts", format, true}};
+    return output_config(source, {.modules = modules, .producer_version = "1"})
+        .value("expert_dtype", "absent");
+  };
+  const Json base = {{"expert_dtype", "fp8"}};
+  EXPECT_EQ(dtype(base, WeightFormat::kNvfp4), "fp4");
+  EXPECT_EQ(dtype(base, WeightFormat::kKeep), "fp8");
+  EXPECT_EQ(dtype(kFp8Source, WeightFormat::kFp8Block), "fp8");
+  EXPECT_EQ(dtype(Json::object(), WeightFormat::kNvfp4), "absent");
+  EXPECT_EQ(dtype(Json::object(), WeightFormat::kKeep), "absent");
+}
+
+TEST(Manifest, Fp8KvCacheIsMetadataOnly) {
+  const std::vector<ManifestModule> modules = {{"layers.0.ffn.experts", WeightFormat::kNvfp4, true}};
+  const Manifest manifest{.modules = modules, .fp8_kv_cache = true, .producer_version = "1"};
+  const Json quantization = output_config(kFp8Source, manifest)["quantization_config"];
+  EXPECT_EQ(quantization["kv_cache_scheme"].dump(), R"({"dynamic":false,"num_bits":8,"type":"float"})");
+  EXPECT_TRUE(quantization["kv_cache_quant_algo"].is_null());
+  EXPECT_EQ(output_hf_quant_config(manifest)["quantization"]["kv_cache_quant_algo"].get<std::string>(),
+            "FP8");
+}
+
+TEST(Manifest, DequantizedConfigSpeaksOfNoQuantization) {
+  Json source = kFp8Source;
+  source["torch_dtype"] = "bfloat16";
+  source["x"] = 1;
+  EXPECT_EQ(dequantized_config(source, "float32").dump(), R"({"torch_dtype":"float32","x":1})");
+  EXPECT_EQ(dequantized_config({{"dtype", "bfloat16"}}, "float32").dump(), R"({"dtype":"float32"})");
+  EXPECT_EQ(dequantized_config(Json::object(), "bfloat16").dump(), R"({"torch_dtype":"bfloat16"})");
+  expect_error(
+      ErrorKind::kBadInput, [] { dequantized_config(3, "bfloat16"); }, "config.json");
+}
+
 TEST(Manifest, RefusesConfigsThatAreNoObjects) {
   expect_error(
       ErrorKind::kBadInput, [] { nvfp4_experts_config(Json::array(), kModules, "1"); }, "config.json");

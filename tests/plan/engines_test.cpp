@@ -61,6 +61,22 @@ struct Output {
     add(module + ".weight_scale_2", Dtype::kF32, {});
     add(module + ".input_scale", Dtype::kF32, {1});
   }
+  // Makes the routed experts under `prefix` MXFP4, as the release has them.
+  void keep_experts(const std::string& prefix) {
+    std::erase_if(tensors, [&](const Tensor& tensor) {
+      return tensor.name.starts_with(prefix) && tensor.name.find(".experts.") != std::string::npos;
+    });
+    for (uint64_t layer = 0; layer < 2; ++layer) {
+      for (uint64_t expert = 0; expert < 2; ++expert) {
+        for (int projection = 1; projection <= 3; ++projection) {
+          const std::string module = expert_module(layer, expert, projection);
+          if (!module.starts_with(prefix)) continue;
+          add(module + ".weight", Dtype::kI8, {64, 32});
+          add(module + ".scale", Dtype::kF8E8M0, {64, 2});
+        }
+      }
+    }
+  }
   void remove(const std::string& name) {
     ASSERT_EQ(std::erase_if(tensors, [&](const Tensor& tensor) { return tensor.name == name; }), 1u) << name;
   }
@@ -249,6 +265,85 @@ INSTANTIATE_TEST_SUITE_P(
                  "mtp.0.ffn.experts is ignored, so it must be MXFP4 | vllm\n"
                  "mtp.0.ffn.experts must be MXFP4 | sglang"}),
     mutation_name);
+
+// What a recipe makes of a module that the release stores in FP8.
+void make_nvfp4(Output& output, const std::string& module) {
+  output.remove(module + ".weight");
+  output.add_expert(module);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Formats, EnginesBroken,
+    ::testing::Values(
+        Mutation{
+            "nvfp4_attention",
+            [](Output& output) {
+              make_nvfp4(output, "layers.0.attn.wq_a");
+              make_nvfp4(output, "layers.1.attn.wq_a");
+              output.add_expert("layers.1.ffn.shared_experts.w1");
+            },
+            "all but the routed experts must be stored as in the release; found 3 other modules: attn.wq_a "
+            "(NVFP4), ffn.shared_experts.w1 (NVFP4) | vllm sglang trtllm"},
+        Mutation{
+            "bf16_attention",
+            [](Output& output) {
+              output.at("layers.0.attn.wq_a.weight").dtype = Dtype::kBF16;
+              output.quantization()["modules_to_not_convert"] = {"layers.0.attn.wq_a"};
+            },
+            "all but the routed experts must be stored as in the release; found 1 other modules: attn.wq_a "
+            "(BF16) | vllm sglang trtllm"},
+        Mutation{
+            "fp8_with_one_scale",
+            [](Output& output) { output.add("layers.0.attn.wq_a.weight_scale", Dtype::kF32, {}); },
+            "all but the routed experts must be stored as in the release; found 1 other modules: attn.wq_a "
+            "(FP8 with one scale) | vllm sglang trtllm"},
+        Mutation{
+            "weight_only_experts",
+            [](Output& output) {
+              std::erase_if(output.tensors,
+                            [](const Tensor& tensor) { return tensor.name.ends_with(".input_scale"); });
+            },
+            "NVFP4 experts must have an input_scale; none is there: layers.0.ffn.experts and 1 layers more | "
+            "vllm sglang trtllm"},
+        Mutation{"bf16_experts",
+                 [](Output& output) {
+                   std::erase_if(output.tensors, [](const Tensor& tensor) {
+                     return tensor.name.starts_with("layers.1.ffn.experts.") &&
+                            !tensor.name.ends_with(".weight");
+                   });
+                   for (Tensor& tensor : output.tensors) {
+                     if (tensor.name.starts_with("layers.1.ffn.experts.")) tensor.dtype = Dtype::kBF16;
+                   }
+                 },
+                 "routed experts must be NVFP4, MXFP4 or FP8 in blocks: layers.1.ffn.experts | vllm sglang "
+                 "trtllm"},
+        Mutation{"one_layer_kept",
+                 [](Output& output) {
+                   output.keep_experts("layers.1.");
+                   output.quantization()["ignore"].push_back("layers.1.ffn.experts");
+                 },
+                 "layers.1.ffn.experts must be NVFP4 as other layers' experts are | sglang trtllm"},
+        Mutation{"one_layer_kept_and_not_ignored", [](Output& output) { output.keep_experts("layers.1."); },
+                 "quantization_config.ignore must match layers.1.ffn.experts, which is not NVFP4 | vllm\n"
+                 "layers.1.ffn.experts must be NVFP4 as other layers' experts are | sglang trtllm"},
+        Mutation{"all_as_in_the_release",
+                 [](Output& output) {
+                   output.keep_experts("layers.");
+                   output.hf_quant_config = nullptr;
+                   for (const char* key : {"moe_quant_algo", "quant_algo", "group_size", "ignore"})
+                     output.quantization().erase(key);
+                 },
+                 ""}),
+    mutation_name);
+
+TEST(Engines, FormatsWithoutALoaderNameTheRecipeThatHasOne) {
+  Output output;
+  make_nvfp4(output, "layers.0.attn.wq_a");
+  const std::vector<Breach> breaches = output.check();
+  ASSERT_EQ(breaches.size(), 3u);
+  for (const Breach& breach : breaches) EXPECT_THAT(breach.remedy, HasSubstr("nvfp4_experts_only"));
+  EXPECT_EQ(engine_release(breaches[0].engine), "vLLM 0.33.0");
+}
 
 TEST(Engines, AnyJsonIsJudged) {
   for (const Json& odd : {Json(), Json(3), Json("text"), Json::array({1, 2}), Json::object()}) {

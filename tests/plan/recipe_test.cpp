@@ -36,7 +36,7 @@ TEST(Recipe, LastMatchDecidesByEitherName) {
   EXPECT_EQ(recipe.kv_cache, KvCache::kFp8Cast);
   const ModuleRecipe expert = resolve(recipe, "layers.9.ffn.experts.3.w1", "");
   EXPECT_EQ(expert.format, WeightFormat::kNvfp4);
-  EXPECT_EQ(expert.method, WeightMethod::kMse);
+  EXPECT_EQ(expert.method, RecipeMethod::kMse);
   EXPECT_TRUE(expert.quantize_input);
   EXPECT_EQ(expert.rule, "r.yaml:5:5: '*.ffn.experts.*'");
   const ModuleRecipe q = resolve(recipe, "layers.1.attn.wq_b", "model.layers.1.self_attn.q_b_proj");
@@ -63,11 +63,18 @@ TEST(Recipe, DraftLayersStay) {
 
 TEST(Recipe, WeightMethodOfTheCommandLineWins) {
   Recipe recipe = parse(kMixed);
-  recipe.weight_method = WeightMethod::kFourOverSix;
+  recipe.weight_method = RecipeMethod::kFourOverSix;
   const ModuleRecipe expert = resolve(recipe, "layers.9.ffn.experts.3.w1", "");
-  EXPECT_EQ(expert.method, WeightMethod::kFourOverSix);
+  EXPECT_EQ(expert.method, RecipeMethod::kFourOverSix);
   EXPECT_EQ(expert.rule, "r.yaml:5:5: '*.ffn.experts.*', with --weight-method four_over_six");
-  EXPECT_EQ(resolve(recipe, "layers.1.attn.wq_a", "").method, WeightMethod::kCast);
+  EXPECT_EQ(resolve(recipe, "layers.1.attn.wq_a", "").method, RecipeMethod::kCast);
+}
+
+TEST(Recipe, MethodsOfWeightsThatAreNotCast) {
+  EXPECT_EQ(requantize_method(RecipeMethod::kCast), WeightMethod::kMax);
+  EXPECT_EQ(requantize_method(RecipeMethod::kMax), WeightMethod::kMax);
+  EXPECT_EQ(requantize_method(RecipeMethod::kMse), WeightMethod::kMse);
+  EXPECT_EQ(requantize_method(RecipeMethod::kFourOverSix), WeightMethod::kFourOverSix);
 }
 
 TEST(Recipe, BuiltInsLoadByName) {
@@ -131,6 +138,9 @@ TEST(RecipeErrors, NamePlaceAndProblem) {
   expect_error(
       ErrorKind::kUnsupported, [] { parse("rules:\n - {modules: a, format: nvfp4, group_size: 32}"); },
       "r.yaml:2:44: NVFP4 has a scale per 16 values (expected 16, found '32')");
+  expect_error(
+      ErrorKind::kUnsupported, [] { parse("rules:\n - {modules: mtp.*, format: bf16}"); },
+      "r.yaml:2:14: draft layers can only be kept");
 }
 
 TEST(RecipeErrors, YamlThatRecipesDoWithout) {

@@ -1,0 +1,100 @@
+#include "model/deepseek_v4_modules.h"
+
+#include <utility>
+
+namespace nibblecast {
+namespace {
+
+constexpr std::pair<std::string_view, std::string_view> kLayerNames[] = {
+    {"attn.wq_a", "self_attn.q_a_proj"},
+    {"attn.wq_b", "self_attn.q_b_proj"},
+    {"attn.wkv", "self_attn.kv_proj"},
+    {"attn.wo_a", "self_attn.o_a_proj"},
+    {"attn.wo_b", "self_attn.o_b_proj"},
+    {"attn.compressor.wkv", "self_attn.compressor.kv_proj"},
+    {"attn.compressor.wgate", "self_attn.compressor.gate_proj"},
+    {"attn.indexer.wq_b", "self_attn.compressor.indexer.q_b_proj"},
+    {"attn.indexer.weights_proj", "self_attn.compressor.indexer.scorer.weights_proj"},
+    {"attn.indexer.compressor.wkv", "self_attn.compressor.indexer.kv_proj"},
+    {"attn.indexer.compressor.wgate", "self_attn.compressor.indexer.gate_proj"},
+    {"ffn.gate", "mlp.gate"},
+};
+constexpr std::pair<std::string_view, std::string_view> kExpertNames[] = {
+    {"w1", "gate_proj"}, {"w2", "down_proj"}, {"w3", "up_proj"}};
+
+template <size_t kCount>
+std::string_view hub_name_in(const std::pair<std::string_view, std::string_view> (&names)[kCount],
+                             std::string_view official) {
+  for (const auto& [name, hub_name] : names) {
+    if (name == official) return hub_name;
+  }
+  return {};
+}
+
+// "3.attn.wq_a" -> {"3", "attn.wq_a"}; the number as digits, or empty where there is none.
+std::pair<std::string_view, std::string_view> split_number(std::string_view text) {
+  const size_t dot = text.find('.');
+  const std::string_view number = text.substr(0, dot);
+  const bool is_number =
+      dot != text.npos && !number.empty() && number.find_first_not_of("0123456789") == number.npos;
+  if (!is_number) return {};
+  return {number, text.substr(dot + 1)};
+}
+
+std::string hub_ffn_name(std::string_view name) {
+  constexpr std::string_view kShared = "ffn.shared_experts.", kRouted = "ffn.experts.";
+  if (name.starts_with(kShared)) {
+    const std::string_view hub = hub_name_in(kExpertNames, name.substr(kShared.size()));
+    return hub.empty() ? "" : "mlp.shared_experts." + std::string(hub);
+  }
+  if (!name.starts_with(kRouted)) return "";
+  const auto [expert, projection] = split_number(name.substr(kRouted.size()));
+  const std::string_view hub = hub_name_in(kExpertNames, projection);
+  return hub.empty() ? "" : "mlp.experts." + std::string(expert) + "." + std::string(hub);
+}
+
+ModuleKind kind_of(std::string_view name) {
+  if (name.ends_with(".attn.wo_a")) return ModuleKind::kGroupedLinear;
+  if (name.ends_with(".ffn.gate")) return ModuleKind::kRouter;
+  if (name == "head") return ModuleKind::kHead;
+  if (name == "embed") return ModuleKind::kEmbedding;
+  return ModuleKind::kLinear;
+}
+
+std::vector<WeightModule> modules_of(const std::vector<ModelTensor>& tensors) {
+  constexpr std::string_view kWeight = ".weight";
+  std::vector<WeightModule> modules;
+  for (const ModelTensor& tensor : tensors) {
+    const bool is_plain = tensor.storage != Storage::kFp8Block && tensor.storage != Storage::kExpert;
+    if (tensor.shape.size() != 2 || (is_plain && !tensor.name.ends_with(kWeight))) continue;
+    WeightModule module{.storage = tensor.storage, .shape = tensor.shape};
+    module.name = tensor.name.substr(0, tensor.name.size() - (is_plain ? kWeight.size() : 0));
+    module.hub_name = hub_module_name(module.name);
+    module.kind = kind_of(module.name);
+    modules.push_back(std::move(module));
+  }
+  return modules;
+}
+
+}  // namespace
+
+std::string hub_module_name(std::string_view official_name) {
+  constexpr std::string_view kLayers = "layers.";
+  if (official_name == "embed") return "model.embed_tokens";
+  if (official_name == "head") return "lm_head";
+  if (!official_name.starts_with(kLayers)) return "";
+  const auto [layer, name] = split_number(official_name.substr(kLayers.size()));
+  std::string hub(hub_name_in(kLayerNames, name));
+  if (hub.empty()) hub = hub_ffn_name(name);
+  return hub.empty() ? "" : "model.layers." + std::string(layer) + "." + hub;
+}
+
+std::vector<WeightModule> layer_modules(const DeepseekV4Config& config, uint64_t layer) {
+  return modules_of(layer_tensors(config, layer));
+}
+
+std::vector<WeightModule> global_modules(const DeepseekV4Config& config) {
+  return modules_of(global_tensors(config));
+}
+
+}  // namespace nibblecast

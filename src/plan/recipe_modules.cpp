@@ -1,0 +1,134 @@
+#include "plan/recipe_modules.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "checkpoint/printable.h"
+#include "plan/glob.h"
+
+namespace nibblecast {
+namespace {
+
+std::string_view kind_name(ModuleKind kind) {
+  switch (kind) {
+    case ModuleKind::kLinear:
+      return "a linear";
+    case ModuleKind::kGroupedLinear:
+      return "a grouped product";
+    case ModuleKind::kRouter:
+      return "a router";
+    case ModuleKind::kHead:
+      return "the output head";
+    case ModuleKind::kEmbedding:
+      return "an embedding";
+  }
+  return "?";
+}
+
+bool may_have(ModuleKind kind, WeightFormat format) {
+  const bool is_plain =
+      format == WeightFormat::kKeep || format == WeightFormat::kBf16 || format == WeightFormat::kF32;
+  if (is_plain || kind == ModuleKind::kLinear) return true;
+  return kind == ModuleKind::kGroupedLinear && format == WeightFormat::kFp8Block;
+}
+
+[[noreturn]] void refuse(const ResolvedModule& found, const std::string& problem, const std::string& hint) {
+  throw Error(ErrorKind::kUnsupported, {},
+              fmt::format("{}: {} as {}: {}", found.recipe.rule, found.module.name,
+                          weight_format_name(found.recipe.format), problem),
+              {.hint = hint});
+}
+
+void check_format(const ResolvedModule& found, const DeepseekV4Config& config) {
+  const auto& [module, recipe] = found;
+  if (!may_have(module.kind, recipe.format)) {
+    refuse(found, fmt::format("{} cannot have this format", kind_name(module.kind)),
+           "add a rule after it that keeps " + module.name);
+  }
+  if (recipe.format == WeightFormat::kNvfp4 && module.shape[1] % 16 != 0)
+    refuse(found, fmt::format("its {} inputs are no multiple of 16", module.shape[1]), "keep it");
+  if (recipe.format == WeightFormat::kFp8Block && (config.tile_rows != 128 || config.tile_cols != 128)) {
+    refuse(found, fmt::format("config.json has blocks of {} x {}", config.tile_rows, config.tile_cols),
+           "only 128 x 128 can be written");
+  }
+}
+
+void check_same(const ResolvedModule& first, const ResolvedModule& expert) {
+  if (first.recipe.format == expert.recipe.format &&
+      first.recipe.quantize_input == expert.recipe.quantize_input)
+    return;
+  refuse(expert,
+         fmt::format("{} becomes {} by {}; the routed experts of a layer have one format", first.module.name,
+                     weight_format_name(first.recipe.format), first.recipe.rule),
+         "name them all: '*.ffn.experts.*'");
+}
+
+bool matches(std::string_view pattern, const WeightModule& module) {
+  return glob_match(pattern, module.name) || glob_match(pattern, module.hub_name);
+}
+
+}  // namespace
+
+std::vector<ResolvedModule> resolve_modules(const Recipe& recipe, const DeepseekV4Config& config) {
+  std::vector<ResolvedModule> found;
+  const auto add = [&](std::vector<WeightModule> modules) {
+    size_t first_expert = 0;  // of this layer; 0, the embedding, for none yet
+    for (WeightModule& module : modules) {
+      ModuleRecipe decided = resolve(recipe, module.name, module.hub_name);
+      found.push_back({std::move(module), std::move(decided)});
+      check_format(found.back(), config);
+      if (found.back().module.storage != Storage::kExpert) continue;
+      if (first_expert == 0) first_expert = found.size() - 1;
+      check_same(found[first_expert], found.back());
+    }
+  };
+  add(global_modules(config));
+  for (uint64_t layer = 0; layer < config.num_hidden_layers; ++layer) add(layer_modules(config, layer));
+  return found;
+}
+
+const ResolvedModule* find_module(std::span<const ResolvedModule> modules, std::string_view name) {
+  constexpr std::string_view kWeight = ".weight";
+  if (name.ends_with(kWeight)) name.remove_suffix(kWeight.size());
+  const auto found = std::ranges::find_if(modules, [&](const ResolvedModule& each) {
+    return each.module.name == name || each.module.hub_name == name;
+  });
+  return found == modules.end() ? nullptr : &*found;
+}
+
+std::vector<std::string> unmatched_patterns(const Recipe& recipe, std::span<const ResolvedModule> modules) {
+  std::vector<std::string> sentences;
+  if (recipe.is_built_in) return sentences;
+  for (const RecipeRule& rule : recipe.rules) {
+    for (const std::string& pattern : rule.patterns) {
+      const bool is_used = pattern.starts_with("mtp.") || std::ranges::any_of(modules, [&](const auto& each) {
+                             return matches(pattern, each.module);
+                           });
+      if (!is_used)
+        sentences.push_back(fmt::format("{}:{}:{}: '{}' matches no module that a recipe can change",
+                                        recipe.origin, rule.line, rule.column, printable(pattern)));
+    }
+  }
+  return sentences;
+}
+
+std::vector<ManifestModule> manifest_modules(std::span<const ResolvedModule> modules) {
+  std::vector<ManifestModule> entries;
+  for (const auto& [module, recipe] : modules) {
+    ManifestModule entry{.name = module.name,
+                         .format = recipe.format,
+                         .quantize_input = recipe.quantize_input,
+                         .is_fp8_in_source = module.storage == Storage::kFp8Block};
+    if (module.storage == Storage::kExpert) {
+      const std::string expert_of = module.name.substr(0, module.name.find(".experts.") + 8);
+      if (!entries.empty() && entries.back().name == expert_of) continue;
+      entry.name = expert_of;
+    }
+    entries.push_back(std::move(entry));
+  }
+  return entries;
+}
+
+}  // namespace nibblecast

@@ -1,0 +1,39 @@
+// plan/recipe_modules.h - a recipe applied to DeepSeek-V4: what becomes of each module that has a weight
+// matrix.
+#pragma once
+
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "checkpoint/manifest.h"
+#include "model/deepseek_v4_modules.h"
+#include "plan/recipe.h"
+
+namespace nibblecast {
+
+struct ResolvedModule {
+  WeightModule module;
+  ModuleRecipe recipe;
+};
+
+// Every module: embed, head, then the layers ascending in the order of layer_modules().
+// kUnsupported, naming the module and the rule that decided, where the format is not one the module can have
+// (wo_a: keep, fp8_block, bf16, f32; router, head and embedding: keep, bf16, f32; nvfp4 wants inputs in 16s,
+// fp8_block a config of 128 x 128 blocks), and where routed experts of a layer differ in format or
+// quantize_input: engines know one format a layer. Methods may differ.
+std::vector<ResolvedModule> resolve_modules(const Recipe& recipe, const DeepseekV4Config& config);
+
+// By official or Hub name, with or without ".weight"; null where nothing has that name.
+const ResolvedModule* find_module(std::span<const ResolvedModule> modules, std::string_view name);
+
+// A sentence for each pattern of a recipe file that no module's name matches, mtp.* aside; none for built-in
+// recipes, which serve models of other kinds too.
+std::vector<std::string> unmatched_patterns(const Recipe& recipe, std::span<const ResolvedModule> modules);
+
+// What the manifests say of them: one entry a module, all routed experts of a layer as one,
+// "layers.N.ffn.experts".
+std::vector<ManifestModule> manifest_modules(std::span<const ResolvedModule> modules);
+
+}  // namespace nibblecast
