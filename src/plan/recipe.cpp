@@ -4,7 +4,6 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <ranges>
 #include <type_traits>
 #include <utility>
 
@@ -30,6 +29,9 @@ constexpr std::pair<KvCache, std::string_view> kKvCaches[] = {
     {KvCache::kNvfp4Cast, "nvfp4_cast"},
 };
 constexpr std::string_view kDraft = "mtp.";
+// Each pattern is held against some 140,000 names of V4-Pro.
+constexpr size_t kMaxPatterns = 256;
+constexpr size_t kMaxPatternBytes = 200;
 
 template <class T, size_t kCount>
 std::string_view name_in(const std::pair<T, std::string_view> (&names)[kCount], T value) {
@@ -68,7 +70,12 @@ class RecipeReader {
       } else if (key == "rules") {
         has_rules = true;
         if (value.kind != YamlNode::Kind::kList) fail(value, "'rules' is a list of rules");
-        for (const YamlNode& rule : value.items) recipe.rules.push_back(read_rule(rule));
+        size_t patterns = 0;
+        for (const YamlNode& rule : value.items) {
+          recipe.rules.push_back(read_rule(rule));
+          patterns += recipe.rules.back().patterns.size();
+          if (patterns > kMaxPatterns) fail(rule, fmt::format("over {} patterns", kMaxPatterns));
+        }
       } else {
         unknown_key(root.keys[i], "name, description, kv_cache, rules");
       }
@@ -153,6 +160,8 @@ class RecipeReader {
   std::string pattern(const YamlNode& node) const {
     std::string pattern = text(node, "modules");
     if (pattern.empty()) fail(node, "an empty pattern");
+    if (pattern.size() > kMaxPatternBytes)
+      fail(node, fmt::format("a pattern of over {} bytes", kMaxPatternBytes));
     return pattern;
   }
 
@@ -255,13 +264,13 @@ Recipe load_recipe(FileSystem& files, const std::string& name_or_path) {
 ModuleRecipe resolve(const Recipe& recipe, std::string_view official_name, std::string_view hub_name) {
   if (official_name.starts_with(kDraft)) return {.rule = "draft layers stay as the source has them"};
   ModuleRecipe found{.rule = "no rule matches, so it stays"};
-  for (const RecipeRule& rule : recipe.rules | std::views::reverse) {
-    const auto pattern = std::ranges::find_if(rule.patterns, [&](const std::string& each) {
+  for (auto rule = recipe.rules.rbegin(); rule != recipe.rules.rend(); ++rule) {
+    const auto pattern = std::ranges::find_if(rule->patterns, [&](const std::string& each) {
       return glob_match(each, official_name) || (!hub_name.empty() && glob_match(each, hub_name));
     });
-    if (pattern == rule.patterns.end()) continue;
-    found = {.format = rule.format, .method = rule.method, .quantize_input = rule.quantize_input};
-    found.rule = fmt::format("{}:{}:{}: '{}'", recipe.origin, rule.line, rule.column, printable(*pattern));
+    if (pattern == rule->patterns.end()) continue;
+    found = {.format = rule->format, .method = rule->method, .quantize_input = rule->quantize_input};
+    found.rule = fmt::format("{}:{}:{}: '{}'", recipe.origin, rule->line, rule->column, printable(*pattern));
     break;
   }
   if (found.format == WeightFormat::kNvfp4 && recipe.weight_method) {

@@ -68,9 +68,9 @@ std::vector<std::string> built_in_recipes();
 
 // A built-in recipe by its name, else the file at that path (a path holds a '/' or ends in .yaml or .yml).
 // Errors: kUsage for a name that is neither, with the names there are; kBadInput naming file:line:column for
-// what is no recipe (unknown or repeated keys, wrong types, anchors, tags, nesting over 8, files over 64
-// KiB); kUnsupported, likewise, for rules that this version cannot do. The text of a recipe changes nothing
-// outside the returned value.
+// what is no recipe (unknown or repeated keys, wrong types, anchors, tags, nesting over 8, over 256
+// patterns, a pattern over 200 bytes, files over 64 KiB); kUnsupported, likewise, for rules that this version
+// cannot do. The text of a recipe changes nothing outside the returned value.
 Recipe load_recipe(FileSystem& files, const std::string& name_or_path);
 
 // The same of a text; `origin` is named in errors.

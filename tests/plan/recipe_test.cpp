@@ -123,6 +123,11 @@ TEST(RecipeErrors, NamePlaceAndProblem) {
   expect_refused("rules:\n - modules: [a, '']\n   format: keep", "r.yaml:2:17: an empty pattern");
   expect_refused("rules:\n - modules: [[a]]\n   format: keep",
                  "r.yaml:2:14: 'modules' is no list, map or nothing");
+  expect_refused("rules:\n - {modules: " + std::string(201, 'a') + ", format: keep}",
+                 "r.yaml:2:14: a pattern of over 200 bytes");
+  std::string many = "rules:\n";
+  for (int rule = 0; rule < 257; ++rule) many += " - {modules: a, format: keep}\n";
+  expect_refused(many, "r.yaml:258:4: over 256 patterns");
   expect_refused("rules:\n - modules: a\n   format: int4",
                  "r.yaml:3:12: 'format' has no such value (expected keep,");
   expect_refused("rules:\n - modules: a\n   format:", "found nothing");
