@@ -170,6 +170,20 @@ TEST(RecipeModules, PatternsThatMatchNothingAreNamed) {
   EXPECT_TRUE(unmatched_patterns(built_in, resolve_modules(built_in, config)).empty());
 }
 
+TEST(RecipeModules, ManifestOfExpertsAloneIsThatOfTheList) {
+  const Json source = preset_config("v4-tiny");
+  const std::vector<ManifestModule> modules =
+      manifest_modules(resolve_built_in("nvfp4_experts_only", preset("v4-tiny")));
+  const Manifest manifest{.modules = modules, .producer_version = "1"};
+  std::vector<std::string> names;
+  for (const ManifestModule& module : modules) {
+    if (module.name.ends_with(".ffn.experts")) names.push_back(module.name);
+  }
+  EXPECT_EQ(names.size(), preset("v4-tiny").num_hidden_layers);
+  EXPECT_EQ(output_config(source, manifest).dump(), nvfp4_experts_config(source, names, "1").dump());
+  EXPECT_EQ(output_hf_quant_config(manifest).dump(), nvfp4_experts_hf_quant_config(names, "1").dump());
+}
+
 // The lists that engines match names with, and one entry for the experts of a layer.
 TEST(RecipeModules, ManifestsOfTheBuiltInRecipes) {
   const DeepseekV4Config config = preset("v4-tiny");
