@@ -13,14 +13,18 @@
 
 #include "base/cpu_isa.h"
 #include "formats/fp8_block.h"
+#include "formats/fp8_quantize.h"
 #include "formats/mxfp4.h"
 #include "formats/mxfp4_to_nvfp4.h"
+#include "formats/nvfp4_quantize.h"
+#include "formats/stored_linear.h"
 
 namespace nibblecast {
 namespace {
 
 constexpr size_t kRows = 12288, kCols = 7168;  // four expert matrices of DeepSeek-V4-Pro: 44 MB of nibbles
 constexpr size_t kCheckedRows = 256;
+constexpr size_t kMethodRows = 3072;  // one of the four
 
 struct Source {
   std::vector<uint8_t> codes = std::vector<uint8_t>(kRows * kCols);
@@ -83,6 +87,78 @@ void fp8_block(benchmark::State& state, std::string isa) {
   set_bytes(state, kRows * kCols);
 }
 
+// NVFP4 whose scale_2 is no power of two, so that BF16 rounds and counts.
+void nvfp4(benchmark::State& state, std::string isa) {
+  set_cpu_isa(isa);
+  std::vector<uint8_t> block_scales(kRows * kCols / 16);
+  for (size_t i = 0; i < block_scales.size(); ++i) block_scales[i] = source().scales[i / 2];
+  const Nvfp4View weight = {source().codes.data(), block_scales.data(), 0.0371f, kRows, kCols};
+  std::vector<bf16> out(kRows * kCols), expected(kCheckedRows * kCols);
+  dequantize_rows_ref(weight, 0, kCheckedRows, expected.data(), kCols);
+  dequantize_rows(weight, 0, kCheckedRows, out.data(), kCols);
+  check_same(state, out, expected, expected.size());
+  for (auto _ : state) {
+    dequantize_rows(weight, 0, kRows, out.data(), kCols);
+    benchmark::ClobberMemory();
+  }
+  set_bytes(state, kRows * kCols / 2 + kRows * kCols / 16);
+}
+
+// Normally distributed weights, as those of a trained layer nearly are.
+const std::vector<bf16>& weights() {
+  static const std::vector<bf16> made = [] {
+    std::vector<bf16> values(kMethodRows * kCols);
+    std::minstd_rand random(2);
+    std::normal_distribution<float> normal(0, 0.02f);
+    for (bf16& value : values) value = to_bf16(normal(random));
+    return values;
+  }();
+  return made;
+}
+
+// Everything of one weight on one thread: amax, table, encoding; BF16 bytes read.
+void quantize(benchmark::State& state, WeightMethod method, bool losses, std::string isa) {
+  set_cpu_isa(isa);
+  const std::vector<bf16>& values = weights();
+  std::vector<uint8_t> codes(values.size() / 2), scales(values.size() / 16), expected(8 * kCols / 2),
+      expected_scales(8 * kCols / 16);
+  std::vector<RowLoss> sums(kMethodRows);
+  const auto run = [&](size_t rows) {
+    Nvfp4Quantizer quantizer(method, scan_amax(values.data(), values.size()).amax);
+    quantizer.encode(values.data(), rows, kCols, codes.data(), scales.data(), losses ? sums.data() : nullptr);
+    return quantizer;
+  };
+  run(8).encode_ref(values.data(), 8, kCols, expected.data(), expected_scales.data());
+  check_same(state, codes, expected, expected.size());
+  check_same(state, scales, expected_scales, expected_scales.size());
+  const size_t rows = isa == "scalar" ? kMethodRows / 64 : kMethodRows;
+  for (auto _ : state) {
+    run(rows);
+    benchmark::ClobberMemory();
+  }
+  set_bytes(state, rows * kCols * sizeof(bf16));
+}
+
+void fp8_tiles(benchmark::State& state, std::string isa) {
+  set_cpu_isa(isa);
+  const Fp8Tiles tiles = {.rows = kMethodRows, .cols = kCols};
+  std::vector<uint8_t> codes(kMethodRows * kCols), expected(codes.size());
+  std::vector<float> scales(kMethodRows * kCols / 128 / 128);
+  quantize_fp8_tiles_ref(weights().data(), tiles, expected.data(), scales.data());
+  quantize_fp8_tiles(weights().data(), tiles, codes.data(), scales.data());
+  check_same(state, codes, expected, expected.size());
+  for (auto _ : state) {
+    quantize_fp8_tiles(weights().data(), tiles, codes.data(), scales.data());
+    benchmark::ClobberMemory();
+  }
+  set_bytes(state, codes.size() * sizeof(bf16));
+}
+
+void amax(benchmark::State& state) {
+  for (auto _ : state) benchmark::DoNotOptimize(scan_amax(weights().data(), weights().size()));
+  set_bytes(state, weights().size() * sizeof(bf16));
+}
+
 void cast(benchmark::State& state, NegativeZero negative_zero, bool in_place) {
   const int k_max = scan_scales(source().scales.data(), source().scales.size()).k_max();
   const Mxfp4View from = source().mxfp4();
@@ -126,12 +202,21 @@ void register_all() {
     benchmark::RegisterBenchmark(("mxfp4/float/" + name).c_str(), mxfp4<float>, name);
     benchmark::RegisterBenchmark(("fp8_block/bf16/" + name).c_str(), fp8_block<bf16>, name);
     benchmark::RegisterBenchmark(("fp8_block/float/" + name).c_str(), fp8_block<float>, name);
+    benchmark::RegisterBenchmark(("nvfp4/bf16/" + name).c_str(), nvfp4, name);
+    benchmark::RegisterBenchmark(("quantize/max/" + name).c_str(), quantize, WeightMethod::kMax, false, name);
+    benchmark::RegisterBenchmark(("quantize/max/losses/" + name).c_str(), quantize, WeightMethod::kMax, true,
+                                 name);
+    benchmark::RegisterBenchmark(("quantize/four_over_six/" + name).c_str(), quantize,
+                                 WeightMethod::kFourOverSix, false, name);
+    benchmark::RegisterBenchmark(("quantize/mse/" + name).c_str(), quantize, WeightMethod::kMse, false, name);
+    benchmark::RegisterBenchmark(("fp8_quantize/" + name).c_str(), fp8_tiles, name);
   }
   benchmark::RegisterBenchmark("cast/keep", cast, NegativeZero::kKeep, false);
   benchmark::RegisterBenchmark("cast/keep/in_place", cast, NegativeZero::kKeep, true);
   benchmark::RegisterBenchmark("cast/modelopt", cast, NegativeZero::kModelOpt, false);
   benchmark::RegisterBenchmark("cast/modelopt/in_place", cast, NegativeZero::kModelOpt, true);
   benchmark::RegisterBenchmark("scan_scales", scan);
+  benchmark::RegisterBenchmark("scan_amax", amax);
   benchmark::RegisterBenchmark("memcpy", copy);
 }
 

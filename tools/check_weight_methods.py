@@ -5,7 +5,8 @@
     venv/bin/python tools/check_weight_methods.py build/release/tests/formats/encode_weight ../shared/models/tiny-v4
 
 Packages: see tools/modelopt_nvfp4.py, and safetensors==0.8.0. Weights become BF16 first, fused groups share their amax.
---speed ROWS COLS: no checkpoint; times both on one random weight instead, each on one thread.
+--speed ROWS COLS: no checkpoint; times both on one random weight instead, each on one thread, ModelOpt's with its
+kernel's arithmetic in PyTorch.
 """
 import argparse
 import json
@@ -39,8 +40,8 @@ def encode(binary, method, weight, amax, isa, repeats=1):
     return run.stdout, float(run.stderr)
 
 
-def modelopt_bytes(method, weight, amax):
-    codes, scales, scale_2 = modelopt_nvfp4.quantize(method, weight, amax)
+def modelopt_bytes(method, weight, amax, fake_quant=modelopt_nvfp4.fake_quant):
+    codes, scales, scale_2 = modelopt_nvfp4.quantize(method, weight, amax, fake_quant)
     return b"".join(t.contiguous().view(torch.uint8).numpy().tobytes() for t in (scale_2.reshape(1), scales, codes))
 
 
@@ -75,7 +76,7 @@ def speed(binary, rows, cols):
     amax = weight.abs().amax()
     for method in modelopt_nvfp4.METHODS:
         start = time.perf_counter()
-        expected = modelopt_bytes(method, weight, amax)
+        expected = modelopt_bytes(method, weight, amax, modelopt_nvfp4.fake_quant_torch)
         theirs = time.perf_counter() - start
         found, ours = encode(binary, method, weight, amax, "auto", 5)
         print(f"{method}: ModelOpt {theirs:.3f} s, here {ours:.5f} s, ratio {theirs / ours:.0f}, "

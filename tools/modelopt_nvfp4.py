@@ -53,6 +53,17 @@ def fake_quant(x, amax, global_amax, fp8_max):
     return y
 
 
+def fake_quant_torch(x, amax, global_amax, fp8_max):
+    """The same in PyTorch, for a fair time: the interpreter is slow."""
+    scale = compute_fp4_scales(amax, global_amax, True, fp8_max_for_normalization=fp8_max).view(-1, 1)
+    safe = torch.where((scale == 0) | ~torch.isfinite(scale), 1.0, scale)
+    scaled = x.abs() / safe
+    codes = torch.bucketize(scaled, NVFP4QTensor.get_e2m1_bounds(x.device))
+    codes += (scaled == 0.75) | (scaled == 1.75) | (scaled == 3.5)
+    values = NVFP4QTensor.get_e2m1_values(x.device)[codes] * safe
+    return torch.where(scale == 0, 0.0, torch.where(x >= 0, values, -values))
+
+
 class Quantizer:
     """What NVFP4QTensor asks of a weight quantizer."""
 
@@ -64,7 +75,7 @@ class Quantizer:
             self._amax, self.global_amax = block_amax, global_amax
 
 
-def search(method, weight, global_amax):
+def search(method, weight, global_amax, fake_quant):
     """The block amaxes that the method's calibrator chooses."""
     blocks = weight.reshape(-1, BLOCK).float()
     amax = blocks.abs().amax(dim=-1, keepdim=True)
@@ -82,11 +93,11 @@ def search(method, weight, global_amax):
     return calibrator.compute_amax()
 
 
-def quantize(method, weight, global_amax=None):
+def quantize(method, weight, global_amax=None, fake_quant=fake_quant):
     """bfloat16 [rows, cols] -> packed codes (uint8), block scales (uint8), scale_2 (float32 scalar tensor)."""
     assert weight.dtype == torch.bfloat16
     amax = (weight.abs().amax() if global_amax is None else global_amax).float()
-    block_amax = None if method == "max" else search(method, weight, amax)
+    block_amax = None if method == "max" else search(method, weight, amax, fake_quant)
     quantizer = Quantizer(method, block_amax, amax)
     scale_2 = NVFP4QTensor.get_weights_scaling_factor_2_from_quantizer(quantizer)
     scales, _ = NVFP4QTensor.get_weights_scaling_factor_from_quantizer(quantizer, weight, scale_2)

@@ -4,6 +4,7 @@
 #include <bit>
 #include <cassert>
 #include <cstring>
+#include <memory>
 #include <vector>
 
 #include "base/cpu_isa.h"
@@ -12,15 +13,19 @@
 namespace nibblecast {
 namespace {
 
-bool is_finite(bf16 value) { return (value.bits & 0x7f80) != 0x7f80; }
-bool is_finite(float value) { return (std::bit_cast<uint32_t>(value) & 0x7f800000) != 0x7f800000; }
+// Ordered as magnitudes are; from infinity on no number. Signed, which vectors of every x86-64 can compare.
+int16_t magnitude(bf16 value) { return static_cast<int16_t>(value.bits & 0x7fff); }
+int32_t magnitude(float value) { return static_cast<int32_t>(std::bit_cast<uint32_t>(value) & 0x7fffffff); }
+constexpr int16_t infinity(bf16) { return 0x7f80; }
+constexpr int32_t infinity(float) { return 0x7f800000; }
 
 template <class T>
 std::optional<size_t> first_non_finite(const T* values, size_t count) {
-  unsigned any = 0;  // no early exit, so that it is done in vectors
-  for (size_t i = 0; i < count; ++i) any |= !is_finite(values[i]);
-  if (any == 0) return {};
-  return std::find_if(values, values + count, [](T value) { return !is_finite(value); }) - values;
+  decltype(magnitude(T{})) largest = 0;  // no early exit, so that it is done in vectors
+  for (size_t i = 0; i < count; ++i) largest = std::max(largest, magnitude(values[i]));
+  if (largest < infinity(T{})) return {};
+  return std::find_if(values, values + count, [](T value) { return magnitude(value) >= infinity(T{}); }) -
+         values;
 }
 
 // From 2^-124 on the last bit of an E4M3 number (2^-9 or more) is one of BF16 (2^-133 or more).
@@ -52,9 +57,9 @@ uint64_t write_row(const Fp8BlockView& weight, size_t row, bf16* out) {
     dequantize_fp8_block(weight, row, 1, out, weight.cols);
     return 0;
   }
-  std::vector<float> wide(weight.cols);
-  dequantize_fp8_block(weight, row, 1, wide.data(), weight.cols);
-  return narrow_to_bf16(wide.data(), weight.cols, out);
+  const auto wide = std::make_unique_for_overwrite<float[]>(weight.cols);
+  dequantize_fp8_block(weight, row, 1, wide.get(), weight.cols);
+  return narrow_to_bf16(wide.get(), weight.cols, out);
 }
 
 // The stored values of a row, wherever they lie.
@@ -70,9 +75,9 @@ uint64_t write_row(const F32View& weight, size_t row, float* out) {
 }
 
 uint64_t write_row(const F32View& weight, size_t row, bf16* out) {
-  std::vector<float> wide(weight.cols);
-  copy_row(weight, row, wide.data());
-  return narrow_to_bf16(wide.data(), weight.cols, out);
+  const auto wide = std::make_unique_for_overwrite<float[]>(weight.cols);
+  copy_row(weight, row, wide.get());
+  return narrow_to_bf16(wide.get(), weight.cols, out);
 }
 
 uint64_t write_row(const Bf16View& weight, size_t row, bf16* out) {
