@@ -24,7 +24,7 @@ enum class ErrorKind : int {
   kVerifyFailed = 6,  // verify found at least one problem
   kIo = 7,            // the system failed to read or write
   kDiskFull = 8,      // no space left; what was written is left as `.partial`
-  kInterrupted = 9,   // stopped by a signal; the same command starts again
+  kInterrupted = 9,   // stopped by a signal; the same command goes on
   kInternal = 70,     // our bug
 };
 

@@ -4,8 +4,6 @@
 
 #include "base/error.h"
 #include "cli/console.h"
-#include "cli/interrupt.h"
-#include "cli/progress.h"
 #include "cli/source.h"
 
 namespace nibblecast {
@@ -62,13 +60,6 @@ void check_amax_output(const std::filesystem::path& output, const Checkpoint& so
   }
   const auto status = source.files().status(output);
   if (status && status->is_folder) throw Error(ErrorKind::kUsage, {.file = output.string()}, "is a folder");
-}
-
-std::function<void(const Progress&)> progress_to(ProgressPrinter& printer, const std::string& hint) {
-  return [&printer, hint](const Progress& progress) {
-    InterruptWatch::check(hint);
-    printer.update(progress.stage, progress.bytes_done, progress.bytes);
-  };
 }
 
 }  // namespace nibblecast

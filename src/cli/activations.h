@@ -20,8 +20,4 @@ Workload workload_of(const Activations& activations);
 // Where an amax file may be written: not into the source; its folder exists. Error kUsage.
 void check_amax_output(const std::filesystem::path& output, const Checkpoint& source);
 
-// Progress on stderr and signals, for RunOptions. `hint`: what to do after an interruption.
-class ProgressPrinter;
-std::function<void(const Progress&)> progress_to(ProgressPrinter& printer, const std::string& hint);
-
 }  // namespace nibblecast

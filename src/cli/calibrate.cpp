@@ -7,6 +7,8 @@
 #include "cli/commands.h"
 #include "cli/console.h"
 #include "cli/interrupt.h"
+#include "cli/job_run.h"
+#include "cli/preflight.h"
 #include "cli/progress.h"
 #include "cli/source.h"
 #include "cli/summary.h"
@@ -18,6 +20,7 @@ namespace {
 struct Arguments {
   std::string source, output;
   ActivationOptions activations;
+  JobOptions job;
   QuantizeOptions options;
 };
 
@@ -38,21 +41,24 @@ int run(const Arguments& arguments, const CommonOptions& common) {
   check_amax_output(arguments.output, source);
   const Plan plan = make_plan(source, arguments.options);
   const Activations activations = load_activations(arguments.activations, source, plan);
-  const Workload workload = workload_of(activations);
-  const uint64_t memory_limit = common.memory_limit();
-  MemoryCost memory = memory_cost(source, plan, workload, common.threads, memory_limit);
-  memory.write_bytes = 0;  // nothing but the amax file
-  if (report_findings(check_memory(memory, memory_limit))) return static_cast<int>(ErrorKind::kRefused);
-  RunRecord record;
-  {
-    const InterruptWatch watch;
-    ProgressPrinter printer(common.quiet);
-    record =
-        calibrate(source, plan, activations,
-                  {.read_memory_bytes = memory.read_bytes,
-                   .amax_output = arguments.output,
-                   .progress = progress_to(printer, "the amax file holds the layers that were finished")});
-  }
+  const Preflight found =
+      preflight_calibration(source, plan, activations, arguments.output, arguments.job, common);
+  if (report_findings(found.findings)) return static_cast<int>(ErrorKind::kRefused);
+  const Workload& workload = found.workload;
+  const InterruptWatch watch(kResumeHint);
+  ProgressPrinter printer(common.quiet);
+  Job job = Job::open(source.files(), calibration_job_folder(arguments.output), arguments.job.work_folder,
+                      found.job);
+  report_resumption(job, common.quiet);
+  const RunRecord record = ending_noted(job, [&] {
+    return calibrate(source, plan, activations, job,
+                     {.read_memory_bytes = found.memory.read_bytes,
+                      .amax_output = arguments.output,
+                      .checkpoint_every = found.checkpoint_every,
+                      .progress = progress_to(printer, watch)});
+  });
+  job.close();
+  for (const std::string& note : record.notes) print_warning(note);
   if (common.json) {
     print_json(document_of(arguments, workload, record));
     return 0;
@@ -80,6 +86,7 @@ void add_calibrate(CLI::App& app, CommonOptions& common, Action& action) {
   add_text(command, "-o,--output", arguments->output, "FILE", "the amax file, written after every layer")
       ->required();
   add_compute_dtype(command, arguments->options);
+  add_job_options(command, arguments->job);
   add_threads_options(command, common);
   add_common_options(command, common);
   command.callback(

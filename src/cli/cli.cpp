@@ -23,7 +23,7 @@ constexpr const char* kExitCodes =
     "   6  verify found a problem\n"
     "   7  the system failed to read or write\n"
     "   8  disk full\n"
-    "   9  interrupted; the same command starts again\n"
+    "   9  interrupted; the same command goes on\n"
     "  70  internal error";
 
 int exit_code(ErrorKind kind) { return static_cast<int>(kind); }
@@ -51,7 +51,8 @@ int parse_and_run(int argc, const char* const* argv) {
   CommonOptions common;
   common.threads = default_threads();
   Action action;
-  for (const auto add : {add_plan, add_quantize, add_calibrate, add_verify, add_inspect, add_synth}) {
+  for (const auto add :
+       {add_plan, add_quantize, add_calibrate, add_status, add_verify, add_inspect, add_synth}) {
     add(app, common, action);
   }
   try {

@@ -122,24 +122,33 @@ std::string what_text(const PlanReport& report) {
 }
 
 std::string cost_text(const PlanReport& report) {
-  const MemoryCost& memory = report.memory;
+  const MemoryCost& memory = report.preflight.memory;
   std::string text =
       summary_line("memory", fmt::format("{} at most, of {} allowed", size_text(memory.peak_bytes()),
-                                         size_text(report.memory_limit)));
+                                         size_text(report.preflight.memory_limit)));
   text += summary_line("", fmt::format("program {}, reading {}, writing {}, dense {}, forward pass {}",
                                        size_text(memory.fixed_bytes), size_text(memory.read_bytes),
                                        size_text(memory.write_bytes), size_text(memory.dense_bytes),
                                        size_text(memory.forward_bytes)));
-  text += summary_line("disk", fmt::format("{} bytes needed, {} free at {}", grouped(report.disk_need),
-                                           grouped(report.disk_free), report.disk_folder.string()));
+  text += summary_line(
+      "disk", fmt::format("{} bytes needed, {} free at {}", grouped(report.preflight.disk_need),
+                          grouped(report.preflight.disk_free), report.preflight.disk_folder.string()));
+  if (report.preflight.checkpoint_every > 0) {
+    text += summary_line(
+        "resume",
+        fmt::format("calibration's state, {}, saved every {} layers; journal {} at most",
+                    size_text(report.preflight.work.streams_bytes), report.preflight.checkpoint_every,
+                    size_text(report.preflight.work.journal_bytes)));
+  }
   if (!report.seconds) return text + summary_line("time", "unknown: the disk cannot be measured there");
   std::string time = fmt::format("about {}: read {}, write {}", duration_text(*report.seconds),
-                                 rate_text(report.disk->read_bytes_per_second),
-                                 rate_text(report.disk->write_bytes_per_second));
-  if (report.flops_per_second > 0) {
-    time += fmt::format("; {} tokens, {:.3g} TFLOP at {:.3g} TFLOP/s", grouped(report.workload.tokens),
-                        static_cast<double>(report.workload.tokens) * report.plan->flops_per_token / 1e12,
-                        report.flops_per_second / 1e12);
+                                 rate_text(report.preflight.disk->read_bytes_per_second),
+                                 rate_text(report.preflight.disk->write_bytes_per_second));
+  if (report.preflight.flops_per_second > 0) {
+    time += fmt::format(
+        "; {} tokens, {:.3g} TFLOP at {:.3g} TFLOP/s", grouped(report.preflight.workload.tokens),
+        static_cast<double>(report.preflight.workload.tokens) * report.plan->flops_per_token / 1e12,
+        report.preflight.flops_per_second / 1e12);
   } else {
     time += "; without calibration (--calib)";
   }
@@ -201,14 +210,14 @@ Json output_json(const Plan& plan) {
 
 Json time_json(const PlanReport& report) {
   Json time = {{"seconds", report.seconds ? Json(*report.seconds) : Json()},
-               {"rows", report.workload.rows},
-               {"tokens", report.workload.tokens},
+               {"rows", report.preflight.workload.rows},
+               {"tokens", report.preflight.workload.tokens},
                {"flops_per_token", report.plan->flops_per_token}};
-  if (report.disk) {
-    time["read_bytes_per_second"] = report.disk->read_bytes_per_second;
-    time["write_bytes_per_second"] = report.disk->write_bytes_per_second;
+  if (report.preflight.disk) {
+    time["read_bytes_per_second"] = report.preflight.disk->read_bytes_per_second;
+    time["write_bytes_per_second"] = report.preflight.disk->write_bytes_per_second;
   }
-  if (report.flops_per_second > 0) time["flops_per_second"] = report.flops_per_second;
+  if (report.preflight.flops_per_second > 0) time["flops_per_second"] = report.preflight.flops_per_second;
   return time;
 }
 
@@ -225,7 +234,7 @@ Json engines_json(const PlanReport& report) {
 
 Json findings_json(const PlanReport& report, Severity severity) {
   Json findings = Json::array();
-  for (const Finding& finding : report.findings) {
+  for (const Finding& finding : report.preflight.findings) {
     if (finding.severity == severity)
       findings.push_back({{"reason", finding.reason}, {"remedy", finding.remedy}});
   }
@@ -238,7 +247,7 @@ std::string plan_text(const PlanReport& report) {
   const auto [w13, w2] = all_bounds(*report.plan);
   std::string text = what_text(report) + cost_text(report) + bound_line("bounds", "w1/w3 input", w13) +
                      bound_line("", "w2 input", w2) + engines_text(report);
-  for (const Finding& finding : report.findings) {
+  for (const Finding& finding : report.preflight.findings) {
     text +=
         summary_line(finding.severity == Severity::kRefusal ? "refused" : "warning", finding_text(finding));
   }
@@ -247,33 +256,38 @@ std::string plan_text(const PlanReport& report) {
 
 Json plan_json(const PlanReport& report) {
   const Plan& plan = *report.plan;
-  const MemoryCost& memory = report.memory;
-  return {
-      {"version", NIBBLECAST_VERSION},
-      {"recipe", plan.options.recipe},
-      {"source",
-       {{"path", report.source->folder().string()},
-        {"identity", source_identity(*report.source)},
-        {"layers", plan.model.num_hidden_layers},
-        {"experts", plan.model.n_routed_experts},
-        {"tensors", report.source->tensors().size()},
-        {"bytes", plan.source_bytes}}},
-      {"output", output_json(plan)},
-      {"memory",
-       {{"peak", memory.peak_bytes()},
-        {"limit", report.memory_limit},
-        {"fixed", memory.fixed_bytes},
-        {"read", memory.read_bytes},
-        {"write", memory.write_bytes},
-        {"dense", memory.dense_bytes},
-        {"forward", memory.forward_bytes}}},
-      {"disk",
-       {{"folder", report.disk_folder.string()}, {"needed", report.disk_need}, {"free", report.disk_free}}},
-      {"time", time_json(report)},
-      {"bounds", bounds_json(plan)},
-      {"engines", engines_json(report)},
-      {"warnings", findings_json(report, Severity::kWarning)},
-      {"refusals", findings_json(report, Severity::kRefusal)}};
+  const MemoryCost& memory = report.preflight.memory;
+  return {{"version", NIBBLECAST_VERSION},
+          {"recipe", plan.options.recipe},
+          {"source",
+           {{"path", report.source->folder().string()},
+            {"identity", source_identity(*report.source)},
+            {"layers", plan.model.num_hidden_layers},
+            {"experts", plan.model.n_routed_experts},
+            {"tensors", report.source->tensors().size()},
+            {"bytes", plan.source_bytes}}},
+          {"output", output_json(plan)},
+          {"memory",
+           {{"peak", memory.peak_bytes()},
+            {"limit", report.preflight.memory_limit},
+            {"fixed", memory.fixed_bytes},
+            {"read", memory.read_bytes},
+            {"write", memory.write_bytes},
+            {"dense", memory.dense_bytes},
+            {"forward", memory.forward_bytes}}},
+          {"disk",
+           {{"folder", report.preflight.disk_folder.string()},
+            {"needed", report.preflight.disk_need},
+            {"free", report.preflight.disk_free}}},
+          {"resume",
+           {{"journal_bytes", report.preflight.work.journal_bytes},
+            {"state_bytes", report.preflight.work.streams_bytes},
+            {"checkpoint_every", report.preflight.checkpoint_every}}},
+          {"time", time_json(report)},
+          {"bounds", bounds_json(plan)},
+          {"engines", engines_json(report)},
+          {"warnings", findings_json(report, Severity::kWarning)},
+          {"refusals", findings_json(report, Severity::kRefusal)}};
 }
 
 }  // namespace nibblecast

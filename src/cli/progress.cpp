@@ -70,4 +70,11 @@ std::string ProgressPrinter::line(const std::string& stage, uint64_t bytes_done,
   return text;
 }
 
+std::function<void(const Progress&)> progress_to(ProgressPrinter& printer, const InterruptWatch& watch) {
+  return [&printer, &watch](const Progress& progress) {
+    watch.check();
+    printer.update(progress.stage, progress.bytes_done, progress.bytes);
+  };
+}
+
 }  // namespace nibblecast

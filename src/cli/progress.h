@@ -4,7 +4,11 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <string>
+
+#include "cli/interrupt.h"
+#include "pipeline/run.h"
 
 namespace nibblecast {
 
@@ -28,5 +32,8 @@ class ProgressPrinter {
   Clock::time_point start_, last_;
   std::string last_stage_;
 };
+
+// For RunOptions and the like: prints, and looks for signals. Both must outlive it.
+std::function<void(const Progress&)> progress_to(ProgressPrinter& printer, const InterruptWatch& watch);
 
 }  // namespace nibblecast

@@ -7,12 +7,15 @@
 #include "cli/commands.h"
 #include "cli/console.h"
 #include "cli/interrupt.h"
+#include "cli/job_run.h"
+#include "cli/preflight.h"
 #include "cli/progress.h"
 #include "cli/source.h"
 #include "cli/summary.h"
 #include "cli/text.h"
 #include "pipeline/destination.h"
 #include "pipeline/output.h"
+#include "pipeline/verify_checksums.h"
 
 namespace nibblecast {
 namespace {
@@ -20,28 +23,18 @@ namespace {
 struct Arguments {
   std::string source, destination, amax_output;
   ActivationOptions activations;
+  JobOptions job;
   QuantizeOptions options;
+  bool export_only = false, validate_only = false;
 };
 
-// Everything that can be known to fail is found here, before anything is written. Whether the job may run.
-bool check(const Checkpoint& source, const Plan& plan, const MemoryCost& memory, const std::string& identity,
-           const std::filesystem::path& destination, uint64_t memory_limit) {
-  FileSystem& files = source.files();
-  check_destination(files, source.folder(), destination, identity);
-  std::vector<Finding> findings = plan.findings;
-  for (Finding& finding : check_memory(memory, memory_limit)) findings.push_back(std::move(finding));
-  const uint64_t free = files.free_bytes(destination) + folder_bytes(destination);
-  for (Finding& finding : check_disk(disk_need(source, plan), free, destination))
-    findings.push_back(std::move(finding));
-  return !report_findings(findings);
-}
-
 void print_summary(const Checkpoint& source, const Plan& plan, const Activations& activations,
-                   const RunRecord& record, const Arguments& arguments, bool json) {
+                   const RunRecord& record, const Job& job, const Arguments& arguments, bool json) {
   if (json) {
-    Json document = run_document(source, plan, activations, record);
-    // The texts that make nibblecast.json a full record are no answer.
+    Json document = run_document(source, plan, activations, record, job);
+    // What makes nibblecast.json a full record is no answer.
     for (const char* text : {"config", "index", "shards"}) document["source"].erase(text);
+    for (const char* list : {"checksums", "files"}) document.erase(list);
     document["destination"] = arguments.destination;
     document["peak_memory_bytes"] = peak_resident_bytes();
     print_json(document);
@@ -53,6 +46,45 @@ void print_summary(const Checkpoint& source, const Plan& plan, const Activations
                                          plan.shards.size())) +
       blocks_text(record) + coverage_text(record, plan.model.n_routed_experts) + speed_text(record) +
       summary_line("next", fmt::format("nibblecast verify {} {}", arguments.source, arguments.destination)));
+}
+
+// What --export-only promises: no forward pass.
+void require_calibrated(const Checkpoint& source, const Plan& plan, const Arguments& arguments) {
+  if (!arguments.activations.amax.empty()) return;
+  const auto job = read_job(source.files(), std::filesystem::path(arguments.destination) / kJobFolder);
+  if (job && job->state.layers.size() == plan.model.num_hidden_layers) return;
+  throw Error(ErrorKind::kRefused, {.file = arguments.destination},
+              "holds no finished calibration to export from",
+              {.expected = fmt::format("{} layers", plan.model.num_hidden_layers),
+               .found = fmt::format("{}", job ? job->state.layers.size() : 0),
+               .hint = "run without --export-only, or give --amax FILE"});
+}
+
+// --validate-only: the preflight was passed; is what there is of the output right?
+int validate(const Checkpoint& source, const Plan& plan, const Preflight& found, const Arguments& arguments,
+             const CommonOptions& common) {
+  ChecksumReport report;
+  if (found.destination != DestinationState::kNew) {
+    const InterruptWatch watch("");
+    ProgressPrinter printer(common.quiet);
+    const VerifyOptions options{.engines = {}, .progress = progress_to(printer, watch)};
+    if (found.destination == DestinationState::kFinished) {
+      report = verify_checksums(source.files(), arguments.destination, options);
+    } else {
+      const auto job = read_job(source.files(), std::filesystem::path(arguments.destination) / kJobFolder);
+      report = verify_durable(source.files(), plan, job->state, arguments.destination, options);
+    }
+  }
+  print_checksums(report, common.json);
+  return report.ok() ? 0 : static_cast<int>(ErrorKind::kVerifyFailed);
+}
+
+int say_finished(const Arguments& arguments, bool json) {
+  if (json)
+    print_json({{"destination", arguments.destination}, {"finished", true}});
+  else
+    print_data(summary_line("output", arguments.destination + ": this job's finished output; nothing to do"));
+  return 0;
 }
 
 int run(const Arguments& arguments, const CommonOptions& common) {
@@ -67,26 +99,32 @@ int run(const Arguments& arguments, const CommonOptions& common) {
   }
   const Plan plan = make_plan(source, arguments.options);
   const Activations activations = load_activations(arguments.activations, source, plan);
-  const uint64_t memory_limit = common.memory_limit();
-  const MemoryCost memory = memory_cost(source, plan, workload_of(activations), common.threads, memory_limit);
-  const std::string identity = plan_identity(plan, source, activations.identity);
-  if (!check(source, plan, memory, identity, arguments.destination, memory_limit)) {
-    return static_cast<int>(ErrorKind::kRefused);
+  const Preflight found =
+      preflight(source, plan, activations, arguments.destination, arguments.job, common, false);
+  if (report_findings(found.findings)) return static_cast<int>(ErrorKind::kRefused);
+  if (arguments.export_only) require_calibrated(source, plan, arguments);
+  if (arguments.validate_only) return validate(source, plan, found, arguments, common);
+  if (found.destination == DestinationState::kFinished) {
+    clean_finished_destination(source.files(), arguments.destination);
+    return say_finished(arguments, common.json);
   }
-  RunRecord record;
-  {
-    const InterruptWatch watch;
-    ProgressPrinter printer(common.quiet);
-    open_destination(source.files(), source.folder(), arguments.destination, identity);
-    record = quantize(
-        source, plan, activations, arguments.destination,
-        {.read_memory_bytes = memory.read_bytes,
-         .write_memory_bytes = memory.write_bytes,
-         .amax_output = arguments.amax_output,
-         .progress = progress_to(printer, "the destination is unfinished; the same command starts again")});
-    finish_output(source, plan, activations, record, arguments.destination);
-  }
-  print_summary(source, plan, activations, record, arguments, common.json);
+  const InterruptWatch watch(kResumeHint);
+  ProgressPrinter printer(common.quiet);
+  Job job = open_destination(source.files(), source.folder(), arguments.destination,
+                             arguments.job.work_folder, found.job, plan);
+  report_resumption(job, common.quiet);
+  const RunRecord record = ending_noted(job, [&] {
+    RunRecord made = quantize(source, plan, activations, job, arguments.destination,
+                              {.read_memory_bytes = found.memory.read_bytes,
+                               .write_memory_bytes = found.memory.write_bytes,
+                               .amax_output = arguments.amax_output,
+                               .checkpoint_every = found.checkpoint_every,
+                               .progress = progress_to(printer, watch)});
+    finish_output(source, plan, activations, made, job, arguments.destination);
+    return made;
+  });
+  for (const std::string& note : record.notes) print_warning(note);
+  print_summary(source, plan, activations, record, job, arguments, common.json);
   return 0;
 }
 
@@ -107,6 +145,11 @@ void add_quantize(CLI::App& app, CommonOptions& common, Action& action) {
   add_text(command, "--save-amax", arguments->amax_output, "FILE", "write the amax file after every layer")
       ->needs("--calib");
   add_quantize_options(command, arguments->options);
+  add_job_options(command, arguments->job);
+  command.add_flag("--export-only", arguments->export_only,
+                   "no forward pass: --amax, or a finished calibration");
+  command.add_flag("--validate-only", arguments->validate_only,
+                   "checks everything, also what DST holds; no changes");
   add_threads_options(command, common);
   add_common_options(command, common);
   command.callback(

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "cli/console.h"
 #include "cli/text.h"
 
 namespace nibblecast {
@@ -63,6 +64,24 @@ std::string speed_text(const RunRecord& record) {
   }
   return summary_line("speed", text + ")") +
          summary_line("memory", size_text(peak_resident_bytes()) + " peak resident");
+}
+
+void print_checksums(const ChecksumReport& report, bool json) {
+  if (json) {
+    print_json({{"ok", report.ok()},
+                {"problems", report.problems},
+                {"tensors", report.tensors},
+                {"bytes", report.bytes},
+                {"files", report.files}});
+    return;
+  }
+  std::string text;
+  for (const std::string& problem : report.problems) text += summary_line("problem", problem);
+  text += summary_line("checked", fmt::format("{} tensors, {} bytes; {} other files", grouped(report.tensors),
+                                              grouped(report.bytes), report.files));
+  print_data(text + summary_line("result", report.ok()
+                                               ? "as it was written"
+                                               : fmt::format("WRONG: {} problems", report.problems.size())));
 }
 
 uint64_t peak_resident_bytes() {

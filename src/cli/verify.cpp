@@ -14,6 +14,7 @@
 #include "cli/source.h"
 #include "cli/summary.h"
 #include "cli/text.h"
+#include "pipeline/verify_checksums.h"
 
 namespace nibblecast {
 namespace {
@@ -21,6 +22,7 @@ namespace {
 struct Arguments {
   std::string source, destination;
   QuantizeOptions options;  // of which only the engines count
+  bool checksums = false;
 };
 
 Json json_of(const VerifyReport& report) {
@@ -47,13 +49,33 @@ std::string text_of(const VerifyReport& report) {
                                            : fmt::format("WRONG: {} problems", report.problems.size()));
 }
 
+// `verify --checksums DST`, or with a source that is then not looked at.
+int run_checksums(const Arguments& arguments, const CommonOptions& common) {
+  const std::string& output = arguments.destination.empty() ? arguments.source : arguments.destination;
+  ChecksumReport report;
+  {
+    const InterruptWatch watch("");
+    ProgressPrinter printer(common.quiet);
+    VerifyOptions options{.engines = {}, .progress = progress_to(printer, watch)};
+    options.memory_bytes = std::min(options.memory_bytes, common.memory_limit() / 2);
+    report = verify_checksums(system_files(), output, options);
+  }
+  print_checksums(report, common.json);
+  return report.ok() ? 0 : static_cast<int>(ErrorKind::kVerifyFailed);
+}
+
 int run(const Arguments& arguments, const CommonOptions& common) {
+  if (arguments.checksums) return run_checksums(arguments, common);
+  if (arguments.destination.empty()) {
+    throw Error(ErrorKind::kUsage, {}, "DST is missing",
+                {.hint = "give SRC and DST, or --checksums and an output"});
+  }
   const Checkpoint source = open_source(arguments.source);
   VerifyReport report;
   {
-    const InterruptWatch watch;
+    const InterruptWatch watch("");
     ProgressPrinter printer(common.quiet);
-    VerifyOptions options{.engines = arguments.options.engines, .progress = progress_to(printer, "")};
+    VerifyOptions options{.engines = arguments.options.engines, .progress = progress_to(printer, watch)};
     options.memory_bytes = std::min(options.memory_bytes, common.memory_limit() / 2);
     report = verify(source, arguments.destination, source.files(), options);
   }
@@ -71,7 +93,8 @@ void add_verify(CLI::App& app, CommonOptions& common, Action& action) {
   CLI::App& command = add_command(app, "verify", "Proves DST against SRC: reads every byte of both.",
                                   "nibblecast verify DeepSeek-V4-Flash DeepSeek-V4-Flash-NVFP4");
   add_text(command, "SRC", arguments->source, "", "the source checkpoint")->required();
-  add_text(command, "DST", arguments->destination, "", "the NVFP4 checkpoint made of it")->required();
+  add_text(command, "DST", arguments->destination, "", "the NVFP4 checkpoint made of it");
+  command.add_flag("--checksums", arguments->checksums, "one folder: against its own record, without SRC");
   add_engines(command, arguments->options);
   add_threads_options(command, common);
   add_common_options(command, common);

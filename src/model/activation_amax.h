@@ -13,12 +13,16 @@ struct ExpertAmax {                // each [E]; 0 for an expert without tokens
   std::vector<float> w2;           // input of w2 without the routing weight: silu(clamp(g)) * clamp(u)
   std::vector<float> w2_weighted;  // the same times the routing weight (which includes routed_scaling_factor)
   std::vector<int64_t> tokens;     // tokens routed to the expert
+
+  bool operator==(const ExpertAmax&) const = default;
 };
 
 struct LayerAmax {
   uint64_t layer = 0;
   std::map<std::string, float> linears;  // official module name ("layers.3.attn.wq_a") -> amax of its input
   ExpertAmax experts;
+
+  bool operator==(const LayerAmax&) const = default;
 };
 
 }  // namespace nibblecast

@@ -155,6 +155,15 @@ void DeepseekV4Forward<T>::embed(uint64_t first, uint64_t count, std::span<const
 }
 
 template <class T>
+std::span<T> DeepseekV4Forward<T>::resume_at(uint64_t layer) {
+  State& state = *state_;
+  assert(!state.in_layer && layer < state.config.num_hidden_layers);
+  state.layer = layer;
+  state.embedded = state.config.vocab_size;
+  return state.streams;
+}
+
+template <class T>
 void DeepseekV4Forward<T>::begin_layer(uint64_t layer, const StoredTensors& dense) {
   State& state = *state_;
   assert(!state.in_layer && layer == state.layer && state.embedded == state.config.vocab_size);

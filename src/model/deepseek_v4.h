@@ -53,6 +53,10 @@ class DeepseekV4Forward {
   // Rows [first, first + count) of embed.weight (BF16 [V, D]) in `bytes`; call until all V were seen.
   void embed(uint64_t first, uint64_t count, std::span<const std::byte> bytes);
 
+  // Instead of embed(): goes on with `layer`. The caller fills what is returned with the bytes of the streams
+  // that enter it, as streams() gave them.
+  std::span<T> resume_at(uint64_t layer);
+
   // Attention, hyper-connections, router of layer `layer` for all rows. Keeps copies (dequantized) of what
   // expert() and end_layer() need; `dense` may be freed on return.
   void begin_layer(uint64_t layer, const StoredTensors& dense);

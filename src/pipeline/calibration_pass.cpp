@@ -112,4 +112,12 @@ LayerAmax CalibrationPass::end_layer() {
   return (*forward_)([](auto& pass) { return pass.end_layer(); });
 }
 
+std::span<std::byte> CalibrationPass::resume_at(uint64_t layer) {
+  return (*forward_)([&](auto& pass) { return std::as_writable_bytes(pass.resume_at(layer)); });
+}
+
+std::span<const std::byte> CalibrationPass::streams() const {
+  return (*forward_)([](auto& pass) { return std::as_bytes(pass.streams()); });
+}
+
 }  // namespace nibblecast

@@ -23,12 +23,17 @@ class CalibrationPass {
   CalibrationPass(const Checkpoint& source, const Plan& plan, std::vector<std::vector<int32_t>> rows);
   ~CalibrationPass();
 
+  // Instead of the embedding: goes on with `layer`; the caller fills the streams that enter it.
+  std::span<std::byte> resume_at(uint64_t layer);
+
   void expect_layer(uint64_t layer);
   // Bytes [begin, begin + size) of shard `shard`: copies what the layer (or the embedding) needs of them.
   void take(uint32_t shard, uint64_t begin, std::span<const std::byte> bytes);
   void begin_layer(uint64_t layer);
   void expert(uint64_t expert, const StoredExpert& weights);
   LayerAmax end_layer();
+  // The streams after the last finished layer.
+  std::span<const std::byte> streams() const;
 
   // The names of a layer's tensors that take() must have seen before begin_layer().
   static std::vector<std::string> needed(const Plan& plan, uint64_t layer);

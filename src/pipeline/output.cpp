@@ -3,25 +3,19 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <ctime>
 #include <set>
 
-#include "pipeline/destination.h"
+#include "base/error.h"
+#include "base/hash.h"
 #include "pipeline/model_card.h"
+#include "pipeline/verify_checksums.h"
 
 namespace nibblecast {
 namespace {
 
 using Path = std::filesystem::path;
 
-std::string utc_now() {
-  const std::time_t now = std::time(nullptr);
-  std::tm parts = {};
-  gmtime_r(&now, &parts);
-  char text[32];
-  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &parts);
-  return text;
-}
+constexpr const char* kAmaxName = "calibration/amax.safetensors";
 
 Json source_document(const Checkpoint& source) {
   Json shards = Json::array();
@@ -80,12 +74,62 @@ Json layers_document(const Plan& plan, const RunRecord& record) {
   return layers;
 }
 
+Json checksums_document(const Plan& plan, const RunRecord& record) {
+  Json checksums = Json::object();
+  for (size_t index = 0; index < plan.tensors.size(); ++index) {
+    checksums[plan.tensors[index].out.name] = record.checksums[index];
+  }
+  return checksums;
+}
+
+// Made of files that were what they are now.
+void require_unchanged_source(const Checkpoint& source) {
+  for (const Shard& shard : source.shards()) {
+    const auto status = source.files().status(source.folder() / shard.name);
+    if (status && status->size_bytes == shard.size_bytes && status->mtime_ns == shard.mtime_ns) continue;
+    throw Error(ErrorKind::kRefused, {.file = (source.folder() / shard.name).string()},
+                "was changed while it was read",
+                {.hint = "what was made of it is not to be trusted: begin again in another folder"});
+  }
+}
+
+// Non-ASCII as escapes, two spaces, as Python's json.dump(indent=2) has it.
+std::string document_text(const Json& document) { return document.dump(2, ' ', true) + "\n"; }
+
+std::string checksum_of(std::string_view text) {
+  Hash hash;
+  hash.add(text);
+  return hash.hex();
+}
+
+Json headers_document(const Plan& plan) {
+  Json headers = Json::object();
+  for (const PlannedShard& shard : plan.shards) headers[shard.name] = checksum_of(shard.header);
+  return headers;
+}
+
+Path copied_name(const Path& side_file) {
+  return side_file == "README.md" ? Path("README.source.md") : side_file;
+}
+
+// Of every file but shards and nibblecast.json itself.
+Json files_document(const Checkpoint& source, const Path& destination,
+                    const std::vector<std::pair<std::string, std::string>>& documents) {
+  Json checksums = Json::object();
+  for (const auto& [name, text] : documents) checksums[name] = checksum_of(text);
+  checksums[kAmaxName] = file_checksum(source.files(), destination / kAmaxName);
+  for (const Path& file : source.side_files()) {
+    checksums[copied_name(file).string()] = file_checksum(source.files(), destination / copied_name(file));
+  }
+  return checksums;
+}
+
 // The folder and those above it up to `top`, so that a new file's whole path is durable.
 void copy_side_files(const Checkpoint& source, const Path& destination) {
   FileSystem& files = source.files();
   std::set<Path> folders = {destination};
   for (const Path& file : source.side_files()) {
-    const Path to = destination / (file == "README.md" ? Path("README.source.md") : file);
+    const Path to = destination / copied_name(file);
     files.create_folders(to.parent_path());
     for (Path folder = to.parent_path(); folder != destination; folder = folder.parent_path())
       folders.insert(folder);
@@ -97,7 +141,7 @@ void copy_side_files(const Checkpoint& source, const Path& destination) {
 }  // namespace
 
 Json run_document(const Checkpoint& source, const Plan& plan, const Activations& activations,
-                  const RunRecord& record) {
+                  const RunRecord& record, const Job& job) {
   const CastCounts& blocks = record.blocks;
   return {{"format", "nibblecast.run/1"},
           {"version", NIBBLECAST_VERSION},
@@ -114,7 +158,9 @@ Json run_document(const Checkpoint& source, const Plan& plan, const Activations&
           {"outside_window", record.outside_window},
           {"layers", layers_document(plan, record)},
           {"bytes", {{"read", record.read_bytes}, {"written", record.written_bytes}}},
-          {"identity", plan_identity(plan, source, activations.identity)}};
+          {"attempts", job.attempts_json("finished")},
+          {"checksums", checksums_document(plan, record)},
+          {"identity", identity_hash(run_identity(source, plan, activations))}};
 }
 
 uint64_t side_file_bytes(const Checkpoint& source) {
@@ -126,28 +172,32 @@ uint64_t side_file_bytes(const Checkpoint& source) {
 }
 
 void finish_output(const Checkpoint& source, const Plan& plan, const Activations& activations,
-                   const RunRecord& record, const Path& destination) {
+                   const RunRecord& record, Job& job, const Path& destination) {
   FileSystem& files = source.files();
-  const auto write = [&](const char* name, const Json& document) {
-    // Non-ASCII as escapes, two spaces, as Python's json.dump(indent=2) has it.
-    write_text_durably(files, destination / name, document.dump(2, ' ', true) + "\n");
-  };
+  require_unchanged_source(source);
+  const auto name_of = [&](const PlannedShard& shard) { return destination / shard.name; };
   copy_side_files(source, destination);
-  write_text_durably(files, destination / "README.md", model_card(source, plan, activations, record));
   files.create_folders(destination / "calibration");
-  write_amax(files, destination / "calibration" / "amax.safetensors",
+  write_amax(files, destination / kAmaxName,
              {.metadata = activations.rows ? amax_metadata(source, plan, *activations.rows)
                                            : activations.amax->metadata,
               .layers = record.layers});
   for (const PlannedShard& shard : plan.shards) {
-    files.rename(destination / (shard.name + ".partial"), destination / shard.name);
+    files.rename(name_of(shard).string() + ".partial", name_of(shard));
   }
   files.sync_folder(destination);
-  write("nibblecast.json", run_document(source, plan, activations, record));
-  write("hf_quant_config.json", plan.hf_quant_config);
-  write("model.safetensors.index.json", plan.index);
-  write("config.json", plan.config);
-  close_destination(files, destination);
+  // config.json last: with it the folder is a checkpoint.
+  const std::vector<std::pair<std::string, std::string>> documents = {
+      {"README.md", model_card(source, plan, activations, record)},
+      {"hf_quant_config.json", document_text(plan.hf_quant_config)},
+      {"model.safetensors.index.json", document_text(plan.index)},
+      {"config.json", document_text(plan.config)}};
+  Json run = run_document(source, plan, activations, record, job);
+  run["headers"] = headers_document(plan);
+  run["files"] = files_document(source, destination, documents);
+  write_text_durably(files, destination / "nibblecast.json", document_text(run));
+  for (const auto& [name, text] : documents) write_text_durably(files, destination / name, text);
+  job.close();
 }
 
 }  // namespace nibblecast

@@ -12,15 +12,16 @@ namespace nibblecast {
 
 // After quantize(): renames the shards; copies side files (the source's README.md becomes README.source.md
 // beside a short model card); writes nibblecast.json, hf_quant_config.json, calibration/amax.safetensors
-// (what was measured, or the amax file's content), the index, and config.json last; removes the job's marker.
-// All durable on return.
+// (what was measured, or the amax file's content), the index, and config.json last; ends the job. All durable
+// on return. Refuses (kRefused) if a source file was changed meanwhile.
 void finish_output(const Checkpoint& source, const Plan& plan, const Activations& activations,
-                   const RunRecord& record, const std::filesystem::path& destination);
+                   const RunRecord& record, Job& job, const std::filesystem::path& destination);
 
 // nibblecast.json: version, source (identity, path, config, index, shard headers), recipe and every option,
-// block counts, coverage, measured amax and bound per layer, time. docs/formats/nibblecast-json.md.
+// block counts, coverage, measured amax and bound per layer, times, the attempts at the job, a checksum of
+// every tensor. docs/formats/nibblecast-json.md.
 Json run_document(const Checkpoint& source, const Plan& plan, const Activations& activations,
-                  const RunRecord& record);
+                  const RunRecord& record, const Job& job);
 
 // Bytes of the files that finish_output() copies.
 uint64_t side_file_bytes(const Checkpoint& source);

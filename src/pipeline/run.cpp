@@ -11,44 +11,123 @@
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/parallel.h"
+#include "ops/product_isa.h"
 #include "pipeline/calibration_pass.h"
-#include "pipeline/extents.h"
+#include "pipeline/committer.h"
 #include "pipeline/reader.h"
+#include "pipeline/saved_streams.h"
+#include "pipeline/units.h"
 #include "pipeline/writer.h"
 
 namespace nibblecast {
 namespace {
 
-constexpr uint64_t kCopyBytes = 16 << 20;
 constexpr size_t kRowsPerTask = 128;  // of an expert, cast by one thread
-
-// One step of the work: a chunk of kept bytes, or an expert.
-struct Unit {
-  size_t stage = 0;
-  CopyRange copy;
-  const PlannedExpert* expert = nullptr;  // nullptr: copy
-  ReadUnit reads;
-  std::array<Place, 6> places = {};  // of the expert's weights (w1, w2, w3), then scales
-  uint64_t size_bytes() const {
-    uint64_t bytes = 0;
-    for (const FileRange& range : reads) bytes += range.size_bytes;
-    return bytes;
-  }
-};
 
 class Run {
  public:
-  Run(const Checkpoint& source, const Plan& plan, const Activations& activations, const RunOptions& options,
-      const std::filesystem::path* destination)
-      : source_(source), plan_(plan), activations_(activations), options_(options) {
-    if (activations.rows) pass_.emplace(source, plan, activations.rows->ids);
-    if (destination != nullptr) open_output(*destination);
-    list_units();
+  Run(const Checkpoint& source, const Plan& plan, const Activations& activations, Job& job,
+      const RunOptions& options, const std::filesystem::path* destination)
+      : source_(source),
+        plan_(plan),
+        activations_(activations),
+        job_(job),
+        options_(options),
+        durable_(job.state().tensors) {
     record_.without_tokens.resize(plan.model.num_hidden_layers);
+    record_.checksums.resize(plan.tensors.size());
+    if (activations.rows) resume_forward();
+    if (destination != nullptr) open_output(*destination);
+    take_over_durable();
+    units_ = list_units(source, plan, work_);
+    for (const Unit& unit : units_) total_bytes_ += unit.size_bytes();
   }
 
   RunRecord execute() {
     const auto start = std::chrono::steady_clock::now();
+    try {
+      go_through_stages();
+      if (writer_) finish_shards();
+      if (!options_.amax_output.empty()) save_amax();
+    } catch (...) {
+      if (committer_) committer_->flush_quietly();
+      throw;
+    }
+    record_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    return std::move(record_);
+  }
+
+ private:
+  // The forward pass starts at the saved streams, or at the embedding; not at all where every layer is known.
+  void resume_forward() {
+    const JobState& state = job_.state();
+    if (state.layers.size() == plan_.model.num_hidden_layers) return;
+    pass_.emplace(source_, plan_, activations_.rows->ids);
+    work_.forward_from = 0;
+    if (!state.streams) return;
+    const SavedStreams& saved = *state.streams;
+    if (load_streams(source_.files(), job_.work_folder(), saved, pass_->resume_at(saved.layer))) {
+      work_.forward_from = saved_at_ = saved.layer;
+      return;
+    }
+    record_.notes.push_back(fmt::format("{} is missing or damaged: the forward pass starts at layer 0 again",
+                                        (job_.work_folder() / saved.file).string()));
+    pass_.emplace(source_, plan_, activations_.rows->ids);
+  }
+
+  // Shards that an earlier attempt wrote into are gone on with; what is durable in one that is gone or cut is
+  // lost.
+  void open_output(const std::filesystem::path& destination) {
+    FileSystem& files = source_.files();
+    std::vector<std::unique_ptr<File>> shards;
+    std::vector<bool> kept;
+    for (const PlannedShard& shard : plan_.shards) {
+      const std::filesystem::path path = destination / (shard.name + ".partial");
+      const auto status = files.status(path);
+      kept.push_back(status && !status->is_folder && status->size_bytes == shard.size_bytes);
+      shards.push_back(files.open(path, kept.back() ? Access::kUpdateDirect : Access::kCreateDirect));
+      shards.back()->reserve(shard.size_bytes);
+      scalars_.emplace_back(shard.scalars_end - shard.scalars_begin);
+    }
+    files.sync_folder(destination);
+    for (uint32_t shard = 0; shard < plan_.shards.size(); ++shard) {
+      if (!kept[shard]) forget(shard);
+    }
+    writer_.emplace(std::move(shards), options_.write_memory_bytes);
+    committer_.emplace(*writer_, job_.journal(), options_.commit_interval);
+  }
+
+  void forget(uint32_t shard) {
+    std::vector<uint32_t> lost;
+    uint64_t bytes = 0;
+    for (auto it = durable_.begin(); it != durable_.end();) {
+      const Tensor& tensor = plan_.tensors[it->first].out;
+      if (tensor.shard != shard) {
+        ++it;
+        continue;
+      }
+      lost.push_back(it->first);
+      bytes += tensor.size_bytes;
+      it = durable_.erase(it);
+    }
+    if (lost.empty()) return;
+    job_.journal().append(lost_entry(lost, bytes));
+    record_.notes.push_back(fmt::format("{}.partial is gone or cut: its {} finished tensors are made again",
+                                        plan_.shards[shard].name, lost.size()));
+  }
+
+  void take_over_durable() {
+    for (const auto& [tensor, durable] : durable_) {
+      record_.checksums[tensor] = durable.checksum;
+      count(tensor, durable.blocks);
+    }
+    if (writer_) {
+      for (const auto& [tensor, value] : job_.state().scalars) set_scalar(tensor, value);
+    }
+    work_.write = [this](uint32_t tensor) { return writer_ && !durable_.contains(tensor); };
+  }
+
+  void go_through_stages() {
     std::vector<std::unique_ptr<File>> files;
     std::vector<ReadUnit> reads;
     for (const Shard& shard : source_.shards()) {
@@ -58,87 +137,30 @@ class Run {
     Reader reader(std::move(files), std::move(reads), options_.read_memory_bytes);
     size_t unit = 0;
     for (size_t stage = 0; stage < plan_.stages.size(); ++stage) {
-      begin_stage(stage);
+      stage_ = stage;
+      const bool layer_forward = plan_.stages[stage].layer && is_forward(plan_, work_, stage);
+      if (layer_forward) pass_->expect_layer(*plan_.stages[stage].layer);
       bool attended = false;
+      report(Phase::kRead);
       for (; unit < units_.size() && units_[unit].stage == stage; ++unit) {
-        if (pass_ && units_[unit].expert != nullptr && !attended) {
+        const Reader::Loaded loaded = reader.next();
+        if (layer_forward && units_[unit].expert != nullptr && !attended) {
+          report(Phase::kForward);
           pass_->begin_layer(*plan_.stages[stage].layer);
           attended = true;
         }
-        work(units_[unit], reader.next());
+        work(units_[unit], loaded);
         record_.read_bytes += units_[unit].size_bytes();
-        report(stage);
+        report(Phase::kRead);
       }
-      end_stage(stage);
+      if (plan_.stages[stage].layer) end_layer(*plan_.stages[stage].layer, layer_forward);
     }
-    if (writer_) finish_shards();
-    record_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    return std::move(record_);
-  }
-
- private:
-  void open_output(const std::filesystem::path& destination) {
-    std::vector<std::unique_ptr<File>> files;
-    for (const PlannedShard& shard : plan_.shards) {
-      files.push_back(source_.files().open(destination / (shard.name + ".partial"), Access::kCreateDirect));
-      files.back()->reserve(shard.size_bytes);
-      scalars_.emplace_back(shard.scalars_end - shard.scalars_begin);
-    }
-    writer_.emplace(std::move(files), options_.write_memory_bytes);
-  }
-
-  // The forward pass needs a layer's kept tensors first and its experts ascending; without one, the order of
-  // the files is best.
-  void list_units() {
-    for (size_t stage = 0; stage < plan_.stages.size(); ++stage) {
-      const bool needed = writer_ || (pass_ && (stage == 0 || plan_.stages[stage].layer));
-      if (!needed) continue;
-      const size_t begin = units_.size();
-      for (const CopyRange& range : plan_.stages[stage].kept) add_copies(stage, range);
-      for (const PlannedExpert& expert : plan_.stages[stage].experts) add_expert(stage, expert);
-      if (pass_) continue;
-      std::stable_sort(units_.begin() + begin, units_.end(), [](const Unit& a, const Unit& b) {
-        return std::pair(a.reads[0].file, a.reads[0].begin) < std::pair(b.reads[0].file, b.reads[0].begin);
-      });
-    }
-    for (const Unit& unit : units_) total_bytes_ += unit.size_bytes();
-  }
-
-  void add_copies(size_t stage, const CopyRange& range) {
-    for (uint64_t done = 0; done < range.size_bytes; done += kCopyBytes) {
-      const uint64_t size = std::min(kCopyBytes, range.size_bytes - done);
-      Unit unit;
-      unit.stage = stage;
-      unit.copy = {range.shard, range.source_begin + done, range.output_begin + done, size};
-      unit.reads = {{range.shard, range.source_begin + done, size}};
-      units_.push_back(std::move(unit));
-    }
-  }
-
-  void add_expert(size_t stage, const PlannedExpert& expert) {
-    std::array<FileRange, 6> ranges;
-    for (size_t slot = 0; slot < 3; ++slot) {
-      ranges[slot] = range_of(source_.tensors()[expert.linears[slot].source_weight]);
-      ranges[3 + slot] = range_of(source_.tensors()[expert.linears[slot].source_scale]);
-    }
-    MergedRanges merged = merge_ranges(ranges);
-    Unit unit;
-    unit.stage = stage;
-    unit.expert = &expert;
-    unit.reads = std::move(merged.ranges);
-    std::copy_n(merged.places.begin(), 6, unit.places.begin());
-    units_.push_back(std::move(unit));
-  }
-
-  static FileRange range_of(const Tensor& tensor) { return {tensor.shard, tensor.offset, tensor.size_bytes}; }
-
-  void begin_stage(size_t stage) {
-    if (pass_ && plan_.stages[stage].layer) pass_->expect_layer(*plan_.stages[stage].layer);
   }
 
   void work(const Unit& unit, const Reader::Loaded& loaded) {
     if (unit.expert == nullptr) {
-      copy(unit.copy, loaded[0]);
+      if (unit.forward) take(unit, loaded[0]);
+      if (unit.write) copy(unit, loaded[0]);
       return;
     }
     std::array<Mxfp4View, 3> views;
@@ -154,16 +176,62 @@ class Run {
     }
     const std::array<CastScan, 3> scans = {scan(*unit.expert, views, 0), scan(*unit.expert, views, 1),
                                            scan(*unit.expert, views, 2)};
-    if (pass_) pass_->expert(unit.expert->expert, {views[0], views[1], views[2]});
-    if (writer_) cast(*unit.expert, views, scans);
+    if (unit.forward) {
+      report(Phase::kForward);
+      pass_->expert(unit.expert->expert, {views[0], views[1], views[2]});
+    }
+    if (unit.write) cast(*unit.expert, views, scans);
   }
 
-  void copy(const CopyRange& range, std::span<const std::byte> bytes) {
-    if (pass_) pass_->take(range.shard, range.source_begin, bytes);
-    if (!writer_) return;
-    Writer::Batch batch = writer_->take({{range.shard, range.output_begin, range.size_bytes}});
-    std::memcpy(batch[0].data(), bytes.data(), bytes.size());
-    writer_->submit(std::move(batch));
+  void take(const Unit& unit, std::span<const std::byte> bytes) {
+    report(Phase::kForward);
+    pass_->take(unit.reads[0].file, unit.reads[0].begin, bytes);
+  }
+
+  void copy(const Unit& unit, std::span<const std::byte> bytes) {
+    report(Phase::kMake);
+    std::vector<FileRange> ranges;
+    for (const Piece& piece : unit.pieces) {
+      const Tensor& out = plan_.tensors[piece.tensor].out;
+      if (piece.write) ranges.push_back({out.shard, out.offset + piece.begin, piece.size_bytes});
+    }
+    const MergedRanges merged = merge_ranges(ranges);
+    Writer::Batch batch = writer_->take(merged.ranges);
+    DoneUnit done;
+    uint64_t begin = 0;
+    auto place = merged.places.begin();
+    for (const Piece& piece : unit.pieces) {
+      const auto part = bytes.subspan(begin, piece.size_bytes);
+      begin += piece.size_bytes;
+      if (!piece.write) continue;
+      std::memcpy(batch[place->range].data() + place->offset, part.data(), part.size());
+      ++place;
+      add_kept(piece, part, done);
+    }
+    submit(std::move(batch), std::move(done));
+  }
+
+  // Pieces of a tensor come in order, one tensor after the other.
+  void add_kept(const Piece& piece, std::span<const std::byte> bytes, DoneUnit& done) {
+    if (piece.begin == 0) kept_hash_ = Hash();
+    kept_hash_.add(bytes);
+    if (piece.begin + piece.size_bytes < plan_.tensors[piece.tensor].out.size_bytes) return;
+    done.tensors.push_back({piece.tensor, {.checksum = kept_hash_.hex(), .blocks = {}}});
+  }
+
+  // The batch holds the last bytes of `done`'s tensors.
+  void submit(Writer::Batch batch, DoneUnit done) {
+    std::vector<uint32_t> shards;
+    for (const DoneTensor& tensor : done.tensors) {
+      const Tensor& out = plan_.tensors[tensor.tensor].out;
+      record_.checksums[tensor.tensor] = tensor.is.checksum;
+      done.size_bytes += out.size_bytes;
+      if (std::ranges::find(shards, out.shard) == shards.end()) shards.push_back(out.shard);
+    }
+    const uint64_t number = writer_->submit(std::move(batch));
+    if (done.tensors.empty()) return;
+    done.stage = stage_name();
+    committer_->add(number, std::move(shards), done_entry(done));
   }
 
   // Of one projection's scales; NaN is refused before anything is computed from them.
@@ -180,27 +248,48 @@ class Run {
   // Codes and block scales of the three projections; neighbours in the output are written as one.
   void cast(const PlannedExpert& expert, const std::array<Mxfp4View, 3>& views,
             const std::array<CastScan, 3>& scans) {
+    report(Phase::kMake);
     CastScan gate_up = scans[0];
     gate_up.merge(scans[2]);
     const std::array<CastScan, 3> groups = {gate_up, scans[1], gate_up};
 
+    std::array<uint32_t, 6> outputs;
     std::array<FileRange, 6> ranges;
     for (size_t slot = 0; slot < 3; ++slot) {
-      ranges[slot] = range_of(plan_.tensors[expert.linears[slot].weight].out);
-      ranges[3 + slot] = range_of(plan_.tensors[expert.linears[slot].block_scale].out);
+      outputs[slot] = expert.linears[slot].weight;
+      outputs[3 + slot] = expert.linears[slot].block_scale;
     }
+    std::ranges::transform(outputs, ranges.begin(), [&](uint32_t tensor) {
+      const Tensor& out = plan_.tensors[tensor].out;
+      return FileRange{out.shard, out.offset, out.size_bytes};
+    });
     const MergedRanges merged = merge_ranges(ranges);
     Writer::Batch batch = writer_->take(merged.ranges);
     const auto output = [&](size_t index) {
       const Place& place = merged.places[index];
-      return reinterpret_cast<uint8_t*>(batch[place.range].data() + place.offset);
+      return batch[place.range].subspan(place.offset, ranges[index].size_bytes);
     };
+    DoneUnit done;
+    for (const uint32_t tensor : outputs) done.tensors.push_back({tensor, {}});
     for (size_t slot = 0; slot < 3; ++slot) {
-      count(expert.linears[slot],
-            cast_linear(views[slot], groups[slot].k_max(), output(slot), output(3 + slot)));
-      set_scalar(expert.linears[slot].weight_scale_2, groups[slot].scale_2());
+      const CastCounts counts =
+          cast_linear(views[slot], groups[slot].k_max(), reinterpret_cast<uint8_t*>(output(slot).data()),
+                      reinterpret_cast<uint8_t*>(output(3 + slot).data()));
+      count(outputs[slot], counts);
+      done.tensors[slot].is.blocks = counts;
+      const uint32_t scale_2 = expert.linears[slot].weight_scale_2;
+      set_scalar(scale_2, groups[slot].scale_2());
+      done.scalars.emplace_back(scale_2, groups[slot].scale_2());
     }
-    writer_->submit(std::move(batch));
+    parallel_for(outputs.size(),
+                 [&](size_t index) { done.tensors[index].is.checksum = checksum_of(output(index)); });
+    submit(std::move(batch), std::move(done));
+  }
+
+  static std::string checksum_of(std::span<const std::byte> bytes) {
+    Hash hash;
+    hash.add(bytes);
+    return hash.hex();
   }
 
   CastCounts cast_linear(const Mxfp4View& view, int k_max, uint8_t* codes, uint8_t* block_scales) const {
@@ -216,10 +305,10 @@ class Run {
     return counts[0];
   }
 
-  void count(const PlannedLinear& linear, const CastCounts& counts) {
+  void count(uint32_t weight, const CastCounts& counts) {
     record_.blocks.merge(counts);
     if (counts.outside_window > 0) {
-      record_.outside_window[plan_.tensors[linear.weight].out.name] = counts.outside_window;
+      record_.outside_window[plan_.tensors[weight].out.name] = counts.outside_window;
     }
   }
 
@@ -229,24 +318,44 @@ class Run {
     std::memcpy(scalars_[tensor.shard].data() + at, &value, sizeof value);
   }
 
-  void end_stage(size_t stage) {
-    const std::optional<uint64_t> layer = plan_.stages[stage].layer;
-    if (!layer) return;
-    if (pass_) {
-      record_.layers.push_back(pass_->end_layer());
-      if (!options_.amax_output.empty()) save_amax();
+  void end_layer(uint64_t layer, bool forward) {
+    if (forward) {
+      report(Phase::kForward);
+      finish_forward(layer);
+    } else if (activations_.rows) {
+      record_.layers.push_back(job_.state().layers.at(layer));
     } else {
-      record_.layers.push_back(layer_of(*activations_.amax, *layer));
+      record_.layers.push_back(layer_of(*activations_.amax, layer));
     }
     const LayerInputScales scales =
-        layer_input_scales(plan_, *layer, record_.layers.back().experts, activations_.origin);
-    record_.without_tokens[*layer] = scales.without_tokens;
+        layer_input_scales(plan_, layer, record_.layers.back().experts, activations_.origin);
+    record_.without_tokens[layer] = scales.without_tokens;
     if (!writer_) return;
-    for (const PlannedExpert& expert : plan_.stages[stage].experts) {
+    for (const PlannedExpert& expert : plan_.stages[stage_].experts) {
       set_scalar(expert.linears[0].input_scale, scales.w13[expert.expert]);
       set_scalar(expert.linears[1].input_scale, scales.w2[expert.expert]);
       set_scalar(expert.linears[2].input_scale, scales.w13[expert.expert]);
     }
+  }
+
+  void finish_forward(uint64_t layer) {
+    record_.layers.push_back(pass_->end_layer());
+    const auto before = job_.state().layers.find(layer);
+    if (before != job_.state().layers.end() && before->second != record_.layers.back()) {
+      throw Error(
+          ErrorKind::kInternal, {.file = job_.work_folder().string()},
+          fmt::format("layer {} gives other activations than before the interruption", layer),
+          {.hint = "is this the same machine, and is its memory sound? Begin again in another folder"});
+    }
+    job_.journal().append(layer_entry(record_.layers.back()));
+    if (!options_.amax_output.empty()) save_amax();
+    const uint64_t next = layer + 1;
+    if (next == plan_.model.num_hidden_layers || next - saved_at_ < options_.checkpoint_every) return;
+    report(Phase::kSaveStreams);
+    const SavedStreams saved = save_streams(source_.files(), job_.work_folder(), next, pass_->streams());
+    job_.journal().append(streams_entry(saved));
+    remove_streams(source_.files(), job_.work_folder(), saved.file);
+    saved_at_ = next;
   }
 
   LayerAmax layer_of(const AmaxFile& amax, uint64_t layer) const {
@@ -263,19 +372,25 @@ class Run {
                {.metadata = amax_metadata(source_, plan_, *activations_.rows), .layers = record_.layers});
   }
 
-  void report(size_t stage) const {
+  std::string stage_name() const {
+    const std::optional<uint64_t> layer = plan_.stages[stage_].layer;
+    return layer ? fmt::format("layer {}", *layer) : stage_ == 0 ? "embedding" : "rest";
+  }
+
+  void report(Phase phase) const {
     if (!options_.progress) return;
-    const std::optional<uint64_t> layer = plan_.stages[stage].layer;
-    options_.progress({.stage = layer        ? fmt::format("layer {}", *layer)
-                                : stage == 0 ? "embedding"
-                                             : "rest",
-                       .stages_done = stage,
+    options_.progress({.phase = phase,
+                       .stage = stage_name(),
+                       .stages_done = stage_,
                        .stages = plan_.stages.size(),
                        .bytes_done = record_.read_bytes,
                        .bytes = total_bytes_});
   }
 
   void finish_shards() {
+    report(Phase::kFinish);
+    writer_->wait();
+    committer_->flush();
     for (uint32_t shard = 0; shard < plan_.shards.size(); ++shard) {
       const std::string& header = plan_.shards[shard].header;
       Writer::Batch batch = writer_->take({{shard, 0, header.size() + scalars_[shard].size()}});
@@ -288,17 +403,37 @@ class Run {
       writer_->file(shard).sync();
       writer_->file(shard).close();
     }
+    for (uint32_t index = 0; index < plan_.tensors.size(); ++index) finish_checksum(index);
     record_.written_bytes = writer_->written_bytes();
+  }
+
+  // Of tensors that no unit makes: scalars, and tensors without elements.
+  void finish_checksum(uint32_t index) {
+    const Tensor& tensor = plan_.tensors[index].out;
+    const PlannedShard& shard = plan_.shards[tensor.shard];
+    if (tensor.size_bytes == 0) {
+      record_.checksums[index] = Hash().hex();
+    } else if (tensor.offset >= shard.scalars_begin && tensor.offset < shard.scalars_end) {
+      record_.checksums[index] = checksum_of(
+          std::span(scalars_[tensor.shard]).subspan(tensor.offset - shard.scalars_begin, tensor.size_bytes));
+    }
   }
 
   const Checkpoint& source_;
   const Plan& plan_;
   const Activations& activations_;
+  Job& job_;
   const RunOptions& options_;
+  std::unordered_map<uint32_t, DurableTensor>& durable_;  // before this attempt
+  Work work_;
   std::optional<CalibrationPass> pass_;
+  uint64_t saved_at_ = 0;                        // layer that the saved streams enter
   std::vector<std::vector<std::byte>> scalars_;  // [shard]: the bytes between header and the rest
   std::optional<Writer> writer_;
+  std::optional<Committer> committer_;
   std::vector<Unit> units_;
+  size_t stage_ = 0;
+  Hash kept_hash_;  // of the kept tensor in progress
   uint64_t total_bytes_ = 0;
   RunRecord record_;
 };
@@ -321,6 +456,12 @@ Activations Activations::from_amax(FileSystem& files, const std::filesystem::pat
   return {.rows = {}, .amax = read_amax(files, path), .origin = path.string(), .identity = hash.hex()};
 }
 
+Json run_identity(const Checkpoint& source, const Plan& plan, const Activations& activations) {
+  Json identity = plan_identity(plan, source, activations.identity);
+  if (activations.rows) identity["products"] = product_isa();
+  return identity;
+}
+
 std::map<std::string, std::string> amax_metadata(const Checkpoint& source, const Plan& plan,
                                                  const CalibrationRows& rows) {
   return {{"producer", "nibblecast " NIBBLECAST_VERSION},
@@ -332,14 +473,14 @@ std::map<std::string, std::string> amax_metadata(const Checkpoint& source, const
           {"compute_dtype", std::string(compute_dtype_name(plan.options.compute_dtype))}};
 }
 
-RunRecord calibrate(const Checkpoint& source, const Plan& plan, const Activations& activations,
+RunRecord calibrate(const Checkpoint& source, const Plan& plan, const Activations& activations, Job& job,
                     const RunOptions& options) {
-  return Run(source, plan, activations, options, nullptr).execute();
+  return Run(source, plan, activations, job, options, nullptr).execute();
 }
 
-RunRecord quantize(const Checkpoint& source, const Plan& plan, const Activations& activations,
+RunRecord quantize(const Checkpoint& source, const Plan& plan, const Activations& activations, Job& job,
                    const std::filesystem::path& destination, const RunOptions& options) {
-  return Run(source, plan, activations, options, &destination).execute();
+  return Run(source, plan, activations, job, options, &destination).execute();
 }
 
 }  // namespace nibblecast

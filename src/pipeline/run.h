@@ -1,6 +1,7 @@
 // pipeline/run.h - executes a Plan: every source byte is read once, every output byte written once.
 #pragma once
 
+#include <chrono>
 #include <filesystem>
 #include <functional>
 #include <map>
@@ -12,6 +13,7 @@
 #include "calibration/rows.h"
 #include "checkpoint/checkpoint.h"
 #include "formats/mxfp4_to_nvfp4.h"
+#include "pipeline/job.h"
 #include "plan/input_scale.h"
 #include "plan/plan.h"
 
@@ -28,16 +30,25 @@ struct Activations {
   static Activations from_amax(FileSystem& files, const std::filesystem::path& path);
 };
 
+// What the running thread is about to do.
+enum class Phase { kRead, kForward, kMake, kSaveStreams, kFinish };
+
 struct Progress {
+  Phase phase = Phase::kRead;
   std::string stage;  // "embedding", "layer 3", "rest"
   uint64_t stages_done = 0, stages = 0;
-  uint64_t bytes_done = 0, bytes = 0;  // source bytes
+  uint64_t bytes_done = 0, bytes = 0;  // source bytes, of this attempt
 };
+
+// plan_identity() of a run, and what a forward pass adds: its products' instructions.
+Json run_identity(const Checkpoint& source, const Plan& plan, const Activations& activations);
 
 struct RunOptions {
   uint64_t read_memory_bytes = 0, write_memory_bytes = 0;
-  std::filesystem::path amax_output;              // written after every layer; empty: nowhere
-  std::function<void(const Progress&)> progress;  // called from the running thread; may be empty
+  std::filesystem::path amax_output;                // written after every layer; empty: nowhere
+  uint64_t checkpoint_every = 1;                    // layers between two savings of the residual streams
+  std::chrono::milliseconds commit_interval{1000};  // between two groups of journal entries
+  std::function<void(const Progress&)> progress;    // called from the running thread; may be empty
 };
 
 // What a run found out.
@@ -46,7 +57,9 @@ struct RunRecord {
   std::vector<std::vector<uint64_t>> without_tokens;  // [layer]: experts that saw no token
   CastCounts blocks;
   std::map<std::string, uint64_t> outside_window;  // weight tensor -> blocks requantized
-  uint64_t read_bytes = 0, written_bytes = 0;
+  std::vector<std::string> checksums;              // XXH3-128 of each planned tensor
+  std::vector<std::string> notes;                  // what had to be done again
+  uint64_t read_bytes = 0, written_bytes = 0;      // of this attempt
   double seconds = 0;
 };
 
@@ -54,15 +67,17 @@ struct RunRecord {
 std::map<std::string, std::string> amax_metadata(const Checkpoint& source, const Plan& plan,
                                                  const CalibrationRows& rows);
 
+// Both go on where `job` stands, and leave it so that another run can when they throw. Errors: E8M0 byte 255
+// in an expert's scales (kBadInput, tensor and offset), an amax above its bound, NaN in the forward pass, I/O
+// errors, a full disk.
+
 // Forward pass only; no output but `options.amax_output`.
-RunRecord calibrate(const Checkpoint& source, const Plan& plan, const Activations& activations,
+RunRecord calibrate(const Checkpoint& source, const Plan& plan, const Activations& activations, Job& job,
                     const RunOptions& options);
 
 // The whole job into `destination`, which open_destination() made ready. On return all shards are complete
-// and durable under NAME.partial; finish_output() (pipeline/output.h) names them. Errors leave DST
-// unfinished: E8M0 byte 255 in an expert's scales (kBadInput, tensor and offset), an amax above its bound,
-// NaN in the forward pass, I/O errors, a full disk.
-RunRecord quantize(const Checkpoint& source, const Plan& plan, const Activations& activations,
+// and durable under NAME.partial; finish_output() (pipeline/output.h) names them.
+RunRecord quantize(const Checkpoint& source, const Plan& plan, const Activations& activations, Job& job,
                    const std::filesystem::path& destination, const RunOptions& options);
 
 }  // namespace nibblecast

@@ -1,7 +1,6 @@
 #include "pipeline/writer.h"
 
 #include <algorithm>
-#include <atomic>
 #include <utility>
 
 namespace nibblecast {
@@ -24,7 +23,13 @@ Writer::Batch Writer::take(std::vector<FileRange> ranges) {
   return batch;
 }
 
-void Writer::submit(Batch batch) {
+struct Writer::Submitted {
+  Buffer buffer;
+  size_t requests = 0;  // not yet done
+  bool failed = false;
+};
+
+uint64_t Writer::submit(Batch batch) {
   struct Request {
     File* file;
     uint64_t offset;
@@ -48,27 +53,47 @@ void Writer::submit(Batch batch) {
     add(last_page, range.end());
     submitted_bytes_ += range.size_bytes;
   }
-  const auto left = std::make_shared<std::atomic<size_t>>(requests.size());
-  const auto buffer = std::make_shared<Buffer>(std::move(batch.buffer_));
-  if (requests.empty()) pool_.give_back(std::move(*buffer));
+  const auto submitted = std::make_shared<Submitted>();
+  submitted->buffer = std::move(batch.buffer_);
+  submitted->requests = requests.size();
+  uint64_t number;
   {
     const std::lock_guard lock(mutex_);
     under_way_ += requests.size();
+    submitted_.push_back(submitted);
+    number = written_batches_ + submitted_.size();
+    if (requests.empty()) settle(*submitted);
   }
   for (const Request& request : requests) {
-    threads_.submit([this, request, left, buffer] {
+    threads_.submit([this, request, submitted] {
       std::exception_ptr error;
       try {
         request.file->write(request.offset, request.from);
       } catch (...) {
         error = std::current_exception();
       }
-      if (--*left == 0) pool_.give_back(std::move(*buffer));
       const std::lock_guard lock(mutex_);
       if (error && !error_) error_ = error;
+      if (error) submitted->failed = true;
+      if (--submitted->requests == 0) settle(*submitted);
       if (--under_way_ == 0) done_.notify_all();
     });
   }
+  return number;
+}
+
+// A batch that failed keeps its place, so that nothing after it counts as written.
+void Writer::settle(Submitted& batch) {
+  pool_.give_back(std::move(batch.buffer));
+  while (!submitted_.empty() && submitted_.front()->requests == 0 && !submitted_.front()->failed) {
+    submitted_.pop_front();
+    ++written_batches_;
+  }
+}
+
+uint64_t Writer::written_batches() const {
+  const std::lock_guard lock(mutex_);
+  return written_batches_;
 }
 
 void Writer::wait() {

@@ -3,6 +3,7 @@
 
 #include <condition_variable>
 #include <cstdint>
+#include <deque>
 #include <exception>
 #include <memory>
 #include <mutex>
@@ -41,7 +42,10 @@ class Writer {
   // Not thread-safe.
   Batch take(std::vector<FileRange> ranges);
   // Ranges must not overlap. Whole pages are written directly, parts of a page through the page cache.
-  void submit(Batch batch);
+  // Returns the batch's number: 1, 2, 3...
+  uint64_t submit(Batch batch);
+  // The largest n such that batches 1 to n are in the files (not yet synced). Thread-safe.
+  uint64_t written_batches() const;
   // Everything submitted is in the files (not yet synced), or the first error is thrown.
   void wait();
 
@@ -50,13 +54,18 @@ class Writer {
   uint64_t written_bytes() const { return submitted_bytes_; }
 
  private:
+  struct Submitted;  // a batch under way
+
+  void settle(Submitted& batch);  // none of its requests is left; mutex_ is held
   void rethrow_error();
 
   std::vector<std::unique_ptr<File>> files_;
   BufferPool pool_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::condition_variable done_;
-  size_t under_way_ = 0;
+  size_t under_way_ = 0;                              // requests
+  std::deque<std::shared_ptr<Submitted>> submitted_;  // the oldest is not yet written
+  uint64_t written_batches_ = 0;
   uint64_t submitted_bytes_ = 0;
   std::exception_ptr error_;
   IoThreads threads_;  // last: its threads end before what they use

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <fstream>
 #include <limits>
 #include <string>
@@ -117,7 +118,7 @@ MemoryCost memory_cost(const Checkpoint& source, const Plan& plan, const Workloa
                                                                       workload.longest_row, threads);
     for (const Stage& stage : plan.stages) {
       uint64_t kept = 0;
-      for (const CopyRange& range : stage.kept) kept += range.size_bytes;
+      for (const uint32_t tensor : stage.kept) kept += plan.tensors[tensor].out.size_bytes;
       if (stage.layer) cost.dense_bytes = std::max(cost.dense_bytes, kept);
     }
   }
@@ -191,6 +192,30 @@ double estimated_seconds(const Plan& plan, const Workload& workload, const DiskR
   return std::max({read, write, compute});
 }
 
+WorkCost work_cost(const Plan& plan, const Workload& workload) {
+  // An expert's entry with six tensors and three scalars is 500 bytes long; a layer's holds four numbers of
+  // at most ten digits for each expert.
+  WorkCost cost{.journal_bytes = kMiB + plan.tensors.size() * 100, .streams_bytes = 0};
+  if (workload.tokens == 0) return cost;
+  cost.journal_bytes += plan.model.num_hidden_layers * (plan.model.n_routed_experts * 48 + 4096);
+  cost.streams_bytes = workload.tokens * plan.model.hc_mult * plan.model.hidden_size *
+                       (plan.options.compute_dtype == ComputeDtype::kBF16 ? sizeof(bf16) : sizeof(float));
+  return cost;
+}
+
+uint64_t checkpoint_interval(const Plan& plan, const Workload& workload, const DiskRates& disk,
+                             double flops_per_second) {
+  constexpr double kShare = 0.03;
+  const uint64_t layers = plan.model.num_hidden_layers;
+  const double save =
+      static_cast<double>(work_cost(plan, workload).streams_bytes) / disk.write_bytes_per_second;
+  const double layer =
+      estimated_seconds(plan, workload, disk, flops_per_second) / static_cast<double>(layers);
+  const double interval = std::ceil(save / (kShare * layer));
+  return interval < static_cast<double>(layers) ? std::max<uint64_t>(1, static_cast<uint64_t>(interval))
+                                                : layers;
+}
+
 std::vector<Finding> check_memory(const MemoryCost& cost, uint64_t limit_bytes) {
   if (cost.peak_bytes() <= limit_bytes) return {};
   const bool forward = cost.forward_bytes > 0;
@@ -206,7 +231,7 @@ std::vector<Finding> check_disk(uint64_t needed_bytes, uint64_t free_bytes,
                                 const std::filesystem::path& folder) {
   if (needed_bytes <= free_bytes) return {};
   return {{.severity = Severity::kRefusal,
-           .reason = fmt::format("the output takes {} bytes and {} has {} free: {} bytes short", needed_bytes,
+           .reason = fmt::format("the job takes {} bytes and {} has {} free: {} bytes short", needed_bytes,
                                  folder.string(), free_bytes, needed_bytes - free_bytes),
            .remedy = "free some space, or name a destination on another disk"}};
 }

@@ -42,6 +42,19 @@ std::optional<DiskRates> probe_disk(const std::filesystem::path& folder);
 // FLOP/s of this machine's products in the plan's compute dtype, from a short run of all threads.
 double probe_products(ComputeDtype dtype);
 
+// What a job keeps to be resumable: its journal, and the residual streams between two layers twice (the new
+// ones are whole before the old ones go).
+struct WorkCost {
+  uint64_t journal_bytes = 0, streams_bytes = 0;
+  uint64_t bytes() const { return journal_bytes + 2 * streams_bytes; }
+};
+WorkCost work_cost(const Plan& plan, const Workload& workload);
+
+// Layers between two savings of the residual streams: the least number for which saving them takes at most 3
+// % of the time, so that a crash costs little and its prevention less.
+uint64_t checkpoint_interval(const Plan& plan, const Workload& workload, const DiskRates& disk,
+                             double flops_per_second);
+
 // Seconds: reading and writing overlap each other and the arithmetic, so the longest decides.
 double estimated_seconds(const Plan& plan, const Workload& workload, const DiskRates& disk,
                          double flops_per_second);

@@ -164,7 +164,8 @@ class Planner {
       }
     }
     for (uint32_t index = 0; index < source_.tensors().size(); ++index) {
-      if (make_[index] == Make::kKeep) add_copy(plan_.stages[inventory_.layer_of[index] + 1].kept, index);
+      if (make_[index] != Make::kKeep) continue;
+      plan_.stages[inventory_.layer_of[index] + 1].kept.push_back(planned_from_[index]);
     }
     plan_.source_bytes = source_.data_bytes();
   }
@@ -185,20 +186,6 @@ class Planner {
     }
     plan_.largest_expert_bytes = std::max(plan_.largest_expert_bytes, bytes);
     return planned;
-  }
-
-  void add_copy(std::vector<CopyRange>& kept, uint32_t index) const {
-    const Tensor& from = source_.tensors()[index];
-    const Tensor& to = plan_.tensors[planned_from_[index]].out;
-    if (!kept.empty()) {
-      CopyRange& last = kept.back();
-      if (last.shard == from.shard && last.source_begin + last.size_bytes == from.offset &&
-          last.output_begin + last.size_bytes == to.offset) {
-        last.size_bytes += from.size_bytes;
-        return;
-      }
-    }
-    kept.push_back({from.shard, from.offset, to.offset, from.size_bytes});
   }
 
   void bound_activations() {
@@ -301,17 +288,23 @@ std::string source_identity(const Checkpoint& source) {
   return hash.hex();
 }
 
-std::string plan_identity(const Plan& plan, const Checkpoint& source, std::string_view activations) {
+Json plan_identity(const Plan& plan, const Checkpoint& source, std::string_view activations) {
+  static constexpr const char* kW2Inputs[] = {"max", "weighted", "unweighted"};
   const QuantizeOptions& options = plan.options;
+  return {{"format", kFormatVersion},
+          {"version", NIBBLECAST_VERSION},
+          {"source", source_identity(source)},
+          {"recipe", options.recipe},
+          {"compute dtype", compute_dtype_name(options.compute_dtype)},
+          {"input scale", options.input_scale == InputScalePolicy::kLayer ? "layer" : "expert"},
+          {"w2 input", kW2Inputs[static_cast<int>(options.w2_input)]},
+          {"negative zero", options.negative_zero == NegativeZero::kKeep ? "keep" : "modelopt"},
+          {"calibration rows or amax file", activations}};
+}
+
+std::string identity_hash(const Json& identity) {
   Hash hash;
-  add_part(hash, kFormatVersion);
-  add_part(hash, NIBBLECAST_VERSION);
-  add_part(hash, source_identity(source));
-  add_part(hash, options.recipe);
-  add_part(hash, compute_dtype_name(options.compute_dtype));
-  add_part(hash, fmt::format("{} {} {}", static_cast<int>(options.input_scale),
-                             static_cast<int>(options.w2_input), static_cast<int>(options.negative_zero)));
-  add_part(hash, activations);
+  hash.add(identity.dump());
   return hash.hex();
 }
 

@@ -38,12 +38,6 @@ struct PlannedShard {
   uint64_t scalars_begin = 0, scalars_end = 0;
 };
 
-// Kept bytes that are contiguous in the source and in the output.
-struct CopyRange {
-  uint32_t shard = 0;
-  uint64_t source_begin = 0, output_begin = 0, size_bytes = 0;
-};
-
 // One projection of a routed expert; indices into the source's tensors() and into Plan::tensors.
 struct PlannedLinear {
   uint32_t source_weight = 0, source_scale = 0;
@@ -57,7 +51,7 @@ struct PlannedExpert {
 // The order of work: what must have been read before the next stage can begin.
 struct Stage {
   std::optional<uint64_t> layer;       // nothing: embedding (first stage), or head, norm, mtp (last one)
-  std::vector<CopyRange> kept;         // by shard, then offset
+  std::vector<uint32_t> kept;          // indices into Plan::tensors, in the source's order
   std::vector<PlannedExpert> experts;  // ascending; of main layers only
 };
 
@@ -100,8 +94,11 @@ Plan make_plan(const Checkpoint& source, const QuantizeOptions& options);
 // Hash of the source alone: shard names, sizes and headers, and config.
 std::string source_identity(const Checkpoint& source);
 
-// Hash of everything that decides the output's bytes: source headers and config, options, format version and
-// `activations` (the rows' ids, or the amax file's content).
-std::string plan_identity(const Plan& plan, const Checkpoint& source, std::string_view activations);
+// Everything that decides the output's bytes, by name, so that two jobs can be told apart by what differs:
+// source headers and config, options, format version and `activations` (the hash of the rows' ids, or of the
+// amax file's content).
+Json plan_identity(const Plan& plan, const Checkpoint& source, std::string_view activations);
+// Its hash.
+std::string identity_hash(const Json& identity);
 
 }  // namespace nibblecast

@@ -1,6 +1,8 @@
 #include "cli/interrupt.h"
 
+#include <chrono>
 #include <csignal>
+#include <thread>
 
 #include "testing.h"
 
@@ -8,21 +10,31 @@ namespace nibblecast {
 namespace {
 
 TEST(InterruptWatch, NotesTheFirstSignal) {
-  const InterruptWatch watch;
-  InterruptWatch::check("");
+  const InterruptWatch watch("run it again");
+  EXPECT_NO_THROW(watch.check());
   std::raise(SIGTERM);
   testing::expect_error(
-      ErrorKind::kInterrupted, [] { InterruptWatch::check("run it again"); }, "signal 15", "run it again");
+      ErrorKind::kInterrupted, [&] { watch.check(); }, "signal 15", "run it again");
 }
 
 TEST(InterruptWatch, TheSecondSignalEndsTheProcess) {
   EXPECT_EXIT(
       {
-        const InterruptWatch watch;
+        const InterruptWatch watch("");
         std::raise(SIGINT);
         std::raise(SIGINT);
       },
       ::testing::KilledBySignal(SIGINT), "");
+}
+
+TEST(InterruptWatch, WorkThatDoesNotLookEndsWithTheSameMessage) {
+  EXPECT_EXIT(
+      {
+        const InterruptWatch watch("run it again");
+        std::raise(SIGINT);
+        std::this_thread::sleep_for(std::chrono::seconds(60));
+      },
+      ::testing::ExitedWithCode(9), "interrupted; run it again");
 }
 
 }  // namespace

@@ -94,7 +94,7 @@ TEST_F(Refusals, DiskTooSmallForV4Pro) {
     GTEST_SKIP() << "this disk has room for V4-Pro";
   const CliResult plan = run_cli({"plan", path("pro"), "--json"});
   EXPECT_EQ(plan.exit_code, 5);
-  EXPECT_NE(plan.err.find("nibblecast: error: refused: the output takes "), std::string::npos) << plan.err;
+  EXPECT_NE(plan.err.find("nibblecast: error: refused: the job takes "), std::string::npos) << plan.err;
   const Json json = Json::parse(plan.out);
   EXPECT_EQ(json["source"]["bytes"], 864704792696);
   EXPECT_EQ(json["source"]["tensors"], 145116);

@@ -18,8 +18,10 @@ FolderContents without_times(FolderContents contents) {
   std::erase_if(contents, [](const auto& file) { return file.first.starts_with(".nibblecast"); });
   const auto record = contents.find("nibblecast.json");
   if (record != contents.end()) {
-    Json document = parse_json(record->second, record->first);
-    for (const char* field : {"finished", "seconds"}) document.erase(field);
+    // What a power cut left of it need not be JSON.
+    Json document = Json::parse(record->second, nullptr, false);
+    if (!document.is_object()) return contents;
+    for (const char* field : {"finished", "seconds", "attempts", "bytes"}) document.erase(field);
     record->second = document.dump();
   }
   return contents;
@@ -43,18 +45,25 @@ std::unique_ptr<MemoryFiles> machine(NameLoss loss) {
   return files;
 }
 
+// A job this small would be over before its first group of journal entries.
+RunOptions committing_at_once() {
+  RunOptions options = small_buffers();
+  options.commit_interval = std::chrono::milliseconds(0);
+  return options;
+}
+
 void run_with_amax(FileSystem& files) {
   const Checkpoint source = Checkpoint::open(kSource, files);
   const Plan plan = make_plan(source, {});
   const Activations amax = {.rows = {}, .amax = plain_amax(plan), .origin = "test", .identity = "amax"};
-  run_job(source, plan, amax, kDestination);
+  run_job(source, plan, amax, kDestination, committing_at_once());
 }
 
 void run_with_rows(FileSystem& files) {
   const Checkpoint source = Checkpoint::open(kSource, files);
   const Plan plan = make_plan(source, {});
   const auto rows = tiny_rows(plan.model.vocab_size, 2, 16);
-  run_job(source, plan, Activations::from_rows(rows, "test"), kDestination);
+  run_job(source, plan, Activations::from_rows(rows, "test"), kDestination, committing_at_once());
 }
 
 Job job_of(void (*run)(FileSystem&)) { return {machine, run, kDestination, without_times}; }
@@ -79,9 +88,9 @@ TEST(JobFaults, EveryPowerCutOfACalibration) {
   expect_no_problem(cut_power_everywhere(job_of(run_with_rows), 1));
 }
 
-TEST(JobFaults, CrashesDuringResume) { expect_no_problem(crash_twice(job_of(run_with_amax), 4, 0)); }
+TEST(JobFaults, CrashesDuringResume) { expect_no_problem(crash_twice(job_of(run_with_amax), 3, 4)); }
 
-TEST(JobFaults, PowerCutsDuringResume) { expect_no_problem(crash_twice(job_of(run_with_amax), 4, 0, 1)); }
+TEST(JobFaults, PowerCutsDuringResume) { expect_no_problem(crash_twice(job_of(run_with_amax), 3, 4, 1)); }
 
 }  // namespace
 }  // namespace nibblecast::testing

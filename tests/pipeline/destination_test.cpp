@@ -2,71 +2,144 @@
 
 #include <fstream>
 
-#include "testing.h"
+#include "pipeline_testing.h"
 
 namespace nibblecast {
 namespace {
 
+using testing::describe;
 using testing::expect_error;
+using testing::make_tiny_source;
+using testing::plain_amax;
+using testing::run_job;
 using testing::TemporaryFolder;
 
 class DestinationTest : public ::testing::Test {
  protected:
-  DestinationTest() : source_(folder_.path() / "source"), destination_(folder_.path() / "out") {
-    std::filesystem::create_directory(source_);
+  DestinationTest() : source_folder_(folder_.path() / "source"), destination_(folder_.path() / "out") {
+    make_tiny_source(source_folder_);
+    source_.emplace(Checkpoint::open(source_folder_, system_files()));
+    plan_ = make_plan(*source_, {});
   }
-  void open(const std::string& identity) {
-    open_destination(system_files(), source_, destination_, identity);
+  Activations activations(const std::string& identity = "a") const {
+    return {.rows = {}, .amax = plain_amax(plan_), .origin = "test", .identity = identity};
   }
+  Job open(const std::string& identity, const std::filesystem::path& work_folder = {}) {
+    return open_at(destination_, identity, work_folder);
+  }
+  Job open_at(const std::filesystem::path& destination, const std::string& identity = "a",
+              const std::filesystem::path& work_folder = {}) {
+    return open_destination(system_files(), source_folder_, destination, work_folder,
+                            describe(*source_, plan_, activations(identity)), plan_);
+  }
+  void put(const std::string& name) { std::ofstream(destination_ / name) << "x"; }
+  bool has(const std::string& name) const { return std::filesystem::exists(destination_ / name); }
 
   TemporaryFolder folder_;
-  std::filesystem::path source_, destination_;
+  std::filesystem::path source_folder_, destination_;
+  std::optional<Checkpoint> source_;
+  Plan plan_;
 };
 
 TEST_F(DestinationTest, TakesANewAndAnEmptyFolder) {
-  open("a");
-  EXPECT_TRUE(std::filesystem::exists(destination_ / ".nibblecast/job.json"));
-  close_destination(system_files(), destination_);
+  {
+    Job job = open("a");
+    EXPECT_TRUE(has(".nibblecast/job.json"));
+    EXPECT_FALSE(job.resumed());
+    job.close();
+  }
   EXPECT_TRUE(std::filesystem::is_empty(destination_));
   EXPECT_NO_THROW(open("b"));
 }
 
-TEST_F(DestinationTest, SameJobStartsAgainOverWhatItLeft) {
+TEST_F(DestinationTest, SameJobGoesOnWithItsShards) {
   open("a");
-  std::ofstream(destination_ / "model.safetensors.partial") << "x";
-  EXPECT_NO_THROW(open("a"));
-  EXPECT_FALSE(std::filesystem::exists(destination_ / "model.safetensors.partial"));
+  const std::string shard = plan_.shards[0].name;
+  put(shard + ".partial");
+  put("config.json.partial");
+  put(plan_.shards[1].name);
+  const Job job = open("a");
+  EXPECT_TRUE(job.resumed());
+  EXPECT_TRUE(has(shard + ".partial"));
+  EXPECT_FALSE(has("config.json.partial"));
+  EXPECT_FALSE(has(plan_.shards[1].name));
+  EXPECT_TRUE(has(plan_.shards[1].name + ".partial"));
 }
 
-TEST_F(DestinationTest, RefusesAnotherJobAndForeignFiles) {
+TEST_F(DestinationTest, RefusesAnotherJobNamingWhatDiffers) {
   open("a");
   expect_error(
-      ErrorKind::kRefused, [&] { open("b"); }, "another job");
-  close_destination(system_files(), destination_);
-  std::ofstream(destination_ / "precious") << "x";
+      ErrorKind::kRefused, [&] { open("b"); }, "another job", "calibration rows or amax file was a, is b");
+}
+
+TEST_F(DestinationTest, RefusesForeignFiles) {
+  std::filesystem::create_directory(destination_);
+  put("precious");
   expect_error(
       ErrorKind::kRefused, [&] { open("a"); }, "is not empty");
-  EXPECT_TRUE(std::filesystem::exists(destination_ / "precious"));
+  EXPECT_TRUE(has("precious"));
+}
+
+TEST_F(DestinationTest, RefusesASecondProcess) {
+  const Job job = open("a");
+  expect_error(
+      ErrorKind::kRefused, [&] { open("a"); }, "another process is at work here",
+      "process " + std::to_string(getpid()) + " on ");
+}
+
+TEST_F(DestinationTest, RefusesASourceThatChanged) {
+  open("a");
+  const auto shard = source_folder_ / source_->shards()[0].name;
+  std::filesystem::last_write_time(shard, std::filesystem::last_write_time(shard) + std::chrono::seconds(1));
+  source_.emplace(Checkpoint::open(source_folder_, system_files()));
+  expect_error(
+      ErrorKind::kRefused, [&] { open("a"); }, source_->shards()[0].name, "changed since this job began");
+}
+
+TEST_F(DestinationTest, KnowsItsFinishedOutput) {
+  run_job(*source_, plan_, activations(), destination_);
+  EXPECT_EQ(check_destination(system_files(), source_folder_, destination_,
+                              describe(*source_, plan_, activations())),
+            DestinationState::kFinished);
+  expect_error(
+      ErrorKind::kRefused, [&] { open("a"); }, "finished output");
+  expect_error(
+      ErrorKind::kRefused, [&] { open("b"); }, "is not empty");
+}
+
+TEST_F(DestinationTest, WorkFolderElsewhere) {
+  const auto work = folder_.path() / "work";
+  {
+    const Job job = open("a", work);
+    EXPECT_TRUE(std::filesystem::exists(work / "journal"));
+  }
+  EXPECT_EQ(open("a").work_folder(), work);  // the job knows where it keeps its state
+  expect_error(
+      ErrorKind::kRefused, [&] { open("a", folder_.path() / "other"); }, "another work folder");
+  expect_error(
+      ErrorKind::kRefused, [&] { open_at(folder_.path() / "out2", "a", work); }, "is not empty");
+  open("a").close();
+  EXPECT_FALSE(std::filesystem::exists(work));
 }
 
 TEST_F(DestinationTest, RefusesAFile) {
-  std::ofstream(destination_) << "x";
+  std::ofstream(destination_.string()) << "x";
   expect_error(
       ErrorKind::kRefused, [&] { open("a"); }, "is not a folder");
 }
 
 TEST_F(DestinationTest, RefusesNestingEitherWayAndTheSame) {
-  const auto refuse = [&](const std::filesystem::path& from, const std::filesystem::path& to) {
+  const auto refuse = [&](const std::filesystem::path& to) {
     expect_error(
-        ErrorKind::kRefused, [&] { open_destination(system_files(), from, to, "a"); }, "inside one another");
+        ErrorKind::kRefused, [&] { open_at(to); }, "inside one another");
   };
-  refuse(source_, source_);
-  refuse(source_, source_ / "out");
-  refuse(source_ / "deep", source_);
-  refuse(source_, source_ / "x/.." / "out");
-  std::filesystem::create_directory_symlink(source_, folder_.path() / "link");
-  refuse(source_, folder_.path() / "link/out");
-  EXPECT_NO_THROW(open_destination(system_files(), source_, folder_.path() / "source2", "a"));
+  refuse(source_folder_);
+  refuse(source_folder_ / "out");
+  refuse(folder_.path());
+  refuse(source_folder_ / "x/.." / "out");
+  std::filesystem::create_directory_symlink(source_folder_, folder_.path() / "link");
+  refuse(folder_.path() / "link/out");
+  EXPECT_NO_THROW(open_at(folder_.path() / "source2"));
 }
 
 }  // namespace

@@ -55,14 +55,18 @@ inline RunOptions small_buffers(uint64_t bytes = 32 << 20) {
   return options;
 }
 
+inline JobDescription describe(const Checkpoint& source, const Plan& plan, const Activations& activations) {
+  return describe_job(source, run_identity(source, plan, activations), Json::object());
+}
+
 // The whole job, as the command does it.
 inline RunRecord run_job(const Checkpoint& source, const Plan& plan, const Activations& activations,
                          const std::filesystem::path& destination,
                          const RunOptions& options = small_buffers()) {
-  open_destination(source.files(), source.folder(), destination,
-                   plan_identity(plan, source, activations.identity));
-  const RunRecord record = quantize(source, plan, activations, destination, options);
-  finish_output(source, plan, activations, record, destination);
+  nibblecast::Job job = open_destination(source.files(), source.folder(), destination, {},
+                                         describe(source, plan, activations), plan);
+  const RunRecord record = quantize(source, plan, activations, job, destination, options);
+  finish_output(source, plan, activations, record, job, destination);
   return record;
 }
 

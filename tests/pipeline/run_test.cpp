@@ -125,7 +125,8 @@ TEST_F(RunTest, CalibrationFileGivesTheSameOutputAsTheRun) {
   run_job(in, plan, rows, work_.path() / "a");
   RunOptions options = small_buffers();
   options.amax_output = work_.path() / "amax.safetensors";
-  const RunRecord record = calibrate(in, plan, rows, options);
+  Job job = Job::open(system_files(), work_.path() / "job", {}, testing::describe(in, plan, rows));
+  const RunRecord record = calibrate(in, plan, rows, job, options);
   EXPECT_EQ(record.layers.size(), plan.model.num_hidden_layers);
   run_job(in, plan, Activations::from_amax(system_files(), options.amax_output), work_.path() / "b");
   auto a = folder_hashes(work_.path() / "a"), b = folder_hashes(work_.path() / "b");

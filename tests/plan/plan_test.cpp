@@ -55,7 +55,7 @@ TEST_F(PlanTest, StagesCoverAllKeptBytesOnceAndInOrder) {
   const Plan plan = make_plan(in, {});
   uint64_t copied = 0, kept = 0;
   for (const Stage& stage : plan.stages) {
-    for (const CopyRange& range : stage.kept) copied += range.size_bytes;
+    for (const uint32_t tensor : stage.kept) copied += plan.tensors[tensor].out.size_bytes;
     for (uint64_t expert = 0; expert < stage.experts.size(); ++expert)
       EXPECT_EQ(stage.experts[expert].expert, expert);
   }
@@ -143,7 +143,7 @@ TEST_F(PlanTest, BoundsComeFromNormWeightsAndClamp) {
 TEST_F(PlanTest, IdentityHangsOnWhatDecidesTheBytes) {
   const Checkpoint in = source();
   QuantizeOptions options;
-  const std::string identity = plan_identity(make_plan(in, options), in, "rows");
+  const Json identity = plan_identity(make_plan(in, options), in, "rows");
   EXPECT_EQ(plan_identity(make_plan(in, options), in, "rows"), identity);
   EXPECT_NE(plan_identity(make_plan(in, options), in, "other rows"), identity);
   options.negative_zero = NegativeZero::kModelOpt;

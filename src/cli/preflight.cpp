@@ -1,0 +1,200 @@
+#include "cli/preflight.h"
+
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <iterator>
+#include <utility>
+
+#include "base/error.h"
+#include "cli/activations.h"
+#include "cli/source.h"
+
+namespace nibblecast {
+namespace {
+
+using Path = std::filesystem::path;
+
+// Streams this small are saved after every layer without a thought.
+constexpr uint64_t kSmallStreams = 64 << 20;
+
+Path nearest_existing(Path path) {
+  path = std::filesystem::absolute(path);
+  std::error_code ignored;
+  while (!std::filesystem::exists(path, ignored) && path != path.root_path()) path = path.parent_path();
+  return path;
+}
+
+bool on_same_disk(const Path& a, const Path& b) {
+  struct stat one = {}, other = {};
+  return ::stat(nearest_existing(a).c_str(), &one) == 0 && ::stat(nearest_existing(b).c_str(), &other) == 0 &&
+         one.st_dev == other.st_dev;
+}
+
+class Checks {
+ public:
+  Checks(const Checkpoint& source, const Plan& plan, const Activations& activations,
+         const JobOptions& options, const CommonOptions& common)
+      : source_(source), plan_(plan), activations_(activations), options_(options), common_(common) {
+    result_.findings = plan.findings;
+    result_.workload = workload_of(activations);
+    result_.work = work_cost(plan, result_.workload);
+    result_.job = describe_job(source, run_identity(source, plan, activations),
+                               {{"tensors", plan.tensors.size()},
+                                {"bytes", plan.output_bytes},
+                                {"layers", activations.rows ? plan.model.num_hidden_layers : 0}});
+  }
+
+  void check_memory_need(bool writes) {
+    result_.memory_limit = common_.memory_limit();
+    result_.memory = memory_cost(source_, plan_, result_.workload, common_.threads, result_.memory_limit);
+    if (!writes) result_.memory.write_bytes = 0;
+    add(check_memory(result_.memory, result_.memory_limit));
+  }
+
+  void check_place(const Path& destination) {
+    FileSystem& files = source_.files();
+    result_.disk_folder = destination;
+    if (destination.empty()) {
+      result_.disk_folder = std::filesystem::weakly_canonical(source_.folder()).parent_path();
+    } else {
+      try {
+        result_.destination = check_destination(files, source_.folder(), destination, result_.job);
+        result_.disk_free = folder_bytes(destination);
+      } catch (const Error& error) {
+        if (error.kind() != ErrorKind::kRefused) throw;
+        refuse(error.what(), "");
+      }
+      check_writable(destination);
+      check_file_system(destination);
+    }
+    result_.disk_need = disk_need(source_, plan_);
+    check_space(result_.disk_need);
+  }
+
+  // Of the work folder, and of `need` bytes of output beside it.
+  void check_space(uint64_t need) {
+    FileSystem& files = source_.files();
+    const bool work_elsewhere =
+        !options_.work_folder.empty() && !on_same_disk(options_.work_folder, result_.disk_folder);
+    result_.disk_need = need + (work_elsewhere ? 0 : result_.work.bytes());
+    result_.disk_free += files.free_bytes(result_.disk_folder);
+    add(check_disk(result_.disk_need, result_.disk_free, result_.disk_folder));
+    if (options_.work_folder.empty()) return;
+    if (lies_in(options_.work_folder, source_.folder())) {
+      refuse("the work folder lies in the source, which is never written to", "name another --work-dir");
+    }
+    check_writable(options_.work_folder);
+    if (!work_elsewhere) return;
+    add(check_disk(result_.work.bytes(),
+                   files.free_bytes(options_.work_folder) + folder_bytes(options_.work_folder),
+                   options_.work_folder));
+  }
+
+  void measure(bool always) {
+    const bool forward = result_.workload.tokens > 0;
+    const bool choose = forward && options_.checkpoint_every == 0;
+    if (forward) result_.checkpoint_every = std::max<uint64_t>(1, options_.checkpoint_every);
+    if (!always && !(choose && result_.work.streams_bytes > kSmallStreams)) return;
+    result_.disk = probe_disk(result_.disk_folder);
+    if (forward) result_.flops_per_second = probe_products(plan_.options.compute_dtype);
+    if (choose && result_.disk && result_.work.streams_bytes > kSmallStreams) {
+      result_.checkpoint_every =
+          checkpoint_interval(plan_, result_.workload, *result_.disk, result_.flops_per_second);
+    }
+  }
+
+  Preflight finish() {
+    if (options_.strict) {
+      for (Finding& finding : result_.findings) finding.severity = Severity::kRefusal;
+    }
+    return std::move(result_);
+  }
+
+  Preflight& result() { return result_; }
+  void refuse(std::string reason, std::string remedy) {
+    result_.findings.push_back({Severity::kRefusal, std::move(reason), std::move(remedy)});
+  }
+
+ private:
+  void add(std::vector<Finding> findings) {
+    std::move(findings.begin(), findings.end(), std::back_inserter(result_.findings));
+  }
+
+  void check_writable(const Path& folder) {
+    const Path existing = nearest_existing(folder);
+    if (::access(existing.c_str(), W_OK | X_OK) == 0) return;
+    refuse(existing.string() + " cannot be written to", "change its permissions, or name another folder");
+  }
+
+  void check_file_system(const Path& destination) {
+    const Path existing = nearest_existing(destination);
+    const long bits = ::pathconf(existing.c_str(), _PC_FILESIZEBITS);
+    const long name_length = ::pathconf(existing.c_str(), _PC_NAME_MAX);
+    for (const PlannedShard& shard : plan_.shards) {
+      if (bits > 0 && bits < 64 && shard.size_bytes >> (bits - 1) != 0) {
+        refuse(fmt::format("{} would have {} bytes, more than a file may have on {}", shard.name,
+                           shard.size_bytes, existing.string()),
+               "name a destination on another file system");
+      }
+      if (name_length > 0 &&
+          shard.name.size() + std::string_view(".partial").size() > static_cast<size_t>(name_length)) {
+        refuse(fmt::format("'{}.partial' is longer than a name may be on {}", shard.name, existing.string()),
+               "name a destination on another file system");
+      }
+    }
+  }
+
+  const Checkpoint& source_;
+  const Plan& plan_;
+  const Activations& activations_;
+  const JobOptions& options_;
+  const CommonOptions& common_;
+  Preflight result_;
+};
+
+}  // namespace
+
+bool Preflight::refused() const {
+  return std::any_of(findings.begin(), findings.end(),
+                     [](const Finding& finding) { return finding.severity == Severity::kRefusal; });
+}
+
+void add_job_options(CLI::App& app, JobOptions& options) {
+  add_text(app, "--work-dir", options.work_folder, "DIR", "where journal and state go; default: in DST");
+  add_count(app, "--checkpoint-every", options.checkpoint_every, 1,
+            "layers between savings of the streams; default: for 3 %");
+  app.add_flag("--strict", options.strict, "what would be a warning is a refusal");
+}
+
+Preflight preflight(const Checkpoint& source, const Plan& plan, const Activations& activations,
+                    const Path& destination, const JobOptions& options, const CommonOptions& common,
+                    bool measure) {
+  Checks checks(source, plan, activations, options, common);
+  checks.check_memory_need(true);
+  checks.check_place(destination);
+  checks.measure(measure);
+  return checks.finish();
+}
+
+Preflight preflight_calibration(const Checkpoint& source, const Plan& plan, const Activations& activations,
+                                const Path& amax_output, const JobOptions& options,
+                                const CommonOptions& common) {
+  Checks checks(source, plan, activations, options, common);
+  checks.check_memory_need(false);
+  const Path folder = calibration_job_folder(amax_output);
+  checks.result().disk_folder = std::filesystem::absolute(amax_output).parent_path();
+  checks.result().disk_free = folder_bytes(folder);
+  if (const auto record = read_job(source.files(), folder)) {
+    require_same_job(record->description, checks.result().job, folder.string());
+  }
+  checks.check_space(1 << 20);
+  checks.measure(false);
+  return checks.finish();
+}
+
+Path calibration_job_folder(const Path& amax_output) { return amax_output.string() + ".nibblecast"; }
+
+}  // namespace nibblecast

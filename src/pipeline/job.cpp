@@ -1,0 +1,392 @@
+#include "pipeline/job.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <bit>
+#include <chrono>
+#include <cmath>
+#include <ctime>
+#include <functional>
+#include <thread>
+
+#include "base/error.h"
+#include "base/hash.h"
+#include "plan/plan.h"
+
+namespace nibblecast {
+namespace {
+
+using Path = std::filesystem::path;
+
+constexpr const char* kJobFormat = "nibblecast.job/1";
+constexpr uint64_t kJobFileLimit = 64 << 20;
+constexpr int kLockAttempts = 3;
+constexpr auto kLockPause = std::chrono::milliseconds(50);
+
+std::string host_name() {
+  char name[256] = {};
+  return ::gethostname(name, sizeof name - 1) == 0 ? name : "unknown host";
+}
+
+Json floats(const std::vector<float>& values) {
+  // As bits: a journal must give back exactly what was measured.
+  Json array = Json::array();
+  for (const float value : values) array.push_back(std::bit_cast<uint32_t>(value));
+  return array;
+}
+
+std::vector<float> to_floats(const Json& array) {
+  std::vector<float> values;
+  for (const Json& bits : array) values.push_back(std::bit_cast<float>(bits.get<uint32_t>()));
+  return values;
+}
+
+LayerAmax to_layer(const Json& entry) {
+  LayerAmax layer;
+  layer.layer = entry.at("layer");
+  for (const auto& [module, bits] : entry.at("linears").items()) {
+    layer.linears[module] = std::bit_cast<float>(bits.get<uint32_t>());
+  }
+  layer.experts = {.w13 = to_floats(entry.at("w13")),
+                   .w2 = to_floats(entry.at("w2")),
+                   .w2_weighted = to_floats(entry.at("w2_weighted")),
+                   .tokens = entry.at("tokens").get<std::vector<int64_t>>()};
+  return layer;
+}
+
+void replay_done(const Json& done, JobState& state) {
+  for (const Json& item : done.at("tensors")) {
+    DurableTensor tensor{.checksum = item.at(1), .blocks = {}};
+    if (item.size() > 2) {
+      tensor.blocks = {.blocks = item.at(2), .zero_blocks = item.at(3), .outside_window = item.at(4)};
+    }
+    if (!state.tensors.insert_or_assign(item.at(0), std::move(tensor)).second) ++state.tensors_made_twice;
+  }
+  for (const Json& item : done.at("scalars")) {
+    state.scalars[item.at(0)] = std::bit_cast<float>(item.at(1).get<uint32_t>());
+  }
+  state.durable_bytes += done.at("bytes").get<uint64_t>();
+  if (!state.attempts.empty()) state.attempts.back().last = done.at("stage");
+}
+
+void replay_attempt(const Json& entry, JobState& state) {
+  state.attempts.push_back({.began = entry.at("began"),
+                            .host = entry.at("host"),
+                            .version = entry.at("version"),
+                            .pid = entry.at("pid"),
+                            .ended = {},
+                            .end = {},
+                            .last = {}});
+}
+
+void replay(const Json& entry, JobState& state) {
+  const std::string& kind = entry.items().begin().key();
+  const Json& value = entry.items().begin().value();
+  if (kind == "attempt") {
+    replay_attempt(value, state);
+  } else if (kind == "end" && !state.attempts.empty()) {
+    state.attempts.back().ended = value.at("ended");
+    state.attempts.back().end = value.at("text");
+  } else if (kind == "done") {
+    replay_done(value, state);
+  } else if (kind == "layer") {
+    LayerAmax layer = to_layer(value);
+    ++state.layer_passes[layer.layer];
+    if (!state.attempts.empty()) state.attempts.back().last = fmt::format("layer {}", layer.layer);
+    state.layers.insert_or_assign(layer.layer, std::move(layer));
+  } else if (kind == "streams") {
+    state.streams = SavedStreams{.layer = value.at("layer"),
+                                 .file = value.at("file"),
+                                 .size_bytes = value.at("bytes"),
+                                 .checksum = value.at("checksum")};
+  } else if (kind == "lost") {
+    for (const Json& tensor : value.at("tensors")) state.tensors.erase(tensor.get<uint32_t>());
+    state.durable_bytes -= std::min(state.durable_bytes, value.at("bytes").get<uint64_t>());
+  }
+}
+
+// `read` takes what it needs out of a document of ours; a document that lacks it is somebody else's.
+template <class Read>
+auto decoded(const Path& path, const Read& read) {
+  try {
+    return read();
+  } catch (const Json::exception&) {
+    throw Error(ErrorKind::kBadInput, {.file = path.string()}, "is not what this version writes",
+                {.hint = "finish the job with the version that began it, or name another destination"});
+  }
+}
+
+// The journal's first line: a work folder outside the job's may hold the journal of another one.
+Json first_entry(const JobDescription& description, const Path& folder, const Path& work_folder) {
+  Json job = {{"identity", identity_hash(description.identity)}};
+  if (work_folder != folder) job["folder"] = std::filesystem::absolute(folder).lexically_normal().string();
+  return {{"job", std::move(job)}};
+}
+
+Json attempt_entry() {
+  return {
+      {"attempt",
+       {{"began", utc_now()}, {"host", host_name()}, {"pid", ::getpid()}, {"version", NIBBLECAST_VERSION}}}};
+}
+
+std::string holder_text() {
+  return fmt::format("process {} on {}, since {}\n", ::getpid(), host_name(), utc_now());
+}
+
+std::unique_ptr<FileLock> lock_or_refuse(FileSystem& files, const Path& folder) {
+  const Path path = folder / "lock";
+  // `status` holds it for a moment.
+  for (int attempt = 0; attempt < kLockAttempts; ++attempt) {
+    if (attempt > 0) std::this_thread::sleep_for(kLockPause);
+    if (auto lock = files.try_lock(path, holder_text())) return lock;
+  }
+  std::string holder = read_text(files, path, 4096);
+  while (!holder.empty() && holder.back() == '\n') holder.pop_back();
+  throw Error(ErrorKind::kRefused, {.file = folder.string()},
+              "another process is at work here: " + (holder.empty() ? "unknown" : holder),
+              {.hint = "wait for it, or stop it first"});
+}
+
+std::string short_text(const Json& value) {
+  return value.is_null() ? "nothing" : value.is_string() ? value.get<std::string>() : value.dump();
+}
+
+struct Replayed {
+  JobState state;
+  JournalEnd end;
+  bool other_job = false;  // the first line that holds is not `first`
+};
+
+Replayed replay_journal(FileSystem& files, const Path& path, const Json& first) {
+  Replayed replayed;
+  bool begun = false;
+  replayed.end = decoded(path, [&] {
+    return read_journal(files, path, [&](const Json& entry) {
+      if (!begun) replayed.other_job = entry != first;
+      begun = true;
+      if (!replayed.other_job && entry.is_object() && entry.size() == 1) replay(entry, replayed.state);
+    });
+  });
+  return replayed;
+}
+
+}  // namespace
+
+std::string utc_now() {
+  const std::time_t now = std::time(nullptr);
+  std::tm parts = {};
+  gmtime_r(&now, &parts);
+  char text[32];
+  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &parts);
+  return text;
+}
+
+Json Attempt::json() const {
+  return {{"began", began}, {"host", host}, {"version", version}, {"pid", pid},
+          {"ended", ended}, {"end", end},   {"last", last}};
+}
+
+Json done_entry(const DoneUnit& unit) {
+  Json tensors = Json::array(), scalars = Json::array();
+  for (const DoneTensor& done : unit.tensors) {
+    Json item = {done.tensor, done.is.checksum};
+    const CastCounts& blocks = done.is.blocks;
+    if (blocks.blocks > 0) {
+      item.insert(item.end(), {blocks.blocks, blocks.zero_blocks, blocks.outside_window});
+    }
+    tensors.push_back(std::move(item));
+  }
+  for (const auto& [tensor, value] : unit.scalars) {
+    scalars.push_back({tensor, std::bit_cast<uint32_t>(value)});
+  }
+  return {{"done",
+           {{"stage", unit.stage},
+            {"tensors", std::move(tensors)},
+            {"scalars", std::move(scalars)},
+            {"bytes", unit.size_bytes}}}};
+}
+
+Json layer_entry(const LayerAmax& layer) {
+  Json linears = Json::object();
+  for (const auto& [module, amax] : layer.linears) linears[module] = std::bit_cast<uint32_t>(amax);
+  return {{"layer",
+           {{"layer", layer.layer},
+            {"linears", std::move(linears)},
+            {"w13", floats(layer.experts.w13)},
+            {"w2", floats(layer.experts.w2)},
+            {"w2_weighted", floats(layer.experts.w2_weighted)},
+            {"tokens", layer.experts.tokens}}}};
+}
+
+Json streams_entry(const SavedStreams& streams) {
+  return {{"streams",
+           {{"layer", streams.layer},
+            {"file", streams.file},
+            {"bytes", streams.size_bytes},
+            {"checksum", streams.checksum}}}};
+}
+
+Json lost_entry(const std::vector<uint32_t>& tensors, uint64_t bytes) {
+  return {{"lost", {{"tensors", tensors}, {"bytes", bytes}}}};
+}
+
+JobDescription describe_job(const Checkpoint& source, Json identity, Json totals) {
+  Json shards = Json::array();
+  for (const Shard& shard : source.shards()) {
+    Hash header;
+    header.add(shard.header_json);
+    shards.push_back({{"name", shard.name},
+                      {"size_bytes", shard.size_bytes},
+                      {"mtime_ns", shard.mtime_ns},
+                      {"header", header.hex()}});
+  }
+  return {.identity = std::move(identity),
+          .source = {{"path", std::filesystem::absolute(source.folder()).lexically_normal().string()},
+                     {"shards", std::move(shards)}},
+          .totals = std::move(totals)};
+}
+
+std::optional<JobRecord> read_job(FileSystem& files, const Path& folder) {
+  const Path path = folder / "job.json";
+  if (!files.status(path)) return std::nullopt;
+  const Json document = parse_json(read_text(files, path, kJobFileLimit), path.string());
+  JobRecord record = decoded(path, [&] {
+    if (document.at("format").get<std::string>() != kJobFormat)
+      throw Json::other_error::create(501, "", nullptr);
+    const std::string work = document.at("work_folder");
+    return JobRecord{.description = {.identity = document.at("identity"),
+                                     .source = document.at("source"),
+                                     .totals = document.at("totals")},
+                     .work_folder = work.empty() ? folder : Path(work),
+                     .state = {},
+                     .holder = {}};
+  });
+  Replayed replayed = replay_journal(files, record.work_folder / "journal",
+                                     first_entry(record.description, folder, record.work_folder));
+  record.state = std::move(replayed.state);
+  record.journal_bytes = replayed.end.whole_bytes;
+  record.torn_bytes = replayed.end.file_bytes - replayed.end.whole_bytes;
+  if (files.status(folder / "lock")) record.holder = read_text(files, folder / "lock", 4096);
+  return record;
+}
+
+void require_same_job(const JobDescription& found, const JobDescription& asked, const std::string& place) {
+  std::vector<std::string> differences;
+  for (const auto& [name, value] : asked.identity.items()) {
+    const Json before = found.identity.value(name, Json());
+    if (before != value)
+      differences.push_back(fmt::format("{} was {}, is {}", name, short_text(before), short_text(value)));
+  }
+  if (!differences.empty()) {
+    throw Error(ErrorKind::kRefused, {.file = place},
+                fmt::format("holds the partial output of another job: {}", fmt::join(differences, "; ")),
+                {.hint = "run that job again to finish it, or name another folder"});
+  }
+  const Json &before = found.source.at("shards"), &now = asked.source.at("shards");
+  for (size_t shard = 0; shard < now.size() && shard < before.size(); ++shard) {
+    if (before[shard] == now[shard]) continue;
+    throw Error(
+        ErrorKind::kRefused,
+        {.file = asked.source.at("path").get<std::string>() + "/" + now[shard].at("name").get<std::string>()},
+        "was changed since this job began",
+        {.expected = before[shard].dump(),
+         .found = now[shard].dump(),
+         .hint = "what was made of it is not to be trusted: restore the file with its time, or begin "
+                 "again in another folder"});
+  }
+}
+
+Job Job::open(FileSystem& files, const Path& folder, const Path& work_folder,
+              const JobDescription& description) {
+  files.create_folders(folder);
+  Job job;
+  job.files_ = &files;
+  job.folder_ = folder;
+  job.lock_ = lock_or_refuse(files, folder);
+  if (const std::optional<JobRecord> record = read_job(files, folder)) {
+    decoded(folder / "job.json",
+            [&] { require_same_job(record->description, description, folder.string()); });
+    if (!work_folder.empty() && std::filesystem::weakly_canonical(work_folder) !=
+                                    std::filesystem::weakly_canonical(record->work_folder)) {
+      throw Error(ErrorKind::kRefused, {.file = folder.string()},
+                  "the job was begun with another work folder",
+                  {.expected = record->work_folder.string(), .found = work_folder.string()});
+    }
+    job.work_folder_ = record->work_folder;
+    job.resumed_ = true;
+  } else {
+    job.work_folder_ = work_folder.empty() ? folder : std::filesystem::absolute(work_folder);
+    job.create(description, work_folder.empty());
+  }
+  job.open_journal(description);
+  return job;
+}
+
+void Job::create(const JobDescription& description, bool work_here) {
+  if (!work_here) {
+    files_->create_folders(work_folder_);
+    if (!files_->list(work_folder_).empty()) {
+      throw Error(ErrorKind::kRefused, {.file = work_folder_.string()}, "the work folder is not empty",
+                  {.hint = "name a new or empty folder with --work-dir"});
+    }
+  }
+  const Json document = {{"format", kJobFormat},
+                         {"identity", description.identity},
+                         {"source", description.source},
+                         {"totals", description.totals},
+                         {"work_folder", work_here ? "" : work_folder_.string()}};
+  write_text_durably(*files_, folder_ / "job.json", document.dump(2, ' ', true));
+}
+
+void Job::open_journal(const JobDescription& description) {
+  const Path path = work_folder_ / "journal";
+  if (!files_->status(work_folder_)) {
+    throw Error(ErrorKind::kRefused, {.file = work_folder_.string()}, "the job's work folder is not there",
+                {.hint = "mount or restore it; without it, remove " + folder_.string() +
+                         " and what lies beside it to begin again"});
+  }
+  const Json first = first_entry(description, folder_, work_folder_);
+  Replayed replayed = replay_journal(*files_, path, first);
+  if (replayed.other_job) {
+    throw Error(ErrorKind::kRefused, {.file = path.string()}, "is the journal of another job",
+                {.hint = "give each job its own work folder"});
+  }
+  state_ = std::move(replayed.state);
+  const Json attempt = attempt_entry();
+  replay(attempt, state_);
+  journal_ = std::make_unique<Journal>(*files_, path, replayed.end);
+  if (replayed.end.whole_bytes == 0)
+    journal_->append_all(std::vector<Json>{first, attempt});
+  else
+    journal_->append(attempt);
+}
+
+void Job::note_end(const std::string& text) noexcept {
+  try {
+    journal_->append(Json{{"end", {{"ended", utc_now()}, {"text", text}}}});
+  } catch (...) {  // the attempt will look killed, which is as true
+  }
+}
+
+Json Job::attempts_json(const std::string& end) const {
+  Json attempts = Json::array();
+  for (const Attempt& attempt : state_.attempts) attempts.push_back(attempt.json());
+  attempts.back()["ended"] = utc_now();
+  attempts.back()["end"] = end;
+  return attempts;
+}
+
+void remove_job(FileSystem& files, const Path& folder, const Path& work_folder) {
+  if (work_folder != folder && files.status(work_folder)) {
+    for (const std::string& name : files.list(work_folder)) {
+      if (name == "journal" || name.starts_with("streams-")) files.remove(work_folder / name);
+    }
+    if (files.list(work_folder).empty()) files.remove(work_folder);
+  }
+  files.remove(folder);
+  files.sync_folder(folder.parent_path().empty() ? "." : folder.parent_path());
+}
+
+}  // namespace nibblecast

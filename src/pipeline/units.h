@@ -1,0 +1,54 @@
+// pipeline/units.h - a run's work cut into steps: what is read at once, and what becomes of it.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <vector>
+
+#include "checkpoint/checkpoint.h"
+#include "pipeline/extents.h"
+#include "pipeline/reader.h"
+#include "plan/plan.h"
+
+namespace nibblecast {
+
+// Bytes [begin, begin + size_bytes) of a kept tensor.
+struct Piece {
+  uint32_t tensor = 0;  // index into Plan::tensors
+  uint64_t begin = 0, size_bytes = 0;
+  bool write = false;
+};
+
+// A chunk of kept bytes that are contiguous in the source, or an expert.
+struct Unit {
+  size_t stage = 0;
+  bool forward = false;       // the forward pass takes it
+  bool write = false;         // the output does (a chunk: some of its pieces)
+  std::vector<Piece> pieces;  // of a chunk
+  const PlannedExpert* expert = nullptr;
+  ReadUnit reads;
+  std::array<Place, 6> places = {};  // of the expert's weights (w1, w2, w3), then scales
+
+  uint64_t size_bytes() const {
+    uint64_t bytes = 0;
+    for (const FileRange& range : reads) bytes += range.size_bytes;
+    return bytes;
+  }
+};
+
+// What is to be done.
+struct Work {
+  std::function<bool(uint32_t tensor)> write;  // whether this tensor of the output is still to be made
+  std::optional<uint64_t> forward_from;        // the forward pass's first layer; 0: and the embedding
+};
+
+// Whether the forward pass goes through stage `stage`.
+bool is_forward(const Plan& plan, const Work& work, size_t stage);
+
+// In the order of work: by stage. The forward pass needs a layer's kept tensors first and its experts
+// ascending; without one, the order of the files is best.
+std::vector<Unit> list_units(const Checkpoint& source, const Plan& plan, const Work& work);
+
+}  // namespace nibblecast

@@ -1,0 +1,236 @@
+// A job that is stopped and goes on: what is done again, what is not, and whether the bytes are the same.
+#include "base/error.h"
+#include "faults/memory_files.h"
+#include "pipeline/saved_streams.h"
+#include "pipeline/verify_checksums.h"
+#include "pipeline_testing.h"
+
+namespace nibblecast {
+namespace {
+
+using testing::describe;
+using testing::expect_error;
+using testing::MemoryFiles;
+using testing::run_job;
+using testing::small_buffers;
+using testing::tiny_rows;
+
+struct Stop {};
+
+class ResumeTest : public ::testing::Test {
+ protected:
+  ResumeTest() {
+    synthesize(preset_config("v4-tiny"), "v4-tiny", {}, "/source", files_);
+    source_.emplace(Checkpoint::open("/source", files_));
+    plan_ = make_plan(*source_, {});
+    rows_ = Activations::from_rows(tiny_rows(plan_.model.vocab_size, 2, 32), "test");
+    run_job(*source_, plan_, rows_, "/whole");
+    expected_ = contents("/whole");
+  }
+
+  // nibblecast.json holds times.
+  std::map<std::string, std::string> contents(const std::filesystem::path& folder) const {
+    std::map<std::string, std::string> found = files_.contents(folder);
+    found.erase("nibblecast.json");
+    return found;
+  }
+
+  // `out_` as contents() had it.
+  void restore(const std::map<std::string, std::string>& left) {
+    files_.remove(out_);
+    for (const auto& [path, bytes] : left) {
+      files_.create_folders((out_ / path).parent_path());
+      files_.open(out_ / path, Access::kCreate)->write(0, std::as_bytes(std::span(bytes)));
+    }
+  }
+
+  void change_byte(const std::filesystem::path& path, uint64_t at) {
+    const auto file = files_.open(path, Access::kUpdateDirect);
+    std::byte byte;
+    file->read(at, {&byte, 1});
+    byte ^= std::byte{4};
+    file->write(at, {&byte, 1});
+  }
+
+  // Every unit is committed at once, so that what a stop leaves does not depend on time.
+  RunOptions options(uint64_t checkpoint_every = 1) const {
+    RunOptions made = small_buffers();
+    made.checkpoint_every = checkpoint_every;
+    made.commit_interval = std::chrono::milliseconds(1);
+    return made;
+  }
+
+  // Runs until progress was reported `steps` times; false if the run ended before.
+  bool run_until(size_t steps, RunOptions options) {
+    options.progress = [&](const Progress&) {
+      if (steps-- == 0) throw Stop();
+    };
+    try {
+      run_job(*source_, plan_, rows_, out_, options);
+      return false;
+    } catch (const Stop&) {
+      return true;
+    }
+  }
+
+  // Stops in the first unit of layer `layer` in phase `phase`.
+  void run_until(uint64_t layer, Phase phase, RunOptions options) {
+    options.progress = [&](const Progress& progress) {
+      if (progress.stage == "layer " + std::to_string(layer) && progress.phase == phase) throw Stop();
+    };
+    EXPECT_THROW(run_job(*source_, plan_, rows_, out_, options), Stop);
+  }
+
+  JobState state() { return read_job(files_, out_ / kJobFolder)->state; }
+  std::filesystem::path job(const std::string& name) const { return out_ / kJobFolder / name; }
+
+  RunRecord finish() {
+    RunRecord record = run_job(*source_, plan_, rows_, out_, options());
+    EXPECT_EQ(contents(out_), expected_);
+    EXPECT_FALSE(files_.status(out_ / kJobFolder));
+    return record;
+  }
+
+  MemoryFiles files_;
+  const std::filesystem::path out_ = "/out";
+  std::optional<Checkpoint> source_;
+  Plan plan_;
+  Activations rows_;
+  std::map<std::string, std::string> expected_;
+};
+
+TEST_F(ResumeTest, StoppedAfterEveryStep) {
+  for (size_t steps = 0; run_until(steps, options()); steps += 7) {
+    const JobState left = state();
+    EXPECT_EQ(left.tensors_made_twice, 0u);
+    for (const auto& [layer, passes] : left.layer_passes) EXPECT_EQ(passes, 1u) << layer;
+    finish();
+    files_.remove(out_);
+  }
+}
+
+TEST_F(ResumeTest, StoppedAgainAndAgain) {
+  size_t attempts = 0;
+  while (run_until(60, options())) {
+    ASSERT_LT(++attempts, 100u);
+    const JobState left = state();
+    EXPECT_EQ(left.attempts.size(), attempts);
+    EXPECT_EQ(left.tensors_made_twice, 0u);
+  }
+  EXPECT_GT(attempts, 2u);
+  EXPECT_EQ(contents(out_), expected_);
+}
+
+TEST_F(ResumeTest, TheForwardPassStartsAtTheSavedStreams) {
+  run_until(3, Phase::kMake, options());
+  EXPECT_EQ(state().streams->layer, 3u);
+  EXPECT_TRUE(files_.status(job("streams-3")));
+  EXPECT_FALSE(files_.status(job("streams-2")));
+  const RunRecord record = finish();
+  EXPECT_TRUE(record.notes.empty());
+  EXPECT_LT(record.read_bytes, plan_.source_bytes);
+}
+
+TEST_F(ResumeTest, AtMostCheckpointEveryLayersAreComputedTwice) {
+  run_until(3, Phase::kMake, options(2));
+  EXPECT_EQ(state().streams->layer, 2u);
+  run_until(4, Phase::kMake, options(2));
+  for (const auto& [layer, passes] : state().layer_passes) EXPECT_EQ(passes, layer == 2 ? 2u : 1u) << layer;
+  finish();
+}
+
+TEST_F(ResumeTest, DamagedStreamsStartTheForwardPassAgain) {
+  run_until(3, Phase::kMake, options());
+  change_byte(job("streams-3"), 100);
+  const RunRecord record = finish();
+  ASSERT_EQ(record.notes.size(), 1u);
+  EXPECT_NE(record.notes[0].find("starts at layer 0 again"), std::string::npos) << record.notes[0];
+}
+
+TEST_F(ResumeTest, ALostShardIsMadeAgain) {
+  run_until(4, Phase::kMake, options());
+  const auto first = *state().tensors.begin();
+  const std::string shard = plan_.shards[plan_.tensors[first.first].out.shard].name;
+  files_.remove(out_ / (shard + ".partial"));
+  const RunRecord record = finish();
+  ASSERT_EQ(record.notes.size(), 1u);
+  EXPECT_NE(record.notes[0].find(shard), std::string::npos) << record.notes[0];
+}
+
+TEST_F(ResumeTest, NothingIsComputedWhenEveryLayerIsKnown) {
+  RunOptions until_end = options();
+  until_end.progress = [](const Progress& progress) {
+    if (progress.phase == Phase::kFinish) throw Stop();
+  };
+  EXPECT_THROW(run_job(*source_, plan_, rows_, out_, until_end), Stop);
+  const RunRecord record = finish();
+  EXPECT_EQ(record.layers.size(), plan_.model.num_hidden_layers);
+}
+
+TEST_F(ResumeTest, JournalCutOrChangedAnywhere) {
+  run_until(3, Phase::kMake, options());
+  auto left = files_.contents(out_);
+  const std::string text = left.at(".nibblecast/journal");
+  for (size_t at = 0; at < text.size(); at += text.size() / 60) {
+    for (const bool cut : {true, false}) {
+      std::string& damaged = left[".nibblecast/journal"] = cut ? text.substr(0, at) : text;
+      if (!cut) damaged[at] = static_cast<char>(damaged[at] ^ 4);
+      restore(left);
+      finish();
+    }
+  }
+}
+
+TEST_F(ResumeTest, ChangedDurableBytesAreFoundByTheirChecksums) {
+  run_until(4, Phase::kMake, options());
+  EXPECT_TRUE(verify_durable(files_, plan_, state(), out_, {}).ok());
+  uint32_t index = 0;
+  for (const auto& [tensor, durable] : state().tensors) index = std::max(index, tensor);
+  const Tensor& tensor = plan_.tensors[index].out;
+  change_byte(out_ / (plan_.shards[tensor.shard].name + ".partial"), tensor.offset);
+  const ChecksumReport report = verify_durable(files_, plan_, state(), out_, {});
+  ASSERT_EQ(report.problems.size(), 1u);
+  EXPECT_NE(report.problems[0].find(tensor.name), std::string::npos) << report.problems[0];
+}
+
+TEST_F(ResumeTest, FinishedOutputAgainstItsRecord) {
+  const std::filesystem::path whole = "/whole";
+  const ChecksumReport right = verify_checksums(files_, whole, {});
+  EXPECT_TRUE(right.ok());
+  EXPECT_EQ(right.tensors, plan_.tensors.size());
+  const auto expect_problem = [&](const std::string& file, uint64_t at, const std::string& names) {
+    change_byte(whole / file, at);
+    const ChecksumReport report = verify_checksums(files_, whole, {});
+    change_byte(whole / file, at);
+    ASSERT_EQ(report.problems.size(), 1u) << file;
+    EXPECT_NE(report.problems[0].find(names), std::string::npos) << report.problems[0];
+  };
+  const PlannedTensor& last = plan_.tensors.back();
+  expect_problem(plan_.shards.back().name, last.out.offset, last.out.name);
+  expect_problem("tokenizer.json", 10, "tokenizer.json");
+  expect_problem("calibration/amax.safetensors", 400, "amax.safetensors");
+  files_.remove(whole / "generation_config.json");
+  EXPECT_EQ(verify_checksums(files_, whole, {}).problems.size(), 1u);
+}
+
+TEST_F(ResumeTest, AnInterruptedCalibrationGoesOn) {
+  const std::filesystem::path amax = "/amax.safetensors", folder = "/amax.job";
+  const auto calibrate_to = [&](const std::filesystem::path& output, RunOptions options) {
+    options.amax_output = output;
+    Job job = Job::open(files_, folder, {}, describe(*source_, plan_, rows_));
+    calibrate(*source_, plan_, rows_, job, options);
+    job.close();
+  };
+  RunOptions until_three = options();
+  until_three.progress = [](const Progress& progress) {
+    if (progress.stage == "layer 3") throw Stop();
+  };
+  EXPECT_THROW(calibrate_to(amax, until_three), Stop);
+  EXPECT_EQ(read_amax(files_, amax).layers.size(), 3u);
+  calibrate_to(amax, options());
+  EXPECT_EQ(read_text(files_, amax, 1 << 24), expected_.at("calibration/amax.safetensors"));
+  EXPECT_FALSE(files_.status(folder));
+}
+
+}  // namespace
+}  // namespace nibblecast
