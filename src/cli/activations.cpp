@@ -31,13 +31,15 @@ Activations load_activations(const ActivationOptions& options, const Checkpoint&
     require_file(files, options.amax);
     return Activations::from_amax(files, options.amax);
   }
-  if (options.calib != "-") require_file(files, options.calib);
-  // Files of token ids need no tokenizer; read_rows says so where a text does.
+  const auto sets = find_calibration_sets(files, options.calib, options.calib_size, hub_cache());
   const std::filesystem::path tokenizer_json = source.folder() / "tokenizer.json";
   std::optional<Tokenizer> tokenizer;
-  if (files.status(tokenizer_json)) tokenizer.emplace(Tokenizer::load(files, tokenizer_json));
-  CalibrationRows rows = read_rows(files, options.calib, tokenizer ? &*tokenizer : nullptr,
-                                   plan.model.bos_token_id, plan.model.vocab_size, options.rows);
+  const auto load_tokenizer = [&]() -> const Tokenizer* {
+    if (!files.status(tokenizer_json)) return nullptr;
+    return &tokenizer.emplace(Tokenizer::load(files, tokenizer_json));
+  };
+  CalibrationRows rows =
+      read_rows(files, sets, load_tokenizer, plan.model.bos_token_id, plan.model.vocab_size, options.rows);
   for (const std::string& warning : rows.warnings) print_warning(warning);
   return Activations::from_rows(std::move(rows), options.calib);
 }

@@ -102,8 +102,9 @@ void add_threads_options(CLI::App& app, CommonOptions& options) {
 }
 
 void add_rows_options(CLI::App& app, ActivationOptions& options) {
-  add_text(app, "--calib", options.calib, "FILE", "texts to calibrate on: JSONL or plain text; - for stdin");
-  add_count(app, "--calib-size", options.rows.count, 1, "texts (docs) or rows (packed); default 128")
+  add_text(app, "--calib", options.calib, "FILE",
+           "texts: JSONL, Parquet, plain, - or a data set; A:64,B:64");
+  add_count(app, "--calib-size", options.calib_size, 1, "texts (docs) or rows (packed); default 128")
       ->needs("--calib");
   add_count(app, "--calib-seq", options.rows.length, 1, "most tokens of a row; default 512")
       ->needs("--calib");

@@ -25,6 +25,7 @@ struct CommonOptions {
 // Where activations come from: at most one of `calib` and `amax` is set.
 struct ActivationOptions {
   std::string calib, amax;
+  uint64_t calib_size = 0;  // 0: not given
   RowsOptions rows;
 };
 

@@ -23,13 +23,6 @@ bool looks_like_hub_id(const std::string& path) {
          path.front() != '~' && path.back() != '/';
 }
 
-Path hub_cache() {
-  if (const char* cache = std::getenv("HF_HUB_CACHE")) return cache;
-  if (const char* home = std::getenv("HF_HOME")) return Path(home) / "hub";
-  const char* home = std::getenv("HOME");
-  return Path(home != nullptr ? home : "~") / ".cache/huggingface/hub";
-}
-
 // The snapshot of a model in the Hub's cache (models--OWNER--NAME), or the pattern of its name.
 Path snapshot_of(const Path& model) {
   std::error_code ignored;
@@ -58,6 +51,14 @@ Path snapshot_of(const Path& model) {
 uint64_t json_bytes(const Json& json) { return json.dump(2).size(); }
 
 }  // namespace
+
+Path hub_cache() {
+  if (const char* cache = std::getenv("HF_HUB_CACHE")) return cache;
+  if (const char* home = std::getenv("HF_HOME")) return Path(home) / "hub";
+  if (const char* cache = std::getenv("XDG_CACHE_HOME")) return Path(cache) / "huggingface/hub";
+  const char* home = std::getenv("HOME");
+  return Path(home != nullptr ? home : "~") / ".cache/huggingface/hub";
+}
 
 Checkpoint open_source(const std::string& path, bool require_config) {
   FileSystem& files = system_files();

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/file.h"
+#include "calibration/calibration_set.h"
 #include "checkpoint/safetensors.h"
 #include "plain_file.h"
 #include "testing.h"
@@ -39,14 +40,29 @@ constexpr const char* kTemplate =
   {"Sequence": {"id": "A"}}, {"SpecialToken": {"id": "a"}}],
   "special_tokens": {"<s>": {"ids": [7]}, "a": {"ids": [0]}}})";
 
-constexpr RowsOptions kFour{.policy = RowsPolicy::kDocs, .bos = BosPolicy::kNever, .count = 4, .length = 5};
+// One file with its count.
+struct Request {
+  RowsPolicy policy = RowsPolicy::kDocs;
+  BosPolicy bos = BosPolicy::kAuto;
+  uint64_t count = 4;
+  uint64_t length = 5;
+};
+
+CalibrationRows read_file(const std::string& path, const Tokenizer* tokenizer, int64_t bos,
+                          uint64_t vocab_size, const Request& request) {
+  const auto sets = find_calibration_sets(system_files(), path, request.count, "no cache");
+  return read_rows(system_files(), sets, [&] { return tokenizer; }, bos, vocab_size,
+                   {.policy = request.policy, .bos = request.bos, .length = request.length});
+}
+
+constexpr Request kFour{.policy = RowsPolicy::kDocs, .bos = BosPolicy::kNever, .count = 4, .length = 5};
 
 class Rows : public ::testing::Test {
  protected:
-  CalibrationRows read(const std::string& content, const RowsOptions& options = kFour, int64_t bos = 7) {
+  CalibrationRows read(const std::string& content, const Request& options = kFour, int64_t bos = 7) {
     path_ = (folder_.path() / "calib.jsonl").string();
     write_plainly(path_, content);
-    return read_rows(system_files(), path_, &tokenizer_, bos, 8, options);
+    return read_file(path_, &tokenizer_, bos, 8, options);
   }
   template <class... Parts>
   void refuse(const std::string& content, const Parts&... parts) {
@@ -60,7 +76,7 @@ class Rows : public ::testing::Test {
 };
 
 TEST_F(Rows, ReadsEveryKey) {
-  RowsOptions options = kFour;
+  Request options = kFour;
   options.count = 6;
   options.length = 10;
   const auto rows = read(R"({"text": "ab", "prompt": "f"}
@@ -109,7 +125,7 @@ TEST_F(Rows, DocsCountsTextsAndTruncates) {
 }
 
 TEST_F(Rows, PackedCutsAndDropsTheRest) {
-  RowsOptions options = kFour;
+  Request options = kFour;
   options.policy = RowsPolicy::kPacked;
   const std::string content = "{\"text\": \"abc\"}\n{\"text\": \"def\"}\n{\"input_ids\": [1,1,1,1,1,1]}\n";
   auto rows = read(content, options);
@@ -130,7 +146,7 @@ TEST_F(Rows, PackedCutsAndDropsTheRest) {
 
 TEST_F(Rows, BosByPolicy) {
   const auto ids = [&](BosPolicy bos, const std::string& text, int64_t id = 7) {
-    RowsOptions options = kFour;
+    Request options = kFour;
     options.bos = bos;
     return read(text, options, id).ids.at(0);
   };
@@ -155,7 +171,7 @@ TEST_F(Rows, BosByPolicy) {
 
 TEST_F(Rows, PackedCutsWhatStandsBehindATextToo) {
   tokenizer_ = letters(folder_, kTemplate);
-  const RowsOptions options{.policy = RowsPolicy::kPacked, .bos = BosPolicy::kAuto, .count = 1, .length = 3};
+  const Request options{.policy = RowsPolicy::kPacked, .bos = BosPolicy::kAuto, .count = 1, .length = 3};
   EXPECT_THAT(read("bcdef", options).ids, ElementsAre(Ids{7, 1, 2}));
 }
 
@@ -171,7 +187,7 @@ TEST_F(Rows, PlainTextIsOneText) {
 TEST_F(Rows, ReadsStandardInput) {
   std::istringstream input("{\"text\": \"ab\"}\n");
   std::streambuf* const before = std::cin.rdbuf(input.rdbuf());
-  const auto rows = read_rows(system_files(), "-", &tokenizer_, 7, 8, kFour);
+  const auto rows = read_file("-", &tokenizer_, 7, 8, kFour);
   std::cin.rdbuf(before);
   std::cin.clear();
   EXPECT_THAT(rows.ids, ElementsAre(Ids{0, 1}));
@@ -181,25 +197,41 @@ TEST_F(Rows, ReadsStandardInput) {
 TEST_F(Rows, NeedsATokenizerOnlyForText) {
   path_ = (folder_.path() / "ids.jsonl").string();
   write_plainly(path_, "{\"input_ids\": [1]}\n{\"text\": \"a\"}\n");
-  RowsOptions options = kFour;
+  Request options = kFour;
   options.count = 1;
-  EXPECT_THAT(read_rows(system_files(), path_, nullptr, 7, 8, options).ids, ElementsAre(Ids{1}));
+  EXPECT_THAT(read_file(path_, nullptr, 7, 8, options).ids, ElementsAre(Ids{1}));
   expect_error(
-      ErrorKind::kBadInput, [&] { read_rows(system_files(), path_, nullptr, 7, 8, kFour); }, "line 2",
-      "no tokenizer");
+      ErrorKind::kBadInput, [&] { read_file(path_, nullptr, 7, 8, kFour); }, "line 2", "no tokenizer");
+}
+
+TEST_F(Rows, LoadsTheTokenizerForTheFirstText) {
+  path_ = (folder_.path() / "mixed.jsonl").string();
+  write_plainly(path_, "{\"input_ids\": [1]}\n{\"text\": \"a\"}\n{\"text\": \"b\"}\n");
+  int loads = 0;
+  const auto tokenizer = [&] {
+    ++loads;
+    return &tokenizer_;
+  };
+  const auto read_first = [&](uint64_t count) {
+    const auto sets = find_calibration_sets(system_files(), path_, count, "no cache");
+    return read_rows(system_files(), sets, tokenizer, 7, 8, {}).ids;
+  };
+  EXPECT_THAT(read_first(1), ElementsAre(Ids{1}));
+  EXPECT_EQ(loads, 0);
+  EXPECT_THAT(read_first(3), ElementsAre(Ids{1}, Ids{7, 0}, Ids{7, 1}));
+  EXPECT_EQ(loads, 1);
 }
 
 TEST_F(Rows, RefusesATokenizerLargerThanTheModel) {
   path_ = (folder_.path() / "t").string();
   write_plainly(path_, "abf");
   expect_error(
-      ErrorKind::kBadInput, [&] { read_rows(system_files(), path_, &tokenizer_, 2, 5, kFour); }, "id 5",
-      "vocab_size 5");
+      ErrorKind::kBadInput, [&] { read_file(path_, &tokenizer_, 2, 5, kFour); }, "id 5", "vocab_size 5");
 }
 
 // A line that spans many reads, and line ends at their borders.
 TEST_F(Rows, ReadsLongLines) {
-  RowsOptions options = kFour;
+  Request options = kFour;
   options.length = 10'000'000;
   const std::string line = "{\"text\": \"" + std::string(3'000'000, 'a') + "\"}";
   const auto rows = read(line + "\n{\"text\": \"b\"}\r\n" + line, options);
@@ -215,10 +247,10 @@ TEST(RowsOracle, PackedRowsAreTheOracles) {
   const auto file = system_files().open(model / "oracle.safetensors", Access::kRead);
   const SafetensorsHeader header = read_safetensors_header(*file);
   for (const auto& [name, count] : {std::pair("calib", 48), std::pair("eval", 24)}) {
-    const RowsOptions options{
+    const Request options{
         .policy = RowsPolicy::kPacked, .count = static_cast<uint64_t>(count), .length = 512};
-    const auto rows = read_rows(system_files(), (model / (std::string(name) + ".jsonl")).string(), &tokenizer,
-                                0, 6144, options);
+    const auto rows =
+        read_file((model / (std::string(name) + ".jsonl")).string(), &tokenizer, 0, 6144, options);
     EXPECT_THAT(rows.warnings, IsEmpty());
     const auto tensor = std::find_if(header.tensors.begin(), header.tensors.end(), [&](const Tensor& t) {
       return t.name == std::string(name) + ".input_ids";

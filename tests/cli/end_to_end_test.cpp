@@ -130,6 +130,13 @@ TEST_F(EndToEnd, TokenIdsNeedNoTokenizer) {
   const CliResult texts_too = run_cli({"calibrate", path("source"), "--calib", texts(), "-o", path("amax")});
   EXPECT_EQ(texts_too.exit_code, 3);
   EXPECT_NE(texts_too.err.find("there is no tokenizer"), std::string::npos) << texts_too.err;
+  // A tokenizer that cannot be read matters to texts only; counts stand with their names.
+  write_file(path("source") + "/tokenizer.json", "{");
+  const Json again =
+      run_json({"calibrate", path("source"), "--calib", path("ids.jsonl") + ":1," + path("ids.jsonl") + ":1",
+                "-o", path("amax"), "--quiet"});
+  EXPECT_EQ(again["tokens"], 24);
+  EXPECT_EQ(run_cli({"calibrate", path("source"), "--calib", texts(), "-o", path("amax")}).exit_code, 3);
 }
 
 TEST_F(EndToEnd, TextOutputSaysWhatMatters) {

@@ -1,0 +1,10 @@
+# Arrow C++ with Parquet as target `arrow_parquet`: what tools/install-parquet got, or the system's own.
+find_path(ARROW_INCLUDE_DIR parquet/arrow/reader.h HINTS ${PROJECT_SOURCE_DIR}/build/arrow/include)
+find_library(ARROW_LIBRARY arrow HINTS ${PROJECT_SOURCE_DIR}/build/arrow/lib)
+find_library(PARQUET_LIBRARY parquet HINTS ${PROJECT_SOURCE_DIR}/build/arrow/lib)
+if(NOT ARROW_INCLUDE_DIR OR NOT ARROW_LIBRARY OR NOT PARQUET_LIBRARY)
+  message(FATAL_ERROR "PARQUET needs Arrow C++ with Parquet: run tools/install-parquet, or set PARQUET=OFF")
+endif()
+add_library(arrow_parquet INTERFACE)
+target_include_directories(arrow_parquet SYSTEM INTERFACE ${ARROW_INCLUDE_DIR})
+target_link_libraries(arrow_parquet INTERFACE ${PARQUET_LIBRARY} ${ARROW_LIBRARY})

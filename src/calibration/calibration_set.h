@@ -1,0 +1,40 @@
+// calibration/calibration_set.h - what --calib names: files and published data sets, with how much of each.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "base/file.h"
+
+namespace nibblecast {
+
+// One stream of records.
+struct CalibrationSet {
+  std::string name;                // for messages: the file, or "cnn_dailymail train"
+  std::vector<std::string> files;  // one after the other; "-" is standard input
+  std::string column = {};         // of the records; empty: whichever is there (calibration/record.h)
+  uint64_t count = 0;              // texts (docs) or rows (packed)
+  std::string rest = {};           // where only the first files of the set are here: how to get the others
+};
+
+// How many texts or rows, where nobody says.
+inline constexpr uint64_t kDefaultCalibrationSize = 128;
+
+// `calib`: one or more of NAME or NAME:COUNT, separated by commas. NAME is a file, "-", or a data set:
+// `cnn_dailymail`, `nemotron-post-training-dataset-v2`, or both as `cnn_nemotron_v2_mix`; or a folder into
+// which one of them was downloaded (a part of its path is the set's or the repository's name). What exists as
+// a file wins over a data set's name, and over splitting at commas and colons.
+//
+// Without counts `size` (0: the default) is divided evenly, the remainder one each to the first. A data set
+// is sampled as ModelOpt 0.47 does (modelopt/torch/utils/dataset_utils.py, get_dataset_samples): its count
+// divided evenly over its splits, the remainder to the last; the first rows of each split; one CalibrationSet
+// a split. Its files are <split>-NNNNN-of-NNNNN.parquet (or .jsonl) in the newest download of `hub_cache`.
+//
+// Errors: kUsage where some names have counts and others not, or counts meet a size; kBadInput with the
+// command that downloads it where a data set is absent.
+std::vector<CalibrationSet> find_calibration_sets(FileSystem& files, const std::string& calib, uint64_t size,
+                                                  const std::filesystem::path& hub_cache);
+
+}  // namespace nibblecast

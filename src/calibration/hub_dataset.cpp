@@ -1,0 +1,195 @@
+#include "calibration/hub_dataset.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cctype>
+#include <charconv>
+#include <map>
+#include <optional>
+
+#include "base/error.h"
+
+namespace nibblecast {
+namespace {
+
+using Path = std::filesystem::path;
+
+std::string lower(std::string_view text) {
+  std::string low(text);
+  std::transform(low.begin(), low.end(), low.begin(), [](unsigned char c) { return std::tolower(c); });
+  return low;
+}
+
+// "Nemotron-Post-Training-Dataset-v2" of "nvidia/Nemotron-Post-Training-Dataset-v2".
+std::string_view repository_name(const HubDataset& dataset) {
+  return dataset.repository.substr(dataset.repository.find('/') + 1);
+}
+
+// "datasets--nvidia--Nemotron-Post-Training-Dataset-v2", as the Hub's cache has it.
+std::string cache_name(const HubDataset& dataset) {
+  std::string name = "datasets--" + std::string(dataset.repository);
+  return name.replace(name.find('/'), 1, "--");
+}
+
+// Where a file stands in its split.
+struct FilePlace {
+  uint64_t index = 0, total = 1;
+};
+
+bool take(std::string_view& text, std::string_view prefix) {
+  if (!text.starts_with(prefix)) return false;
+  text.remove_prefix(prefix.size());
+  return true;
+}
+
+std::optional<uint64_t> take_number(std::string_view& text) {
+  uint64_t number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (error != std::errc()) return std::nullopt;
+  text.remove_prefix(static_cast<size_t>(end - text.data()));
+  return number;
+}
+
+// "train.parquet", "train-00000-of-00003.parquet", "train-00000-of-00003-<hash>.parquet"; or .jsonl.
+std::optional<FilePlace> parse_place(std::string_view name, std::string_view split) {
+  const size_t dot = name.rfind('.');
+  if (dot == std::string_view::npos) return std::nullopt;
+  const std::string_view extension = name.substr(dot);
+  if (extension != ".parquet" && extension != ".jsonl") return std::nullopt;
+  name = name.substr(0, dot);
+  if (!take(name, split)) return std::nullopt;
+  if (name.empty()) return FilePlace{};
+  if (!take(name, "-")) return std::nullopt;
+  const auto index = take_number(name);
+  if (!index || !take(name, "-of-")) return std::nullopt;
+  const auto total = take_number(name);
+  if (!total || !(name.empty() || name.front() == '-')) return std::nullopt;
+  return FilePlace{*index, *total};
+}
+
+// The files from number 0 on, as far as there is no gap; nullopt without number 0.
+std::optional<SplitFiles> find_split(FileSystem& files, const Path& folder, std::string_view split) {
+  std::map<uint64_t, std::string> by_index;
+  std::optional<uint64_t> total;
+  for (const std::string& name : files.list(folder)) {
+    const auto place = parse_place(name, split);
+    if (!place) continue;
+    if (place->index >= place->total || (total && *total != place->total)) {
+      throw Error(ErrorKind::kBadInput, {.file = (folder / name).string()},
+                  "its number does not fit those of its neighbours",
+                  {.found = fmt::format("{} of {}", place->index, place->total),
+                   .hint = "the folder mixes two downloads, or a file was renamed"});
+    }
+    total = place->total;
+    by_index.try_emplace(place->index, (folder / name).string());  // .jsonl, listed first, wins over .parquet
+  }
+  SplitFiles found;
+  for (const auto& [index, path] : by_index) {
+    if (index != found.files.size()) break;
+    found.files.push_back(path);
+  }
+  if (found.files.empty()) return std::nullopt;
+  found.is_complete = found.files.size() == *total;
+  return found;
+}
+
+// nullopt if a split is absent.
+std::optional<std::vector<SplitFiles>> find_in_folder(FileSystem& files, const HubDataset& dataset,
+                                                      const Path& folder) {
+  const auto status = files.status(folder);
+  if (!status || !status->is_folder) return std::nullopt;
+  std::vector<SplitFiles> splits;
+  for (const std::string_view split : dataset.splits) {
+    auto found = find_split(files, folder, split);
+    if (!found) return std::nullopt;
+    splits.push_back(std::move(*found));
+  }
+  return splits;
+}
+
+}  // namespace
+
+std::span<const HubDataset> hub_datasets() {
+  static const std::vector<HubDataset> datasets = {
+      {.name = "cnn_dailymail",
+       .repository = "abisee/cnn_dailymail",
+       .folder = "3.0.0",
+       .splits = {"train"},
+       .column = "article",
+       .first_files = "3.0.0/train-00000-of-*",
+       .is_gated = false},
+      // The glob leaves out multilingual_*, which ModelOpt does not sample.
+      {.name = "nemotron-post-training-dataset-v2",
+       .repository = "nvidia/Nemotron-Post-Training-Dataset-v2",
+       .folder = "data",
+       .splits = {"stem", "chat", "math", "code"},
+       .column = "messages",
+       .first_files = "data/[scm][!u]*-00000-of-*",
+       .is_gated = true},
+  };
+  return datasets;
+}
+
+const HubDataset* find_dataset(std::string_view name) {
+  for (const HubDataset& dataset : hub_datasets()) {
+    if (dataset.name == name) return &dataset;
+  }
+  return nullptr;
+}
+
+const HubDataset* dataset_of_folder(const Path& folder) {
+  for (const Path& part : std::filesystem::absolute(folder)) {
+    const std::string name = lower(part.string());
+    for (const HubDataset& dataset : hub_datasets()) {
+      if (name == dataset.name || name == lower(repository_name(dataset)) ||
+          name == lower(cache_name(dataset))) {
+        return &dataset;
+      }
+    }
+  }
+  return nullptr;
+}
+
+std::vector<SplitFiles> find_splits(FileSystem& files, const HubDataset& dataset,
+                                    const std::vector<Path>& roots) {
+  for (const Path& root : roots) {
+    for (const Path& folder : {root / dataset.folder, root}) {
+      if (auto splits = find_in_folder(files, dataset, folder)) return std::move(*splits);
+    }
+  }
+  throw Error(ErrorKind::kBadInput, {.file = std::string(dataset.name)},
+              roots.empty() ? "this data set is not in the Hub's cache, and there is no such file"
+                            : "the first files of this data set are not all there",
+              {.hint = download_hint(dataset, dataset.first_files)});
+}
+
+std::vector<Path> cached_roots(FileSystem& files, const HubDataset& dataset, const Path& hub_cache) {
+  constexpr uint64_t kMostReferenceBytes = 4096;
+  const Path cached = hub_cache / cache_name(dataset);
+  if (!files.status(cached / "snapshots")) return {};
+  std::vector<std::string> revisions = files.list(cached / "snapshots");
+  if (files.status(cached / "refs" / "main")) {
+    std::string main = read_text(files, cached / "refs" / "main", kMostReferenceBytes);
+    while (!main.empty() && std::isspace(static_cast<unsigned char>(main.back()))) main.pop_back();
+    std::stable_partition(revisions.begin(), revisions.end(),
+                          [&](const std::string& revision) { return revision == main; });
+  }
+  std::vector<Path> roots;
+  for (const std::string& revision : revisions) roots.push_back(cached / "snapshots" / revision);
+  return roots;
+}
+
+std::string download_hint(const HubDataset& dataset, std::string_view glob) {
+  std::string hint = fmt::format("get it with `hf download {} --repo-type dataset --include '{}'`",
+                                 dataset.repository, glob);
+  if (dataset.is_gated) {
+    hint += fmt::format(
+        "; it is gated: accept its terms at https://huggingface.co/datasets/{} and `hf auth login` with a "
+        "token",
+        dataset.repository);
+  }
+  return hint;
+}
+
+}  // namespace nibblecast
