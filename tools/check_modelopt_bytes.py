@@ -12,6 +12,7 @@ import hashlib
 import json
 import pathlib
 import re
+import struct
 import subprocess
 import sys
 import tempfile
@@ -29,7 +30,8 @@ def import_amax(oracle, path):
         match = re.fullmatch(r"calib\.layers\.(\d+)\.experts\.(w13|w2_weighted)", name)
         if match:
             kind = {"w13": "w13.input_amax", "w2_weighted": "w2.input_amax_weighted"}[match[2]]
-            vectors[f"layers.{match[1]}.ffn.experts.{kind}"] = tensor.read()
+            values = struct.unpack(f"<{tensor.shape[0]}f", tensor.read())
+            vectors[f"layers.{match[1]}.ffn.experts.{kind}"] = (tensor.shape, values)
     write_amax(path, vectors)
 
 

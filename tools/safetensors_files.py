@@ -40,15 +40,16 @@ def read_folder(folder):
     return {name: shards[shard][name] for name, shard in weight_map.items()}
 
 
-def write_amax(path, vectors):
-    """An amax file (docs/formats/amax.md): name -> little-endian F32 values as bytes, one for each expert."""
-    header, offset = {"__metadata__": {"format": "nibblecast.amax/1"}}, 0
-    for name, values in vectors.items():
-        header[name] = {"dtype": "F32", "shape": [len(values) // 4], "data_offsets": [offset, offset + len(values)]}
-        offset += len(values)
+def write_amax(path, tensors, metadata=None):
+    """An amax file (docs/formats/amax.md): name -> (shape, floats)."""
+    header, data = {"__metadata__": {"format": "nibblecast.amax/1", **(metadata or {})}}, b""
+    for name, (shape, values) in tensors.items():
+        begin = len(data)
+        data += struct.pack(f"<{len(values)}f", *values)
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, len(data)]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    pathlib.Path(path).write_bytes(struct.pack("<Q", len(text)) + text + b"".join(vectors.values()))
+    pathlib.Path(path).write_bytes(struct.pack("<Q", len(text)) + text + data)
 
 
 def without_producer(value):
