@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cctype>
 #include <charconv>
+#include <cstdlib>
 #include <map>
 #include <optional>
 
@@ -164,9 +165,17 @@ std::vector<SplitFiles> find_splits(FileSystem& files, const HubDataset& dataset
               {.hint = download_hint(dataset, dataset.first_files)});
 }
 
-std::vector<Path> cached_roots(FileSystem& files, const HubDataset& dataset, const Path& hub_cache) {
+Path hub_cache() {
+  if (const char* cache = std::getenv("HF_HUB_CACHE")) return cache;
+  if (const char* home = std::getenv("HF_HOME")) return Path(home) / "hub";
+  if (const char* cache = std::getenv("XDG_CACHE_HOME")) return Path(cache) / "huggingface/hub";
+  const char* home = std::getenv("HOME");
+  return Path(home != nullptr ? home : "~") / ".cache/huggingface/hub";
+}
+
+std::vector<Path> cached_roots(FileSystem& files, const HubDataset& dataset, const Path& cache) {
   constexpr uint64_t kMostReferenceBytes = 4096;
-  const Path cached = hub_cache / cache_name(dataset);
+  const Path cached = cache / cache_name(dataset);
   if (!files.status(cached / "snapshots")) return {};
   std::vector<std::string> revisions = files.list(cached / "snapshots");
   if (files.status(cached / "refs" / "main")) {

@@ -38,9 +38,11 @@ struct SplitFiles {
 // contradict.
 std::vector<SplitFiles> find_splits(FileSystem& files, const HubDataset& dataset,
                                     const std::vector<std::filesystem::path>& roots);
+// Where the Hub's clients keep downloads: HF_HUB_CACHE, HF_HOME/hub, or the user's cache folder.
+std::filesystem::path hub_cache();
 // Where the Hub's cache keeps a data set: its snapshots, that of `main` first.
 std::vector<std::filesystem::path> cached_roots(FileSystem& files, const HubDataset& dataset,
-                                                const std::filesystem::path& hub_cache);
+                                                const std::filesystem::path& cache);
 
 // "hf download ... --include 'GLOB'", and what a gated one needs.
 std::string download_hint(const HubDataset& dataset, std::string_view glob);

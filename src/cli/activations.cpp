@@ -3,6 +3,7 @@
 #include <optional>
 
 #include "base/error.h"
+#include "calibration/hub_dataset.h"
 #include "cli/console.h"
 #include "cli/source.h"
 

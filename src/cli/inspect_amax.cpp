@@ -1,6 +1,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
+#include <utility>
 
 #include "checkpoint/printable.h"
 #include "cli/inspect_parts.h"
@@ -10,8 +12,10 @@
 namespace nibblecast {
 namespace {
 
-// An expert whose amax is this many times its layer's median moves the layer's input_scale by two bits.
-constexpr float kOutlierRatio = 4;
+// Above this many times the median a value moves the layer's input_scale by two bits; below the inverse of
+// the other its own scale is far from the layer's: few tokens, or a damaged file.
+constexpr float kFarAbove = 4;
+constexpr float kFarBelow = 16;
 constexpr size_t kMostOutliers = 10;
 constexpr size_t kMostRanges = 8;
 
@@ -19,7 +23,7 @@ float largest(const std::vector<float>& amax) {
   return amax.empty() ? 0 : *std::max_element(amax.begin(), amax.end());
 }
 
-// Of experts that saw tokens.
+// Of those that saw tokens.
 float median(std::vector<float> amax) {
   std::erase(amax, 0.0f);
   if (amax.empty()) return 0;
@@ -28,29 +32,93 @@ float median(std::vector<float> amax) {
   return *middle;
 }
 
+// A value far from the median of its like: the experts of one layer, or one linear in all layers.
 struct Outlier {
-  uint64_t layer = 0, expert = 0;
-  std::string_view projection;
+  uint64_t layer = 0;
+  std::string module;  // "expert 17 w13", "attn.wq_a"
   float amax = 0, ratio = 0;
+
+  float distance() const { return std::max(ratio, 1 / ratio); }
 };
 
-void add_outliers(uint64_t layer, std::string_view projection, const std::vector<float>& amax,
-                  std::vector<Outlier>& outliers) {
-  const float usual = median(amax);
-  for (size_t expert = 0; expert < amax.size(); ++expert) {
-    if (usual > 0 && amax[expert] > kOutlierRatio * usual) {
-      outliers.push_back({layer, expert, projection, amax[expert], amax[expert] / usual});
-    }
+void add_outlier(uint64_t layer, const std::string& module, float amax, float usual,
+                 std::vector<Outlier>& outliers) {
+  if (usual == 0 || amax == 0) return;
+  if (amax > kFarAbove * usual || amax * kFarBelow < usual) {
+    outliers.push_back({layer, module, amax, amax / usual});
   }
 }
 
+// "attn.wq_a" of "layers.3.attn.wq_a".
+std::string kind_of(const std::string& module) {
+  size_t begin = 0;
+  for (int dots = 0; dots < 2 && begin != std::string::npos; ++dots) {
+    const size_t dot = module.find('.', begin);
+    begin = dot == std::string::npos ? dot : dot + 1;
+  }
+  return begin == std::string::npos ? module : module.substr(begin);
+}
+
+// What one kind of linear has in the layers.
+struct Linear {
+  std::vector<float> amax;
+  std::vector<uint64_t> layers;
+};
+using Linears = std::map<std::string, Linear>;
+
+Linears linears_of(const AmaxFile& amax) {
+  Linears linears;
+  for (const LayerAmax& layer : amax.layers) {
+    for (const auto& [module, value] : layer.linears) {
+      Linear& linear = linears[kind_of(module)];
+      linear.amax.push_back(value);
+      linear.layers.push_back(layer.layer);
+    }
+  }
+  return linears;
+}
+
+std::vector<Outlier> outliers_of(const AmaxFile& amax, const Linears& linears) {
+  std::vector<Outlier> outliers;
+  for (const LayerAmax& layer : amax.layers) {
+    const ExpertAmax& experts = layer.experts;
+    for (const auto& [projection, values] :
+         {std::pair("w13", &experts.w13), {"w2", &experts.w2}, {"w2_weighted", &experts.w2_weighted}}) {
+      const float usual = median(*values);
+      for (size_t expert = 0; expert < values->size(); ++expert) {
+        add_outlier(layer.layer, fmt::format("expert {} {}", expert, projection), (*values)[expert], usual,
+                    outliers);
+      }
+    }
+  }
+  for (const auto& [kind, linear] : linears) {
+    const float usual = median(linear.amax);
+    for (size_t i = 0; i < linear.amax.size(); ++i) {
+      add_outlier(linear.layers[i], kind, linear.amax[i], usual, outliers);
+    }
+  }
+  std::stable_sort(outliers.begin(), outliers.end(),
+                   [](const Outlier& a, const Outlier& b) { return a.distance() > b.distance(); });
+  return outliers;
+}
+
 std::vector<uint64_t> without_tokens(const ExpertAmax& experts) {
-  const std::vector<float>& amax = !experts.w13.empty() ? experts.w13 : experts.w2;
+  const std::vector<float>* amax = &experts.w13;
+  for (const auto* other : {&experts.w2, &experts.w2_weighted}) {
+    if (amax->empty()) amax = other;
+  }
   std::vector<uint64_t> starved;
-  for (size_t expert = 0; expert < amax.size(); ++expert) {
-    if (amax[expert] == 0) starved.push_back(expert);
+  for (size_t expert = 0; expert < std::max(amax->size(), experts.tokens.size()); ++expert) {
+    if (amax->empty() ? experts.tokens[expert] == 0 : (*amax)[expert] == 0) starved.push_back(expert);
   }
   return starved;
+}
+
+// null where the file has none.
+Json tokens_json(const std::vector<int64_t>& tokens) {
+  if (tokens.empty()) return nullptr;
+  return {{"least", *std::min_element(tokens.begin(), tokens.end())},
+          {"most", *std::max_element(tokens.begin(), tokens.end())}};
 }
 
 Json layer_json(const LayerAmax& layer) {
@@ -60,6 +128,7 @@ Json layer_json(const LayerAmax& layer) {
           {"w13", {{"max", largest(experts.w13)}, {"median", median(experts.w13)}}},
           {"w2", {{"max", largest(experts.w2)}, {"median", median(experts.w2)}}},
           {"w2_weighted", {{"max", largest(experts.w2_weighted)}, {"median", median(experts.w2_weighted)}}},
+          {"tokens", tokens_json(experts.tokens)},
           {"experts_without_tokens", without_tokens(experts)}};
 }
 
@@ -69,51 +138,91 @@ std::string layer_text(const LayerAmax& layer) {
       fmt::format("{:>5} {:>9.4g} {:>9.4g} {:>9.4g} {:>9.4g} {:>9.4g} {:>9.4g}", layer.layer,
                   largest(experts.w13), median(experts.w13), largest(experts.w2), median(experts.w2),
                   largest(experts.w2_weighted), median(experts.w2_weighted));
+  if (!experts.tokens.empty()) {
+    text += fmt::format(" {:>8}", *std::min_element(experts.tokens.begin(), experts.tokens.end()));
+  }
   const std::vector<uint64_t> starved = without_tokens(experts);
   if (!starved.empty())
     text += fmt::format("  {} without tokens: {}", starved.size(), list_text(starved, kMostRanges));
   return summary_line("", text);
 }
 
+std::string coverage_line(const AmaxFile& amax) {
+  uint64_t starved = 0, layers = 0;
+  for (const LayerAmax& layer : amax.layers) {
+    const size_t here = without_tokens(layer.experts).size();
+    starved += here;
+    layers += here > 0 ? 1 : 0;
+  }
+  const auto total = amax.metadata.find("layers");
+  return summary_line(
+      "coverage",
+      fmt::format("{} of {} layers; {} experts without tokens, in {} layers", amax.layers.size(),
+                  total == amax.metadata.end() ? "?" : printable(total->second), starved, layers));
+}
+
+std::string linears_text(const Linears& linears) {
+  if (linears.empty()) return "";
+  std::string text = summary_line("linears", "layers       max    median  of");
+  for (const auto& [kind, linear] : linears) {
+    text += summary_line("", fmt::format("{:>6} {:>9.4g} {:>9.4g}  {}", linear.amax.size(),
+                                         largest(linear.amax), median(linear.amax), printable(kind)));
+  }
+  return text;
+}
+
+std::string outliers_text(const std::vector<Outlier>& outliers) {
+  std::string text = summary_line(
+      "outliers",
+      fmt::format("{} values above {} times or below 1/{} of the median of their layer's experts, or of "
+                  "their linear in all layers",
+                  outliers.size(), kFarAbove, kFarBelow));
+  for (size_t i = 0; i < std::min(outliers.size(), kMostOutliers); ++i) {
+    const Outlier& outlier = outliers[i];
+    text += summary_line("", fmt::format("layer {} {}: {:.4g}, {:.3g} times the median", outlier.layer,
+                                         printable(outlier.module), outlier.amax, outlier.ratio));
+  }
+  if (outliers.size() > kMostOutliers) {
+    text += summary_line("", fmt::format("and {} more", outliers.size() - kMostOutliers));
+  }
+  return text;
+}
+
+Json outliers_json(const std::vector<Outlier>& outliers) {
+  Json json = Json::array();
+  for (const Outlier& outlier : outliers) {
+    json.push_back({{"layer", outlier.layer},
+                    {"module", outlier.module},
+                    {"amax", outlier.amax},
+                    {"times_median", outlier.ratio}});
+  }
+  return json;
+}
+
 }  // namespace
 
 Shown show_amax(const std::string& path, const AmaxFile& amax) {
-  std::vector<Outlier> outliers;
+  const Linears linears = linears_of(amax);
+  const std::vector<Outlier> outliers = outliers_of(amax, linears);
   Shown shown;
   shown.text = summary_line("path", path);
   for (const auto& [key, value] : amax.metadata) {
     shown.text += summary_line("metadata", fmt::format("{}: {}", printable(key), printable(value)));
   }
-  shown.text += summary_line("experts", "layer w1/w3 max    median    w2 max    median  weighted    median");
+  shown.text += coverage_line(amax);
+  shown.text += summary_line(
+      "experts", "layer w1/w3 max    median    w2 max    median  weighted    median least tokens");
   Json layers = Json::array();
   for (const LayerAmax& layer : amax.layers) {
     shown.text += layer_text(layer);
     layers.push_back(layer_json(layer));
-    add_outliers(layer.layer, "w13", layer.experts.w13, outliers);
-    add_outliers(layer.layer, "w2", layer.experts.w2, outliers);
-    add_outliers(layer.layer, "w2_weighted", layer.experts.w2_weighted, outliers);
   }
-  std::stable_sort(outliers.begin(), outliers.end(),
-                   [](const Outlier& a, const Outlier& b) { return a.ratio > b.ratio; });
-  shown.text += summary_line("outliers", fmt::format("{} experts above {} times their layer's median",
-                                                     outliers.size(), kOutlierRatio));
-  Json json_outliers = Json::array();
-  for (const Outlier& outlier : outliers) {
-    json_outliers.push_back({{"layer", outlier.layer},
-                             {"expert", outlier.expert},
-                             {"projection", outlier.projection},
-                             {"amax", outlier.amax},
-                             {"times_median", outlier.ratio}});
-    if (json_outliers.size() > kMostOutliers) continue;
-    shown.text +=
-        summary_line("", fmt::format("layer {} expert {} {}: {:.4g}, {:.1f} times", outlier.layer,
-                                     outlier.expert, outlier.projection, outlier.amax, outlier.ratio));
-  }
+  shown.text += linears_text(linears) + outliers_text(outliers);
   shown.json = {{"path", path},
                 {"format", kAmaxFormat},
                 {"metadata", amax.metadata},
                 {"layers", std::move(layers)},
-                {"outliers", std::move(json_outliers)}};
+                {"outliers", outliers_json(outliers)}};
   return shown;
 }
 

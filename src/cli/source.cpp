@@ -4,9 +4,9 @@
 #include <sys/stat.h>
 
 #include <algorithm>
-#include <cstdlib>
 
 #include "base/error.h"
+#include "calibration/hub_dataset.h"
 #include "pipeline/output.h"
 
 namespace nibblecast {
@@ -51,14 +51,6 @@ Path snapshot_of(const Path& model) {
 uint64_t json_bytes(const Json& json) { return json.dump(2).size(); }
 
 }  // namespace
-
-Path hub_cache() {
-  if (const char* cache = std::getenv("HF_HUB_CACHE")) return cache;
-  if (const char* home = std::getenv("HF_HOME")) return Path(home) / "hub";
-  if (const char* cache = std::getenv("XDG_CACHE_HOME")) return Path(cache) / "huggingface/hub";
-  const char* home = std::getenv("HOME");
-  return Path(home != nullptr ? home : "~") / ".cache/huggingface/hub";
-}
 
 Checkpoint open_source(const std::string& path, bool require_config) {
   FileSystem& files = system_files();

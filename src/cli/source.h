@@ -15,9 +15,6 @@ namespace nibblecast {
 // that holds no checkpoint. Errors: kBadInput.
 Checkpoint open_source(const std::string& path, bool require_config = true);
 
-// Where the Hub's clients keep downloads: HF_HUB_CACHE, HF_HOME/hub, or the user's cache folder.
-std::filesystem::path hub_cache();
-
 // Bytes that a finished output takes on disk: shards, side files, documents.
 uint64_t disk_need(const Checkpoint& source, const Plan& plan);
 // Bytes in the files of a folder, as far as they can be read: what a job that

@@ -1,6 +1,7 @@
 // The whole way on a synthesized v4-tiny checkpoint: plan, calibrate, quantize, verify, inspect.
 #include <set>
 
+#include "calibration/amax_file.h"
 #include "run_cli.h"
 
 namespace nibblecast::testing {
@@ -78,6 +79,38 @@ TEST_F(EndToEnd, InspectShowsTheSameValuesOfSourceAndOutput) {
   EXPECT_EQ(from["blocks"][0]["values"], joined);
   EXPECT_EQ(run_json({"inspect", source(), "--tensor", "layers.0.attn.wq_a"})["format"], "FP8 blocks");
   EXPECT_EQ(run_json({"inspect", source(), "--tensor", "norm.weight"})["values"]["not_finite"], 0);
+}
+
+TEST_F(EndToEnd, InspectShowsCoverageAndOutliersOfAnAmaxFile) {
+  AmaxFile file{.metadata = {{"layers", "4"}}, .layers = {{}, {}, {}}};
+  for (uint64_t layer = 0; layer < 3; ++layer) {
+    LayerAmax& one = file.layers[layer];
+    one.layer = layer;
+    one.linears["layers." + std::to_string(layer) + ".attn.wq_a"] = layer == 0 ? 90.0f : 5.0f;
+    one.experts = {
+        .w13 = std::vector<float>(8, 2), .w2 = std::vector<float>(8, 3), .w2_weighted = {}, .tokens = {}};
+  }
+  file.layers[1].experts.w13[3] = file.layers[1].experts.w2[3] = 0;
+  file.layers[2].experts.w13[5] = 40;
+  file.layers[2].experts.w2[6] = 1e-3f;
+  file.layers[2].experts.tokens = {9, 8, 7, 6, 5, 4, 3, 2};
+  write_amax(system_files(), path("shown.safetensors"), file);
+  const CliResult text = run_cli({"inspect", path("shown.safetensors")});
+  ASSERT_EQ(text.exit_code, 0) << text.err;
+  for (const char* line :
+       {"coverage     3 of 4 layers; 1 experts without tokens, in 1 layers", "1 without tokens: 3",
+        "outliers     3 values", "layer 2 expert 6 w2: 0.001, 0.000333 times the median",
+        "layer 2 expert 5 w13: 40, 20 times the median", "layer 0 attn.wq_a: 90, 18 times the median"}) {
+    EXPECT_NE(text.out.find(line), std::string::npos) << line << " is not in\n" << text.out;
+  }
+  const Json json = run_json({"inspect", path("shown.safetensors")});
+  EXPECT_EQ(json["metadata"]["layers"], Json("4"));
+  EXPECT_EQ(json["layers"][1]["experts_without_tokens"], Json::array({3}));
+  EXPECT_EQ(json["layers"][2]["tokens"]["least"], 2);
+  EXPECT_EQ(json["layers"][0]["tokens"], Json());
+  ASSERT_EQ(json["outliers"].size(), 3u);
+  EXPECT_EQ(json["outliers"][1]["module"], Json("expert 5 w13"));
+  EXPECT_EQ(json["outliers"][1]["layer"], 2);
 }
 
 TEST_F(EndToEnd, SavedAmaxGivesTheSameWeightsAndScales) {
