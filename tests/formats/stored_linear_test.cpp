@@ -43,8 +43,8 @@ TEST_P(StoredLinearTest, EveryFormatAndLengthAsTheReference) {
   constexpr size_t kRows = 5;
   for (size_t cols = 1; cols <= 70; ++cols) {
     // Any bytes, one off every alignment: NaN, infinity and subnormals are among them.
-    const Bytes bytes = random_bytes(kRows * cols * 4 + 1, static_cast<uint32_t>(cols));
-    const Bytes scales = random_bytes(kRows * cols * 4 + 1, static_cast<uint32_t>(cols + 1000));
+    const Bytes bytes = random_bytes(kRows * (cols * 4 + 64) + 1, static_cast<uint32_t>(cols));
+    const Bytes scales = random_bytes(kRows * (cols * 4 + 64) + 1, static_cast<uint32_t>(cols + 1000));
     const uint8_t *from = bytes.data() + 1, *scale = scales.data() + 1;
     expect_reference(Bf16View{from, kRows, cols}, 1, 3);
     expect_reference(F32View{from, kRows, cols}, 1, 3);
