@@ -1,0 +1,21 @@
+// A whole job, killed by SIGKILL. bench/kill_runs does it a thousand times.
+#include "faults/kill_runs.h"
+
+#include <cstdio>
+
+#include "testing.h"
+
+namespace nibblecast::testing {
+namespace {
+
+TEST(KillRuns, EveryJobGoesOnToTheSameBytes) {
+  const TemporaryFolder folder;
+  const KillReport report = kill_runs(folder.path(), {.kills = 30, .seed = 1});
+  std::fputs(report.text().c_str(), stdout);
+  EXPECT_EQ(report.kills, 30u);
+  EXPECT_GT(report.of_resumed_runs, 0u);
+  EXPECT_TRUE(report.problems.empty());
+}
+
+}  // namespace
+}  // namespace nibblecast::testing
