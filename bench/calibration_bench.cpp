@@ -205,12 +205,12 @@ class Bench {
     }
     for (const size_t tokens : {16, 64, 128, 256}) {
       const StoredExpert& expert = layer_.experts[0];
-      std::vector<bf16> x(tokens * expert.w1.cols), y(tokens * expert.w1.rows);
+      std::vector<bf16> x(tokens * cols_of(expert.w1)), y(tokens * rows_of(expert.w1));
       Part part{"linear expert w1, " + std::to_string(tokens) + " tokens"};
       for (size_t i = 0; i < kDistinctExperts; ++i) {
         part.seconds +=
             part_seconds(threads_, [&] { linear(x.data(), tokens, layer_.experts[i].w1, y.data()); });
-        add_product(part, static_cast<double>(tokens), expert.w1.rows, expert.w1.cols);
+        add_product(part, static_cast<double>(tokens), rows_of(expert.w1), cols_of(expert.w1));
       }
       print(part);
     }

@@ -19,15 +19,23 @@ void require_file(FileSystem& files, const std::string& path) {
 }  // namespace
 
 void require_one_origin(const ActivationOptions& options) {
-  if (options.calib.empty() != options.amax.empty()) return;
-  throw Error(ErrorKind::kUsage, {},
-              options.calib.empty() ? "the activations are missing" : "--calib and --amax exclude each other",
-              {.hint = "give --calib FILE (texts to calibrate on) or --amax FILE (what `nibblecast "
-                       "calibrate` measured)"});
+  if (options.calib.empty() || options.amax.empty()) return;
+  throw Error(ErrorKind::kUsage, {}, "--calib and --amax exclude each other",
+              {.hint = "--calib measures, --amax takes what was measured"});
+}
+
+void require_origin(const ActivationOptions& options, const Plan& plan) {
+  if (!options.calib.empty() || !options.amax.empty() || !plan.needs_activations()) return;
+  throw Error(
+      ErrorKind::kUsage, {}, "the activations are missing",
+      {.hint = "give --calib FILE (texts to calibrate on) or --amax FILE (what `nibblecast calibrate` "
+               "measured)"});
 }
 
 Activations load_activations(const ActivationOptions& options, const Checkpoint& source, const Plan& plan) {
   FileSystem& files = source.files();
+  if (options.calib.empty() && options.amax.empty())
+    return {.rows = {}, .amax = {}, .origin = "", .identity = "none"};
   if (!options.amax.empty()) {
     require_file(files, options.amax);
     return Activations::from_amax(files, options.amax);

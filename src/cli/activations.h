@@ -9,10 +9,12 @@
 
 namespace nibblecast {
 
-// kUsage unless exactly one of --calib and --amax is given.
+// kUsage if both --calib and --amax are given.
 void require_one_origin(const ActivationOptions& options);
+// kUsage if neither is given where the plan needs activations.
+void require_origin(const ActivationOptions& options, const Plan& plan);
 
-// Reads and tokenizes the texts, or reads the amax file. Warnings go to stderr.
+// Reads and tokenizes the texts, or reads the amax file; neither where none is named. Warnings go to stderr.
 Activations load_activations(const ActivationOptions& options, const Checkpoint& source, const Plan& plan);
 
 Workload workload_of(const Activations& activations);

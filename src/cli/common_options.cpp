@@ -44,6 +44,22 @@ CLI::Option* add_choice(CLI::App& app, const std::string& option, T& target, con
       ->option_text(names);
 }
 
+// `parse` knows the words that `names` lists.
+template <class T>
+void add_parsed(CLI::App& app, const std::string& option, std::optional<T>& target,
+                std::optional<T> (*parse)(std::string_view), const std::string& names,
+                const std::string& description) {
+  app.add_option_function<std::string>(
+         option,
+         [&target, parse, option, names](const std::string& text) {
+           target = parse(text);
+           if (!target)
+             throw CLI::ValidationError(option, fmt::format("unknown value '{}' (expected {})", text, names));
+         },
+         description)
+      ->option_text(names);
+}
+
 }  // namespace
 
 uint64_t CommonOptions::memory_limit() const { return memory ? *memory : available_memory(); }
@@ -102,8 +118,7 @@ void add_threads_options(CLI::App& app, CommonOptions& options) {
 }
 
 void add_rows_options(CLI::App& app, ActivationOptions& options) {
-  add_text(app, "--calib", options.calib, "FILE",
-           "texts: JSONL, Parquet, plain, - or a data set; A:64,B:64");
+  add_text(app, "--calib", options.calib, "FILE", "texts: JSONL, Parquet, plain, - or a data set; A:64,B:64");
   add_count(app, "--calib-size", options.calib_size, 1, "texts (docs) or rows (packed); default 128")
       ->needs("--calib");
   add_count(app, "--calib-seq", options.rows.length, 1, "most tokens of a row; default 512")
@@ -126,7 +141,11 @@ void add_compute_dtype(CLI::App& app, QuantizeOptions& options) {
 }
 
 void add_quantize_options(CLI::App& app, QuantizeOptions& options) {
-  add_text(app, "--recipe", options.recipe, "R", "default and only one here: nvfp4_experts_only");
+  add_text(app, "--recipe", options.recipe, "R", "built-in name or YAML file (nvfp4_experts_only)");
+  add_parsed<RecipeMethod>(app, "--weight-method", options.weight_method, parse_recipe_method,
+                           "cast|max|mse|four_over_six", "instead of the recipe's");
+  add_parsed<KvCache>(app, "--kv-cache", options.kv_cache, parse_kv_cache, "none|fp8_cast|fp8|nvfp4_cast",
+                      "instead of the recipe's");
   add_compute_dtype(app, options);
   add_choice<InputScalePolicy>(app, "--input-scale", options.input_scale,
                                {{"layer", InputScalePolicy::kLayer}, {"expert", InputScalePolicy::kExpert}},

@@ -70,8 +70,8 @@ struct Overview {
 };
 
 std::string format_name(const StoredFiles& stored, const std::string& module) {
-  const WeightFormat format = stored.format_of(module);
-  if (format != WeightFormat::kPlain) return std::string(weight_format_name(format));
+  const StoredFormat format = stored.format_of(module);
+  if (format != StoredFormat::kPlain) return std::string(weight_format_name(format));
   return std::string(dtype_name(stored.find(module + ".weight")->dtype));
 }
 

@@ -168,21 +168,21 @@ float scalar(const StoredFiles& stored, const Tensor* tensor) {
   return load<float>(stored.read(*tensor, 0, 4).data());
 }
 
-const Tensor& scale_of(const StoredFiles& stored, const std::string& module, WeightFormat format) {
-  return *stored.find(module + (format == WeightFormat::kNvfp4 ? ".weight_scale" : ".scale"));
+const Tensor& scale_of(const StoredFiles& stored, const std::string& module, StoredFormat format) {
+  return *stored.find(module + (format == StoredFormat::kNvfp4 ? ".weight_scale" : ".scale"));
 }
 
 // Elements that share a scale along a row; of FP8 tiles 128 (or what fits) by the shapes.
-BlockLayout layout_of(const Tensor& weight, const Tensor& scale, WeightFormat format) {
-  if (format == WeightFormat::kMxfp4) return {32, 16};
-  if (format == WeightFormat::kNvfp4) return {16, 8};
+BlockLayout layout_of(const Tensor& weight, const Tensor& scale, StoredFormat format) {
+  if (format == StoredFormat::kMxfp4) return {32, 16};
+  if (format == StoredFormat::kNvfp4) return {16, 8};
   const uint64_t tiles = std::max<uint64_t>(scale.shape[1], 1);
   uint64_t width = 1;
   while (width * tiles < weight.shape[1]) width *= 2;
   return {width, width};
 }
 
-std::vector<Block> first_blocks(const StoredFiles& stored, const std::string& module, WeightFormat format) {
+std::vector<Block> first_blocks(const StoredFiles& stored, const std::string& module, StoredFormat format) {
   const Tensor& weight = *stored.find(module + ".weight");
   const Tensor& scale = scale_of(stored, module, format);
   const BlockLayout layout = layout_of(weight, scale, format);
@@ -190,12 +190,12 @@ std::vector<Block> first_blocks(const StoredFiles& stored, const std::string& mo
   const std::vector<std::byte> codes =
       stored.read(weight, 0, std::min(weight.shape[1], shown * layout.code_bytes));
   const std::vector<std::byte> scales = stored.read(scale, 0, shown * dtype_bytes(scale.dtype));
-  const size_t cols = format == WeightFormat::kFp8Block ? codes.size() : codes.size() * 2;
+  const size_t cols = format == StoredFormat::kFp8Block ? codes.size() : codes.size() * 2;
   std::vector<float> row(cols);
-  if (format == WeightFormat::kMxfp4) {
+  if (format == StoredFormat::kMxfp4) {
     dequantize_mxfp4_ref<float>({.codes = raw(codes), .scales = raw(scales), .rows = 1, .cols = cols}, 0, 1,
                                 row.data(), cols);
-  } else if (format == WeightFormat::kNvfp4) {
+  } else if (format == StoredFormat::kNvfp4) {
     const float scale_2 = scalar(stored, stored.find(module + ".weight_scale_2"));
     dequantize_nvfp4_ref<float>(
         {.codes = raw(codes), .block_scales = raw(scales), .scale_2 = scale_2, .rows = 1, .cols = cols}, 0, 1,
@@ -214,7 +214,7 @@ std::vector<Block> first_blocks(const StoredFiles& stored, const std::string& mo
   return blocks_of(row, codes, first_values(stored, scale, shown), layout);
 }
 
-void show_blocks(const StoredFiles& stored, const std::string& module, WeightFormat format, Shown& shown) {
+void show_blocks(const StoredFiles& stored, const std::string& module, StoredFormat format, Shown& shown) {
   const Tensor& scale = scale_of(stored, module, format);
   const Range scales = range_of(stored, scale);
   shown.text +=
@@ -224,7 +224,7 @@ void show_blocks(const StoredFiles& stored, const std::string& module, WeightFor
   shown.json["format"] = weight_format_name(format);
   shown.json["scales"] = scales.json();
   for (const char* name : {"weight_scale_2", "input_scale"}) {
-    if (format != WeightFormat::kNvfp4) break;
+    if (format != StoredFormat::kNvfp4) break;
     const double value = scalar(stored, stored.find(fmt::format("{}.{}", module, name)));
     shown.text += summary_line("", fmt::format("{:<15} {:.9g}", name, value));
     shown.json[name] = std::isfinite(value) ? Json(value) : Json();
@@ -249,7 +249,7 @@ void show_blocks(const StoredFiles& stored, const std::string& module, WeightFor
 std::optional<std::string> block_module(const StoredFiles& stored, const Tensor& tensor) {
   if (!tensor.name.ends_with(".weight")) return std::nullopt;
   std::string module = tensor.name.substr(0, tensor.name.size() - 7);
-  if (stored.format_of(module) == WeightFormat::kPlain) return std::nullopt;
+  if (stored.format_of(module) == StoredFormat::kPlain) return std::nullopt;
   return module;
 }
 

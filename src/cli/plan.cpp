@@ -12,12 +12,14 @@
 #include "cli/plan_report.h"
 #include "cli/preflight.h"
 #include "cli/source.h"
+#include "cli/summary.h"
+#include "plan/recipe_modules.h"
 
 namespace nibblecast {
 namespace {
 
 struct Arguments {
-  std::string source, destination;
+  std::string source, destination, explain;
   ActivationOptions activations;
   JobOptions job;
   QuantizeOptions options;
@@ -29,13 +31,35 @@ std::vector<Breach> breaches_of(const Plan& plan) {
   return check_engine_contracts(plan.config, plan.hf_quant_config, tensors);
 }
 
+// --explain NAME: what becomes of one module, and by which rule.
+int explain(const Checkpoint& source, const Arguments& arguments) {
+  const auto config = DeepseekV4Config::parse(source.config(), (source.folder() / "config.json").string());
+  const std::vector<ResolvedModule> modules =
+      resolve_modules(recipe_of(source.files(), arguments.options), config);
+  const ResolvedModule* found = find_module(modules, arguments.explain);
+  if (found == nullptr) {
+    throw Error(ErrorKind::kUsage, {}, "no module is called '" + arguments.explain + "'",
+                {.expected = "a name such as layers.3.attn.wq_b or model.layers.3.self_attn.q_b_proj",
+                 .hint = "only modules with a weight matrix; everything else is kept"});
+  }
+  const ModuleRecipe& recipe = found->recipe;
+  std::string text = summary_line("module", found->module.name) +
+                     summary_line("on the Hub", found->module.hub_name) +
+                     summary_line("format", std::string(weight_format_name(recipe.format)));
+  if (recipe.format == WeightFormat::kNvfp4)
+    text += summary_line("method", std::string(recipe_method_name(recipe.method)));
+  text += summary_line("input", recipe.quantize_input ? "quantized: an input_scale is written" : "as it is");
+  print_data(text + summary_line("by", recipe.rule));
+  return 0;
+}
+
 int run(const Arguments& arguments, const CommonOptions& common) {
   const ActivationOptions& from = arguments.activations;
-  if (!from.calib.empty() || !from.amax.empty()) require_one_origin(from);
+  require_one_origin(from);
   const Checkpoint source = open_source(arguments.source);
+  if (!arguments.explain.empty()) return explain(source, arguments);
   const Plan plan = make_plan(source, arguments.options);
-  Activations activations;
-  if (!from.calib.empty() || !from.amax.empty()) activations = load_activations(from, source, plan);
+  const Activations activations = load_activations(from, source, plan);
   PlanReport report{
       .source = &source,
       .plan = &plan,
@@ -68,6 +92,8 @@ void add_plan(CLI::App& app, CommonOptions& common, Action& action) {
   add_rows_options(command, arguments->activations);
   add_text(command, "--amax", arguments->activations.amax, "FILE",
            "instead of --calib: amax file; no forward pass");
+  add_text(command, "--explain", arguments->explain, "NAME",
+           "one module: its format, and the rule that says so");
   add_quantize_options(command, arguments->options);
   add_job_options(command, arguments->job);
   add_threads_options(command, common);

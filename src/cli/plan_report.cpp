@@ -25,10 +25,19 @@ std::string_view make_name(Make make) {
       return "kept";
     case Make::kCastWeight:
       return "cast";
+    case Make::kNvfp4Weight:
+      return "nvfp4";
+    case Make::kFp8Weight:
+    case Make::kFp8BlockWeight:
+      return "fp8";
+    case Make::kWideWeight:
+      return "dequantized";
+    case Make::kMxfp4Weight:
+      return "mxfp4";
     case Make::kBlockScale:
       return "block scale";
-    case Make::kWeightScale2:
-      return "weight_scale_2";
+    case Make::kWeightScale:
+      return "weight scale";
     case Make::kInputScale:
       return "input_scale";
   }

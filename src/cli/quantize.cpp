@@ -98,6 +98,7 @@ int run(const Arguments& arguments, const CommonOptions& common) {
     check_amax_output(arguments.amax_output, source);
   }
   const Plan plan = make_plan(source, arguments.options);
+  require_origin(arguments.activations, plan);
   const Activations activations = load_activations(arguments.activations, source, plan);
   const Preflight found =
       preflight(source, plan, activations, arguments.destination, arguments.job, common, false);

@@ -15,15 +15,15 @@ bool is_matrix(const Tensor* tensor, Dtype dtype) {
 
 }  // namespace
 
-std::string_view weight_format_name(WeightFormat format) {
+std::string_view weight_format_name(StoredFormat format) {
   switch (format) {
-    case WeightFormat::kPlain:
+    case StoredFormat::kPlain:
       return "plain";
-    case WeightFormat::kFp8Block:
+    case StoredFormat::kFp8Block:
       return "FP8 blocks";
-    case WeightFormat::kMxfp4:
+    case StoredFormat::kMxfp4:
       return "MXFP4";
-    case WeightFormat::kNvfp4:
+    case StoredFormat::kNvfp4:
       return "NVFP4";
   }
   return "?";
@@ -69,25 +69,25 @@ std::vector<std::byte> StoredFiles::read(const Tensor& tensor, uint64_t begin, u
   return bytes;
 }
 
-WeightFormat StoredFiles::format_of(const std::string& module) const {
+StoredFormat StoredFiles::format_of(const std::string& module) const {
   const Tensor& weight = *find(module + ".weight");
-  if (weight.shape.size() != 2 || weight.shape[0] == 0 || weight.shape[1] == 0) return WeightFormat::kPlain;
+  if (weight.shape.size() != 2 || weight.shape[0] == 0 || weight.shape[1] == 0) return StoredFormat::kPlain;
   const Tensor* scale = find(module + ".scale");
   const Tensor* weight_scale = find(module + ".weight_scale");
   const uint64_t rows = weight.shape[0], cols = weight.shape[1];
   const auto holds_one = [&](const Tensor* tensor) { return tensor && tensor->size_bytes > 0; };
-  if (!holds_one(scale) && !holds_one(weight_scale)) return WeightFormat::kPlain;
+  if (!holds_one(scale) && !holds_one(weight_scale)) return StoredFormat::kPlain;
   if (weight.dtype == Dtype::kI8 && is_matrix(scale, Dtype::kF8E8M0) &&
       scale->shape == Shape{rows, cols / 16}) {
-    return WeightFormat::kMxfp4;
+    return StoredFormat::kMxfp4;
   }
   if (weight.dtype == Dtype::kU8 && is_matrix(weight_scale, Dtype::kF8E4M3) &&
       weight_scale->shape == Shape{rows, cols / 8}) {
-    return WeightFormat::kNvfp4;
+    return StoredFormat::kNvfp4;
   }
   const bool has_tiles = is_matrix(scale, Dtype::kF8E8M0) || is_matrix(scale, Dtype::kF32);
-  return weight.dtype == Dtype::kF8E4M3 && has_tiles && holds_one(scale) ? WeightFormat::kFp8Block
-                                                                         : WeightFormat::kPlain;
+  return weight.dtype == Dtype::kF8E4M3 && has_tiles && holds_one(scale) ? StoredFormat::kFp8Block
+                                                                         : StoredFormat::kPlain;
 }
 
 }  // namespace nibblecast

@@ -18,8 +18,8 @@
 namespace nibblecast {
 
 // How a module's weight is stored, seen from its tensors alone.
-enum class WeightFormat { kPlain, kFp8Block, kMxfp4, kNvfp4 };
-std::string_view weight_format_name(WeightFormat format);
+enum class StoredFormat { kPlain, kFp8Block, kMxfp4, kNvfp4 };
+std::string_view weight_format_name(StoredFormat format);
 
 class StoredFiles {
  public:
@@ -38,7 +38,7 @@ class StoredFiles {
   std::vector<std::byte> read(const Tensor& tensor, uint64_t begin, uint64_t size_bytes) const;
 
   // Of `module`, whose tensor `module`.weight exists.
-  WeightFormat format_of(const std::string& module) const;
+  StoredFormat format_of(const std::string& module) const;
 
  private:
   void index_names();

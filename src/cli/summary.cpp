@@ -4,6 +4,7 @@
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "cli/console.h"
 #include "cli/text.h"
@@ -14,6 +15,33 @@ namespace {
 constexpr size_t kMostNames = 10;
 constexpr size_t kMostRanges = 12;
 
+// Of weights that were quantized: the norm of the error over that of the weights, of all and of the worst.
+std::string losses_text(const RunRecord& record) {
+  std::string text;
+  if (!record.losses.empty()) {
+    RowLoss all;
+    double worst = -1;
+    std::string worst_name;
+    for (const auto& [name, loss] : record.losses) {
+      all.squared_error += loss.squared_error, all.squares += loss.squares;
+      const double error = loss.squares > 0 ? std::sqrt(loss.squared_error / loss.squares) : 0;
+      if (error > worst) worst = error, worst_name = name;
+    }
+    text += summary_line(
+        "quantized",
+        fmt::format("{} weights, relative error {:.3g}; the largest {:.3g} ({})",
+                    grouped(record.losses.size()),
+                    all.squares > 0 ? std::sqrt(all.squared_error / all.squares) : 0, worst, worst_name));
+  }
+  if (!record.inexact.empty()) {
+    uint64_t values = 0;
+    for (const auto& [name, count] : record.inexact) values += count;
+    text += summary_line("rounded", fmt::format("{} values of {} tensors are not exact in BF16",
+                                                grouped(values), grouped(record.inexact.size())));
+  }
+  return text;
+}
+
 }  // namespace
 
 std::string summary_line(std::string_view label, std::string_view text) {
@@ -22,7 +50,9 @@ std::string summary_line(std::string_view label, std::string_view text) {
 
 std::string blocks_text(const RunRecord& record) {
   const CastCounts& blocks = record.blocks;
-  std::string text =
+  std::string text = losses_text(record);
+  if (blocks.blocks == 0) return text;
+  text +=
       summary_line("blocks", fmt::format("{} of {} lossless", grouped(blocks.blocks - blocks.outside_window),
                                          grouped(blocks.blocks)));
   if (record.outside_window.empty()) return text;

@@ -50,10 +50,11 @@ void add_rows(ForwardState<T>& state, const std::vector<std::vector<int32_t>>& r
   }
 }
 
-void check_expert(const std::string& module, const Mxfp4View& weight, size_t rows, size_t cols) {
-  if (weight.rows == rows && weight.cols == cols) return;
-  throw Error(ErrorKind::kBadInput, {.tensor = module}, "does not fit the model's configuration",
-              {.expected = shape_text({rows, cols}), .found = shape_text({weight.rows, weight.cols})});
+void check_expert(const std::string& module, const StoredLinear& weight, size_t rows, size_t cols) {
+  if (rows_of(weight) == rows && cols_of(weight) == cols) return;
+  throw Error(
+      ErrorKind::kBadInput, {.tensor = module}, "does not fit the model's configuration",
+      {.expected = shape_text({rows, cols}), .found = shape_text({rows_of(weight), cols_of(weight)})});
 }
 
 }  // namespace

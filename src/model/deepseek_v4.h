@@ -15,8 +15,7 @@
 #include <vector>
 
 #include "checkpoint/tensor.h"
-#include "formats/fp8_block.h"
-#include "formats/mxfp4.h"
+#include "formats/stored_linear.h"
 #include "model/activation_amax.h"
 #include "model/deepseek_v4_config.h"
 
@@ -33,7 +32,7 @@ using StoredTensors = std::unordered_map<std::string, StoredTensor>;
 
 // One routed expert's weights as stored: MXFP4 or, in Base checkpoints, FP8 blocks.
 struct StoredExpert {
-  Mxfp4View w1, w2, w3;  // w1, w3: [I, D]; w2: [D, I]
+  StoredLinear w1, w2, w3;  // w1, w3: [I, D]; w2: [D, I]
 };
 
 template <class T>

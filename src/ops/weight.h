@@ -2,25 +2,12 @@
 #pragma once
 
 #include <cstddef>
-#include <variant>
 
-#include "formats/bf16.h"
-#include "formats/fp8_block.h"
-#include "formats/mxfp4.h"
+#include "formats/stored_linear.h"
 
 namespace nibblecast {
 
-struct Bf16View {
-  const void* values = nullptr;  // [rows, cols] BF16, may be unaligned
-  size_t rows = 0, cols = 0;
-};
-
-struct F32View {
-  const void* values = nullptr;  // [rows, cols] F32, may be unaligned
-  size_t rows = 0, cols = 0;
-};
-
-using WeightView = std::variant<Bf16View, F32View, Fp8BlockView, Mxfp4View>;
+using WeightView = StoredLinear;
 
 size_t weight_rows(const WeightView& weight);
 size_t weight_cols(const WeightView& weight);

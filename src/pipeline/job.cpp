@@ -56,12 +56,36 @@ LayerAmax to_layer(const Json& entry) {
   return layer;
 }
 
+Json counts_json(const MadeCounts& counts) {
+  Json json = Json::object();
+  const CastCounts& blocks = counts.blocks;
+  if (blocks.blocks > 0) json["blocks"] = {blocks.blocks, blocks.zero_blocks, blocks.outside_window};
+  if (counts.loss.squares > 0) {
+    json["loss"] = {std::bit_cast<uint64_t>(counts.loss.squared_error),
+                    std::bit_cast<uint64_t>(counts.loss.squares)};
+  }
+  if (counts.inexact > 0) json["inexact"] = counts.inexact;
+  return json;
+}
+
+MadeCounts to_counts(const Json& json) {
+  MadeCounts counts;
+  if (json.contains("blocks")) {
+    const Json& blocks = json.at("blocks");
+    counts.blocks = {.blocks = blocks.at(0), .zero_blocks = blocks.at(1), .outside_window = blocks.at(2)};
+  }
+  if (json.contains("loss")) {
+    counts.loss = {std::bit_cast<double>(json.at("loss").at(0).get<uint64_t>()),
+                   std::bit_cast<double>(json.at("loss").at(1).get<uint64_t>())};
+  }
+  counts.inexact = json.value("inexact", uint64_t{0});
+  return counts;
+}
+
 void replay_done(const Json& done, JobState& state) {
   for (const Json& item : done.at("tensors")) {
-    DurableTensor tensor{.checksum = item.at(1), .blocks = {}};
-    if (item.size() > 2) {
-      tensor.blocks = {.blocks = item.at(2), .zero_blocks = item.at(3), .outside_window = item.at(4)};
-    }
+    DurableTensor tensor{.checksum = item.at(1), .counts = {}};
+    if (item.size() > 2) tensor.counts = to_counts(item.at(2));
     if (!state.tensors.insert_or_assign(item.at(0), std::move(tensor)).second) ++state.tensors_made_twice;
   }
   for (const Json& item : done.at("scalars")) {
@@ -192,10 +216,8 @@ Json done_entry(const DoneUnit& unit) {
   Json tensors = Json::array(), scalars = Json::array();
   for (const DoneTensor& done : unit.tensors) {
     Json item = {done.tensor, done.is.checksum};
-    const CastCounts& blocks = done.is.blocks;
-    if (blocks.blocks > 0) {
-      item.insert(item.end(), {blocks.blocks, blocks.zero_blocks, blocks.outside_window});
-    }
+    const Json counts = counts_json(done.is.counts);
+    if (!counts.empty()) item.push_back(counts);
     tensors.push_back(std::move(item));
   }
   for (const auto& [tensor, value] : unit.scalars) {

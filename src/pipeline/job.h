@@ -27,8 +27,8 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "checkpoint/checkpoint.h"
-#include "formats/mxfp4_to_nvfp4.h"
 #include "model/activation_amax.h"
+#include "pipeline/group_maker.h"
 #include "pipeline/journal.h"
 
 namespace nibblecast {
@@ -46,7 +46,7 @@ struct Attempt {
 
 struct DurableTensor {
   std::string checksum;  // XXH3-128 of its bytes
-  CastCounts blocks;     // of a cast weight
+  MadeCounts counts;     // of a weight
 };
 
 struct SavedStreams {

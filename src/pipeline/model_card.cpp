@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cmath>
 #include <sstream>
 
 namespace nibblecast {
@@ -39,27 +41,49 @@ std::string quoted(const std::string& text) {
   return Json(text).dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
+std::string activations_text(const Activations& activations) {
+  if (activations.rows) {
+    return fmt::format("calibrated on {} rows, {} tokens", activations.rows->ids.size(),
+                       activations.rows->tokens());
+  }
+  return activations.amax ? "taken from an amax file" : "none";
+}
+
+std::string losses_line(const RunRecord& record) {
+  const auto worst = std::ranges::max_element(record.losses, {}, [](const auto& loss) {
+    return loss.second.squares > 0 ? loss.second.squared_error / loss.second.squares : 0.0;
+  });
+  const RowLoss& loss = worst->second;
+  return fmt::format("- {} weights were quantized; the largest relative error is {:.3g} ({}).\n",
+                     record.losses.size(),
+                     loss.squares > 0 ? std::sqrt(loss.squared_error / loss.squares) : 0.0, worst->first);
+}
+
 }  // namespace
 
 std::string model_card(const Checkpoint& source, const Plan& plan, const Activations& activations,
                        const RunRecord& record) {
   const std::string base = base_model(source.folder());
-  const std::string calibration = activations.rows
-                                      ? fmt::format("calibrated on {} rows, {} tokens",
-                                                    activations.rows->ids.size(), activations.rows->tokens())
-                                      : "taken from an amax file";
-  return fmt::format(
+  const auto made = std::ranges::count_if(
+      plan.tensors, [](const PlannedTensor& tensor) { return tensor.make != Make::kKeep; });
+  std::string text = fmt::format(
       "---\nbase_model: {}\nbase_model_relation: quantized\n{}tags:\n- nvfp4\n- nibblecast\n---\n\n"
       "# {} in NVFP4\n\n"
-      "Made by nibblecast {} with recipe `{}`: the routed experts are NVFP4, everything else is the "
-      "source's, byte for byte.\n\n"
-      "- {} of {} expert blocks have exactly the source's values; {} were requantized.\n"
-      "- Activation scales: {}.\n\n"
-      "`nibblecast.json` records what was done; `README.source.md`, where present, is the source's own "
-      "card.\n",
-      quoted(base), licence_lines(source), base, NIBBLECAST_VERSION, plan.options.recipe,
-      record.blocks.blocks - record.blocks.outside_window, record.blocks.blocks, record.blocks.outside_window,
-      calibration);
+      "Made by nibblecast {} with recipe `{}`: {} of {} tensors are made anew, everything else is the "
+      "source's, "
+      "byte for byte.\n\n",
+      quoted(base), licence_lines(source), base, NIBBLECAST_VERSION, plan.options.recipe, made,
+      plan.tensors.size());
+  const CastCounts& blocks = record.blocks;
+  if (blocks.blocks > 0) {
+    text += fmt::format("- {} of {} expert blocks have exactly the source's values; {} were requantized.\n",
+                        blocks.blocks - blocks.outside_window, blocks.blocks, blocks.outside_window);
+  }
+  if (!record.losses.empty()) text += losses_line(record);
+  text += "- Activation scales: " + activations_text(activations) + ".\n\n";
+  return text +
+         "`nibblecast.json` records what was done; `README.source.md`, where present, is the source's own "
+         "card.\n";
 }
 
 }  // namespace nibblecast

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <set>
 
 #include "base/error.h"
@@ -34,12 +35,15 @@ Json options_document(const QuantizeOptions& options) {
   static constexpr const char* kW2Inputs[] = {"max", "weighted", "unweighted"};
   Json engines = Json::array();
   for (const Engine engine : options.engines) engines.push_back(engine_name(engine));
-  return {{"recipe", options.recipe},
-          {"compute_dtype", compute_dtype_name(options.compute_dtype)},
-          {"input_scale", options.input_scale == InputScalePolicy::kLayer ? "layer" : "expert"},
-          {"w2_input", kW2Inputs[static_cast<int>(options.w2_input)]},
-          {"negative_zero", options.negative_zero == NegativeZero::kKeep ? "keep" : "modelopt"},
-          {"engines", std::move(engines)}};
+  return {
+      {"recipe", options.recipe},
+      {"weight_method", options.weight_method ? Json(recipe_method_name(*options.weight_method)) : Json()},
+      {"kv_cache", options.kv_cache ? Json(kv_cache_name(*options.kv_cache)) : Json()},
+      {"compute_dtype", compute_dtype_name(options.compute_dtype)},
+      {"input_scale", options.input_scale == InputScalePolicy::kLayer ? "layer" : "expert"},
+      {"w2_input", kW2Inputs[static_cast<int>(options.w2_input)]},
+      {"negative_zero", options.negative_zero == NegativeZero::kKeep ? "keep" : "modelopt"},
+      {"engines", std::move(engines)}};
 }
 
 Json activations_document(const Activations& activations) {
@@ -48,9 +52,11 @@ Json activations_document(const Activations& activations) {
     document["kind"] = "calibration";
     document["rows"] = activations.rows->ids.size();
     document["tokens"] = activations.rows->tokens();
-  } else {
+  } else if (activations.amax) {
     document["kind"] = "amax file";
     document["metadata"] = activations.amax->metadata;
+  } else {
+    document["kind"] = "none";
   }
   return document;
 }
@@ -72,6 +78,15 @@ Json layers_document(const Plan& plan, const RunRecord& record) {
                       {"experts_without_tokens", record.without_tokens[layer.layer]}});
   }
   return layers;
+}
+
+// Of what was quantized: the norm of the error over that of the weight.
+Json losses_document(const RunRecord& record) {
+  Json losses = Json::object();
+  for (const auto& [name, loss] : record.losses) {
+    losses[name] = loss.squares > 0 ? std::sqrt(loss.squared_error / loss.squares) : 0.0;
+  }
+  return losses;
 }
 
 Json checksums_document(const Plan& plan, const RunRecord& record) {
@@ -117,7 +132,8 @@ Json files_document(const Checkpoint& source, const Path& destination,
                     const std::vector<std::pair<std::string, std::string>>& documents) {
   Json checksums = Json::object();
   for (const auto& [name, text] : documents) checksums[name] = checksum_of(text);
-  checksums[kAmaxName] = file_checksum(source.files(), destination / kAmaxName);
+  if (source.files().status(destination / kAmaxName))
+    checksums[kAmaxName] = file_checksum(source.files(), destination / kAmaxName);
   for (const Path& file : source.side_files()) {
     checksums[copied_name(file).string()] = file_checksum(source.files(), destination / copied_name(file));
   }
@@ -156,6 +172,8 @@ Json run_document(const Checkpoint& source, const Plan& plan, const Activations&
             {"zero", blocks.zero_blocks},
             {"outside_window", blocks.outside_window}}},
           {"outside_window", record.outside_window},
+          {"relative_error", losses_document(record)},
+          {"inexact", record.inexact},
           {"layers", layers_document(plan, record)},
           {"bytes", {{"read", record.read_bytes}, {"written", record.written_bytes}}},
           {"attempts", job.attempts_json("finished")},
@@ -177,21 +195,24 @@ void finish_output(const Checkpoint& source, const Plan& plan, const Activations
   require_unchanged_source(source);
   const auto name_of = [&](const PlannedShard& shard) { return destination / shard.name; };
   copy_side_files(source, destination);
-  files.create_folders(destination / "calibration");
-  write_amax(files, destination / kAmaxName,
-             {.metadata = activations.rows ? amax_metadata(source, plan, *activations.rows)
-                                           : activations.amax->metadata,
-              .layers = record.layers});
+  if (activations.rows || activations.amax) {
+    files.create_folders(destination / "calibration");
+    write_amax(files, destination / kAmaxName,
+               {.metadata = activations.rows ? amax_metadata(source, plan, *activations.rows)
+                                             : activations.amax->metadata,
+                .layers = record.layers});
+  }
   for (const PlannedShard& shard : plan.shards) {
     files.rename(name_of(shard).string() + ".partial", name_of(shard));
   }
   files.sync_folder(destination);
   // config.json last: with it the folder is a checkpoint.
-  const std::vector<std::pair<std::string, std::string>> documents = {
-      {"README.md", model_card(source, plan, activations, record)},
-      {"hf_quant_config.json", document_text(plan.hf_quant_config)},
-      {"model.safetensors.index.json", document_text(plan.index)},
-      {"config.json", document_text(plan.config)}};
+  std::vector<std::pair<std::string, std::string>> documents = {
+      {"README.md", model_card(source, plan, activations, record)}};
+  if (!plan.hf_quant_config.is_null())
+    documents.emplace_back("hf_quant_config.json", document_text(plan.hf_quant_config));
+  documents.emplace_back("model.safetensors.index.json", document_text(plan.index));
+  documents.emplace_back("config.json", document_text(plan.config));
   Json run = run_document(source, plan, activations, record, job);
   run["headers"] = headers_document(plan);
   run["files"] = files_document(source, destination, documents);

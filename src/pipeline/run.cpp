@@ -14,6 +14,7 @@
 #include "ops/product_isa.h"
 #include "pipeline/calibration_pass.h"
 #include "pipeline/committer.h"
+#include "pipeline/group_maker.h"
 #include "pipeline/reader.h"
 #include "pipeline/saved_streams.h"
 #include "pipeline/units.h"
@@ -21,8 +22,6 @@
 
 namespace nibblecast {
 namespace {
-
-constexpr size_t kRowsPerTask = 128;  // of an expert, cast by one thread
 
 class Run {
  public:
@@ -119,7 +118,7 @@ class Run {
   void take_over_durable() {
     for (const auto& [tensor, durable] : durable_) {
       record_.checksums[tensor] = durable.checksum;
-      count(tensor, durable.blocks);
+      count(tensor, durable.counts);
     }
     if (writer_) {
       for (const auto& [tensor, value] : job_.state().scalars) set_scalar(tensor, value);
@@ -144,7 +143,7 @@ class Run {
       report(Phase::kRead);
       for (; unit < units_.size() && units_[unit].stage == stage; ++unit) {
         const Reader::Loaded loaded = reader.next();
-        if (layer_forward && units_[unit].expert != nullptr && !attended) {
+        if (layer_forward && !attended && is_expert(units_[unit])) {
           report(Phase::kForward);
           pass_->begin_layer(*plan_.stages[stage].layer);
           attended = true;
@@ -157,30 +156,57 @@ class Run {
     }
   }
 
+  static bool is_expert(const Unit& unit) { return unit.group != nullptr && unit.group->expert; }
+
   void work(const Unit& unit, const Reader::Loaded& loaded) {
-    if (unit.expert == nullptr) {
+    if (unit.group == nullptr) {
       if (unit.forward) take(unit, loaded[0]);
       if (unit.write) copy(unit, loaded[0]);
       return;
     }
-    std::array<Mxfp4View, 3> views;
-    for (size_t slot = 0; slot < 3; ++slot) {
-      const Tensor& weight = source_.tensors()[unit.expert->linears[slot].source_weight];
-      const auto at = [&](const Place& place) {
-        return reinterpret_cast<const uint8_t*>(loaded[place.range].data() + place.offset);
-      };
-      views[slot] = {.codes = at(unit.places[slot]),
-                     .scales = at(unit.places[3 + slot]),
-                     .rows = weight.shape[0],
-                     .cols = weight.shape[1] * 2};
-    }
-    const std::array<CastScan, 3> scans = {scan(*unit.expert, views, 0), scan(*unit.expert, views, 1),
-                                           scan(*unit.expert, views, 2)};
+    std::vector<LinearTask> tasks = tasks_of(unit, loaded);
+    check_group(source_, tasks);
     if (unit.forward) {
       report(Phase::kForward);
-      pass_->expert(unit.expert->expert, {views[0], views[1], views[2]});
+      if (is_expert(unit)) {
+        pass_->expert(*unit.group->expert, {tasks[0].source, tasks[1].source, tasks[2].source});
+      } else {
+        for (size_t range = 0; range < unit.reads.size(); ++range)
+          pass_->take(unit.reads[range].file, unit.reads[range].begin, loaded[range]);
+      }
     }
-    if (unit.write) cast(*unit.expert, views, scans);
+    if (unit.write) make(unit, tasks);
+  }
+
+  // The group's linears as they lie in memory; the output's places are not yet known.
+  std::vector<LinearTask> tasks_of(const Unit& unit, const Reader::Loaded& loaded) const {
+    std::vector<LinearTask> tasks;
+    auto place = unit.places.begin();
+    for (const PlannedLinear& linear : unit.group->linears) {
+      const Tensor& weight = source_.tensors()[linear.source_weight];
+      const uint64_t all_rows = weight.shape.size() == 2 ? weight.shape[0] : 1;
+      const uint64_t rows = unit.rows == 0 ? all_rows : unit.rows;
+      std::array<std::span<const std::byte>, 3> parts;
+      size_t part = 0;
+      for (const uint32_t index : {linear.source_weight, linear.source_scale, linear.source_scale_2}) {
+        if (index != kNone) {
+          const Tensor& tensor = source_.tensors()[index];
+          const uint64_t size = rows == all_rows
+                                    ? tensor.size_bytes
+                                    : rows_range(plan_, tensor, weight, unit.first_row, rows).size_bytes;
+          parts[part] = loaded[place->range].subspan(place->offset, size);
+          ++place;
+        }
+        ++part;
+      }
+      tasks.push_back(
+          {.linear = &linear,
+           .source = stored_view(source_, plan_, linear, unit.first_row, rows, parts[0], parts[1], parts[2]),
+           .first_row = unit.first_row,
+           .weight = {},
+           .block_scale = {}});
+    }
+    return tasks;
   }
 
   void take(const Unit& unit, std::span<const std::byte> bytes) {
@@ -216,7 +242,7 @@ class Run {
     if (piece.begin == 0) kept_hash_ = Hash();
     kept_hash_.add(bytes);
     if (piece.begin + piece.size_bytes < plan_.tensors[piece.tensor].out.size_bytes) return;
-    done.tensors.push_back({piece.tensor, {.checksum = kept_hash_.hex(), .blocks = {}}});
+    done.tensors.push_back({piece.tensor, {.checksum = kept_hash_.hex(), .counts = {}}});
   }
 
   // The batch holds the last bytes of `done`'s tensors.
@@ -234,56 +260,66 @@ class Run {
     committer_->add(number, std::move(shards), done_entry(done));
   }
 
-  // Of one projection's scales; NaN is refused before anything is computed from them.
-  CastScan scan(const PlannedExpert& expert, const std::array<Mxfp4View, 3>& views, size_t slot) {
-    const Tensor& scale = source_.tensors()[expert.linears[slot].source_scale];
-    const CastScan found = scan_scales(views[slot].scales, scale.size_bytes);
-    if (!found.nan_scale) return found;
-    throw Error(
-        ErrorKind::kBadInput,
-        {.file = source_.where(scale).file, .tensor = scale.name, .offset = scale.offset + *found.nan_scale},
-        "the scale is NaN (E8M0 byte 255)", {.hint = "the source is damaged: fetch this shard again"});
-  }
-
-  // Codes and block scales of the three projections; neighbours in the output are written as one.
-  void cast(const PlannedExpert& expert, const std::array<Mxfp4View, 3>& views,
-            const std::array<CastScan, 3>& scans) {
+  // Weights and block scales of a group; neighbours in the output are written as one.
+  void make(const Unit& unit, std::vector<LinearTask>& tasks) {
     report(Phase::kMake);
-    CastScan gate_up = scans[0];
-    gate_up.merge(scans[2]);
-    const std::array<CastScan, 3> groups = {gate_up, scans[1], gate_up};
-
-    std::array<uint32_t, 6> outputs;
-    std::array<FileRange, 6> ranges;
-    for (size_t slot = 0; slot < 3; ++slot) {
-      outputs[slot] = expert.linears[slot].weight;
-      outputs[3 + slot] = expert.linears[slot].block_scale;
+    std::vector<uint32_t> outputs;
+    std::vector<FileRange> ranges;
+    for (const LinearTask& task : tasks) {
+      for (const uint32_t index : {task.linear->weight, task.linear->block_scale}) {
+        if (index == kNone) continue;
+        const Tensor& out = plan_.tensors[index].out;
+        outputs.push_back(index);
+        ranges.push_back(unit.rows == 0 ? FileRange{out.shard, out.offset, out.size_bytes}
+                                        : rows_range(plan_, out, out, unit.first_row, unit.rows));
+      }
     }
-    std::ranges::transform(outputs, ranges.begin(), [&](uint32_t tensor) {
-      const Tensor& out = plan_.tensors[tensor].out;
-      return FileRange{out.shard, out.offset, out.size_bytes};
-    });
     const MergedRanges merged = merge_ranges(ranges);
     Writer::Batch batch = writer_->take(merged.ranges);
-    const auto output = [&](size_t index) {
+    std::vector<std::span<std::byte>> bytes;
+    for (size_t index = 0; index < ranges.size(); ++index) {
       const Place& place = merged.places[index];
-      return batch[place.range].subspan(place.offset, ranges[index].size_bytes);
-    };
-    DoneUnit done;
-    for (const uint32_t tensor : outputs) done.tensors.push_back({tensor, {}});
-    for (size_t slot = 0; slot < 3; ++slot) {
-      const CastCounts counts =
-          cast_linear(views[slot], groups[slot].k_max(), reinterpret_cast<uint8_t*>(output(slot).data()),
-                      reinterpret_cast<uint8_t*>(output(3 + slot).data()));
-      count(outputs[slot], counts);
-      done.tensors[slot].is.blocks = counts;
-      const uint32_t scale_2 = expert.linears[slot].weight_scale_2;
-      set_scalar(scale_2, groups[slot].scale_2());
-      done.scalars.emplace_back(scale_2, groups[slot].scale_2());
+      bytes.push_back(batch[place.range].subspan(place.offset, ranges[index].size_bytes));
     }
-    parallel_for(outputs.size(),
-                 [&](size_t index) { done.tensors[index].is.checksum = checksum_of(output(index)); });
+    auto next = bytes.begin();
+    for (LinearTask& task : tasks) {
+      task.weight = *next++;
+      if (task.linear->block_scale != kNone) task.block_scale = *next++;
+    }
+    const std::vector<MadeLinear> made = make_group(source_, plan_, tasks);
+    DoneUnit done;
+    if (unit.rows > 0) {
+      add_rows(unit, outputs[0], bytes[0], made[0].counts, done);
+    } else {
+      for (const uint32_t output : outputs) done.tensors.push_back({output, {}});
+      parallel_for(outputs.size(),
+                   [&](size_t index) { done.tensors[index].is.checksum = checksum_of(bytes[index]); });
+      note_made(tasks, made, done);
+    }
     submit(std::move(batch), std::move(done));
+  }
+
+  void note_made(const std::vector<LinearTask>& tasks, const std::vector<MadeLinear>& made, DoneUnit& done) {
+    for (size_t index = 0; index < tasks.size(); ++index) {
+      const PlannedLinear& linear = *tasks[index].linear;
+      const auto weight = std::ranges::find(done.tensors, linear.weight, &DoneTensor::tensor);
+      weight->is.counts = made[index].counts;
+      count(linear.weight, made[index].counts);
+      if (linear.weight_scale == kNone) continue;
+      set_scalar(linear.weight_scale, made[index].weight_scale);
+      done.scalars.emplace_back(linear.weight_scale, made[index].weight_scale);
+    }
+  }
+
+  // Rows of one tensor come in order, one tensor after the other.
+  void add_rows(const Unit& unit, uint32_t tensor, std::span<const std::byte> bytes, const MadeCounts& counts,
+                DoneUnit& done) {
+    if (unit.first_row == 0) rows_hash_ = Hash(), rows_counts_ = {};
+    rows_hash_.add(bytes);
+    rows_counts_.inexact += counts.inexact;
+    if (unit.first_row + unit.rows < plan_.tensors[tensor].out.shape[0]) return;
+    done.tensors.push_back({tensor, {.checksum = rows_hash_.hex(), .counts = rows_counts_}});
+    count(tensor, rows_counts_);
   }
 
   static std::string checksum_of(std::span<const std::byte> bytes) {
@@ -292,24 +328,12 @@ class Run {
     return hash.hex();
   }
 
-  CastCounts cast_linear(const Mxfp4View& view, int k_max, uint8_t* codes, uint8_t* block_scales) const {
-    const size_t tasks = (view.rows + kRowsPerTask - 1) / kRowsPerTask;
-    std::vector<CastCounts> counts(tasks);
-    parallel_for(tasks, [&](size_t task) {
-      const size_t row = task * kRowsPerTask;
-      counts[task] = cast_mxfp4_to_nvfp4(view, row, std::min(kRowsPerTask, view.rows - row), k_max,
-                                         plan_.options.negative_zero, codes + row * view.cols / 2,
-                                         block_scales + row * view.cols / 16);
-    });
-    for (size_t task = 1; task < tasks; ++task) counts[0].merge(counts[task]);
-    return counts[0];
-  }
-
-  void count(uint32_t weight, const CastCounts& counts) {
-    record_.blocks.merge(counts);
-    if (counts.outside_window > 0) {
-      record_.outside_window[plan_.tensors[weight].out.name] = counts.outside_window;
-    }
+  void count(uint32_t weight, const MadeCounts& counts) {
+    const std::string& name = plan_.tensors[weight].out.name;
+    record_.blocks.merge(counts.blocks);
+    if (counts.blocks.outside_window > 0) record_.outside_window[name] = counts.blocks.outside_window;
+    if (plan_.tensors[weight].make == Make::kNvfp4Weight) record_.losses[name] = counts.loss;
+    if (counts.inexact > 0) record_.inexact[name] = counts.inexact;
   }
 
   void set_scalar(uint32_t index, float value) {
@@ -324,18 +348,34 @@ class Run {
       finish_forward(layer);
     } else if (activations_.rows) {
       record_.layers.push_back(job_.state().layers.at(layer));
-    } else {
+    } else if (activations_.amax) {
       record_.layers.push_back(layer_of(*activations_.amax, layer));
+    } else {
+      return;  // nothing hangs on activations
     }
-    const LayerInputScales scales =
-        layer_input_scales(plan_, layer, record_.layers.back().experts, activations_.origin);
-    record_.without_tokens[layer] = scales.without_tokens;
-    if (!writer_) return;
-    for (const PlannedExpert& expert : plan_.stages[stage_].experts) {
-      set_scalar(expert.linears[0].input_scale, scales.w13[expert.expert]);
-      set_scalar(expert.linears[1].input_scale, scales.w2[expert.expert]);
-      set_scalar(expert.linears[2].input_scale, scales.w13[expert.expert]);
+    set_input_scales(layer, record_.layers.back());
+  }
+
+  void set_input_scales(uint64_t layer, const LayerAmax& amax) {
+    std::optional<LayerInputScales> experts;
+    for (const PlannedGroup& group : plan_.stages[stage_].groups) {
+      if (group.linears[0].input_scale == kNone) continue;
+      if (!group.expert) {
+        const float largest = group_input_amax(source_, group, amax, activations_.origin);
+        if (!writer_) continue;
+        for (const PlannedLinear& linear : group.linears) {
+          set_scalar(linear.input_scale, input_scale_of(plan_.tensors[linear.weight].make, largest));
+        }
+        continue;
+      }
+      if (!experts) experts = layer_input_scales(plan_, layer, amax.experts, activations_.origin);
+      if (!writer_) continue;
+      for (size_t slot = 0; slot < 3; ++slot) {
+        const std::vector<float>& scales = slot == 1 ? experts->w2 : experts->w13;
+        set_scalar(group.linears[slot].input_scale, scales[*group.expert]);
+      }
     }
+    if (experts) record_.without_tokens[layer] = std::move(experts->without_tokens);
   }
 
   void finish_forward(uint64_t layer) {
@@ -434,6 +474,8 @@ class Run {
   std::vector<Unit> units_;
   size_t stage_ = 0;
   Hash kept_hash_;  // of the kept tensor in progress
+  Hash rows_hash_;  // of the tensor that is made by rows
+  MadeCounts rows_counts_;
   uint64_t total_bytes_ = 0;
   RunRecord record_;
 };

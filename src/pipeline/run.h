@@ -19,7 +19,8 @@
 
 namespace nibblecast {
 
-// Where input scales come from: a forward pass over rows, or an amax file (no forward pass). Exactly one.
+// Where input scales come from: a forward pass over rows, or an amax file (no forward pass). At most one;
+// neither where the plan needs none.
 struct Activations {
   std::optional<CalibrationRows> rows;
   std::optional<AmaxFile> amax;
@@ -57,6 +58,8 @@ struct RunRecord {
   std::vector<std::vector<uint64_t>> without_tokens;  // [layer]: experts that saw no token
   CastCounts blocks;
   std::map<std::string, uint64_t> outside_window;  // weight tensor -> blocks requantized
+  std::map<std::string, RowLoss> losses;           // weight tensor -> what quantizing it lost
+  std::map<std::string, uint64_t> inexact;         // weight tensor -> values that BF16 rounded
   std::vector<std::string> checksums;              // XXH3-128 of each planned tensor
   std::vector<std::string> notes;                  // what had to be done again
   uint64_t read_bytes = 0, written_bytes = 0;      // of this attempt

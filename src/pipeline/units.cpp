@@ -8,8 +8,6 @@ namespace {
 
 constexpr uint64_t kChunkBytes = 16 << 20;
 
-FileRange range_of(const Tensor& tensor) { return {tensor.shard, tensor.offset, tensor.size_bytes}; }
-
 class UnitList {
  public:
   UnitList(const Checkpoint& source, const Plan& plan, const Work& work)
@@ -25,7 +23,7 @@ class UnitList {
     const bool forward = is_forward(plan_, work_, stage);
     const ptrdiff_t begin = static_cast<ptrdiff_t>(units_.size());
     for (const uint32_t tensor : plan_.stages[stage].kept) add_kept(stage, tensor, forward);
-    for (const PlannedExpert& expert : plan_.stages[stage].experts) add_expert(stage, expert, forward);
+    for (const PlannedGroup& group : plan_.stages[stage].groups) add_group(stage, group, forward);
     if (forward) return;
     std::stable_sort(units_.begin() + begin, units_.end(), [](const Unit& a, const Unit& b) {
       return std::pair(a.reads[0].file, a.reads[0].begin) < std::pair(b.reads[0].file, b.reads[0].begin);
@@ -50,7 +48,7 @@ class UnitList {
   Unit& chunk_at(size_t stage, FileRange range, bool forward) {
     if (!units_.empty()) {
       Unit& last = units_.back();
-      if (last.stage == stage && last.expert == nullptr && last.reads[0].file == range.file &&
+      if (last.stage == stage && last.group == nullptr && last.reads[0].file == range.file &&
           last.reads[0].end() == range.begin && last.reads[0].size_bytes < kChunkBytes) {
         return last;
       }
@@ -63,22 +61,48 @@ class UnitList {
     return units_.back();
   }
 
-  void add_expert(size_t stage, const PlannedExpert& expert, bool forward) {
-    const bool write = work_.write(expert.linears[0].weight);
+  void add_group(size_t stage, const PlannedGroup& group, bool forward) {
+    const PlannedLinear& first = group.linears[0];
+    const bool write = work_.write(first.weight);
     if (!write && !forward) return;
-    std::array<FileRange, 6> ranges;
-    for (size_t slot = 0; slot < 3; ++slot) {
-      ranges[slot] = range_of(source_.tensors()[expert.linears[slot].source_weight]);
-      ranges[3 + slot] = range_of(source_.tensors()[expert.linears[slot].source_scale]);
-    }
-    MergedRanges merged = merge_ranges(ranges);
     Unit unit;
     unit.stage = stage;
     unit.forward = forward;
     unit.write = write;
-    unit.expert = &expert;
+    unit.group = &group;
+    // Values that stand for themselves can be made a few rows at a time, however large the tensor.
+    const Tensor& weight = source_.tensors()[first.source_weight];
+    const bool by_rows = plan_.tensors[first.weight].make == Make::kWideWeight && group.linears.size() == 1;
+    const uint64_t all_rows = weight.shape.size() == 2 ? weight.shape[0] : 1;
+    if (!by_rows || weight.size_bytes <= kChunkBytes || all_rows == 1) {
+      add_rows(std::move(unit), all_rows);
+      return;
+    }
+    const uint64_t tile = plan_.model.tile_rows;
+    const uint64_t rows = std::max<uint64_t>(kChunkBytes / (weight.size_bytes / all_rows) / tile, 1) * tile;
+    for (uint64_t row = 0; row < all_rows; row += rows) {
+      Unit part = unit;
+      part.first_row = row;
+      part.rows = std::min(rows, all_rows - row);
+      add_rows(std::move(part), all_rows);
+    }
+  }
+
+  void add_rows(Unit unit, uint64_t all_rows) {
+    std::vector<FileRange> ranges;
+    for (const PlannedLinear& linear : unit.group->linears) {
+      const Tensor& weight = source_.tensors()[linear.source_weight];
+      for (const uint32_t index : {linear.source_weight, linear.source_scale, linear.source_scale_2}) {
+        if (index == kNone) continue;
+        const Tensor& tensor = source_.tensors()[index];
+        ranges.push_back(unit.rows == 0 || unit.rows == all_rows
+                             ? FileRange{tensor.shard, tensor.offset, tensor.size_bytes}
+                             : rows_range(plan_, tensor, weight, unit.first_row, unit.rows));
+      }
+    }
+    MergedRanges merged = merge_ranges(ranges);
     unit.reads = std::move(merged.ranges);
-    std::copy_n(merged.places.begin(), 6, unit.places.begin());
+    unit.places = std::move(merged.places);
     units_.push_back(std::move(unit));
   }
 
@@ -89,6 +113,15 @@ class UnitList {
 };
 
 }  // namespace
+
+FileRange rows_range(const Plan& plan, const Tensor& tensor, const Tensor& weight, uint64_t first_row,
+                     uint64_t rows) {
+  if (tensor.shape.size() != 2) return {tensor.shard, tensor.offset, tensor.size_bytes};
+  const uint64_t per_row = tensor.shape[0] == weight.shape[0] ? 1 : plan.model.tile_rows;
+  const uint64_t row_bytes = tensor.size_bytes / tensor.shape[0];
+  const uint64_t begin = first_row / per_row, end = (first_row + rows + per_row - 1) / per_row;
+  return {tensor.shard, tensor.offset + begin * row_bytes, (end - begin) * row_bytes};
+}
 
 bool is_forward(const Plan& plan, const Work& work, size_t stage) {
   if (!work.forward_from) return false;

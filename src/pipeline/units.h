@@ -1,7 +1,6 @@
 // pipeline/units.h - a run's work cut into steps: what is read at once, and what becomes of it.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -21,15 +20,16 @@ struct Piece {
   bool write = false;
 };
 
-// A chunk of kept bytes that are contiguous in the source, or an expert.
+// A chunk of kept bytes that are contiguous in the source, or a group of linears, or rows of a lone one.
 struct Unit {
   size_t stage = 0;
   bool forward = false;       // the forward pass takes it
   bool write = false;         // the output does (a chunk: some of its pieces)
   std::vector<Piece> pieces;  // of a chunk
-  const PlannedExpert* expert = nullptr;
+  const PlannedGroup* group = nullptr;
+  uint64_t first_row = 0, rows = 0;  // of the group's only linear; 0 rows: whole linears
   ReadUnit reads;
-  std::array<Place, 6> places = {};  // of the expert's weights (w1, w2, w3), then scales
+  std::vector<Place> places;  // of each linear in turn: weight, scale, scale_2, as far as it has them
 
   uint64_t size_bytes() const {
     uint64_t bytes = 0;
@@ -47,7 +47,12 @@ struct Work {
 // Whether the forward pass goes through stage `stage`.
 bool is_forward(const Plan& plan, const Work& work, size_t stage);
 
-// In the order of work: by stage. The forward pass needs a layer's kept tensors first and its experts
+// Source bytes of `rows` rows of a tensor that belongs to a linear: its weight, or a scale with a row for
+// each of the weight's rows or tiles' rows.
+FileRange rows_range(const Plan& plan, const Tensor& tensor, const Tensor& weight, uint64_t first_row,
+                     uint64_t rows);
+
+// In the order of work: by stage. The forward pass needs a layer's other tensors first and its experts
 // ascending; without one, the order of the files is best.
 std::vector<Unit> list_units(const Checkpoint& source, const Plan& plan, const Work& work);
 

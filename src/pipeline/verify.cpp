@@ -33,7 +33,7 @@ class Verifier {
     check_documents(output_, plan_, problems_, report_.notes);
     check_engines();
     const std::vector<float> scales =
-        check_scales(output_, matches_, plan_, recorded_, files_, problems_, report_.notes);
+        check_scales(source_, output_, matches_, plan_, recorded_, files_, problems_, report_.notes);
     check_data({.source = source_,
                 .output = output_,
                 .plan = plan_,

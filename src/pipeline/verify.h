@@ -56,6 +56,7 @@ struct VerifyReport {
   uint64_t identical_blocks = 0;    // of them, with the source's values exactly
   uint64_t requantized_blocks = 0;  // outside the cast's window; some of them may be identical nevertheless
   uint64_t kept_bytes = 0;          // compared
+  uint64_t made_bytes = 0;          // of weights and block scales made anew, compared
 
   bool ok() const { return problems.empty(); }
 };

@@ -12,6 +12,7 @@
 
 #include "base/parallel.h"
 #include "pipeline/extents.h"
+#include "pipeline/group_maker.h"
 #include "pipeline/reader.h"
 #include "pipeline/verify_blocks.h"
 
@@ -31,10 +32,10 @@ struct Piece {
 // Read and compared at once: some kept pieces, or an expert.
 struct Unit {
   std::vector<Piece> pieces;
-  const PlannedExpert* expert = nullptr;
-  std::array<bool, 3> comparable = {};  // of the expert's projections
+  const PlannedGroup* group = nullptr;
+  std::vector<bool> comparable;  // of the group's linears: all of them are there in the output
   ReadUnit reads;
-  std::vector<Place> places;  // pieces: source, output alternating; expert: see add_expert
+  std::vector<Place> places;  // pieces: source, output alternating; group: see add_group
   uint32_t shard = 0;         // of the source
 };
 
@@ -53,7 +54,7 @@ Difference compare_bytes(std::span<const std::byte> a, std::span<const std::byte
 }
 
 // Largest E8M0 byte but NaN, as k; written out, since scan_scales() is what the writer used.
-int plain_k_max(std::initializer_list<std::span<const std::byte>> scales) {
+int plain_k_max(const std::vector<std::span<const std::byte>>& scales) {
   uint8_t largest = 0;
   for (const auto& part : scales) {
     for (const std::byte scale : part) {
@@ -75,7 +76,7 @@ class DataChecker {
   void run() {
     list_kept();
     for (const Stage& stage : plan_.stages) {
-      for (const PlannedExpert& expert : stage.experts) add_expert(expert);
+      for (const PlannedGroup& group : stage.groups) add_group(group);
     }
     std::ranges::stable_sort(
         units_, {}, [](const Unit& unit) { return std::pair(unit.reads[0].file, unit.reads[0].begin); });
@@ -132,25 +133,29 @@ class DataChecker {
     finish(std::move(unit), ranges);
   }
 
-  // Places: the source's weights and scales of w1, w2, w3 in turn, then the output's of those that can be
-  // compared.
-  void add_expert(const PlannedExpert& expert) {
-    Unit unit{.pieces = {}, .expert = &expert, .reads = {}, .places = {}};
+  Make make_of(const PlannedLinear& linear) const { return plan_.tensors[linear.weight].make; }
+
+  // Places: of each linear what the source has of weight, scale and scale_2; then, of each that can be
+  // compared, what the output has of weight and block scales. Kept linears were listed with the kept tensors.
+  void add_group(const PlannedGroup& group) {
+    if (make_of(group.linears[0]) == Make::kKeep) return;
+    Unit unit{.pieces = {}, .group = &group, .comparable = {}, .reads = {}, .places = {}};
     std::vector<FileRange> ranges;
-    for (const PlannedLinear& linear : expert.linears) {
-      ranges.push_back(source_range(check_.source.tensors()[linear.source_weight]));
-      ranges.push_back(source_range(check_.source.tensors()[linear.source_scale]));
+    for (const PlannedLinear& linear : group.linears) {
+      for (const uint32_t index : {linear.source_weight, linear.source_scale, linear.source_scale_2}) {
+        if (index != kNone) ranges.push_back(source_range(check_.source.tensors()[index]));
+      }
     }
-    for (size_t slot = 0; slot < 3; ++slot) {
-      const PlannedLinear& linear = expert.linears[slot];
-      const Tensor *weight = check_.matches[linear.weight], *scale = check_.matches[linear.block_scale];
-      unit.comparable[slot] =
-          weight != nullptr && scale != nullptr && check_.matches[linear.weight_scale_2] != nullptr;
-      if (!unit.comparable[slot]) continue;
-      ranges.push_back(output_range(*weight));
-      ranges.push_back(output_range(*scale));
+    for (const PlannedLinear& linear : group.linears) {
+      const auto there = [&](uint32_t index) { return index == kNone || check_.matches[index] != nullptr; };
+      unit.comparable.push_back(there(linear.weight) && there(linear.block_scale) &&
+                                there(linear.weight_scale));
+      if (!unit.comparable.back()) continue;
+      for (const uint32_t index : {linear.weight, linear.block_scale}) {
+        if (index != kNone) ranges.push_back(output_range(*check_.matches[index]));
+      }
     }
-    unit.shard = check_.source.tensors()[expert.linears[0].source_weight].shard;
+    unit.shard = check_.source.tensors()[group.linears[0].source_weight].shard;
     finish(std::move(unit), ranges);
   }
 
@@ -179,7 +184,7 @@ class DataChecker {
     for (const Unit& unit : units_) {
       {
         const Reader::Loaded loaded = reader.next();
-        unit.expert == nullptr ? compare_kept(unit, loaded) : compare_expert(unit, loaded);
+        unit.group == nullptr ? compare_kept(unit, loaded) : compare_group(unit, loaded);
       }
       for (const FileRange& range : unit.reads) done += range.size_bytes;
       report_progress(unit, done, total);
@@ -219,40 +224,124 @@ class DataChecker {
     }
   }
 
-  void compare_expert(const Unit& unit, const Reader::Loaded& loaded) {
-    const auto& linears = unit.expert->linears;
-    std::array<std::span<const std::byte>, 3> weights, scales;
-    for (size_t slot = 0; slot < 3; ++slot) {
-      const auto& tensors = check_.source.tensors();
-      weights[slot] = at(unit, loaded, 2 * slot, tensors[linears[slot].source_weight].size_bytes);
-      scales[slot] = at(unit, loaded, 2 * slot + 1, tensors[linears[slot].source_scale].size_bytes);
+  struct Stored {
+    std::array<std::span<const std::byte>, 3> source;  // weight, scale, scale_2
+    std::span<const std::byte> weight, block_scale;    // of the output, if it can be compared
+  };
+
+  std::vector<Stored> stored_of(const Unit& unit, const Reader::Loaded& loaded) const {
+    std::vector<Stored> stored(unit.group->linears.size());
+    size_t place = 0;
+    for (size_t index = 0; index < stored.size(); ++index) {
+      const PlannedLinear& linear = unit.group->linears[index];
+      size_t part = 0;
+      for (const uint32_t tensor : {linear.source_weight, linear.source_scale, linear.source_scale_2}) {
+        if (tensor != kNone)
+          stored[index].source[part] = at(unit, loaded, place++, check_.source.tensors()[tensor].size_bytes);
+        ++part;
+      }
     }
-    const int gate_up = plain_k_max({scales[0], scales[2]}), down = plain_k_max({scales[1]});
-    size_t place = 6;
-    for (size_t slot = 0; slot < 3; ++slot) {
-      if (!unit.comparable[slot]) continue;
-      const Tensor& weight = *check_.matches[linears[slot].weight];
-      const Tensor& scale = *check_.matches[linears[slot].block_scale];
-      const CastPair pair = {.source = {.codes = bytes_of(weights[slot]),
-                                        .scales = bytes_of(scales[slot]),
+    for (size_t index = 0; index < stored.size(); ++index) {
+      if (!unit.comparable[index]) continue;
+      const PlannedLinear& linear = unit.group->linears[index];
+      stored[index].weight = at(unit, loaded, place++, check_.matches[linear.weight]->size_bytes);
+      if (linear.block_scale == kNone) continue;
+      stored[index].block_scale = at(unit, loaded, place++, check_.matches[linear.block_scale]->size_bytes);
+    }
+    return stored;
+  }
+
+  void compare_group(const Unit& unit, const Reader::Loaded& loaded) {
+    const std::vector<Stored> stored = stored_of(unit, loaded);
+    if (make_of(unit.group->linears[0]) == Make::kCastWeight)
+      compare_cast(unit, stored);
+    else
+      compare_made(unit, stored);
+  }
+
+  void compare_cast(const Unit& unit, const std::vector<Stored>& stored) {
+    const std::vector<PlannedLinear>& linears = unit.group->linears;
+    for (size_t index = 0; index < linears.size(); ++index) {
+      if (!unit.comparable[index]) continue;
+      const Tensor& weight = *check_.matches[linears[index].weight];
+      const CastPair pair = {.source = {.codes = bytes_of(stored[index].source[0]),
+                                        .scales = bytes_of(stored[index].source[1]),
                                         .rows = weight.shape[0],
                                         .cols = weight.shape[1] * 2},
-                             .codes = bytes_of(at(unit, loaded, place, weight.size_bytes)),
-                             .block_scales = bytes_of(at(unit, loaded, place + 1, scale.size_bytes)),
-                             .scale_2 = check_.scales[linears[slot].weight_scale_2],
-                             .k_max = slot == 1 ? down : gate_up,
+                             .codes = bytes_of(stored[index].weight),
+                             .block_scales = bytes_of(stored[index].block_scale),
+                             .scale_2 = check_.scales[linears[index].weight_scale],
+                             .k_max = plain_k_max_of(linears, stored, linears[index].share),
                              .negative_zero = check_.negative_zero};
-      place += 2;
-      check_scale_2(linears[slot], pair);
-      report_linear(linears[slot], compare_linear(pair));
+      check_scale_2(linears[index], pair);
+      report_linear(linears[index], compare_linear(pair));
     }
+  }
+
+  // Everything else must be, to the byte, what the plain code makes of the source.
+  void compare_made(const Unit& unit, const std::vector<Stored>& stored) {
+    std::vector<std::vector<std::byte>> weights(stored.size()), scales(stored.size());
+    std::vector<LinearTask> tasks;
+    for (size_t index = 0; index < stored.size(); ++index) {
+      const PlannedLinear& linear = unit.group->linears[index];
+      const Shape& shape = check_.source.tensors()[linear.source_weight].shape;
+      weights[index].resize(plan_.tensors[linear.weight].out.size_bytes);
+      if (linear.block_scale != kNone) scales[index].resize(plan_.tensors[linear.block_scale].out.size_bytes);
+      tasks.push_back(
+          {.linear = &linear,
+           .source = stored_view(check_.source, plan_, linear, 0, shape.size() == 2 ? shape[0] : 1,
+                                 stored[index].source[0], stored[index].source[1], stored[index].source[2]),
+           .first_row = 0,
+           .weight = weights[index],
+           .block_scale = scales[index]});
+    }
+    std::vector<MadeLinear> made;
+    try {
+      made = make_group(check_.source, plan_, tasks, Kernels::kReference);
+    } catch (const Error& error) {
+      problems_.add("source", error.what());
+      return;
+    }
+    for (size_t index = 0; index < stored.size(); ++index) {
+      if (!unit.comparable[index]) continue;
+      const PlannedLinear& linear = unit.group->linears[index];
+      compare_tensor(linear.weight, stored[index].weight, weights[index]);
+      if (linear.block_scale != kNone)
+        compare_tensor(linear.block_scale, stored[index].block_scale, scales[index]);
+      const float found =
+          linear.weight_scale == kNone ? made[index].weight_scale : check_.scales[linear.weight_scale];
+      if (found == made[index].weight_scale) continue;
+      problems_.add("weight scales", fmt::format("{}: must be {}; found {}", name(linear.weight_scale),
+                                                 made[index].weight_scale, found));
+    }
+  }
+
+  void compare_tensor(uint32_t planned, std::span<const std::byte> found,
+                      std::span<const std::byte> expected) {
+    report_.made_bytes += found.size();
+    const Difference difference = compare_bytes(expected, found);
+    if (difference.bytes == 0) return;
+    problems_.add(
+        "made tensors",
+        fmt::format("{}: {} of {} bytes are not what the recipe makes of the source, the first at byte {} "
+                    "of the tensor",
+                    name(planned), difference.bytes, found.size(), difference.first));
+  }
+
+  static int plain_k_max_of(const std::vector<PlannedLinear>& linears, const std::vector<Stored>& stored,
+                            uint8_t share) {
+    std::vector<std::span<const std::byte>> scales;
+    for (size_t index = 0; index < linears.size(); ++index) {
+      if (linears[index].share == share) scales.push_back(stored[index].source[1]);
+    }
+    return plain_k_max(scales);
   }
 
   void check_scale_2(const PlannedLinear& linear, const CastPair& pair) {
     const float right = std::ldexp(1.0f, pair.k_max - 8);
     if (pair.scale_2 == right) return;
     problems_.add("weight_scale_2", fmt::format("{}: must be {} by the source's scales; found {}",
-                                                name(linear.weight_scale_2), right, pair.scale_2));
+                                                name(linear.weight_scale), right, pair.scale_2));
   }
 
   static BlockCounts compare_linear(const CastPair& pair) {

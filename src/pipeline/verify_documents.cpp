@@ -52,15 +52,15 @@ class JsonComparison {
   ProblemList& problems_;
 };
 
-// "layers.0.ffn.experts" of every main layer with a tensor that only NVFP4 experts have.
-std::set<std::string> nvfp4_modules(const OutputFolder& output) {
+// Every module with a tensor that only NVFP4 and FP8 modules have; routed experts as "layers.0.ffn.experts".
+std::set<std::string> quantized_modules(const OutputFolder& output) {
   std::set<std::string> modules;
   constexpr std::string_view kSuffix = ".weight_scale";
   for (const Tensor& tensor : output.tensors) {
     if (!tensor.name.ends_with(kSuffix)) continue;
-    const auto name =
-        parse_expert_name(std::string_view(tensor.name).substr(0, tensor.name.size() - kSuffix.size()));
-    if (name) modules.insert(fmt::format("layers.{}.ffn.experts", name->layer));
+    const std::string module = tensor.name.substr(0, tensor.name.size() - kSuffix.size());
+    const auto expert = parse_expert_name(module);
+    modules.insert(expert ? fmt::format("layers.{}.ffn.experts", expert->layer) : module);
   }
   return modules;
 }
@@ -69,14 +69,15 @@ void check_quantized_layers(const std::string& file, const Json& listed, const O
                             ProblemList& problems) {
   // What is no object is reported by the comparison with the plan.
   if (!listed.is_object() || !output.all_shards_read) return;
-  const std::set<std::string> modules = nvfp4_modules(output);
+  const std::set<std::string> modules = quantized_modules(output);
   for (const std::string& module : modules) {
     if (listed.contains(module)) continue;
-    problems.add(file, fmt::format("{}: quantized_layers lacks {}, whose tensors are NVFP4", file, module));
+    problems.add(file,
+                 fmt::format("{}: quantized_layers lacks {}, whose tensors are quantized", file, module));
   }
   for (const auto& [module, unused] : listed.items()) {
     if (modules.contains(module)) continue;
-    problems.add(file, fmt::format("{}: quantized_layers names {}, which has no NVFP4 tensors", file,
+    problems.add(file, fmt::format("{}: quantized_layers names {}, which has no quantized tensors", file,
                                    printable(module)));
   }
 }
@@ -101,6 +102,17 @@ std::optional<T> choice(const Json& options, const char* key,
   return std::nullopt;
 }
 
+// Of an option that is null where the recipe's own value holds.
+template <class T>
+std::optional<T> named(const Json& options, const char* key, std::optional<T> (*parse)(std::string_view),
+                       ProblemList& problems) {
+  const Json found = at_or_null(options, key);
+  if (found.is_null()) return std::nullopt;
+  const std::optional<T> value = found.is_string() ? parse(found.get<std::string>()) : std::nullopt;
+  if (!value) choice<bool>(options, key, {}, problems);
+  return value;
+}
+
 }  // namespace
 
 RecordedOptions recorded_options(const Json& run_document, ProblemList& problems) {
@@ -123,7 +135,13 @@ RecordedOptions recorded_options(const Json& run_document, ProblemList& problems
       choice<ComputeDtype>(options, "compute_dtype",
                            {{"bfloat16", ComputeDtype::kBF16}, {"float32", ComputeDtype::kF32}}, problems)
           .value_or(ComputeDtype::kBF16);
-  choice<bool>(options, "recipe", {{"nvfp4_experts_only", true}}, problems);
+  const Json recipe = at_or_null(options, "recipe");
+  if (recipe.is_string())
+    recorded.options.recipe = recipe.get<std::string>();
+  else
+    choice<bool>(options, "recipe", {}, problems);
+  recorded.options.weight_method = named(options, "weight_method", parse_recipe_method, problems);
+  recorded.options.kv_cache = named(options, "kv_cache", parse_kv_cache, problems);
   if (recorded.input_scale) recorded.options.input_scale = *recorded.input_scale;
   if (recorded.negative_zero) recorded.options.negative_zero = *recorded.negative_zero;
   return recorded;

@@ -20,8 +20,9 @@ bool same_bits(float a, float b) { return std::bit_cast<uint32_t>(a) == std::bit
 
 class ScaleCheck {
  public:
-  ScaleCheck(const OutputFolder& output, const Matches& matches, const Plan& plan, ProblemList& problems)
-      : output_(output), matches_(matches), plan_(plan), problems_(problems) {}
+  ScaleCheck(const Checkpoint& source, const OutputFolder& output, const Matches& matches, const Plan& plan,
+             ProblemList& problems)
+      : source_(source), output_(output), matches_(matches), plan_(plan), problems_(problems) {}
 
   std::vector<float> read(FileSystem& files) {
     values_.assign(plan_.tensors.size(), std::numeric_limits<float>::quiet_NaN());
@@ -31,7 +32,7 @@ class ScaleCheck {
     for (size_t index = 0; index < values_.size(); ++index) {
       const Make make = plan_.tensors[index].make;
       const Tensor* tensor = matches_[index];
-      if (tensor == nullptr || (make != Make::kWeightScale2 && make != Make::kInputScale)) continue;
+      if (tensor == nullptr || !is_scalar(make)) continue;
       open[tensor->shard]->read(tensor->offset, std::as_writable_bytes(std::span(&values_[index], 1)));
       if (values_[index] > 0 && std::isfinite(values_[index])) continue;
       problems_.add("scales",
@@ -40,11 +41,13 @@ class ScaleCheck {
     return values_;
   }
 
-  void check_gate_up() {
-    for_each_expert([&](const PlannedExpert& expert) {
-      const PlannedLinear &gate = expert.linears[0], &up = expert.linears[2];
-      check_equal(gate.weight_scale_2, up.weight_scale_2);
-      check_equal(gate.input_scale, up.input_scale);
+  void check_shared() {
+    for_each_group([&](const PlannedGroup& group) {
+      for (const PlannedLinear& linear : group.linears) {
+        const auto first = std::ranges::find(group.linears, linear.share, &PlannedLinear::share);
+        check_equal(first->weight_scale, linear.weight_scale);
+        check_equal(first->input_scale, linear.input_scale);
+      }
     });
   }
 
@@ -65,39 +68,53 @@ class ScaleCheck {
         throw Error(ErrorKind::kBadInput, {.file = path.string()},
                     fmt::format("holds no amax of layer {}", *stage.layer));
       }
-      const LayerInputScales scales = layer_input_scales(plan_, *stage.layer, layer->experts, path.string());
-      for (const PlannedExpert& expert : stage.experts) {
-        check_value(expert.linears[0].input_scale, scales.w13[expert.expert]);
-        check_value(expert.linears[1].input_scale, scales.w2[expert.expert]);
-        check_value(expert.linears[2].input_scale, scales.w13[expert.expert]);
-      }
+      check_stage(stage, *layer, path.string());
     }
   }
 
  private:
   template <class F>
-  void for_each_expert(const F& f) {
-    for (const Stage& stage : plan_.stages) std::ranges::for_each(stage.experts, f);
+  void for_each_group(const F& f) {
+    for (const Stage& stage : plan_.stages) std::ranges::for_each(stage.groups, f);
+  }
+
+  void check_stage(const Stage& stage, const LayerAmax& amax, const std::string& file) {
+    std::optional<LayerInputScales> experts;
+    for (const PlannedGroup& group : stage.groups) {
+      if (group.linears[0].input_scale == kNone) continue;
+      if (!group.expert) {
+        const float largest = group_input_amax(source_, group, amax, file);
+        for (const PlannedLinear& linear : group.linears)
+          check_value(linear.input_scale, input_scale_of(plan_.tensors[linear.weight].make, largest));
+        continue;
+      }
+      if (!experts) experts = layer_input_scales(plan_, *stage.layer, amax.experts, file);
+      for (size_t slot = 0; slot < 3; ++slot) {
+        const std::vector<float>& scales = slot == 1 ? experts->w2 : experts->w13;
+        check_value(group.linears[slot].input_scale, scales[*group.expert]);
+      }
+    }
   }
 
   const std::string& name(size_t index) const { return plan_.tensors[index].out.name; }
 
   void check_equal(uint32_t gate, uint32_t up) {
+    if (gate == up || gate == kNone || up == kNone) return;
     if (matches_[gate] == nullptr || matches_[up] == nullptr || same_bits(values_[gate], values_[up])) return;
-    problems_.add("w1 and w3", fmt::format("{}: is {}, but {} is {}; engines use one for both", name(gate),
-                                           values_[gate], name(up), values_[up]));
+    problems_.add("shared scales", fmt::format("{}: is {}, but {} is {}; engines use one for both",
+                                               name(gate), values_[gate], name(up), values_[up]));
   }
 
   void check_one_value(const Stage& stage, size_t slot) {
     std::map<uint32_t, uint64_t> counts;  // by bits
-    for (const PlannedExpert& expert : stage.experts) {
-      const uint32_t index = expert.linears[slot].input_scale;
-      if (matches_[index] != nullptr) ++counts[std::bit_cast<uint32_t>(values_[index])];
+    for (const PlannedGroup& group : stage.groups) {
+      const uint32_t index = group.expert ? group.linears[slot].input_scale : kNone;
+      if (index != kNone && matches_[index] != nullptr) ++counts[std::bit_cast<uint32_t>(values_[index])];
     }
     if (counts.size() < 2) return;
     const auto most = std::ranges::max_element(counts, {}, [](const auto& count) { return count.second; });
-    for (const PlannedExpert& expert : stage.experts) {
-      check_value(expert.linears[slot].input_scale, std::bit_cast<float>(most->first));
+    for (const PlannedGroup& group : stage.groups) {
+      if (group.expert) check_value(group.linears[slot].input_scale, std::bit_cast<float>(most->first));
     }
   }
 
@@ -109,6 +126,7 @@ class ScaleCheck {
                               values_[index]));
   }
 
+  const Checkpoint& source_;
   const OutputFolder& output_;
   const Matches& matches_;
   const Plan& plan_;
@@ -118,12 +136,13 @@ class ScaleCheck {
 
 }  // namespace
 
-std::vector<float> check_scales(const OutputFolder& output, const Matches& matches, const Plan& plan,
-                                const RecordedOptions& recorded, FileSystem& files, ProblemList& problems,
-                                std::vector<std::string>& notes) {
-  ScaleCheck check(output, matches, plan, problems);
+std::vector<float> check_scales(const Checkpoint& source, const OutputFolder& output, const Matches& matches,
+                                const Plan& plan, const RecordedOptions& recorded, FileSystem& files,
+                                ProblemList& problems, std::vector<std::string>& notes) {
+  ScaleCheck check(source, output, matches, plan, problems);
   std::vector<float> values = check.read(files);
-  check.check_gate_up();
+  check.check_shared();
+  if (!plan.needs_activations()) return values;
   const std::filesystem::path amax = output.path / "calibration" / "amax.safetensors";
   if (recorded.input_scale && files.status(amax)) {
     try {

@@ -18,8 +18,8 @@ using Matches = std::vector<const Tensor*>;
 // input_scale what policy and measured amax make of it (where the output records them). Returns them by
 // planned tensor; NaN for other tensors and where there is none. That weight_scale_2 is the right one is for
 // whoever sees the source's scales.
-std::vector<float> check_scales(const OutputFolder& output, const Matches& matches, const Plan& plan,
-                                const RecordedOptions& recorded, FileSystem& files, ProblemList& problems,
-                                std::vector<std::string>& notes);
+std::vector<float> check_scales(const Checkpoint& source, const OutputFolder& output, const Matches& matches,
+                                const Plan& plan, const RecordedOptions& recorded, FileSystem& files,
+                                ProblemList& problems, std::vector<std::string>& notes);
 
 }  // namespace nibblecast

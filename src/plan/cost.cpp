@@ -97,6 +97,20 @@ uint64_t cgroup_room() {
   return room;
 }
 
+// Of a layer, but for its routed experts.
+uint64_t dense_bytes(const Checkpoint& source, const Plan& plan, const Stage& stage) {
+  uint64_t bytes = 0;
+  for (const uint32_t tensor : stage.kept) bytes += plan.tensors[tensor].out.size_bytes;
+  for (const PlannedGroup& group : stage.groups) {
+    if (group.expert) continue;
+    for (const PlannedLinear& linear : group.linears) {
+      for (const uint32_t index : {linear.source_weight, linear.source_scale})
+        if (index != kNone) bytes += source.tensors()[index].size_bytes;
+    }
+  }
+  return bytes;
+}
+
 std::filesystem::path nearest_existing(std::filesystem::path folder) {
   folder = std::filesystem::absolute(folder);
   while (!std::filesystem::is_directory(folder) && folder != folder.root_path())
@@ -117,14 +131,11 @@ MemoryCost memory_cost(const Checkpoint& source, const Plan& plan, const Workloa
                              : DeepseekV4Forward<float>::memory_bytes(plan.model, workload.tokens,
                                                                       workload.longest_row, threads);
     for (const Stage& stage : plan.stages) {
-      uint64_t kept = 0;
-      for (const uint32_t tensor : stage.kept) kept += plan.tensors[tensor].out.size_bytes;
-      if (stage.layer) cost.dense_bytes = std::max(cost.dense_bytes, kept);
+      if (stage.layer) cost.dense_bytes = std::max(cost.dense_bytes, dense_bytes(source, plan, stage));
     }
   }
-  // Block scales double: an expert's output is at most 17/16 + 1/16 of its source.
-  const uint64_t read_unit = std::max(plan.largest_expert_bytes, kLeastUnit) + kMiB;
-  const uint64_t write_unit = read_unit + read_unit / 8;
+  const uint64_t read_unit = std::max(plan.largest_source_bytes, kLeastUnit) + kMiB;
+  const uint64_t write_unit = std::max(plan.largest_made_bytes, kLeastUnit) + kMiB;
   const uint64_t others = cost.peak_bytes();
   uint64_t units = kUnitsUnderWay;
   while (units > 1 && others + units * (read_unit + write_unit) > limit_bytes) --units;

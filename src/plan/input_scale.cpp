@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "formats/fp8_quantize.h"
 #include "formats/nvfp4.h"
 
 namespace nibblecast {
@@ -76,6 +77,31 @@ LayerInputScales layer_input_scales(const Plan& plan, uint64_t layer, const Expe
   scales.w13 = scales_of(experts.w13, options.input_scale, layer, "w13.input_amax", file);
   scales.w2 = scales_of(std::move(w2), options.input_scale, layer, "w2.input_amax", file);
   return scales;
+}
+
+float group_input_amax(const Checkpoint& source, const PlannedGroup& group, const LayerAmax& amax,
+                       const std::string& file) {
+  float largest = 0;
+  for (const PlannedLinear& linear : group.linears) {
+    std::string module = source.tensors()[linear.source_weight].name;
+    module.resize(module.size() - std::string_view(".weight").size());
+    const auto found = amax.linears.find(module);
+    if (found == amax.linears.end() || !(nvfp4_global_scale(found->second) > 0) ||
+        !std::isfinite(found->second)) {
+      throw Error(
+          ErrorKind::kBadInput, {.file = file, .tensor = module + ".input_amax"},
+          found == amax.linears.end() ? "the amax of this linear's input is needed"
+                                      : "the amax gives no positive scale",
+          {.found = found == amax.linears.end() ? "none" : fmt::format("{}", found->second),
+           .hint = "was the amax file made for this model and recipe? `nibblecast calibrate` measures all"});
+    }
+    largest = std::max(largest, found->second);
+  }
+  return largest;
+}
+
+float input_scale_of(Make make, float amax) {
+  return make == Make::kFp8Weight ? fp8_tensor_scale(amax) : nvfp4_global_scale(amax);
 }
 
 }  // namespace nibblecast

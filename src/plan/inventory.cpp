@@ -1,6 +1,8 @@
 #include "plan/inventory.h"
 
 #include <string>
+#include <tuple>
+#include <utility>
 
 #include "base/error.h"
 
@@ -49,27 +51,24 @@ class InventoryTaker {
     }
   }
 
-  void take_fp8_block(const ModelTensor& tensor, int64_t layer) {
+  std::pair<uint32_t, uint32_t> take_fp8_block(const ModelTensor& tensor, int64_t layer) {
     const uint64_t tile_rows = config_.tile_rows, tile_cols = config_.tile_cols;
-    take(tensor.name + ".weight", {Dtype::kF8E4M3}, tensor.shape, layer);
-    take(tensor.name + ".scale", {Dtype::kF8E8M0, Dtype::kF32},
-         {(tensor.shape[0] + tile_rows - 1) / tile_rows, (tensor.shape[1] + tile_cols - 1) / tile_cols},
-         layer);
+    const Shape scale_shape = {(tensor.shape[0] + tile_rows - 1) / tile_rows,
+                               (tensor.shape[1] + tile_cols - 1) / tile_cols};
+    const uint32_t weight = take(tensor.name + ".weight", {Dtype::kF8E4M3}, tensor.shape, layer);
+    return {weight, take(tensor.name + ".scale", {Dtype::kF8E8M0, Dtype::kF32}, scale_shape, layer)};
   }
 
+  // MXFP4 or, in Base releases, FP8 in blocks.
   void take_expert(const ModelTensor& tensor, int64_t layer) {
     const uint64_t out = tensor.shape[0], in = tensor.shape[1];
-    const Tensor& weight = source_.at(tensor.name + ".weight");
-    if (weight.dtype == Dtype::kF8E4M3) {
-      throw Error(
-          ErrorKind::kUnsupported, source_.where(weight),
-          "the routed experts are stored in FP8, as in DeepSeek-V4-Base; casting needs MXFP4 experts, and "
-          "requantizing FP8 to NVFP4 (weight method `max`) is not in this version",
-          {.expected = "I8 (MXFP4)", .found = "F8_E4M3", .hint = "use the non-Base release"});
-    }
     const ExpertName name = *parse_expert_name(tensor.name);
     SourceExpert& expert = inventory_.experts[name.layer][name.expert];
     const size_t slot = static_cast<size_t>(name.projection - 1);
+    if (source_.at(tensor.name + ".weight").dtype == Dtype::kF8E4M3) {
+      std::tie(expert.weights[slot], expert.scales[slot]) = take_fp8_block(tensor, layer);
+      return;
+    }
     expert.weights[slot] = take(tensor.name + ".weight", {Dtype::kI8}, {out, in / 2}, layer);
     expert.scales[slot] = take(tensor.name + ".scale", {Dtype::kF8E8M0}, {out, in / 32}, layer);
   }

@@ -24,7 +24,7 @@ struct Inventory {
 };
 
 // Checks every tensor: name, dtype, shape. Throws kBadInput naming file and tensor for a missing or
-// ill-shaped one, kUnsupported for an unknown one or for experts that are not MXFP4. `mtp.*` is not looked
+// ill-shaped one, kUnsupported for an unknown one or a dtype that a tensor never has. `mtp.*` is not looked
 // into.
 Inventory take_inventory(const Checkpoint& source, const DeepseekV4Config& config);
 

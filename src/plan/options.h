@@ -2,11 +2,13 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <set>
 #include <string>
 #include <string_view>
 
 #include "formats/mxfp4_to_nvfp4.h"
+#include "plan/recipe.h"
 
 namespace nibblecast {
 
@@ -28,7 +30,9 @@ inline constexpr Engine kAllEngines[] = {Engine::kVllm, Engine::kSglang, Engine:
 std::string_view engine_name(Engine engine);  // "vllm", "sglang", "trtllm"
 
 struct QuantizeOptions {
-  std::string recipe = "nvfp4_experts_only";
+  std::string recipe = "nvfp4_experts_only";       // a built-in name, or a path
+  std::optional<RecipeMethod> weight_method = {};  // instead of the recipe's
+  std::optional<KvCache> kv_cache = {};            // instead of the recipe's
   ComputeDtype compute_dtype = ComputeDtype::kBF16;
   InputScalePolicy input_scale = InputScalePolicy::kLayer;
   W2Input w2_input = W2Input::kMax;

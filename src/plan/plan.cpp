@@ -3,17 +3,20 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
-#include <map>
+#include <unordered_map>
+#include <utility>
 
 #include "base/error.h"
 #include "base/hash.h"
 #include "checkpoint/manifest.h"
-#include "checkpoint/safetensors.h"
 #include "formats/bf16.h"
+#include "model/deepseek_v4_groups.h"
 #include "plan/engines.h"
 #include "plan/inventory.h"
+#include "plan/layout.h"
+#include "plan/linear.h"
+#include "plan/recipe_modules.h"
 
 namespace nibblecast {
 namespace {
@@ -22,10 +25,6 @@ namespace {
 constexpr std::string_view kFormatVersion = "nibblecast/1";
 // BF16 rounds RMSNorm's input and output and SwiGLU's factors: at most four half steps of 2^-9.
 constexpr double kBf16Slack = 1 + 0x1p-7;
-
-std::string module_of(const Tensor& weight) {
-  return weight.name.substr(0, weight.name.size() - std::string_view(".weight").size());
-}
 
 // Length first, so that parts cannot run into one another.
 void add_part(Hash& hash, std::string_view part) {
@@ -36,18 +35,16 @@ void add_part(Hash& hash, std::string_view part) {
 class Planner {
  public:
   Planner(const Checkpoint& source, const QuantizeOptions& options) : source_(source) {
-    if (options.recipe != "nvfp4_experts_only") {
-      throw Error(ErrorKind::kUsage, {}, "unknown recipe '" + options.recipe + "'",
-                  {.expected = "nvfp4_experts_only"});
-    }
     plan_.options = options;
     plan_.model = DeepseekV4Config::parse(source.config(), (source.folder() / "config.json").string());
+    recipe_ = recipe_of(source.files(), options);
+    modules_ = resolve_modules(recipe_, plan_.model);
     inventory_ = take_inventory(source, plan_.model);
   }
 
   Plan make() {
-    classify();
-    for (uint32_t shard = 0; shard < source_.shards().size(); ++shard) lay_out(shard);
+    decide();
+    lay_out(source_, replacements_, plan_);
     order_work();
     bound_activations();
     count_flops();
@@ -56,136 +53,154 @@ class Planner {
   }
 
  private:
-  // What becomes of each source tensor; experts' are found through the inventory.
-  void classify() {
-    make_.assign(source_.tensors().size(), Make::kKeep);
-    for (const auto& layer : inventory_.experts) {
-      for (const SourceExpert& expert : layer) {
-        for (const uint32_t weight : expert.weights) make_[weight] = Make::kCastWeight;
-        for (const uint32_t scale : expert.scales) make_[scale] = Make::kBlockScale;
-      }
+  // What becomes of each linear, and of each source tensor.
+  void decide() {
+    const std::span<const Tensor> tensors = source_.tensors();
+    std::unordered_map<std::string_view, uint32_t> index_of;
+    replacements_.in_place.resize(tensors.size());
+    replacements_.scalars.resize(tensors.size());
+    for (uint32_t index = 0; index < tensors.size(); ++index) {
+      const Tensor& tensor = tensors[index];
+      replacements_.in_place[index] = {{Make::kKeep, tensor.name, tensor.dtype, tensor.shape}};
+      index_of.emplace(tensor.name, index);
     }
-    planned_from_.resize(source_.tensors().size());
-    scalars_of_.resize(source_.tensors().size());
+    Hash decisions;
+    for (const ResolvedModule& resolved : modules_) {
+      const auto find = [&](const char* suffix) {
+        const auto found = index_of.find(resolved.module.name + suffix);
+        return found == index_of.end() ? kNone : found->second;
+      };
+      SourceLinear linear{.module = resolved.module.name, .weight = find(".weight"), .scale = find(".scale")};
+      const LinearMake make = make_of(resolved, linear);
+      add_part(decisions, fmt::format("{} {} {} {}", linear.module, static_cast<int>(make.make),
+                                      static_cast<int>(resolved.recipe.method), make.quantize_input));
+      replace_linear(source_, linear, make, replacements_);
+      is_made_.push_back(make.make != Make::kKeep);
+      linears_.push_back(std::move(linear));
+    }
+    plan_.made = recipe_.name + " " + decisions.hex();
   }
 
-  // A shard's tensors: first the scalars, then the source's order with each tensor in its source's place.
-  // Order by element size only where a grown scale would leave a wider tensor misaligned (readers map them in
-  // place).
-  void lay_out(uint32_t shard) {
-    std::vector<uint32_t> sources;
-    for (uint32_t index = 0; index < source_.tensors().size(); ++index) {
-      if (source_.tensors()[index].shard == shard) sources.push_back(index);
+  LinearMake make_of(const ResolvedModule& resolved, const SourceLinear& linear) const {
+    const Dtype stored = source_.tensors()[linear.weight].dtype;
+    LinearMake make{.quantize_input = resolved.recipe.quantize_input,
+                    .tile_rows = plan_.model.tile_rows,
+                    .tile_cols = plan_.model.tile_cols};
+    switch (resolved.recipe.format) {
+      case WeightFormat::kKeep:
+        break;
+      case WeightFormat::kNvfp4:
+        make.make = resolved.recipe.method == RecipeMethod::kCast && stored == Dtype::kI8
+                        ? Make::kCastWeight
+                        : Make::kNvfp4Weight;
+        break;
+      case WeightFormat::kFp8:
+        make.make = Make::kFp8Weight;
+        break;
+      case WeightFormat::kFp8Block:
+        if (stored != Dtype::kF8E4M3) make.make = Make::kFp8BlockWeight;
+        make.dtype = fp8_scale_dtype();
+        break;
+      case WeightFormat::kBf16:
+        if (stored != Dtype::kBF16) make.make = Make::kWideWeight;
+        break;
+      case WeightFormat::kF32:
+        if (stored != Dtype::kF32) make.make = Make::kWideWeight;
+        make.dtype = Dtype::kF32;
+        break;
     }
-    std::vector<PlannedTensor> tensors = place(sources);
-    const bool aligned = std::all_of(tensors.begin(), tensors.end(), [](const PlannedTensor& tensor) {
-      return tensor.out.offset % dtype_bytes(tensor.out.dtype) == 0;
-    });
-    if (!aligned) {
-      std::stable_sort(sources.begin(), sources.end(), [&](uint32_t a, uint32_t b) {
-        return dtype_bytes(source_.tensors()[a].dtype) > dtype_bytes(source_.tensors()[b].dtype);
-      });
-      tensors = place(sources);
-    }
-    finish_shard(shard, std::move(tensors));
+    return make;
   }
 
-  // Offsets relative to the data's begin.
-  std::vector<PlannedTensor> place(const std::vector<uint32_t>& sources) const {
-    std::vector<PlannedTensor> tensors;
-    uint64_t offset = 0;
-    const auto add = [&](Make make, std::string name, Dtype dtype, Shape shape,
-                         std::optional<uint32_t> from) {
-      PlannedTensor planned{.out = {.name = std::move(name), .dtype = dtype, .shape = std::move(shape)},
-                            .make = make,
-                            .source = from};
-      planned.out.size_bytes = *element_count(planned.out.shape) * dtype_bytes(dtype);
-      planned.out.offset = offset;
-      offset += planned.out.size_bytes;
-      tensors.push_back(std::move(planned));
-    };
-    for (const uint32_t index : sources) {
-      if (make_[index] != Make::kCastWeight) continue;
-      const std::string module = module_of(source_.tensors()[index]);
-      add(Make::kWeightScale2, module + ".weight_scale_2", Dtype::kF32, {}, index);
-      add(Make::kInputScale, module + ".input_scale", Dtype::kF32, {}, index);
-    }
-    for (const uint32_t index : sources) {
-      const Tensor& tensor = source_.tensors()[index];
-      if (make_[index] == Make::kCastWeight) {
-        add(Make::kCastWeight, tensor.name, Dtype::kU8, tensor.shape, index);
-      } else if (make_[index] == Make::kBlockScale) {
-        const std::string module =
-            tensor.name.substr(0, tensor.name.size() - std::string_view(".scale").size());
-        add(Make::kBlockScale, module + ".weight_scale", Dtype::kF8E4M3,
-            {tensor.shape[0], tensor.shape[1] * 2}, index);
-      } else {
-        add(Make::kKeep, tensor.name, tensor.dtype, tensor.shape, index);
-      }
-    }
-    return tensors;
-  }
-
-  void finish_shard(uint32_t shard, std::vector<PlannedTensor> tensors) {
-    std::vector<Tensor> outs;
-    for (const PlannedTensor& tensor : tensors) outs.push_back(tensor.out);
-    PlannedShard planned{.name = source_.shards()[shard].name};
-    planned.header = write_safetensors_header(outs, source_.shards()[shard].metadata);
-    planned.scalars_begin = planned.scalars_end = planned.size_bytes = planned.header.size();
-    for (PlannedTensor& tensor : tensors) {
-      const uint32_t index = static_cast<uint32_t>(plan_.tensors.size());
-      const uint32_t from = *tensor.source;
-      if (tensor.make == Make::kWeightScale2)
-        scalars_of_[from][0] = index;
-      else if (tensor.make == Make::kInputScale)
-        scalars_of_[from][1] = index;
-      else
-        planned_from_[from] = index;
-      if (tensor.make == Make::kWeightScale2 || tensor.make == Make::kInputScale) {
-        planned.scalars_end += tensor.out.size_bytes;
-        tensor.source.reset();
-      }
-      tensor.out.shard = shard;
-      tensor.out.offset += planned.header.size();
-      planned.size_bytes += tensor.out.size_bytes;
-      plan_.output_bytes += tensor.out.size_bytes;
-      plan_.tensors.push_back(std::move(tensor));
-    }
-    plan_.output_file_bytes += planned.size_bytes;
-    plan_.shards.push_back(std::move(planned));
+  // Of the source's own FP8 weights, so that one config speaks for all.
+  Dtype fp8_scale_dtype() const {
+    const Tensor* scale = source_.find("layers.0.attn.wq_a.scale");
+    return scale == nullptr ? Dtype::kF8E8M0 : scale->dtype;
   }
 
   void order_work() {
     plan_.stages.resize(plan_.model.num_hidden_layers + 2);
-    for (uint64_t layer = 0; layer < plan_.model.num_hidden_layers; ++layer) {
+    for (uint64_t layer = 0; layer < plan_.model.num_hidden_layers; ++layer)
       plan_.stages[layer + 1].layer = layer;
-      for (uint64_t expert = 0; expert < plan_.model.n_routed_experts; ++expert) {
-        plan_.stages[layer + 1].experts.push_back(planned_expert(layer, expert));
+    const auto indices = indices_by_name(plan_);
+    std::unordered_map<std::string_view, size_t> module_index;
+    for (size_t index = 0; index < modules_.size(); ++index)
+      module_index.emplace(modules_[index].module.name, index);
+    for (uint64_t layer = 0; layer < plan_.model.num_hidden_layers; ++layer)
+      add_dense_groups(layer, module_index, indices);
+    add_lone_linears(indices);
+    for (uint64_t layer = 0; layer < plan_.model.num_hidden_layers; ++layer) {
+      for (uint64_t expert = 0; expert < plan_.model.n_routed_experts; ++expert)
+        add_expert(layer, expert, module_index, indices);
+    }
+    std::vector<bool> in_group(plan_.tensors.size());
+    for (const Stage& stage : plan_.stages) {
+      for (const PlannedGroup& group : stage.groups) {
+        for (const PlannedLinear& linear : group.linears) {
+          for (const uint32_t index : {linear.weight, linear.block_scale})
+            if (index != kNone) in_group[index] = true;
+        }
       }
     }
-    for (uint32_t index = 0; index < source_.tensors().size(); ++index) {
-      if (make_[index] != Make::kKeep) continue;
-      plan_.stages[inventory_.layer_of[index] + 1].kept.push_back(planned_from_[index]);
+    std::vector<uint32_t> kept(source_.tensors().size(), kNone);
+    for (uint32_t index = 0; index < plan_.tensors.size(); ++index) {
+      const PlannedTensor& tensor = plan_.tensors[index];
+      if (tensor.make == Make::kKeep && !in_group[index]) kept[*tensor.source] = index;
     }
-    plan_.source_bytes = source_.data_bytes();
+    for (uint32_t source = 0; source < kept.size(); ++source) {
+      if (kept[source] != kNone) stage_of(source).kept.push_back(kept[source]);
+    }
   }
 
-  PlannedExpert planned_expert(uint64_t layer, uint64_t expert) {
-    const SourceExpert& from = inventory_.experts[layer][expert];
-    PlannedExpert planned{.expert = expert};
-    uint64_t bytes = 0;
-    for (size_t slot = 0; slot < 3; ++slot) {
-      const uint32_t weight = from.weights[slot], scale = from.scales[slot];
-      planned.linears[slot] = {.source_weight = weight,
-                               .source_scale = scale,
-                               .weight = planned_from_[weight],
-                               .block_scale = planned_from_[scale],
-                               .weight_scale_2 = scalars_of_[weight][0],
-                               .input_scale = scalars_of_[weight][1]};
-      bytes += source_.tensors()[weight].size_bytes + source_.tensors()[scale].size_bytes;
+  Stage& stage_of(uint32_t source) {
+    return plan_.stages[static_cast<size_t>(inventory_.layer_of[source] + 1)];
+  }
+
+  PlannedLinear linear_of(size_t module, const std::unordered_map<std::string, uint32_t>& indices) const {
+    PlannedLinear linear = planned_linear(linears_[module], indices);
+    linear.method = requantize_method(modules_[module].recipe.method);
+    return linear;
+  }
+
+  // Linears of a fused group that get a common scale.
+  void add_dense_groups(uint64_t layer, const std::unordered_map<std::string_view, size_t>& module_index,
+                        const std::unordered_map<std::string, uint32_t>& indices) {
+    for (const std::vector<std::string>& names : fused_groups(plan_.model, layer)) {
+      if (parse_expert_name(names[0])) break;  // the routed experts come last, and have a group each
+      PlannedGroup group;
+      for (const std::string& name : names) {
+        const size_t module = module_index.at(name);
+        const Make make = is_made_[module] ? plan_.tensors[indices.at(name + ".weight")].make : Make::kKeep;
+        if (make != Make::kNvfp4Weight && make != Make::kFp8Weight) continue;
+        group.linears.push_back(linear_of(module, indices));
+        // NVFP4 and FP8 linears of a group have each their own common amax.
+        group.linears.back().share = make == Make::kNvfp4Weight ? 0 : 1;
+        is_made_[module] = false;  // taken
+      }
+      if (!group.linears.empty()) add_group(source_, std::move(group), plan_.stages[layer + 1], plan_);
     }
-    plan_.largest_expert_bytes = std::max(plan_.largest_expert_bytes, bytes);
-    return planned;
+  }
+
+  void add_lone_linears(const std::unordered_map<std::string, uint32_t>& indices) {
+    for (size_t module = 0; module < modules_.size(); ++module) {
+      if (!is_made_[module] || parse_expert_name(linears_[module].module)) continue;
+      PlannedGroup group;
+      group.linears.push_back(linear_of(module, indices));
+      add_group(source_, std::move(group), stage_of(linears_[module].weight), plan_);
+    }
+  }
+
+  // Kept ones too: the forward pass takes experts one by one.
+  void add_expert(uint64_t layer, uint64_t expert,
+                  const std::unordered_map<std::string_view, size_t>& module_index,
+                  const std::unordered_map<std::string, uint32_t>& indices) {
+    PlannedGroup group{.expert = expert, .linears = {}};
+    for (int projection = 1; projection <= 3; ++projection) {
+      const std::string name = expert_module(layer, expert, projection);
+      group.linears.push_back(linear_of(module_index.at(name), indices));
+      group.linears.back().share = projection == 2 ? 1 : 0;
+    }
+    add_group(source_, std::move(group), plan_.stages[layer + 1], plan_);
   }
 
   void bound_activations() {
@@ -232,38 +247,49 @@ class Planner {
     }
   }
 
-  // The JSON documents of the output, and what the engines say of them.
+  // The JSON documents of the output, and what recipe and engines say of them.
   void describe() {
-    std::vector<std::string> modules;
-    for (uint64_t layer = 0; layer < plan_.model.num_hidden_layers; ++layer) {
-      modules.push_back(fmt::format("layers.{}.ffn.experts", layer));
-    }
-    plan_.config = nvfp4_experts_config(source_.config(), modules, NIBBLECAST_VERSION);
-    plan_.hf_quant_config = nvfp4_experts_hf_quant_config(modules, NIBBLECAST_VERSION);
-    std::map<std::string, std::string> weight_map;
+    const std::vector<ManifestModule> modules = manifest_modules(modules_);
+    const Manifest manifest{.modules = modules,
+                            .fp8_kv_cache = recipe_.kv_cache == KvCache::kFp8Cast,
+                            .producer_version = NIBBLECAST_VERSION};
+    plan_.config = output_config(source_.config(), manifest);
+    plan_.hf_quant_config = output_hf_quant_config(manifest);
+    index_output(source_, plan_);
+    for (std::string& sentence : unmatched_patterns(recipe_, modules_)) warn(std::move(sentence));
+    if (std::optional<std::string> sentence = check_kv_cache(recipe_.kv_cache)) warn(std::move(*sentence));
+    ask_engines();
+  }
+
+  void warn(std::string reason) {
+    plan_.findings.push_back({.severity = Severity::kWarning, .reason = std::move(reason), .remedy = {}});
+  }
+
+  void ask_engines() {
     std::vector<Tensor> outs;
-    for (const PlannedTensor& tensor : plan_.tensors) {
-      weight_map.emplace(tensor.out.name, plan_.shards[tensor.out.shard].name);
-      outs.push_back(tensor.out);
-    }
-    plan_.index = output_index(source_.index_metadata(), weight_map, plan_.output_bytes);
+    for (const PlannedTensor& tensor : plan_.tensors) outs.push_back(tensor.out);
     for (const Breach& breach : check_engine_contracts(plan_.config, plan_.hf_quant_config, outs)) {
       const bool named = plan_.options.engines.contains(breach.engine);
-      plan_.findings.push_back(
-          {.severity = named ? Severity::kRefusal : Severity::kWarning,
-           .reason = fmt::format("{} would not load the output: {}", engine_name(breach.engine), breach.rule),
-           .remedy = named
-                         ? fmt::format("leave out --engine {}, or --engine none", engine_name(breach.engine))
-                         : ""});
+      std::string remedy;
+      if (named) {
+        remedy = breach.remedy.empty() ? "" : breach.remedy + ", or ";
+        remedy += fmt::format("leave out --engine {}, or --engine none", engine_name(breach.engine));
+      }
+      plan_.findings.push_back({.severity = named ? Severity::kRefusal : Severity::kWarning,
+                                .reason = fmt::format("{} would not load the output: {}",
+                                                      engine_release(breach.engine), breach.rule),
+                                .remedy = std::move(remedy)});
     }
   }
 
   const Checkpoint& source_;
   Plan plan_;
+  Recipe recipe_;
+  std::vector<ResolvedModule> modules_;
+  std::vector<SourceLinear> linears_;  // by module
+  std::vector<bool> is_made_;          // by module: not kept, and not yet in a group
   Inventory inventory_;
-  std::vector<Make> make_;                           // by source tensor
-  std::vector<uint32_t> planned_from_;               // by source tensor: its tensor in the plan
-  std::vector<std::array<uint32_t, 2>> scalars_of_;  // by source weight: weight_scale_2, input_scale
+  Replacements replacements_;
 };
 
 }  // namespace
@@ -271,6 +297,18 @@ class Planner {
 bool Plan::refused() const {
   return std::any_of(findings.begin(), findings.end(),
                      [](const Finding& finding) { return finding.severity == Severity::kRefusal; });
+}
+
+bool Plan::needs_activations() const {
+  return std::any_of(tensors.begin(), tensors.end(),
+                     [](const PlannedTensor& tensor) { return tensor.make == Make::kInputScale; });
+}
+
+Recipe recipe_of(FileSystem& files, const QuantizeOptions& options) {
+  Recipe recipe = load_recipe(files, options.recipe);
+  if (options.weight_method) recipe.weight_method = options.weight_method;
+  if (options.kv_cache) recipe.kv_cache = *options.kv_cache;
+  return recipe;
 }
 
 Plan make_plan(const Checkpoint& source, const QuantizeOptions& options) {
@@ -294,7 +332,8 @@ Json plan_identity(const Plan& plan, const Checkpoint& source, std::string_view 
   return {{"format", kFormatVersion},
           {"version", NIBBLECAST_VERSION},
           {"source", source_identity(source)},
-          {"recipe", options.recipe},
+          {"recipe", plan.made},
+          {"kv cache", options.kv_cache ? kv_cache_name(*options.kv_cache) : "recipe"},
           {"compute dtype", compute_dtype_name(options.compute_dtype)},
           {"input scale", options.input_scale == InputScalePolicy::kLayer ? "layer" : "expert"},
           {"w2 input", kW2Inputs[static_cast<int>(options.w2_input)]},

@@ -4,30 +4,36 @@
 // checks an output against it, `plan` prints it. A Plan with a refusal in `findings` is never executed.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "checkpoint/checkpoint.h"
+#include "formats/nvfp4_quantize.h"
 #include "model/deepseek_v4_config.h"
 #include "plan/options.h"
 
 namespace nibblecast {
 
 enum class Make {
-  kKeep,          // the source's bytes
-  kCastWeight,    // E2M1 codes of an expert, from its MXFP4 codes
-  kBlockScale,    // E4M3 block scales, from its E8M0 scales
-  kWeightScale2,  // F32 scalar 2^(k_max - 8), from the scales of its group
-  kInputScale,    // F32 scalar, from the activations' amax
+  kKeep,            // the source's bytes
+  kCastWeight,      // E2M1 codes from MXFP4 codes, no value changed
+  kNvfp4Weight,     // E2M1 codes, by the linear's weight method
+  kFp8Weight,       // E4M3, one F32 scale
+  kFp8BlockWeight,  // E4M3, a scale a tile
+  kWideWeight,      // BF16 or F32 (the dtype says which): the values themselves
+  kMxfp4Weight,     // E2M1 codes from NVFP4 codes, no value changed
+  kBlockScale,      // of the weight it belongs to
+  kWeightScale,     // F32 scalar: weight_scale_2 of NVFP4, weight_scale of FP8
+  kInputScale,      // F32 scalar, from the activations' amax
 };
+constexpr bool is_scalar(Make make) { return make == Make::kWeightScale || make == Make::kInputScale; }
 
 struct PlannedTensor {
   Tensor out;  // name, dtype, shape; shard and offset in the output
   Make make = Make::kKeep;
-  std::optional<uint32_t> source;  // index into the source's tensors(): kKeep, kCastWeight, kBlockScale
+  std::optional<uint32_t> source;  // index into the source's tensors(): kKeep only
 };
 
 struct PlannedShard {
@@ -38,21 +44,29 @@ struct PlannedShard {
   uint64_t scalars_begin = 0, scalars_end = 0;
 };
 
-// One projection of a routed expert; indices into the source's tensors() and into Plan::tensors.
+inline constexpr uint32_t kNone = UINT32_MAX;
+
+// A linear whose weight is made anew, or a routed expert's, which may be kept. Indices into the source's
+// tensors() and into Plan::tensors, kNone where there is no such tensor. How it is made:
+// tensors[weight].make.
 struct PlannedLinear {
-  uint32_t source_weight = 0, source_scale = 0;
-  uint32_t weight = 0, block_scale = 0, weight_scale_2 = 0, input_scale = 0;
+  uint32_t source_weight = kNone, source_scale = kNone, source_scale_2 = kNone;
+  uint32_t weight = kNone, block_scale = kNone, weight_scale = kNone, input_scale = kNone;
+  WeightMethod method = WeightMethod::kMax;  // of kNvfp4Weight
+  uint8_t share = 0;                         // linears of a group with the same number share their amax
 };
-struct PlannedExpert {
-  uint64_t expert = 0;
-  std::array<PlannedLinear, 3> linears = {};  // w1, w2, w3
+
+// What goes through memory at once: a routed expert (w1, w2, w3), or dense linears that share their amax.
+struct PlannedGroup {
+  std::optional<uint64_t> expert;
+  std::vector<PlannedLinear> linears;
 };
 
 // The order of work: what must have been read before the next stage can begin.
 struct Stage {
-  std::optional<uint64_t> layer;       // nothing: embedding (first stage), or head, norm, mtp (last one)
-  std::vector<uint32_t> kept;          // indices into Plan::tensors, in the source's order
-  std::vector<PlannedExpert> experts;  // ascending; of main layers only
+  std::optional<uint64_t> layer;     // nothing: embedding (first stage), or head, norm, mtp (last one)
+  std::vector<uint32_t> kept;        // indices into Plan::tensors, in the source's order; no expert's
+  std::vector<PlannedGroup> groups;  // dense ones, then the routed experts ascending
 };
 
 // What weights alone prove of a layer's activations.
@@ -71,25 +85,31 @@ struct Finding {
 
 struct Plan {
   QuantizeOptions options;
+  std::string made;  // the recipe's name and a hash of what it decides, or another command's name and options
   DeepseekV4Config model;
   std::vector<PlannedTensor> tensors;   // by shard, then offset
   std::vector<PlannedShard> shards;     // same order and names as the source's
   std::vector<Stage> stages;            // embedding, layers ascending, the rest
   std::vector<ActivationBound> bounds;  // one a layer
-  Json config, hf_quant_config, index;  // of the output
+  Json config, hf_quant_config, index;  // of the output; hf_quant_config null: no such file
   uint64_t source_bytes = 0;            // tensor data of the source
   uint64_t output_bytes = 0;            // tensor data of the output
   uint64_t output_file_bytes = 0;       // shards with their headers
-  uint64_t largest_expert_bytes = 0;    // source bytes of the largest expert: the unit of streaming
-  double flops_per_token = 0;           // of the forward pass, products only
+  // Of the largest group: the unit of streaming.
+  uint64_t largest_source_bytes = 0, largest_made_bytes = 0;
+  double flops_per_token = 0;  // of the forward pass, products only
   std::vector<Finding> findings;
 
   bool refused() const;
+  bool needs_activations() const;  // there is an input_scale
 };
 
 // Throws kBadInput / kUnsupported, naming file and tensor, for what makes a Plan impossible: unknown, missing
 // or ill-shaped tensors, experts in another format than MXFP4. What merely must not be run is in `findings`.
 Plan make_plan(const Checkpoint& source, const QuantizeOptions& options);
+
+// The recipe that the options name, with what they say instead.
+Recipe recipe_of(FileSystem& files, const QuantizeOptions& options);
 
 // Hash of the source alone: shard names, sizes and headers, and config.
 std::string source_identity(const Checkpoint& source);

@@ -71,14 +71,11 @@ TEST(CommandLine, UsageErrorsAreOneLine) {
       {{"calibrate", "a", "-o", "b"}, "--calib is required; see nibblecast calibrate --help"},
       {{"synth", "v4-tiny", "a", "--layers", "3..1"},
        "--layers: '3..1' is not a range (expected A..B, both included); see nibblecast synth --help"},
-      {{"quantize", "a", "b"},
-       "the activations are missing; give --calib FILE (texts to calibrate on) or --amax FILE (what "
-       "`nibblecast "
-       "calibrate` measured)"},
       {{"quantize", "a", "b", "--calib", "x", "--amax", "y"},
-       "--calib and --amax exclude each other; give --calib FILE (texts to calibrate on) or --amax FILE "
-       "(what "
-       "`nibblecast calibrate` measured)"},
+       "--calib and --amax exclude each other; --calib measures, --amax takes what was measured"},
+      {{"plan", "a", "--weight-method", "best"},
+       "--weight-method: unknown value 'best' (expected cast|max|mse|four_over_six); see nibblecast plan "
+       "--help"},
       {{"plan", "a", "--cpu-isa", "mmx"},
        "unknown instruction set 'mmx' (expected auto, scalar, avx2 or avx512)"},
       {{"synth", "v5", "a"},

@@ -241,10 +241,11 @@ TEST_F(ForwardTest, ADamagedExpertIsNamed) {
   forward.begin_layer(0, layers_[0].dense);
   const std::vector<uint8_t> scales(config_.moe_intermediate_size * config_.hidden_size / 32, 255);
   StoredExpert damaged = layers_[0].experts[0];
-  damaged.w3.scales = scales.data();
+  auto& w3 = std::get<Mxfp4View>(damaged.w3);
+  w3.scales = scales.data();
   expect_error(
       ErrorKind::kBadInput, [&] { forward.expert(0, damaged); }, "layers.0.ffn.experts.0.w2", "NaN");
-  damaged.w3.rows -= 1;
+  w3.rows -= 1;
   expect_error(
       ErrorKind::kBadInput, [&] { forward.expert(0, damaged); }, "layers.0.ffn.experts.0.w3", "expected");
 }

@@ -94,16 +94,16 @@ class Model {
     for (uint64_t expert = 0; expert < config_.n_routed_experts; ++expert) {
       HeldTensors weights;
       StoredExpert stored;
-      Mxfp4View* views[] = {&stored.w1, &stored.w2, &stored.w3};
+      StoredLinear* views[] = {&stored.w1, &stored.w2, &stored.w3};
       for (int projection = 1; projection <= 3; ++projection) {
         const std::string module = expert_module(layer, expert, projection);
         const Tensor& codes = checkpoint_.at(module + ".weight");
         weights.add(reader_, codes);
         weights.add(reader_, checkpoint_.at(module + ".scale"));
-        *views[projection - 1] = {
-            reinterpret_cast<const uint8_t*>(weights.tensors[module + ".weight"].bytes.data()),
-            reinterpret_cast<const uint8_t*>(weights.tensors[module + ".scale"].bytes.data()), codes.shape[0],
-            codes.shape[1] * 2};
+        *views[projection - 1] =
+            Mxfp4View{reinterpret_cast<const uint8_t*>(weights.tensors[module + ".weight"].bytes.data()),
+                      reinterpret_cast<const uint8_t*>(weights.tensors[module + ".scale"].bytes.data()),
+                      codes.shape[0], codes.shape[1] * 2};
       }
       forward.expert(expert, stored);
     }

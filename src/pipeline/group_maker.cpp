@@ -1,0 +1,342 @@
+#include "pipeline/group_maker.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+#include <optional>
+
+#include "base/error.h"
+#include "base/parallel.h"
+#include "formats/fp8_quantize.h"
+#include "formats/nvfp4_to_mxfp4.h"
+
+namespace nibblecast {
+namespace {
+
+// Of a linear, by one thread; a multiple of every tile's rows that we write.
+constexpr size_t kRowsPerTask = 128;
+
+uint8_t* bytes_at(std::span<std::byte> bytes, uint64_t offset) {
+  return reinterpret_cast<uint8_t*>(bytes.data()) + offset;
+}
+
+class GroupMaker {
+ public:
+  GroupMaker(const Checkpoint& source, const Plan& plan, std::span<const LinearTask> tasks, Kernels kernels)
+      : source_(source),
+        plan_(plan),
+        tasks_(tasks),
+        reference_(kernels == Kernels::kReference),
+        made_(tasks.size()) {}
+
+  std::vector<MadeLinear> make() {
+    for (size_t index = 0; index < tasks_.size(); ++index) make(index);
+    return std::move(made_);
+  }
+
+ private:
+  Make make_of(size_t index) const { return plan_.tensors[tasks_[index].linear->weight].make; }
+
+  void make(size_t index) {
+    switch (make_of(index)) {
+      case Make::kKeep:
+        keep(index);
+        return;
+      case Make::kCastWeight:
+        cast(index);
+        return;
+      case Make::kNvfp4Weight:
+        quantize(index);
+        return;
+      case Make::kFp8Weight:
+        quantize_fp8(index);
+        return;
+      case Make::kFp8BlockWeight:
+        quantize_fp8_blocks(index);
+        return;
+      case Make::kWideWeight:
+        plan_.tensors[tasks_[index].linear->weight].out.dtype == Dtype::kBF16 ? widen<bf16>(index)
+                                                                              : widen<float>(index);
+        return;
+      case Make::kMxfp4Weight:
+        cast_back(index);
+        return;
+      default:
+        return;  // scales are no weights
+    }
+  }
+
+  size_t cols(size_t index) const { return cols_of(tasks_[index].source); }
+
+  // f(first row, rows) over the linear, in parallel.
+  template <class F>
+  void for_rows(size_t index, const F& f) const {
+    const size_t rows = rows_of(tasks_[index].source);
+    parallel_for((rows + kRowsPerTask - 1) / kRowsPerTask, [&](size_t task) {
+      const size_t row = task * kRowsPerTask;
+      f(row, std::min(kRowsPerTask, rows - row));
+    });
+  }
+
+  // Rows as BF16, which is what ModelOpt quantizes.
+  std::span<const bf16> read_rows(size_t index, size_t row, size_t rows) const {
+    thread_local std::vector<bf16> values;
+    values.resize(rows * cols(index));
+    read_rows(index, row, rows, values.data());
+    return values;
+  }
+
+  template <class T>
+  DequantizeReport read_rows(size_t index, size_t row, size_t rows, T* values) const {
+    const StoredLinear& source = tasks_[index].source;
+    const DequantizeReport report = reference_ ? dequantize_rows_ref(source, row, rows, values, cols(index))
+                                               : dequantize_rows(source, row, rows, values, cols(index));
+    if (report.non_finite) refuse_value(index, row * cols(index) + *report.non_finite);
+    return report;
+  }
+
+  [[noreturn]] void refuse_value(size_t index, size_t position) const {
+    const Tensor& weight = source_.tensors()[tasks_[index].linear->source_weight];
+    throw Error(ErrorKind::kBadInput, source_.where(weight), "a value is not finite",
+                {.found = fmt::format("row {}, column {}", tasks_[index].first_row + position / cols(index),
+                                      position % cols(index)),
+                 .hint = "the source is damaged: fetch this shard again"});
+  }
+
+  void keep(size_t index) {
+    const LinearTask& task = tasks_[index];
+    const auto copy = [](const void* from, std::span<std::byte> to) {
+      if (!to.empty()) std::memcpy(to.data(), from, to.size());
+    };
+    std::visit(
+        [&](const auto& view) {
+          using View = std::decay_t<decltype(view)>;
+          if constexpr (std::is_same_v<View, Bf16View> || std::is_same_v<View, F32View>) {
+            copy(view.values, task.weight);
+          } else if constexpr (std::is_same_v<View, Nvfp4View>) {
+            copy(view.codes, task.weight), copy(view.block_scales, task.block_scale);
+          } else {
+            copy(view.codes, task.weight), copy(view.scales, task.block_scale);
+          }
+        },
+        task.source);
+  }
+
+  // The largest scale of all linears that share it.
+  CastScan shared_scan(size_t index) const {
+    CastScan scan;
+    for (const LinearTask& task : tasks_) {
+      if (task.linear->share != tasks_[index].linear->share) continue;
+      const auto& view = std::get<Mxfp4View>(task.source);
+      scan.merge(scan_scales(view.scales, view.rows * view.cols / 32));
+    }
+    return scan;
+  }
+
+  void cast(size_t index) {
+    const LinearTask& task = tasks_[index];
+    const auto& view = std::get<Mxfp4View>(task.source);
+    const CastScan scan = shared_scan(index);
+    std::vector<CastCounts> counts((view.rows + kRowsPerTask - 1) / kRowsPerTask);
+    for_rows(index, [&](size_t row, size_t rows) {
+      const auto kernel = reference_ ? cast_mxfp4_to_nvfp4_ref : cast_mxfp4_to_nvfp4;
+      counts[row / kRowsPerTask] = kernel(view, row, rows, scan.k_max(), plan_.options.negative_zero,
+                                          bytes_at(task.weight, row * view.cols / 2),
+                                          bytes_at(task.block_scale, row * view.cols / 16));
+    });
+    made_[index].weight_scale = scan.scale_2();
+    for (const CastCounts& part : counts) made_[index].counts.blocks.merge(part);
+  }
+
+  float amax(size_t index) const {
+    std::vector<float> parts((rows_of(tasks_[index].source) + kRowsPerTask - 1) / kRowsPerTask);
+    for_rows(index, [&](size_t row, size_t rows) {
+      const std::span<const bf16> values = read_rows(index, row, rows);
+      parts[row / kRowsPerTask] = scan_amax(values.data(), values.size()).amax;
+    });
+    return *std::max_element(parts.begin(), parts.end());
+  }
+
+  // Computed with the first linear of those that share it.
+  float shared_amax(size_t index) {
+    const uint8_t share = tasks_[index].linear->share;
+    if (share >= amax_of_share_.size()) amax_of_share_.resize(share + 1u);
+    std::optional<float>& known = amax_of_share_[share];
+    if (known) return *known;
+    known = 0.0f;
+    for (size_t other = 0; other < tasks_.size(); ++other) {
+      if (tasks_[other].linear->share == share) known = std::max(*known, amax(other));
+    }
+    return *known;
+  }
+
+  void quantize(size_t index) {
+    const LinearTask& task = tasks_[index];
+    const Nvfp4Quantizer quantizer(task.linear->method, shared_amax(index));
+    std::vector<RowLoss> losses(rows_of(task.source));
+    for_rows(index, [&](size_t row, size_t rows) {
+      const auto kernel = reference_ ? &Nvfp4Quantizer::encode_ref : &Nvfp4Quantizer::encode;
+      (quantizer.*kernel)(read_rows(index, row, rows).data(), rows, cols(index),
+                          bytes_at(task.weight, row * cols(index) / 2),
+                          bytes_at(task.block_scale, row * cols(index) / 16), &losses[row]);
+    });
+    made_[index].weight_scale = quantizer.scale_2();
+    RowLoss& sum = made_[index].counts.loss;
+    for (const RowLoss& loss : losses) {
+      sum.squared_error += loss.squared_error;
+      sum.squares += loss.squares;
+    }
+  }
+
+  void quantize_fp8(size_t index) {
+    const LinearTask& task = tasks_[index];
+    const float scale = fp8_tensor_scale(shared_amax(index));
+    for_rows(index, [&](size_t row, size_t rows) {
+      const std::span<const bf16> values = read_rows(index, row, rows);
+      const auto kernel = reference_ ? encode_fp8_tensor_ref : encode_fp8_tensor;
+      kernel(values.data(), values.size(), scale, bytes_at(task.weight, row * cols(index)));
+    });
+    made_[index].weight_scale = scale;
+  }
+
+  void quantize_fp8_blocks(size_t index) {
+    const LinearTask& task = tasks_[index];
+    const Dtype dtype = plan_.tensors[task.linear->block_scale].out.dtype;
+    const uint64_t tile_rows = plan_.model.tile_rows, tile_cols = plan_.model.tile_cols;
+    const uint64_t scale_row_bytes = (cols(index) + tile_cols - 1) / tile_cols * dtype_bytes(dtype);
+    const size_t rows_of_task = std::max<size_t>(kRowsPerTask / tile_rows, 1) * tile_rows;
+    const size_t all_rows = rows_of(task.source);
+    parallel_for((all_rows + rows_of_task - 1) / rows_of_task, [&](size_t part) {
+      const size_t row = part * rows_of_task, rows = std::min(rows_of_task, all_rows - row);
+      const auto kernel = reference_ ? quantize_fp8_tiles_ref : quantize_fp8_tiles;
+      kernel(read_rows(index, row, rows).data(),
+             {.rows = rows,
+              .cols = cols(index),
+              .tile_rows = tile_rows,
+              .tile_cols = tile_cols,
+              .scale_type = dtype == Dtype::kF32 ? ScaleType::kF32 : ScaleType::kE8M0},
+             bytes_at(task.weight, row * cols(index)),
+             bytes_at(task.block_scale, row / tile_rows * scale_row_bytes));
+    });
+  }
+
+  template <class T>
+  void widen(size_t index) {
+    const LinearTask& task = tasks_[index];
+    std::vector<uint64_t> inexact((rows_of(task.source) + kRowsPerTask - 1) / kRowsPerTask);
+    for_rows(index, [&](size_t row, size_t rows) {
+      // The output's place need not be aligned.
+      thread_local std::vector<T> values;
+      values.resize(rows * cols(index));
+      inexact[row / kRowsPerTask] = read_rows(index, row, rows, values.data()).inexact;
+      std::memcpy(bytes_at(task.weight, row * cols(index) * sizeof(T)), values.data(),
+                  values.size() * sizeof(T));
+    });
+    for (const uint64_t part : inexact) made_[index].counts.inexact += part;
+  }
+
+  void cast_back(size_t index) {
+    const LinearTask& task = tasks_[index];
+    const auto& view = std::get<Nvfp4View>(task.source);
+    std::vector<std::optional<MxfpMisfit>> misfits((view.rows + kRowsPerTask - 1) / kRowsPerTask);
+    for_rows(index, [&](size_t row, size_t rows) {
+      misfits[row / kRowsPerTask] = cast_nvfp4_to_mxfp4(view, row, rows, ZeroBlocks::kByteZero,
+                                                        bytes_at(task.weight, row * view.cols / 2),
+                                                        bytes_at(task.block_scale, row * view.cols / 32));
+    });
+    for (const auto& misfit : misfits) {
+      if (misfit) refuse_misfit(index, *misfit);
+    }
+  }
+
+  [[noreturn]] void refuse_misfit(size_t index, const MxfpMisfit& misfit) const {
+    static constexpr const char* kReasons[] = {
+        "its weight_scale_2 is no power of two", "the scales of its two halves differ",
+        "its block scale is no power of two", "its scale is outside E8M0's range"};
+    const Tensor& weight = source_.tensors()[tasks_[index].linear->source_weight];
+    throw Error(
+        ErrorKind::kRefused, source_.where(weight),
+        fmt::format("row {}, block {} of 32 is not exactly MXFP4: {}", misfit.row, misfit.block,
+                    kReasons[misfit.reason]),
+        {.hint = "only weights that were cast from MXFP4 can go back; `nibblecast dequantize` gives BF16"});
+  }
+
+  const Checkpoint& source_;
+  const Plan& plan_;
+  std::span<const LinearTask> tasks_;
+  const bool reference_;
+  std::vector<MadeLinear> made_;
+  std::vector<std::optional<float>> amax_of_share_;
+};
+
+}  // namespace
+
+StoredLinear stored_view(const Checkpoint& source, const Plan& plan, const PlannedLinear& linear,
+                         uint64_t first_row, uint64_t rows, std::span<const std::byte> weight,
+                         std::span<const std::byte> scale, std::span<const std::byte> scale_2) {
+  const Tensor& stored = source.tensors()[linear.source_weight];
+  const uint64_t cols = stored.shape.empty() ? 1 : stored.shape.back();
+  const auto* codes = reinterpret_cast<const uint8_t*>(weight.data());
+  const auto* scales = reinterpret_cast<const uint8_t*>(scale.data());
+  switch (stored.dtype) {
+    case Dtype::kBF16:
+      return Bf16View{weight.data(), rows, cols};
+    case Dtype::kF32:
+      return F32View{weight.data(), rows, cols};
+    case Dtype::kI8:
+      return Mxfp4View{.codes = codes, .scales = scales, .rows = rows, .cols = cols * 2};
+    case Dtype::kF8E4M3:
+      return Fp8BlockView{.codes = codes,
+                          .scales = scales,
+                          .scale_type = source.tensors()[linear.source_scale].dtype == Dtype::kF32
+                                            ? ScaleType::kF32
+                                            : ScaleType::kE8M0,
+                          .rows = rows,
+                          .cols = cols,
+                          .tile_rows = plan.model.tile_rows,
+                          .tile_cols = plan.model.tile_cols};
+    case Dtype::kU8: {
+      float value = 1;
+      if (scale_2.size() == sizeof value) std::memcpy(&value, scale_2.data(), sizeof value);
+      return Nvfp4View{
+          .codes = codes, .block_scales = scales, .scale_2 = value, .rows = rows, .cols = cols * 2};
+    }
+    default:
+      throw Error(ErrorKind::kUnsupported, source.where(stored), "is stored in a dtype that no weight has",
+                  {.found = fmt::format("{}, from row {}", dtype_name(stored.dtype), first_row)});
+  }
+}
+
+std::vector<MadeLinear> make_group(const Checkpoint& source, const Plan& plan,
+                                   std::span<const LinearTask> tasks, Kernels kernels) {
+  return GroupMaker(source, plan, tasks, kernels).make();
+}
+
+void check_group(const Checkpoint& source, std::span<const LinearTask> tasks) {
+  for (const LinearTask& task : tasks) {
+    const auto* view = std::get_if<Mxfp4View>(&task.source);
+    if (view == nullptr) continue;
+    const CastScan scan = scan_scales(view->scales, view->rows * view->cols / 32);
+    if (!scan.nan_scale) continue;
+    const Tensor& scale = source.tensors()[task.linear->source_scale];
+    throw Error(ErrorKind::kBadInput,
+                {.file = source.where(scale).file,
+                 .tensor = scale.name,
+                 .offset = scale.offset + task.first_row * view->cols / 32 + *scan.nan_scale},
+                "the scale is NaN (E8M0 byte 255)",
+                {.hint = "the source is damaged: fetch this shard again"});
+  }
+}
+
+uint64_t group_maker_bytes(const Plan& plan, size_t threads) {
+  uint64_t widest = 0;
+  for (const PlannedTensor& tensor : plan.tensors) {
+    if (tensor.make == Make::kKeep || tensor.make == Make::kCastWeight || is_scalar(tensor.make)) continue;
+    const uint64_t cols = tensor.out.shape.empty() ? 1 : tensor.out.shape.back();
+    widest = std::max(widest, cols * (tensor.out.dtype == Dtype::kU8 ? 2 : 1));
+  }
+  return threads * kRowsPerTask * widest * (sizeof(bf16) + sizeof(float));
+}
+
+}  // namespace nibblecast

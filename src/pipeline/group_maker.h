@@ -1,0 +1,58 @@
+// pipeline/group_maker.h - makes the weights of a planned group from what the source stores.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "checkpoint/checkpoint.h"
+#include "formats/mxfp4_to_nvfp4.h"
+#include "formats/nvfp4_quantize.h"
+#include "formats/stored_linear.h"
+#include "plan/plan.h"
+
+namespace nibblecast {
+
+// What there is to say of a weight that was made.
+struct MadeCounts {
+  CastCounts blocks;     // kCastWeight
+  RowLoss loss;          // kNvfp4Weight: sums over the tensor, rows ascending
+  uint64_t inexact = 0;  // kWideWeight: BF16 values that were rounded
+};
+
+// Rows [row, row + count) of a linear: the source's bytes of these rows, and where the output's go. Weights
+// that need an amax or a group's scale come whole.
+struct LinearTask {
+  const PlannedLinear* linear = nullptr;
+  StoredLinear source;
+  uint64_t first_row = 0;  // of source.rows, in the tensor
+  std::span<std::byte> weight, block_scale;
+};
+
+struct MadeLinear {
+  float weight_scale = 1;  // weight_scale_2 of NVFP4, weight_scale of FP8
+  MadeCounts counts;
+};
+
+// The view of a linear's rows in memory that holds them: `weight` and `scale` begin at `first_row` (a
+// multiple of the tile's rows) and its scale row.
+StoredLinear stored_view(const Checkpoint& source, const Plan& plan, const PlannedLinear& linear,
+                         uint64_t first_row, uint64_t rows, std::span<const std::byte> weight,
+                         std::span<const std::byte> scale, std::span<const std::byte> scale_2);
+
+// Which code does it: what a run uses, or the plain definitions that it is held against.
+enum class Kernels { kFast, kReference };
+
+// All linears of a group. Errors, kBadInput with tensor and place: a value or scale that is not finite;
+// kRefused: NVFP4 that is not exactly MXFP4. Bytes do not depend on threads.
+std::vector<MadeLinear> make_group(const Checkpoint& source, const Plan& plan,
+                                   std::span<const LinearTask> tasks, Kernels kernels = Kernels::kFast);
+
+// Refuses E8M0 byte 255 in the scales of MXFP4 weights, before anything is computed from them.
+void check_group(const Checkpoint& source, std::span<const LinearTask> tasks);
+
+// Bytes that make_group() takes beside source and output.
+uint64_t group_maker_bytes(const Plan& plan, size_t threads);
+
+}  // namespace nibblecast

@@ -1,0 +1,130 @@
+#include "plan/linear.h"
+
+#include <algorithm>
+#include <map>
+#include <utility>
+
+#include "checkpoint/manifest.h"
+
+namespace nibblecast {
+namespace {
+
+uint64_t tiles(uint64_t size, uint64_t tile) { return (size + tile - 1) / tile; }
+
+// Names of the tensors that a linear may consist of, in a release and in ModelOpt's dialect.
+struct Names {
+  std::string weight, release_scale, block_scale, weight_scale_2, weight_scale, input_scale;
+  explicit Names(const std::string& module)
+      : weight(module + ".weight"),
+        release_scale(module + ".scale"),
+        block_scale(module + ".weight_scale"),
+        weight_scale_2(module + ".weight_scale_2"),
+        weight_scale(module + ".weight_scale"),
+        input_scale(module + ".input_scale") {}
+};
+
+uint64_t bytes_of(std::span<const Tensor> tensors, uint32_t index) {
+  return index == kNone ? 0 : tensors[index].size_bytes;
+}
+
+}  // namespace
+
+Shape logical_shape(const Checkpoint& source, const SourceLinear& linear) {
+  const Tensor& weight = source.tensors()[linear.weight];
+  Shape shape = weight.shape;
+  const bool packed = weight.dtype == Dtype::kI8 || weight.dtype == Dtype::kU8;
+  if (packed && !shape.empty()) shape.back() *= 2;
+  return shape;
+}
+
+void replace_linear(const Checkpoint& source, const SourceLinear& linear, const LinearMake& make,
+                    Replacements& replacements) {
+  const Names names(linear.module);
+  const Shape shape = logical_shape(source, linear);
+  std::vector<OutputTensor> weight, scale, scalars;
+  const auto packed = [&] { return Shape{shape[0], shape[1] / 2}; };
+  switch (make.make) {
+    case Make::kCastWeight:
+    case Make::kNvfp4Weight:
+      weight = {{make.make, names.weight, Dtype::kU8, packed()}};
+      scale = {{Make::kBlockScale, names.block_scale, Dtype::kF8E4M3, {shape[0], shape[1] / 16}}};
+      scalars = {{Make::kWeightScale, names.weight_scale_2, Dtype::kF32, {}}};
+      break;
+    case Make::kFp8Weight:
+      weight = {{make.make, names.weight, Dtype::kF8E4M3, shape}};
+      scalars = {{Make::kWeightScale, names.weight_scale, Dtype::kF32, {}}};
+      break;
+    case Make::kFp8BlockWeight:
+      weight = {{make.make, names.weight, Dtype::kF8E4M3, shape}};
+      scale = {{Make::kBlockScale,
+                names.release_scale,
+                make.dtype,
+                {tiles(shape[0], make.tile_rows), tiles(shape[1], make.tile_cols)}}};
+      break;
+    case Make::kWideWeight:
+      weight = {{make.make, names.weight, make.dtype, shape}};
+      break;
+    case Make::kMxfp4Weight:
+      weight = {{make.make, names.weight, Dtype::kI8, packed()}};
+      scale = {{Make::kBlockScale, names.release_scale, Dtype::kF8E8M0, {shape[0], shape[1] / 32}}};
+      break;
+    default:
+      return;  // kept: every tensor stands for itself
+  }
+  if (make.quantize_input) scalars.push_back({Make::kInputScale, names.input_scale, Dtype::kF32, {}});
+  // A new scale follows its weight where the source has none.
+  if (linear.scale != kNone)
+    replacements.in_place[linear.scale] = std::move(scale);
+  else
+    weight.insert(weight.end(), scale.begin(), scale.end());
+  replacements.in_place[linear.weight] = std::move(weight);
+  replacements.scalars[linear.weight] = std::move(scalars);
+  if (linear.scale_2 != kNone) replacements.in_place[linear.scale_2].clear();
+}
+
+PlannedLinear planned_linear(const SourceLinear& linear,
+                             const std::unordered_map<std::string, uint32_t>& indices) {
+  const Names names(linear.module);
+  const auto find = [&](const std::string& name) {
+    const auto found = indices.find(name);
+    return found == indices.end() ? kNone : found->second;
+  };
+  PlannedLinear planned{.source_weight = linear.weight,
+                        .source_scale = linear.scale,
+                        .source_scale_2 = linear.scale_2,
+                        .weight = find(names.weight),
+                        .input_scale = find(names.input_scale)};
+  planned.weight_scale = find(names.weight_scale_2);
+  if (planned.weight_scale == kNone) {
+    planned.block_scale = find(names.release_scale);
+    if (planned.block_scale == kNone) planned.weight_scale = find(names.weight_scale);
+  } else {
+    planned.block_scale = find(names.block_scale);
+  }
+  return planned;
+}
+
+void add_group(const Checkpoint& source, PlannedGroup group, Stage& stage, Plan& plan) {
+  uint64_t read = 0, made = 0;
+  for (const PlannedLinear& linear : group.linears) {
+    for (const uint32_t index : {linear.source_weight, linear.source_scale, linear.source_scale_2}) {
+      read += bytes_of(source.tensors(), index);
+    }
+    for (const uint32_t index : {linear.weight, linear.block_scale}) {
+      if (index != kNone) made += plan.tensors[index].out.size_bytes;
+    }
+  }
+  plan.largest_source_bytes = std::max(plan.largest_source_bytes, read);
+  plan.largest_made_bytes = std::max(plan.largest_made_bytes, made);
+  stage.groups.push_back(std::move(group));
+}
+
+void index_output(const Checkpoint& source, Plan& plan) {
+  std::map<std::string, std::string> weight_map;
+  for (const PlannedTensor& tensor : plan.tensors) {
+    weight_map.emplace(tensor.out.name, plan.shards[tensor.out.shard].name);
+  }
+  plan.index = output_index(source.index_metadata(), weight_map, plan.output_bytes);
+}
+
+}  // namespace nibblecast
