@@ -5,6 +5,7 @@
 
 #include <omp.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -15,6 +16,7 @@
 #include <ctime>
 #include <functional>
 #include <map>
+#include <memory>
 #include <oneapi/dnnl/dnnl.hpp>
 #include <random>
 #include <thread>
@@ -51,34 +53,56 @@ double part_seconds(size_t threads, const std::function<void()>& f) {
   return static_cast<double>(std::clock() - begin) / CLOCKS_PER_SEC / static_cast<double>(threads);
 }
 
-// Best of some runs of oneDNN's own product with packed weights, on `threads` threads; FLOP/s.
-double packed_rate(size_t m, size_t n, size_t k, size_t threads) {
-  using dnnl::memory;
-  omp_set_num_threads(static_cast<int>(threads));
-  static const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
-  dnnl::stream stream(engine);
-  using dim = memory::dim;
-  const dim rows = static_cast<dim>(m), cols = static_cast<dim>(n), depth = static_cast<dim>(k);
-  constexpr auto kType = memory::data_type::bf16;
-  const dnnl::matmul::primitive_desc descriptor(
-      dnnl::matmul::desc({{rows, depth}, kType, memory::format_tag::ab},
-                         {{depth, cols}, kType, memory::format_tag::any},
-                         {{rows, cols}, kType, memory::format_tag::ab}),
-      engine);
-  memory x(descriptor.src_desc(), engine), w(descriptor.weights_desc(), engine),
-      y(descriptor.dst_desc(), engine);
-  std::memset(x.get_data_handle(), 0, descriptor.src_desc().get_size());
-  std::memset(w.get_data_handle(), 0, descriptor.weights_desc().get_size());
-  const dnnl::matmul product(descriptor);
-  double best = INFINITY;
-  for (int run = 0; run < 8; ++run) {
-    best = std::min(best, part_seconds(threads, [&] {
-                      product.execute(stream, {{DNNL_ARG_SRC, x}, {DNNL_ARG_WEIGHTS, w}, {DNNL_ARG_DST, y}});
-                      stream.wait();
-                    }));
+// oneDNN's own products of one shape with packed weights, timed between our own parts, so that what else the
+// machine does slows both.
+class PackedProduct {
+ public:
+  PackedProduct(size_t m, size_t n, size_t k, size_t threads)
+      : threads_(threads),
+        engine_(dnnl::engine::kind::cpu, 0),
+        stream_(engine_),
+        descriptor_(dnnl::matmul::desc(matrix(m, k, Tag::ab), matrix(k, n, Tag::any), matrix(m, n, Tag::ab)),
+                    engine_),
+        product_(descriptor_),
+        x_(descriptor_.src_desc(), engine_),
+        w_(descriptor_.weights_desc(), engine_),
+        y_(descriptor_.dst_desc(), engine_),
+        flop_(2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k)) {
+    std::memset(x_.get_data_handle(), 0, descriptor_.src_desc().get_size());
+    std::memset(w_.get_data_handle(), 0, descriptor_.weights_desc().get_size());
+    sample();
+    samples_.clear();  // the first makes the kernel
   }
-  return 2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k) / best;
-}
+
+  void sample() {
+    omp_set_num_threads(static_cast<int>(threads_));
+    samples_.push_back(part_seconds(threads_, [&] {
+      product_.execute(stream_, {{DNNL_ARG_SRC, x_}, {DNNL_ARG_WEIGHTS, w_}, {DNNL_ARG_DST, y_}});
+      stream_.wait();
+    }));
+  }
+  // FLOP/s by the median.
+  double rate() {
+    std::nth_element(samples_.begin(), samples_.begin() + samples_.size() / 2, samples_.end());
+    return flop_ / samples_[samples_.size() / 2];
+  }
+
+ private:
+  using Tag = dnnl::memory::format_tag;
+  static dnnl::memory::desc matrix(size_t rows, size_t cols, Tag tag) {
+    using dim = dnnl::memory::dim;
+    return {{static_cast<dim>(rows), static_cast<dim>(cols)}, dnnl::memory::data_type::bf16, tag};
+  }
+
+  size_t threads_;
+  dnnl::engine engine_;
+  dnnl::stream stream_;
+  dnnl::matmul::primitive_desc descriptor_;
+  dnnl::matmul product_;
+  dnnl::memory x_, w_, y_;
+  double flop_;
+  std::vector<double> samples_;
+};
 
 // Peak resident memory of the process so far.
 uint64_t peak_bytes() {
@@ -131,24 +155,26 @@ class Bench {
       for (size_t i = 0; i < length_; ++i)
         row.push_back(static_cast<int32_t>(layer_.generator() % config_.vocab_size));
     }
-    const uint64_t before = peak_bytes();
     DeepseekV4Forward<bf16> forward(config_, ids);
     forward.embed(0, config_.vocab_size,
                   layer_.values(Dtype::kBF16, config_.vocab_size * config_.hidden_size, config_.hidden_size));
     Part begin{"begin_layer (attention, router)"}, experts{"routed experts"},
         end{"end_layer (shared expert)"};
+    sample_dense(false, 4);
+    const uint64_t before = peak_bytes();
     begin.seconds = part_seconds(threads_, [&] { forward.begin_layer(0, layer_.dense); });
+    const uint64_t attention_bytes = peak_bytes() - before;
+    sample_dense(false, 4);
     std::vector<double> tokens_of(config_.n_routed_experts);
     for (const int32_t expert : forward.chosen_experts()) ++tokens_of[static_cast<size_t>(expert)];
     for (uint64_t expert = 0; expert < config_.n_routed_experts; ++expert) {
       experts.seconds +=
           part_seconds(threads_, [&] { forward.expert(expert, layer_.experts[expert % kDistinctExperts]); });
+      for (const auto& [n, k] : expert_products()) product(tokens_of[expert], n, k).sample();
     }
+    sample_dense(true, 4);
     end.seconds = part_seconds(threads_, [&] { forward.end_layer(); });
-    std::printf(
-        "memory: grew by %.0f MB, bounded by %.0f MB\n", static_cast<double>(peak_bytes() - before) / 1e6,
-        static_cast<double>(DeepseekV4Forward<bf16>::memory_bytes(config_, tokens_, length_, threads_)) /
-            1e6);
+    sample_dense(true, 4);
     account(begin, experts, end, tokens_of);
     Part all{"layer", begin.seconds + experts.seconds + end.seconds, begin.flop + experts.flop + end.flop,
              begin.ideal_seconds + experts.ideal_seconds + end.ideal_seconds};
@@ -156,34 +182,65 @@ class Bench {
     std::printf("tokens an expert: least %.0f, most %.0f\n",
                 *std::min_element(tokens_of.begin(), tokens_of.end()),
                 *std::max_element(tokens_of.begin(), tokens_of.end()));
+    std::printf(
+        "memory: %.0f MB by the end of attention, bounded by %.0f MB\n",
+        static_cast<double>(attention_bytes + forward.streams().size_bytes()) / 1e6,
+        static_cast<double>(DeepseekV4Forward<bf16>::memory_bytes(config_, tokens_, length_, threads_)) /
+            1e6);
   }
 
-  // Products of the linears only; what else a part does costs time without counting.
-  void account(Part& begin, Part& experts, Part& end, const std::vector<double>& tokens_of) {
+  // Shapes [n, k] of the dense products; of the shared expert, or of all else.
+  std::vector<std::pair<size_t, size_t>> dense_products(bool shared) const {
+    std::vector<std::pair<size_t, size_t>> shapes;
     for (const ModelTensor& tensor : layer_tensors(config_, 0)) {
       if (tensor.shape.size() != 2 || tensor.name.find("hc_") != std::string::npos ||
           tensor.name.find("ape") != std::string::npos || tensor.storage == Storage::kExpert) {
         continue;
       }
       if (tensor.name.find("indexer") != std::string::npos && length_ / 4 <= config_.index_topk) continue;
-      Part& part = tensor.name.find("shared") != std::string::npos ? end : begin;
-      add_product(part, static_cast<double>(tokens_), tensor.shape[0], tensor.shape[1]);
+      if ((tensor.name.find("shared") != std::string::npos) == shared) {
+        shapes.emplace_back(tensor.shape[0], tensor.shape[1]);
+      }
     }
-    for (const double tokens : tokens_of) {
-      for (int i = 0; i < 2; ++i)
-        add_product(experts, tokens, config_.moe_intermediate_size, config_.hidden_size);
-      add_product(experts, tokens, config_.hidden_size, config_.moe_intermediate_size);
+    return shapes;
+  }
+
+  std::array<std::pair<size_t, size_t>, 2> expert_products() const {
+    return {{{config_.moe_intermediate_size, config_.hidden_size},
+             {config_.hidden_size, config_.moe_intermediate_size}}};
+  }
+
+  void sample_dense(bool shared, int times) {
+    for (const auto& [n, k] : dense_products(shared)) {
+      for (int i = 0; i < times; ++i) product(static_cast<double>(tokens_), n, k).sample();
     }
   }
 
+  // Products of the linears only; what else a part does costs time without counting.
+  void account(Part& begin, Part& experts, Part& end, const std::vector<double>& tokens_of) {
+    const double tokens = static_cast<double>(tokens_);
+    for (const auto& [n, k] : dense_products(false)) add_product(begin, tokens, n, k);
+    for (const auto& [n, k] : dense_products(true)) add_product(end, tokens, n, k);
+    const auto [up, down] = expert_products();
+    for (const double own : tokens_of) {
+      for (const auto& [n, k] : {up, up, down}) add_product(experts, own, n, k);
+    }
+  }
+
+  // For about as many rows as come at once.
+  PackedProduct& product(double tokens, size_t n, size_t k) {
+    const size_t step = tokens > 48 ? 64 : 16, most = 1024;
+    const size_t m =
+        std::min(most, (std::max<size_t>(1, static_cast<size_t>(tokens)) + step - 1) / step * step);
+    std::unique_ptr<PackedProduct>& own = products_[{m, n, k}];
+    if (own == nullptr) own = std::make_unique<PackedProduct>(m, n, k, threads_);
+    return *own;
+  }
+
   void add_product(Part& part, double tokens, size_t n, size_t k) {
-    // oneDNN's rate for about as many rows as come at once.
-    const size_t m = tokens >= 1024 ? 1024 : std::max<size_t>(16, static_cast<size_t>(tokens + 15) / 16 * 16);
-    const auto key = std::tuple(m, n, k);
-    if (!rates_.contains(key)) rates_[key] = packed_rate(m, n, k, threads_);
     const double flop = 2 * tokens * static_cast<double>(n) * static_cast<double>(k);
     part.flop += flop;
-    part.ideal_seconds += flop / rates_[key];
+    part.ideal_seconds += flop / product(tokens, n, k).rate();
   }
 
   void run_linears() {
@@ -200,6 +257,7 @@ class Bench {
       std::vector<bf16> x(tokens * view.cols), y(tokens * view.rows);
       Part part{std::string("linear ") + name + ", 2048 tokens"};
       part.seconds = part_seconds(threads_, [&] { linear(x.data(), tokens, view, y.data()); });
+      product(static_cast<double>(tokens), view.rows, view.cols).sample();
       add_product(part, static_cast<double>(tokens), view.rows, view.cols);
       print(part);
     }
@@ -210,6 +268,7 @@ class Bench {
       for (size_t i = 0; i < kDistinctExperts; ++i) {
         part.seconds +=
             part_seconds(threads_, [&] { linear(x.data(), tokens, layer_.experts[i].w1, y.data()); });
+        product(static_cast<double>(tokens), rows_of(expert.w1), cols_of(expert.w1)).sample();
         add_product(part, static_cast<double>(tokens), rows_of(expert.w1), cols_of(expert.w1));
       }
       print(part);
@@ -219,15 +278,12 @@ class Bench {
   void run_attention_core() {
     const size_t heads = config_.num_attention_heads / config_.o_groups, width = config_.head_dim;
     const size_t ratio = config_.compress_ratios[0], queries = std::max<size_t>(1, kTileRows / heads);
-    std::vector<bf16> raw(length_ * width), entries(length_ / ratio * width), q(length_ * heads * width);
+    const std::vector<bf16> values(length_ * width);
+    const KeyPanels<bf16> raw(values.data(), length_, width), entries(values.data(), length_ / ratio, width);
+    std::vector<bf16> q(length_ * heads * width);
     std::vector<float> sinks(heads);
-    const AttentionKeys<bf16> keys{.head_dim = width,
-                                   .raw = raw.data(),
-                                   .length = length_,
-                                   .window = config_.sliding_window,
-                                   .entries = entries.data(),
-                                   .entry_count = length_ / ratio,
-                                   .ratio = ratio};
+    const AttentionKeys<bf16> keys{
+        .raw = &raw, .window = config_.sliding_window, .entries = &entries, .ratio = ratio};
     Part part{"attention core, all heads"};
     const double once = part_seconds(threads_, [&] {
       parallel_for((length_ + queries - 1) / queries, [&](size_t block) {
@@ -257,14 +313,15 @@ class Bench {
                           .base = std::vector<float>(outputs),
                           .scale = std::vector<float>(3)};
     std::vector<bf16> streams(tokens * n * width), x(tokens * width);
+    std::vector<float> mixed(tokens * width);
     std::vector<StreamMix> mixes(tokens);
     const double scale = 2 * static_cast<double>(tokens_) / static_cast<double>(tokens);
     Part mix{"mix streams, twice a layer"}, spread{"spread to streams, twice a layer"};
     mix.seconds = scale * part_seconds(threads_, [&] {
                     parallel_for(tokens / kHyperRows, [&](size_t block) {
                       const size_t at = block * kHyperRows;
-                      mix_streams(hyper, streams.data() + at * n * width, kHyperRows, x.data() + at * width,
-                                  mixes.data() + at);
+                      mix_streams(hyper, streams.data() + at * n * width, kHyperRows,
+                                  mixed.data() + at * width, mixes.data() + at);
                     });
                   });
     spread.seconds = scale * part_seconds(threads_, [&] {
@@ -299,7 +356,7 @@ class Bench {
   const DeepseekV4Config config_;
   const size_t rows_, length_, tokens_, threads_;
   RandomLayer layer_;
-  std::map<std::tuple<size_t, size_t, size_t>, double> rates_;
+  std::map<std::tuple<size_t, size_t, size_t>, std::unique_ptr<PackedProduct>> products_;
 };
 
 size_t argument(int argc, char** argv, int index, size_t otherwise) {
@@ -311,6 +368,11 @@ size_t argument(int argc, char** argv, int index, size_t otherwise) {
 
 int main(int argc, char** argv) {
   using namespace nibblecast;
+  // oneDNN's idle threads would spin on while our own part runs. Their library reads this when it is loaded.
+  if (setenv("OMP_WAIT_POLICY", "passive", 0) == 0 && std::getenv("NIBBLECAST_BENCH_STARTED") == nullptr) {
+    setenv("NIBBLECAST_BENCH_STARTED", "1", 1);
+    execv("/proc/self/exe", argv);
+  }
   DeepseekV4Config config = DeepseekV4Config::parse(preset_config("v4-pro"), "v4-pro");
   config.num_hidden_layers = 1;
   config.num_hash_layers = 0;

@@ -9,6 +9,7 @@
 #include "base/parallel.h"
 #include "model/deepseek_v4_state.h"
 #include "model/deepseek_v4_tensors.h"
+#include "ops/rmsnorm.h"
 
 namespace nibblecast {
 namespace {
@@ -79,6 +80,28 @@ void ForwardState<T>::check_streams(const std::string& name, const Amax& written
   throw Error(ErrorKind::kBadInput, {.tensor = module(name)}, "leaves residual streams that are not finite",
               {.found = std::isnan(written.value()) ? "NaN" : "infinity",
                .hint = "a weight of this layer is NaN or far too large; is the checkpoint damaged?"});
+}
+
+template <class T>
+void mix_and_norm(const ForwardState<T>& state, const HyperConnection& hyper, const std::vector<float>& norm,
+                  size_t first, size_t count, T* x, StreamMix* mixes, Amax& seen) {
+  const size_t width = state.config.hidden_size, stride = state.config.hc_mult * width;
+  thread_local std::vector<float> mixed;
+  mixed.resize(kHyperRows * width);
+  mix_streams(hyper, state.streams.data() + first * stride, count, mixed.data(), mixes);
+  for (size_t token = 0; token < count; ++token) {
+    rmsnorm(mixed.data() + token * width, width, norm.data(), static_cast<float>(state.config.rms_norm_eps),
+            x + token * width);
+  }
+  seen.add(amax(x, count * width));
+}
+
+template <class T>
+void spread(ForwardState<T>& state, const StreamMix& mix, size_t token, const T* y, Amax& seen) {
+  const size_t width = state.config.hidden_size, streams = state.config.hc_mult;
+  T* to = state.streams.data() + token * streams * width;
+  spread_to_streams(mix, y, streams, width, to);
+  seen.add(amax(to, streams * width));
 }
 
 template <class T>
@@ -222,6 +245,12 @@ std::vector<float> DeepseekV4Forward<T>::nll(size_t row, const StoredTensors& te
 
 template struct ForwardState<float>;
 template struct ForwardState<bf16>;
+template void mix_and_norm(const ForwardState<float>&, const HyperConnection&, const std::vector<float>&,
+                           size_t, size_t, float*, StreamMix*, Amax&);
+template void mix_and_norm(const ForwardState<bf16>&, const HyperConnection&, const std::vector<float>&,
+                           size_t, size_t, bf16*, StreamMix*, Amax&);
+template void spread(ForwardState<float>&, const StreamMix&, size_t, const float*, Amax&);
+template void spread(ForwardState<bf16>&, const StreamMix&, size_t, const bf16*, Amax&);
 template class DeepseekV4Forward<float>;
 template class DeepseekV4Forward<bf16>;
 

@@ -11,17 +11,30 @@
 #include "ops/indexer.h"
 #include "ops/linear.h"
 #include "ops/rmsnorm.h"
+#include "ops/round.h"
 
 namespace nibblecast {
 namespace {
 
-// Rows are taken in groups of this many tokens (or one longer row), and queries in chunks of as many: fixed,
-// so that memory is bounded and results do not depend on how much there is.
+// Rows are taken in groups of this many tokens (or one longer row), each row filled up to whole panels of
+// keys, and queries in chunks of as many: fixed, so that memory is bounded and results do not depend on how
+// much there is.
 constexpr size_t kGroupTokens = 2048;
 constexpr size_t kIndexTokens = 512;  // queries whose indexer heads exist at once
 constexpr size_t kTaskTokens = 16;
 
 constexpr size_t blocks(size_t count, size_t block) { return (count + block - 1) / block; }
+
+// RMSNorm of one vector, then RoPE of its last channels, in FP32, rounded once.
+template <class T, class From>
+void norm_and_turn(const From* x, size_t width, const float* weight, float eps, const Rope& rope,
+                   size_t position, T* y) {
+  thread_local std::vector<float> own;
+  own.resize(width);
+  rmsnorm(x, width, weight, eps, own.data());
+  rope.apply(own.data() + width - rope.dims(), position);
+  round_rows(own.data(), width, 1, width, y, width);
+}
 
 // The compressed entries of a group's rows: one buffer, each row's padded with zeros to a multiple of `step`.
 template <class T>
@@ -44,8 +57,10 @@ class Attention {
   void run() {
     for (size_t row = 0; row < state_.rows.size();) {
       const size_t first = row;
-      size_t tokens = 0;
-      while (row < state_.rows.size() && (row == first || tokens + state_.rows[row].length <= kGroupTokens)) {
+      size_t tokens = 0, padded = 0;
+      while (row < state_.rows.size()) {
+        padded += blocks(state_.rows[row].length, kPanel) * kPanel;
+        if (row > first && padded > kGroupTokens) break;
         tokens += state_.rows[row++].length;
       }
       if (tokens > 0) run_group({state_.rows.data() + first, row - first}, tokens);
@@ -61,7 +76,7 @@ class Attention {
     mix();
     make_queries_rank();
     make_raw_keys();
-    if (weights_.compressor) entries_ = compress(*weights_.compressor, 1);
+    if (weights_.compressor) make_entry_keys();
     chosen_words_ = 0;
     if (weights_.indexer) choose_entries(*weights_.indexer);
     for (size_t begin = 0; begin < count_; begin += kGroupTokens) {
@@ -71,55 +86,68 @@ class Attention {
 
   // Streams -> x [tokens, D], normed.
   void mix() {
-    const size_t width = config_.hidden_size, stride = config_.hc_mult * width;
-    x_.resize(count_ * width);
+    const size_t width = config_.hidden_size;
+    T* x = x_.take(count_ * width);
     mixes_.resize(count_);
     parallel_for(blocks(count_, kHyperRows), [&](size_t block) {
       const size_t first = block * kHyperRows, count = std::min(kHyperRows, count_ - first);
-      T* x = x_.data() + first * width;
-      mix_streams(weights_.hyper, state_.streams.data() + (begin_ + first) * stride, count, x,
-                  mixes_.data() + first);
-      for (size_t token = 0; token < count; ++token) {
-        rmsnorm(x + token * width, width, weights_.attn_norm.data(), eps_, x + token * width);
-      }
-      x_amax_.add(amax(x, count * width));
+      mix_and_norm(state_, weights_.hyper, weights_.attn_norm, begin_ + first, count, x + first * width,
+                   mixes_.data() + first, x_amax_);
+    });
+  }
+
+  // f(token) for every token of the group.
+  template <class F>
+  void for_tokens(const F& f) const {
+    parallel_for(blocks(count_, kTaskTokens), [&](size_t block) {
+      const size_t end = std::min(count_, (block + 1) * kTaskTokens);
+      for (size_t token = block * kTaskTokens; token < end; ++token) f(token);
     });
   }
 
   void make_queries_rank() {
     const size_t rank = config_.q_lora_rank;
-    qr_.resize(count_ * rank);
-    linear(x_.data(), count_, weights_.wq_a, qr_.data());
-    parallel_for(blocks(count_, kTaskTokens), [&](size_t block) {
-      const size_t end = std::min(count_, (block + 1) * kTaskTokens);
-      for (size_t token = block * kTaskTokens; token < end; ++token) {
-        T* own = qr_.data() + token * rank;
-        rmsnorm(own, rank, weights_.q_norm.data(), eps_, own);
-        qr_amax_.add(amax(own, rank));
-      }
+    float* sums = sums_.take(count_ * rank);
+    T* qr = qr_.take(count_ * rank);
+    linear(x_.data(), count_, weights_.wq_a, sums);
+    for_tokens([&](size_t token) {
+      rmsnorm(sums + token * rank, rank, weights_.q_norm.data(), eps_, qr + token * rank);
+      qr_amax_.add(amax(qr + token * rank, rank));
     });
   }
 
   void make_raw_keys() {
     const size_t width = config_.head_dim;
-    kv_.resize(count_ * width);
-    linear(x_.data(), count_, weights_.wkv, kv_.data());
-    parallel_for(blocks(count_, kTaskTokens), [&](size_t block) {
-      const size_t end = std::min(count_, (block + 1) * kTaskTokens);
-      for (size_t token = block * kTaskTokens; token < end; ++token) {
-        T* own = kv_.data() + token * width;
-        rmsnorm(own, width, weights_.kv_norm.data(), eps_, own);
-        rope_.apply(own + width - rope_.dims(), position(token));
-      }
+    float* sums = sums_.take(count_ * width);
+    T* kv = kv_.take(count_ * width);
+    linear(x_.data(), count_, weights_.wkv, sums);
+    for_tokens([&](size_t token) {
+      norm_and_turn(sums + token * width, width, weights_.kv_norm.data(), eps_, rope_,
+                    state_.positions[begin_ + token], kv + token * width);
     });
+    raw_keys_.clear();
+    for (const RowSpan& row : rows_) {
+      raw_keys_.emplace_back(kv + (row.begin - begin_) * width, row.length, width);
+    }
+  }
+
+  void make_entry_keys() {
+    const Entries<T> entries = compress(*weights_.compressor, 1);
+    const size_t width = config_.head_dim;
+    entry_keys_.clear();
+    for (size_t row = 0; row < rows_.size(); ++row) {
+      entry_keys_.emplace_back(entries.values.data() + entries.first[row] * width, rows_[row].length / ratio_,
+                               width);
+    }
   }
 
   // Compressed entries of every row. The projections' sums stay FP32, as the reference has them.
-  Entries<T> compress(const CompressorWeights& weights, size_t step) const {
+  Entries<T> compress(const CompressorWeights& weights, size_t step) {
     const CompressorShape& shape = weights.shape;
-    std::vector<float> values(count_ * shape.channels()), gates(values.size());
-    linear(x_.data(), count_, weights.wkv, values.data());
-    linear(x_.data(), count_, weights.wgate, gates.data());
+    const float* values = values_.take(count_ * shape.channels());
+    const float* gates = gates_.take(count_ * shape.channels());
+    linear(x_.data(), count_, weights.wkv, values_.data());
+    linear(x_.data(), count_, weights.wgate, gates_.data());
     Entries<T> entries;
     entries.first.push_back(0);
     for (const RowSpan& row : rows_) {
@@ -129,11 +157,12 @@ class Attention {
     for (size_t row = 0; row < rows_.size(); ++row) {
       const size_t first_value = (rows_[row].begin - begin_) * shape.channels();
       parallel_for(rows_[row].length / shape.ratio, [&](size_t entry) {
-        T* own = entries.values.data() + (entries.first[row] + entry) * shape.dim;
-        compress_window(shape, values.data() + first_value, gates.data() + first_value, weights.ape.data(),
-                        entry, own);
-        rmsnorm(own, shape.dim, weights.norm.data(), eps_, own);
-        rope_.apply(own + shape.dim - rope_.dims(), entry * shape.ratio);
+        thread_local std::vector<float> own;
+        own.resize(shape.dim);
+        compress_window(shape, values + first_value, gates + first_value, weights.ape.data(), entry,
+                        own.data());
+        norm_and_turn(own.data(), shape.dim, weights.norm.data(), eps_, rope_, entry * shape.ratio,
+                      entries.values.data() + (entries.first[row] + entry) * shape.dim);
       });
     }
     return entries;
@@ -212,24 +241,24 @@ class Attention {
     const size_t groups = config_.o_groups, heads = config_.num_attention_heads / groups;
     const size_t width = heads * config_.head_dim, rank = config_.o_lora_rank;
     const std::vector<QueryBlock> query_blocks = split(begin, count, std::max<size_t>(1, kTileRows / heads));
-    std::vector<T> q(count * width), u(count * groups * rank), y(count * config_.hidden_size);
+    T *q = q_.take(count * width), *u = u_.take(count * groups * rank),
+      *y = y_.take(count * config_.hidden_size);
     for (size_t group = 0; group < groups; ++group) {
       linear(qr_.data() + begin * config_.q_lora_rank, count, config_.q_lora_rank, weights_.wq_b,
-             {group * width, width}, q.data(), width);
+             {group * width, width}, q, width);
       parallel_for(query_blocks.size(), [&](size_t i) {
         const QueryBlock& block = query_blocks[i];
         const size_t token = rows_[block.row].begin - begin_ + block.first - begin;
-        attend_block(block, group, heads, q.data() + token * width);
+        attend_block(block, group, heads, q + token * width);
       });
-      linear(q.data(), count, width, weights_.wo_a, {group * rank, rank}, u.data() + group * rank,
-             groups * rank);
+      linear(q, count, width, weights_.wo_a, {group * rank, rank}, u + group * rank, groups * rank);
     }
-    parallel_for(blocks(count, kTaskTokens), [&](size_t block) {
-      const size_t first = block * kTaskTokens, tokens = std::min(kTaskTokens, count - first);
-      u_amax_.add(amax(u.data() + first * groups * rank, tokens * groups * rank));
+    parallel_for(count, [&](size_t token) { u_amax_.add(amax(u + token * groups * rank, groups * rank)); });
+    linear(u, count, weights_.wo_b, y);
+    parallel_for(count, [&](size_t token) {
+      spread(state_, mixes_[begin + token], begin_ + begin + token, y + token * config_.hidden_size,
+             stream_amax_);
     });
-    linear(u.data(), count, weights_.wo_b, y.data());
-    spread(begin, count, y);
   }
 
   // Blocks start at multiples of `block` in their row, so that they do not depend on how rows are grouped.
@@ -247,38 +276,19 @@ class Attention {
   }
 
   void attend_block(const QueryBlock& block, size_t group, size_t heads, T* q) {
-    const size_t width = config_.head_dim, first_token = rows_[block.row].begin - begin_;
+    const size_t width = config_.head_dim;
     for (size_t i = 0; i < block.count * heads; ++i) {
-      rmsnorm(q + i * width, width, nullptr, eps_, q + i * width);
-      rope_.apply(q + (i + 1) * width - rope_.dims(), block.first + i / heads);
+      norm_and_turn(q + i * width, width, nullptr, eps_, rope_, block.first + i / heads, q + i * width);
     }
-    AttentionKeys<T> keys{.head_dim = width,
-                          .raw = kv_.data() + first_token * width,
-                          .length = rows_[block.row].length,
-                          .window = config_.sliding_window};
-    if (ratio_ != 0) {
-      keys.entries = entries_.values.data() + entries_.first[block.row] * width;
-      keys.entry_count = rows_[block.row].length / ratio_;
-      keys.ratio = ratio_;
-    }
+    AttentionKeys<T> keys{
+        .raw = &raw_keys_[block.row], .window = config_.sliding_window, .ratio = ratio_, .rope = &rope_};
+    if (ratio_ != 0) keys.entries = &entry_keys_[block.row];
     if (chosen_words_ != 0) {
-      keys.chosen = chosen_.data() + first_token * chosen_words_;
+      keys.chosen = chosen_.data() + (rows_[block.row].begin - begin_) * chosen_words_;
       keys.chosen_words = chosen_words_;
     }
     attend(keys, block.first, block.count, heads, weights_.sinks.data() + group * heads, q);
-    for (size_t i = 0; i < block.count * heads; ++i) {
-      rope_.apply_inverse(q + (i + 1) * width - rope_.dims(), block.first + i / heads);
-    }
     o_amax_.add(amax(q, block.count * heads * width));
-  }
-
-  void spread(size_t begin, size_t count, const std::vector<T>& y) {
-    const size_t width = config_.hidden_size, streams = config_.hc_mult;
-    parallel_for(count, [&](size_t token) {
-      T* to = state_.streams.data() + (begin_ + begin + token) * streams * width;
-      spread_to_streams(mixes_[begin + token], y.data() + token * width, streams, width, to);
-      stream_amax_.add(amax(to, streams * width));
-    });
   }
 
   void record() {
@@ -299,8 +309,6 @@ class Attention {
     state_.check_streams("hc_attn", stream_amax_);
   }
 
-  size_t position(size_t token) const { return state_.positions[begin_ + token]; }
-
   ForwardState<T>& state_;
   const DeepseekV4Config& config_;
   const AttentionWeights& weights_;
@@ -312,9 +320,12 @@ class Attention {
   // Of the group of rows in progress; tokens count from begin_.
   std::span<const RowSpan> rows_;
   size_t begin_ = 0, count_ = 0;
-  std::vector<T> x_, qr_, kv_;  // [count, D], [count, q_lora_rank], [count, head_dim]
+  Workspace<T> x_, qr_, kv_;         // [count, D], [count, q_lora_rank], [count, head_dim]
+  Workspace<float> sums_;            // [count, q_lora_rank or head_dim]
+  Workspace<float> values_, gates_;  // [count, a compressor\'s channels]
   std::vector<StreamMix> mixes_;
-  Entries<T> entries_;
+  std::vector<KeyPanels<T>> raw_keys_, entry_keys_;  // of each row
+  Workspace<T> q_, u_, y_;        // of the chunk in progress: one group of heads, all ranks, [count, D]
   size_t chosen_words_ = 0;       // 0: every visible entry is seen
   std::vector<uint64_t> chosen_;  // [count, chosen_words_]
 };
@@ -328,31 +339,34 @@ void run_attention(ForwardState<T>& state, const AttentionWeights& weights) {
 
 template <class T>
 uint64_t attention_bytes(const DeepseekV4Config& c, uint64_t tokens, uint64_t longest_row, size_t threads) {
-  const uint64_t group = std::min(tokens, std::max<uint64_t>(longest_row, kGroupTokens));
-  const uint64_t chunk = std::min<uint64_t>(group, kGroupTokens);
+  const uint64_t padded = std::max<uint64_t>(blocks(longest_row, kPanel) * kPanel, kGroupTokens);
+  const uint64_t group = std::min(tokens, padded), chunk = std::min<uint64_t>(group, kGroupTokens);
   const uint64_t heads = c.num_attention_heads / c.o_groups, index_width = c.index_n_heads * c.index_head_dim;
-  // A row of r tokens has r / 4 entries at most; those of the indexer are padded, row by row.
-  const uint64_t entries =
-      group / 4 * c.head_dim + (group / 4 + group / 4 * kIndexKeyStep) * c.index_head_dim;
+  // A row of r tokens has r / 4 entries at most, padded to a panel or, for the indexer, to kIndexKeyStep.
+  const uint64_t rows = padded / kPanel;
+  const uint64_t keys =
+      KeyPanels<T>::bytes(padded, c.head_dim) + KeyPanels<T>::bytes(padded / 4 + rows * kPanel, c.head_dim);
+  const uint64_t channels = 2 * std::max(c.head_dim, c.index_head_dim);  // of a compressor
   const uint64_t whole =
-      group * ((c.hidden_size + c.q_lora_rank + c.head_dim) * sizeof(T) + sizeof(StreamMix)) +
-      entries * sizeof(T) + group * blocks(longest_row / 4, 64) * sizeof(uint64_t);
-  const uint64_t compressing = group * 2 * 2 * c.head_dim * sizeof(float);
+      group * ((c.hidden_size + c.q_lora_rank + c.head_dim) * sizeof(T) +
+               (std::max(c.q_lora_rank, c.head_dim) + 2 * channels) * sizeof(float) + sizeof(StreamMix)) +
+      keys + group * blocks(longest_row / 4, 64) * sizeof(uint64_t);
+  const uint64_t compressing = group / 4 * c.head_dim * sizeof(T);
   const uint64_t indexing = group * c.index_n_heads * sizeof(float) +
-                            group * 2 * 2 * c.index_head_dim * sizeof(float) +
+                            (group / 4 + rows * kIndexKeyStep) * c.index_head_dim * sizeof(T) +
                             kIndexTokens * index_width * sizeof(T);
   const uint64_t attending =
       chunk * (heads * c.head_dim + c.o_groups * c.o_lora_rank + c.hidden_size) * sizeof(T);
-  const uint64_t keys = c.sliding_window + kTileRows + longest_row / 4;
   const uint64_t deepest =
       std::max({c.hidden_size, c.q_lora_rank, heads * c.head_dim, c.o_groups * c.o_lora_rank});
   const uint64_t thread =
-      2 * panel_size(deepest) * sizeof(T) + kPanel * kTileRows * sizeof(float) +
-      matmul_scratch_bytes<T>(kPanel, deepest) + attend_scratch_bytes<T>(c.head_dim, keys) +
-      matmul_scratch_bytes<T>(c.head_dim, keys) + mix_streams_scratch_bytes(c.hc_mult, c.hidden_size) +
+      linear_scratch_bytes<T>(1, deepest) +
+      attend_scratch_bytes<T>(c.head_dim, c.sliding_window, longest_row / 4) +
+      matmul_scratch_bytes<T>(kPanel, attend_deepest(c.head_dim)) +
+      mix_streams_scratch_bytes(c.hc_mult, c.hidden_size) +
       matmul_scratch_bytes<float>((2 + c.hc_mult) * c.hc_mult, c.hc_mult * c.hidden_size) +
       (kTaskTokens * (longest_row / 4 + kIndexKeyStep) + kTileRows * kIndexKeyStep) * sizeof(float);
-  return whole + std::max({compressing, indexing, attending}) + threads * thread;
+  return whole + attending + std::max(compressing, indexing) + threads * thread;
 }
 
 template void run_attention(ForwardState<float>&, const AttentionWeights&);

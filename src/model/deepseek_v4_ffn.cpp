@@ -4,20 +4,21 @@
 #include <array>
 #include <atomic>
 #include <cstring>
+#include <span>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "base/parallel.h"
 #include "model/deepseek_v4_state.h"
 #include "ops/linear.h"
-#include "ops/rmsnorm.h"
+#include "ops/round.h"
 #include "ops/router.h"
 #include "ops/swiglu.h"
 
 namespace nibblecast {
 namespace {
 
-constexpr size_t kExpertTokens =
-    1024;  // taken through an expert at once; its weights are dequantized once for them
+constexpr size_t kExpertTokens = kPanelRows;  // taken through an expert at once
 constexpr size_t kRouterTokens = 4096;
 constexpr size_t kTaskTokens = 64;
 
@@ -31,33 +32,24 @@ void activate(const T* x, size_t rows, const MlpWeights& weights, float limit, c
   linears<T, 2>(x, rows, width, {weights.w1, weights.w3}, {0, inner},
                 [&](const Tile& tile, const std::array<const float*, 2>& sums) {
                   for (size_t row = 0; row < tile.rows; ++row) {
-                    float values[kPanel];
-                    swiglu<T>(sums[0] + row * tile.stride, sums[1] + row * tile.stride, tile.cols, limit,
-                              values);
                     const float weight = row_weights == nullptr ? 1.0f : row_weights[tile.row + row];
-                    T* to = act + (tile.row + row) * inner + tile.col;
-                    // Of what would enter w2: rounding keeps the order, so the largest is rounded alone.
-                    unweighted.add(to_float(from_float<T>(amax(values, tile.cols))));
-                    for (size_t col = 0; col < tile.cols; ++col)
-                      to[col] = from_float<T>(values[col] * weight);
-                    weighted.add(amax(to, tile.cols));
+                    const SwigluAmax seen =
+                        swiglu(sums[0] + row * tile.stride, sums[1] + row * tile.stride, tile.cols, limit,
+                               weight, act + (tile.row + row) * inner + tile.col);
+                    unweighted.add(seen.unweighted);
+                    weighted.add(seen.weighted);
                   }
                 });
 }
 
 template <class T>
 void prepare(ForwardState<T>& state, const FfnWeights& weights, Amax& x_amax) {
-  const size_t width = state.config.hidden_size, streams = state.config.hc_mult;
-  const float eps = static_cast<float>(state.config.rms_norm_eps);
-  parallel_for((state.tokens() + kHyperRows - 1) / kHyperRows, [&](size_t block) {
+  const size_t width = state.config.hidden_size;
+  parallel_for(tiles(state.tokens(), kHyperRows), [&](size_t block) {
     const size_t begin = block * kHyperRows, count = std::min(kHyperRows, state.tokens() - begin);
-    T* x = state.x_ffn.data() + begin * width;
-    mix_streams(weights.hyper, state.streams.data() + begin * streams * width, count, x,
-                state.mixes.data() + begin);
-    for (size_t token = 0; token < count; ++token) {
-      rmsnorm(x + token * width, width, weights.ffn_norm.data(), eps, x + token * width);
-    }
-    x_amax.add(amax(x, count * width));
+    std::fill_n(state.sum.data() + begin * width, count * width, 0.0f);
+    mix_and_norm(state, weights.hyper, weights.ffn_norm, begin, count, state.x_ffn.data() + begin * width,
+                 state.mixes.data() + begin, x_amax);
   });
 }
 
@@ -118,14 +110,32 @@ void assign(ForwardState<T>& state, const FfnWeights& weights) {
   }
 }
 
+// The tokens' inputs one after the other, then rows of zeros up to a whole step of rows; the rows in all.
+template <class T>
+size_t gather(const ForwardState<T>& state, std::span<const Assignment> tokens, T* x, Amax& seen) {
+  const size_t width = state.config.hidden_size, steps = tiles(tokens.size(), kRowStep);
+  parallel_for(steps, [&](size_t step) {
+    T* own = x + step * kRowStep * width;
+    for (size_t row = 0; row < kRowStep; ++row) {
+      const size_t i = step * kRowStep + row;
+      if (i < tokens.size())
+        std::copy_n(state.x_ffn.data() + tokens[i].token * width, width, own + row * width);
+      else
+        std::fill_n(own + row * width, width, T{});
+    }
+    seen.add(amax(own, kRowStep * width));
+  });
+  return steps * kRowStep;
+}
+
 }  // namespace
 
 template <class T>
 void run_router(ForwardState<T>& state, const FfnWeights& weights) {
   const size_t tokens = state.tokens(), experts = state.config.n_routed_experts;
-  state.x_ffn.resize(tokens * state.config.hidden_size);
+  state.x_ffn.take(tokens * state.config.hidden_size);
   state.mixes.resize(tokens);
-  state.sum.assign(tokens * state.config.hidden_size, 0.0f);
+  state.sum.take(tokens * state.config.hidden_size);
   state.assigned.assign(experts, {});
   state.amax.experts = {.w13 = std::vector<float>(experts),
                         .w2 = std::vector<float>(experts),
@@ -143,27 +153,25 @@ template <class T>
 void run_expert(ForwardState<T>& state, uint64_t expert, const MlpWeights& weights) {
   const std::vector<Assignment>& assigned = state.assigned[expert];
   const size_t width = state.config.hidden_size, inner = state.config.moe_intermediate_size;
-  const size_t most = std::min(kExpertTokens, assigned.size());
-  std::vector<T> x(most * width), act(most * inner);
-  std::vector<float> row_weights(most);
+  const size_t most = tiles(std::min(kExpertTokens, assigned.size()), kRowStep) * kRowStep;
+  T* x = state.expert_x.take(most * width);
+  T* act = state.expert_act.take(most * inner);
   Amax x_amax, unweighted, weighted;
   for (size_t begin = 0; begin < assigned.size(); begin += kExpertTokens) {
-    const size_t rows = std::min(kExpertTokens, assigned.size() - begin);
-    const Assignment* tokens = assigned.data() + begin;
-    for (size_t row = 0; row < rows; ++row) {
-      std::copy_n(state.x_ffn.data() + tokens[row].token * width, width, x.data() + row * width);
-      row_weights[row] = tokens[row].weight;
-    }
-    x_amax.add(amax(x.data(), rows * width));
-    activate(x.data(), rows, weights, static_cast<float>(state.config.swiglu_limit), row_weights.data(),
-             act.data(), unweighted, weighted);
-    linears<T, 1>(act.data(), rows, inner, {weights.w2}, {0, width},
+    const std::span<const Assignment> tokens(assigned.data() + begin,
+                                             std::min(kExpertTokens, assigned.size() - begin));
+    const size_t rows = gather(state, tokens, x, x_amax);
+    std::vector<float> row_weights(rows);
+    for (size_t row = 0; row < tokens.size(); ++row) row_weights[row] = tokens[row].weight;
+    activate(x, rows, weights, static_cast<float>(state.config.swiglu_limit), row_weights.data(), act,
+             unweighted, weighted);
+    linears<T, 1>(act, rows, inner, {weights.w2}, {0, width},
                   [&](const Tile& tile, const std::array<const float*, 1>& sums) {
-                    for (size_t row = 0; row < tile.rows; ++row) {
-                      const float* from = sums[0] + row * tile.stride;
-                      float* to = state.sum.data() + tokens[tile.row + row].token * width + tile.col;
-                      for (size_t col = 0; col < tile.cols; ++col)
-                        to[col] += to_float(from_float<T>(from[col]));
+                    const size_t end = std::min(tile.row + tile.rows, tokens.size());
+                    for (size_t row = tile.row; row < end; ++row) {
+                      const float* from = sums[0] + (row - tile.row) * tile.stride;
+                      float* to = state.sum.data() + tokens[row].token * width + tile.col;
+                      for (size_t col = 0; col < tile.cols; ++col) to[col] += from[col];
                     }
                   });
   }
@@ -181,33 +189,29 @@ void run_expert(ForwardState<T>& state, uint64_t expert, const MlpWeights& weigh
 template <class T>
 void finish_ffn(ForwardState<T>& state) {
   const size_t width = state.config.hidden_size, inner = state.config.moe_intermediate_size;
-  const size_t streams = state.config.hc_mult;
   const MlpWeights& weights = state.shared.weights;
-  std::vector<T> act(std::min(kExpertTokens, state.tokens()) * inner);
+  T* act = state.expert_act.take(std::min(kExpertTokens, state.tokens()) * inner);
   Amax act_amax, stream_amax;
   for (size_t begin = 0; begin < state.tokens(); begin += kExpertTokens) {
     const size_t rows = std::min(kExpertTokens, state.tokens() - begin);
     T* x = state.x_ffn.data() + begin * width;  // read here for the last time, then the output
-    activate(x, rows, weights, static_cast<float>(state.config.swiglu_limit), nullptr, act.data(), act_amax,
+    activate(x, rows, weights, static_cast<float>(state.config.swiglu_limit), nullptr, act, act_amax,
              act_amax);
-    linears<T, 1>(act.data(), rows, inner, {weights.w2}, {0, width},
+    linears<T, 1>(act, rows, inner, {weights.w2}, {0, width},
                   [&](const Tile& tile, const std::array<const float*, 1>& sums) {
                     for (size_t row = 0; row < tile.rows; ++row) {
                       const size_t at = (tile.row + row) * width + tile.col;
-                      const float* from = sums[0] + row * tile.stride;
-                      const float* routed = state.sum.data() + begin * width + at;
-                      for (size_t col = 0; col < tile.cols; ++col) {
-                        x[at + col] = from_float<T>(routed[col] + to_float(from_float<T>(from[col])));
-                      }
+                      round_sum(state.sum.data() + begin * width + at, sums[0] + row * tile.stride, tile.cols,
+                                x + at);
                     }
                   });
     parallel_for(rows, [&](size_t row) {
       const size_t token = begin + row;
-      T* to = state.streams.data() + token * streams * width;
-      spread_to_streams(state.mixes[token], x + row * width, streams, width, to);
-      stream_amax.add(amax(to, streams * width));
+      spread(state, state.mixes[token], token, x + row * width, stream_amax);
     });
   }
+  state.expert_x = {};
+  state.expert_act = {};
   state.record("ffn.shared_experts.w2", act_amax);
   state.check_streams("hc_ffn", stream_amax);
 }
@@ -235,10 +239,10 @@ uint64_t ffn_bytes(const DeepseekV4Config& config, uint64_t tokens, size_t threa
   const uint64_t experts = config.n_routed_experts, top = config.num_experts_per_tok;
   const uint64_t widest = std::max(width, inner);
   const uint64_t router = kRouterTokens * (experts + top) * sizeof(float) + config.vocab_size * top * 8;
-  const uint64_t expert = kExpertTokens * (width + inner) * sizeof(T) + kExpertTokens * sizeof(float);
-  const uint64_t thread = 3 * panel_size(widest) * sizeof(T) + 2 * kPanel * kTileRows * sizeof(float) +
-                          matmul_scratch_bytes<T>(kPanel, widest) +
-                          mix_streams_scratch_bytes(config.hc_mult, width);
+  const uint64_t most = tiles(std::min<uint64_t>(tokens, kExpertTokens), kRowStep) * kRowStep;
+  const uint64_t expert = most * ((width + inner) * sizeof(T) + sizeof(float)) + 2 * kDirectAlignment;
+  const uint64_t thread =
+      linear_scratch_bytes<T>(2, widest) + mix_streams_scratch_bytes(config.hc_mult, width);
   // Lists grow by doubling: at the moment of growth both exist.
   const uint64_t lists = 3 * tokens * top * sizeof(Assignment);
   return std::max(router, expert) + lists + threads * thread;

@@ -22,11 +22,12 @@ std::vector<T> final_hidden(const ForwardState<T>& state, const HeadWeights& wei
   std::vector<T> x(count * width);
   parallel_for((count + kHyperRows - 1) / kHyperRows, [&](size_t block) {
     const size_t first = block * kHyperRows, tokens = std::min(kHyperRows, count - first);
-    T* own = x.data() + first * width;
-    merge_streams(weights.hyper, state.streams.data() + (begin + first) * stride, tokens, own);
+    thread_local std::vector<float> merged;
+    merged.resize(kHyperRows * width);
+    merge_streams(weights.hyper, state.streams.data() + (begin + first) * stride, tokens, merged.data());
     for (size_t token = 0; token < tokens; ++token) {
-      rmsnorm(own + token * width, width, weights.norm.data(), static_cast<float>(state.config.rms_norm_eps),
-              own + token * width);
+      rmsnorm(merged.data() + token * width, width, weights.norm.data(),
+              static_cast<float>(state.config.rms_norm_eps), x.data() + (first + token) * width);
     }
   });
   return x;

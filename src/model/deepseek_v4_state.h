@@ -10,6 +10,7 @@
 #include "model/deepseek_v4_weights.h"
 #include "ops/amax.h"
 #include "ops/rope.h"
+#include "ops/workspace.h"
 
 namespace nibblecast {
 
@@ -45,12 +46,13 @@ struct ForwardState {
   std::vector<T> streams;  // [tokens, n, D]
 
   // Of the layer in progress.
-  std::vector<T> x_ffn;  // [tokens, D]: input of router and experts; at the end of the layer their output
+  Workspace<T> x_ffn;  // [tokens, D]: input of router and experts; at the end of the layer their output
   std::vector<StreamMix> mixes;                   // [tokens]
-  std::vector<float> sum;                         // [tokens, D]: routed experts' outputs
+  Workspace<float> sum;                           // [tokens, D]: routed experts' outputs
   std::vector<int32_t> chosen;                    // [tokens, K]
   std::vector<std::vector<Assignment>> assigned;  // [E], tokens ascending
   SharedExpert shared;
+  Workspace<T> expert_x, expert_act;  // tokens of the expert in progress: [tokens, D] and [tokens, I]
   LayerAmax amax;
 
   size_t tokens() const { return ids.size(); }
@@ -62,6 +64,16 @@ struct ForwardState {
   // Error kBadInput if the streams that `name` wrote are not finite.
   void check_streams(const std::string& name, const Amax& written) const;
 };
+
+// Before a half of a layer, for tokens [first, first + count), count <= kHyperRows: the streams mixed into x
+// [count, D] and normed, all in FP32, rounded once; the largest |x| to `seen`.
+template <class T>
+void mix_and_norm(const ForwardState<T>& state, const HyperConnection& hyper, const std::vector<float>& norm,
+                  size_t first, size_t count, T* x, StreamMix* mixes, Amax& seen);
+
+// After it, for one token: y [D] to the streams.
+template <class T>
+void spread(ForwardState<T>& state, const StreamMix& mix, size_t token, const T* y, Amax& seen);
 
 // Attention with its hyper-connection, over all rows.
 template <class T>

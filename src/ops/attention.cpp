@@ -7,84 +7,168 @@
 
 #include "ops/exp.h"
 #include "ops/matmul.h"
+#include "ops/per_isa.h"
+#include "ops/round.h"
 
 namespace nibblecast {
 namespace {
 
-constexpr size_t kKeyStep = 64;  // keys are padded to a multiple, so that few kernels have to be made
+// So many panels of keys at most enter the output in one product, so that few kernels have to be made.
+constexpr size_t kChunkPanels = 8;
 
-// The keys that any query of a block sees, in one piece: raw ones, then entries, then zeros.
-struct KeyRange {
-  size_t first_raw = 0, raw = 0, entries = 0;
-  size_t padded() const { return (raw + entries + kKeyStep - 1) / kKeyStep * kKeyStep; }
+// Neighbouring panels of one kind of keys; `begin` counts the panels of a block's chunks before this one.
+template <class T>
+struct Chunk {
+  const KeyPanels<T>* keys = nullptr;
+  size_t first = 0, count = 0, begin = 0;
 };
 
+// Everything that a block of queries sees.
 template <class T>
-KeyRange key_range(const AttentionKeys<T>& keys, size_t first, size_t queries) {
-  KeyRange range;
-  range.first_raw = first + 1 > keys.window ? first + 1 - keys.window : 0;
-  range.raw = first + queries - range.first_raw;
-  if (keys.ratio != 0) range.entries = std::min(keys.entry_count, (first + queries) / keys.ratio);
-  return range;
-}
-
-// What one query sees of a KeyRange: raw [raw_begin, raw_end) and entries below `entries`, chosen ones if
-// given.
-struct Visible {
-  size_t raw_begin, raw_end, entries;
-  const uint64_t* chosen;
-  bool entry(size_t i) const { return chosen == nullptr || (chosen[i / 64] >> (i % 64) & 1) != 0; }
-};
-
-template <class T>
-Visible visible_to(const AttentionKeys<T>& keys, const KeyRange& range, size_t query) {
-  const size_t first = query + 1 > keys.window ? query + 1 - keys.window : 0;
-  return {first - range.first_raw, query + 1 - range.first_raw,
-          keys.ratio == 0 ? 0 : std::min(keys.entry_count, (query + 1) / keys.ratio),
-          keys.chosen == nullptr ? nullptr : keys.chosen + query * keys.chosen_words};
-}
-
-// l [padded] -> p, rounded to T, zero where the query does not see; returns 1 / (sum of p + sink's part).
-template <class T>
-float softmax(const KeyRange& range, const Visible& visible, float scale, float sink, float* l, T* p) {
-  constexpr float kHidden = -std::numeric_limits<float>::infinity();
-  const size_t padded = range.padded();
-  std::fill_n(l, visible.raw_begin, kHidden);
-  std::fill(l + visible.raw_end, l + range.raw, kHidden);
-  float* entries = l + range.raw;
-  std::fill(entries + visible.entries, l + padded, kHidden);
-  if (visible.chosen != nullptr) {
-    for (size_t i = 0; i < visible.entries; ++i) entries[i] = visible.entry(i) ? entries[i] : kHidden;
+struct BlockKeys {
+  std::vector<Chunk<T>> chunks;
+  size_t panels = 0;
+  void add(const KeyPanels<T>* keys, size_t first, size_t end) {
+    for (; first < end; first += kChunkPanels) {
+      chunks.push_back({keys, first, std::min(kChunkPanels, end - first), panels});
+      panels += chunks.back().count;
+    }
   }
-  float largest = kHidden;
-  for (size_t i = 0; i < padded; ++i) largest = l[i] > largest ? l[i] : largest;
-  largest *= scale;
-  float lanes[16] = {};
-  for (size_t i = 0; i < padded; i += 16) {
-    for (size_t lane = 0; lane < 16; ++lane) {
-      const float weight = exp_f32(l[i + lane] * scale - largest);
-      lanes[lane] += weight;
-      p[i + lane] = from_float<T>(weight);
+};
+
+template <class T>
+size_t visible_entries(const AttentionKeys<T>& keys, size_t query) {
+  return keys.entries == nullptr ? 0 : std::min(keys.entries->count(), (query + 1) / keys.ratio);
+}
+
+size_t first_visible(size_t window, size_t query) { return query + 1 > window ? query + 1 - window : 0; }
+
+constexpr size_t panels_of(size_t keys) { return (keys + kPanel - 1) / kPanel; }
+
+template <class T>
+BlockKeys<T> keys_of_block(const AttentionKeys<T>& keys, size_t first, size_t queries) {
+  BlockKeys<T> block;
+  block.add(keys.raw, first_visible(keys.window, first) / kPanel, panels_of(first + queries));
+  block.add(keys.entries, 0, panels_of(visible_entries(keys, first + queries - 1)));
+  return block;
+}
+
+// Bits [begin, end), begin <= end, of a panel whose first key is `first`.
+uint64_t bits_of_range(size_t first, size_t begin, size_t end) {
+  const auto below = [&](size_t key) {  // bits of the panel's keys before `key`
+    if (key <= first) return uint64_t{0};
+    return key - first >= kPanel ? ~uint64_t{0} : (uint64_t{1} << (key - first)) - 1;
+  };
+  return below(end) & ~below(begin);
+}
+
+// Bit i of masks[panel]: the query sees key i of the block's panel.
+template <class T>
+void mask_keys(const AttentionKeys<T>& keys, const BlockKeys<T>& block, size_t query, uint64_t* masks) {
+  static_assert(kPanel == 64);
+  const size_t first = first_visible(keys.window, query), entries = visible_entries(keys, query);
+  for (const Chunk<T>& chunk : block.chunks) {
+    for (size_t panel = chunk.first; panel < chunk.first + chunk.count; ++panel) {
+      uint64_t& mask = masks[chunk.begin + panel - chunk.first];
+      if (chunk.keys == keys.raw) {
+        mask = bits_of_range(panel * kPanel, first, query + 1);
+      } else {
+        mask = bits_of_range(panel * kPanel, 0, entries);
+        if (mask != 0 && keys.chosen != nullptr) mask &= keys.chosen[query * keys.chosen_words + panel];
+      }
+    }
+  }
+}
+
+// One row's products of a tile of `rows`. dots [panels, rows, kPanel]: the row's are scaled and become
+// -infinity where the query does not see; returns the largest.
+[[gnu::always_inline]] inline float mask_body(float* dots, size_t rows, size_t panels, const uint64_t* masks,
+                                              float scale) {
+  constexpr float kHidden = -std::numeric_limits<float>::infinity();
+  float highest[kPanel];
+  for (size_t i = 0; i < kPanel; ++i) highest[i] = kHidden;
+  for (size_t panel = 0; panel < panels; ++panel) {
+    float* own = dots + panel * rows * kPanel;
+    for (size_t half = 0; half < kPanel; half += 32) {
+      const uint32_t mask = static_cast<uint32_t>(masks[panel] >> half);
+      for (size_t i = 0; i < 32; ++i) {
+        const float dot = (mask >> i & 1) != 0 ? own[half + i] * scale : kHidden;
+        own[half + i] = dot;
+        highest[half + i] = dot > highest[half + i] ? dot : highest[half + i];
+      }
+    }
+  }
+  float largest = highest[0];
+  for (size_t i = 1; i < kPanel; ++i) largest = highest[i] > largest ? highest[i] : largest;
+  return largest;
+}
+
+// p of one row, rounded to T, chunk by chunk: [chunk's panels, kPanel] at p + begin * rows * kPanel, where
+// the chunk's rows stand one after the other. Returns the sum of p and of the sink's part.
+template <class T>
+[[gnu::always_inline]] inline float exp_body(const float* dots, size_t rows, const Chunk<T>* chunks,
+                                             size_t chunk_count, float largest, float sink, T* p,
+                                             size_t row) {
+  float lanes[kPanel] = {};
+  for (size_t c = 0; c < chunk_count; ++c) {
+    const size_t begin = chunks[c].begin, count = chunks[c].count;
+    for (size_t panel = 0; panel < count; ++panel) {
+      const float* from = dots + (begin + panel) * rows * kPanel;
+      T* to = p + (begin * rows + row * count + panel) * kPanel;
+      for (size_t i = 0; i < kPanel; ++i) {
+        const float weight = exp_f32(from[i] - largest);
+        lanes[i] += weight;
+        to[i] = from_float<T>(weight);
+      }
     }
   }
   float sum = exp_f32(sink - largest);
-  for (const float lane : lanes) sum += lane;
-  return 1.0f / sum;
+  for (size_t i = 0; i < kPanel; ++i) sum += lanes[i];
+  return sum;
+}
+
+// out += from, both [rows, cols], rows strides apart.
+[[gnu::always_inline]] inline void add_rows(const float* from, size_t stride, size_t rows, size_t cols,
+                                            float* out, size_t out_stride) {
+  for (size_t row = 0; row < rows; ++row) {
+    for (size_t col = 0; col < cols; ++col) out[row * out_stride + col] += from[row * stride + col];
+  }
+}
+
+[[gnu::always_inline]] inline void scale_body(float* x, size_t count, float factor) {
+  for (size_t i = 0; i < count; ++i) x[i] *= factor;
 }
 
 template <class T>
 struct Scratch {
-  std::vector<T> keys, p;
-  std::vector<float> l, out, factor;
+  std::vector<T> p;                    // see exp_body
+  std::vector<float> dots, out, part;  // [panels, rows, kPanel], [rows, width], [rows, kPanel]
+  std::vector<uint64_t> masks;         // [panels]
+  float factor[kTileRows];
 };
 
 template <class T>
-void gather_keys(const AttentionKeys<T>& keys, const KeyRange& range, std::vector<T>& to) {
-  const size_t width = keys.head_dim;
-  to.resize(range.padded() * width);
-  T* end = std::copy_n(keys.raw + range.first_raw * width, range.raw * width, to.data());
-  end = std::copy_n(keys.entries, range.entries * width, end);
-  std::fill(end, to.data() + to.size(), T{});
+void reserve(const BlockKeys<T>& block, size_t width, Scratch<T>& own) {
+  own.dots.resize(kTileRows * block.panels * kPanel);
+  own.p.resize(kTileRows * block.panels * kPanel);
+  own.out.resize(kTileRows * width);
+  own.part.resize(kTileRows * kPanel);
+  own.masks.resize(block.panels);
+}
+
+// own.out [rows, width] = p · values.
+template <class T>
+void add_values(const BlockKeys<T>& block, size_t rows, size_t width, Scratch<T>& own) {
+  std::fill_n(own.out.data(), rows * width, 0.0f);
+  for (const Chunk<T>& chunk : block.chunks) {
+    const T* p = own.p.data() + chunk.begin * rows * kPanel;
+    for (size_t column = 0; column < width; column += kPanel) {
+      const size_t stride =
+          chunk.keys->multiply_values(chunk.first, chunk.count, column, p, rows, own.part.data());
+      per_isa<add_rows>(static_cast<const float*>(own.part.data()), stride, rows,
+                        std::min(kPanel, width - column), own.out.data() + column, width);
+    }
+  }
 }
 
 }  // namespace
@@ -93,72 +177,84 @@ template <class T>
 void attend(const AttentionKeys<T>& keys, size_t first, size_t queries, size_t heads, const float* sinks,
             T* q) {
   thread_local Scratch<T> own;
-  const KeyRange range = key_range(keys, first, queries);
-  const size_t padded = range.padded(), width = keys.head_dim;
+  const BlockKeys<T> block = keys_of_block(keys, first, queries);
+  const size_t width = keys.raw->width();
   const float scale = 1.0f / std::sqrt(static_cast<float>(width));
-  gather_keys(keys, range, own.keys);
-  own.l.resize(kTileRows * padded);
-  own.p.resize(kTileRows * padded);
-  own.out.resize(kTileRows * width);
-  own.factor.resize(kTileRows);
+  reserve(block, width, own);
   for (size_t begin = 0; begin < queries * heads; begin += kTileRows) {
     const size_t rows = std::min(kTileRows, queries * heads - begin);
     T* tile = q + begin * width;
-    matmul_tile({.m = rows, .n = padded, .k = width}, tile, width, own.keys.data(), width, own.l.data());
-    for (size_t row = 0; row < rows; ++row) {
-      const Visible visible = visible_to(keys, range, first + (begin + row) / heads);
-      own.factor[row] = softmax(range, visible, scale, sinks[(begin + row) % heads],
-                                own.l.data() + row * padded, own.p.data() + row * padded);
-    }
-    matmul_tile({.m = rows, .n = width, .k = padded, .layout = WeightLayout::kInputMajor}, own.p.data(),
-                padded, own.keys.data(), width, own.out.data());
-    for (size_t row = 0; row < rows; ++row) {
-      for (size_t i = 0; i < width; ++i) {
-        tile[row * width + i] = from_float<T>(own.out[row * width + i] * own.factor[row]);
+    for (const Chunk<T>& chunk : block.chunks) {
+      for (size_t i = 0; i < chunk.count; ++i) {
+        float* dots = own.dots.data() + (chunk.begin + i) * rows * kPanel;
+        chunk.keys->multiply_keys(chunk.first + i, tile, rows, dots);
       }
     }
+    for (size_t row = 0; row < rows; ++row) {
+      const size_t query = first + (begin + row) / heads, head = (begin + row) % heads;
+      if (row == 0 || head == 0) mask_keys(keys, block, query, own.masks.data());
+      float* dots = own.dots.data() + row * kPanel;
+      const uint64_t* masks = own.masks.data();
+      const float largest = per_isa<mask_body>(dots, rows, block.panels, masks, scale);
+      own.factor[row] =
+          1.0f / per_isa<exp_body<T>>(static_cast<const float*>(dots), rows, block.chunks.data(),
+                                      block.chunks.size(), largest, sinks[head], own.p.data(), row);
+    }
+    add_values(block, rows, width, own);
+    for (size_t row = 0; row < rows; ++row) {
+      float* out = own.out.data() + row * width;
+      per_isa<scale_body>(out, width, own.factor[row]);
+      if (keys.rope != nullptr) {
+        keys.rope->apply_inverse(out + width - keys.rope->dims(), first + (begin + row) / heads);
+      }
+    }
+    round_rows(own.out.data(), width, rows, width, tile, width);
   }
 }
 
 template <class T>
 void attend_ref(const AttentionKeys<T>& keys, size_t first, size_t queries, size_t heads, const float* sinks,
                 T* q) {
-  const KeyRange range = key_range(keys, first, queries);
-  const size_t width = keys.head_dim;
+  const size_t width = keys.raw->width();
   for (size_t row = 0; row < queries * heads; ++row) {
-    const Visible visible = visible_to(keys, range, first + row / heads);
-    std::vector<const T*> seen;
-    for (size_t i = visible.raw_begin; i < visible.raw_end; ++i)
-      seen.push_back(keys.raw + (range.first_raw + i) * width);
-    for (size_t i = 0; i < visible.entries; ++i) {
-      if (visible.entry(i)) seen.push_back(keys.entries + i * width);
-    }
+    const size_t query = first + row / heads;
     T* own = q + row * width;
     double total = std::exp(double{sinks[row % heads]});
-    std::vector<double> out(width);
-    for (const T* key : seen) {
+    std::vector<double> sums(width);
+    const auto see = [&](const KeyPanels<T>& from, size_t key) {
       double dot = 0;
-      for (size_t i = 0; i < width; ++i) dot += double{to_float(own[i])} * double{to_float(key[i])};
+      for (size_t i = 0; i < width; ++i) dot += double{to_float(own[i])} * double{to_float(from.at(key, i))};
       const double weight = std::exp(dot / std::sqrt(static_cast<double>(width)));
       total += weight;
-      for (size_t i = 0; i < width; ++i) out[i] += weight * double{to_float(key[i])};
+      for (size_t i = 0; i < width; ++i) sums[i] += weight * double{to_float(from.at(key, i))};
+    };
+    for (size_t key = first_visible(keys.window, query); key <= query; ++key) see(*keys.raw, key);
+    for (size_t i = 0; i < visible_entries(keys, query); ++i) {
+      const uint64_t* chosen = keys.chosen == nullptr ? nullptr : keys.chosen + query * keys.chosen_words;
+      if (chosen == nullptr || (chosen[i / 64] >> (i % 64) & 1) != 0) see(*keys.entries, i);
     }
-    for (size_t i = 0; i < width; ++i) own[i] = from_float<T>(static_cast<float>(out[i] / total));
+    std::vector<float> out(width);
+    for (size_t i = 0; i < width; ++i) out[i] = static_cast<float>(sums[i] / total);
+    if (keys.rope != nullptr) keys.rope->apply_inverse(out.data() + width - keys.rope->dims(), query);
+    for (size_t i = 0; i < width; ++i) own[i] = from_float<T>(out[i]);
   }
 }
 
 template <class T>
-size_t attend_scratch_bytes(size_t head_dim, size_t keys) {
-  const size_t padded = (keys + kKeyStep - 1) / kKeyStep * kKeyStep;
-  return padded * head_dim * sizeof(T) + kTileRows * padded * (sizeof(T) + sizeof(float)) +
-         kTileRows * (head_dim + 1) * sizeof(float);
+size_t attend_scratch_bytes(size_t width, size_t window, size_t entries) {
+  // A block of at most kTileRows queries touches a panel more at each end.
+  const size_t panels = panels_of(window + kTileRows) + 1 + panels_of(entries);
+  return kTileRows * (panels * kPanel * (sizeof(T) + sizeof(float)) + (width + kPanel) * sizeof(float)) +
+         panels * sizeof(uint64_t);
 }
+
+size_t attend_deepest(size_t width) { return std::max(width, kChunkPanels * kPanel); }
 
 template void attend(const AttentionKeys<float>&, size_t, size_t, size_t, const float*, float*);
 template void attend(const AttentionKeys<bf16>&, size_t, size_t, size_t, const float*, bf16*);
 template void attend_ref(const AttentionKeys<float>&, size_t, size_t, size_t, const float*, float*);
 template void attend_ref(const AttentionKeys<bf16>&, size_t, size_t, size_t, const float*, bf16*);
-template size_t attend_scratch_bytes<float>(size_t, size_t);
-template size_t attend_scratch_bytes<bf16>(size_t, size_t);
+template size_t attend_scratch_bytes<float>(size_t, size_t, size_t);
+template size_t attend_scratch_bytes<bf16>(size_t, size_t, size_t);
 
 }  // namespace nibblecast

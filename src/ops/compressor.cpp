@@ -26,9 +26,8 @@ size_t windows_of(const CompressorShape& shape, size_t entry, Slots* windows) {
 
 }  // namespace
 
-template <class T>
 void compress_window(const CompressorShape& shape, const float* values, const float* gates, const float* ape,
-                     size_t entry, T* out) {
+                     size_t entry, float* out) {
   Slots windows[2];
   const size_t count = windows_of(shape, entry, windows);
   const size_t stride = shape.channels();
@@ -55,13 +54,12 @@ void compress_window(const CompressorShape& shape, const float* values, const fl
         sum[i] += weight * value[i];
       }
     });
-    for (size_t i = 0; i < width; ++i) out[begin + i] = from_float<T>(sum[i] / total[i]);
+    for (size_t i = 0; i < width; ++i) out[begin + i] = sum[i] / total[i];
   }
 }
 
-template <class T>
 void compress_window_ref(const CompressorShape& shape, const float* values, const float* gates,
-                         const float* ape, size_t entry, T* out) {
+                         const float* ape, size_t entry, float* out) {
   Slots windows[2];
   const size_t count = windows_of(shape, entry, windows);
   for (size_t channel = 0; channel < shape.dim; ++channel) {
@@ -75,17 +73,8 @@ void compress_window_ref(const CompressorShape& shape, const float* values, cons
         sum += weight * double{values[at]};
       }
     }
-    out[channel] = from_float<T>(static_cast<float>(sum / total));
+    out[channel] = static_cast<float>(sum / total);
   }
 }
-
-template void compress_window(const CompressorShape&, const float*, const float*, const float*, size_t,
-                              float*);
-template void compress_window(const CompressorShape&, const float*, const float*, const float*, size_t,
-                              bf16*);
-template void compress_window_ref(const CompressorShape&, const float*, const float*, const float*, size_t,
-                                  float*);
-template void compress_window_ref(const CompressorShape&, const float*, const float*, const float*, size_t,
-                                  bf16*);
 
 }  // namespace nibblecast

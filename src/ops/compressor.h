@@ -1,5 +1,5 @@
 // ops/compressor.h - DeepSeek-V4's compressed keys: a window of `ratio` tokens becomes one entry, by a
-// softmax over the window's tokens in each channel. FP32, rounded to T at the end; norm and RoPE are the
+// softmax over the window's tokens in each channel. FP32; norm, RoPE and rounding are the
 // caller's. (DeepSeek-V4 inference/model.py, Compressor)
 //
 // Without overlap (HCA): entry i, channel c = sum over the window's tokens p of softmax_p(gate[p, c]) *
@@ -8,8 +8,6 @@
 #pragma once
 
 #include <cstddef>
-
-#include "formats/bf16.h"
 
 namespace nibblecast {
 
@@ -21,12 +19,10 @@ struct CompressorShape {
 
 // values, gates [tokens of the row, channels]; ape [ratio, channels] is added to the gates by position in the
 // window. Entry `entry` (its whole window must be in the row) to out [dim].
-template <class T>
 void compress_window(const CompressorShape& shape, const float* values, const float* gates, const float* ape,
-                     size_t entry, T* out);
+                     size_t entry, float* out);
 
-template <class T>
 void compress_window_ref(const CompressorShape& shape, const float* values, const float* gates,
-                         const float* ape, size_t entry, T* out);
+                         const float* ape, size_t entry, float* out);
 
 }  // namespace nibblecast

@@ -32,21 +32,22 @@ struct StreamMix {
 // each row of comb, + eps, columns normalized, then (iterations - 1) times rows and columns.
 void split_mixes(const HyperConnection& connection, const float* m, float* pre, StreamMix* mix);
 
-// tokens <= kHyperRows: x [tokens, D] = sum of pre[j] * streams[j], rounded to T.
+// tokens <= kHyperRows: x [tokens, D] = sum of pre[j] * streams[j].
 template <class T>
-void mix_streams(const HyperConnection& connection, const T* streams, size_t tokens, T* x, StreamMix* mixes);
+void mix_streams(const HyperConnection& connection, const T* streams, size_t tokens, float* x,
+                 StreamMix* mixes);
 
-// streams [n, D] of one token, in place: streams[k] = post[k] * y + sum over j of comb[j][k] * streams[j].
+// x [n, D] of one token, in place: x[k] = post[k] * y + sum over j of comb[j][k] * x[j], rounded to T.
 template <class T>
 void spread_to_streams(const StreamMix& mix, const T* y, size_t streams, size_t width, T* x);
 
 // Before the model's head: fn [n, n * D], base [n], scale [1]; only pre is used.
 template <class T>
-void merge_streams(const HyperConnection& head, const T* streams, size_t tokens, T* x);
+void merge_streams(const HyperConnection& head, const T* streams, size_t tokens, float* x);
 
-// Bytes that one thread holds in mix_streams or merge_streams, beyond ops/matmul.h's.
+// Bytes that one thread holds in mix_streams or merge_streams with x, beyond ops/matmul.h's.
 inline size_t mix_streams_scratch_bytes(size_t streams, size_t width) {
-  return kHyperRows * streams * width * sizeof(float);
+  return kHyperRows * (streams + 1) * width * sizeof(float);
 }
 
 }  // namespace nibblecast

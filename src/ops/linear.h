@@ -9,16 +9,17 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
-#include <vector>
 
 #include "base/parallel.h"
 #include "ops/matmul.h"
 #include "ops/panel.h"
+#include "ops/round.h"
 #include "ops/weight.h"
+#include "ops/workspace.h"
 
 namespace nibblecast {
 
-inline constexpr size_t kPanelRows = 1024;  // rows that one dequantized panel serves
+inline constexpr size_t kPanelRows = 2048;  // rows that one dequantized panel serves
 
 // Part of a product: outputs [col, col + cols) of rows [row, row + rows).
 struct Tile {
@@ -30,6 +31,27 @@ struct Outputs {
   size_t first = 0, count = 0;
 };
 
+// What a thread keeps between calls, whatever it calls for.
+template <class T>
+struct LinearScratch {
+  Workspace<T> panels;
+  Workspace<float> sums;
+};
+
+template <class T>
+LinearScratch<T>& linear_scratch() {
+  thread_local LinearScratch<T> scratch;
+  return scratch;
+}
+
+// Bytes that one thread holds for linears of N weights of at most `k` inputs: panels, one of them as plain
+// rows before it is packed, sums, and ops/matmul.h's.
+template <class T>
+size_t linear_scratch_bytes(size_t n, size_t k) {
+  return (n + 1) * panel_size(k) * sizeof(T) + n * kTileRows * kPanel * sizeof(float) +
+         matmul_scratch_bytes<T>(kPanel, k);
+}
+
 // Outputs `outputs` of N weights of equal shape with the same input x [rows, in] (row stride `x_stride`).
 // f(tile, y): y[i] is the tile of weight i, [tile.rows, tile.cols] F32, rows tile.stride apart; tile.col
 // counts from outputs.first. f is called from several threads at once, for disjoint tiles.
@@ -40,14 +62,13 @@ void linears(const T* x, size_t rows, size_t x_stride, const std::array<WeightVi
   const size_t panels = (outputs.count + kPanel - 1) / kPanel;
   const size_t groups = (rows + kPanelRows - 1) / kPanelRows;
   parallel_for(panels * groups, [&](size_t task) {
-    thread_local std::vector<T> panel;
-    thread_local std::vector<float> sums;
     const size_t col = task % panels * kPanel, cols = std::min(kPanel, outputs.count - col);
     const size_t begin = task / panels * kPanelRows, end = std::min(rows, begin + kPanelRows);
-    if (panel.size() < N * panel_size(k)) panel.resize(N * panel_size(k));
-    if (sums.size() < N * kTileRows * kPanel) sums.resize(N * kTileRows * kPanel);
+    LinearScratch<T>& own = linear_scratch<T>();
+    T* panel = own.panels.take(N * panel_size(k));
+    float* sums = own.sums.take(N * kTileRows * kPanel);
     for (size_t i = 0; i < N; ++i) {
-      read_panel(weights[i], outputs.first + col, cols, panel.data() + i * panel_size(k));
+      read_panel(weights[i], outputs.first + col, cols, panel + i * panel_size(k));
     }
     const bool packed = packs_panels<T>();
     std::array<const float*, N> y;
@@ -57,8 +78,8 @@ void linears(const T* x, size_t rows, size_t x_stride, const std::array<WeightVi
                             .k = k,
                             .layout = packed ? WeightLayout::kPacked : WeightLayout::kOutputMajor};
       for (size_t i = 0; i < N; ++i) {
-        float* out = sums.data() + i * kTileRows * kPanel;
-        matmul_tile(shape, x + row * x_stride, x_stride, panel.data() + i * panel_size(k), k, out);
+        float* out = sums + i * kTileRows * kPanel;
+        matmul_tile(shape, x + row * x_stride, x_stride, panel + i * panel_size(k), k, out);
         y[i] = out;
       }
       f(Tile{row, shape.m, col, cols, shape.n}, y);
@@ -70,14 +91,10 @@ void linears(const T* x, size_t rows, size_t x_stride, const std::array<WeightVi
 template <class T, class Out>
 void linear(const T* x, size_t rows, size_t x_stride, const WeightView& weight, Outputs outputs, Out* y,
             size_t y_stride) {
-  linears<T, 1>(x, rows, x_stride, {weight}, outputs,
-                [&](const Tile& tile, const std::array<const float*, 1>& sums) {
-                  for (size_t row = 0; row < tile.rows; ++row) {
-                    const float* from = sums[0] + row * tile.stride;
-                    Out* to = y + (tile.row + row) * y_stride + tile.col;
-                    for (size_t col = 0; col < tile.cols; ++col) to[col] = from_float<Out>(from[col]);
-                  }
-                });
+  linears<T, 1>(
+      x, rows, x_stride, {weight}, outputs, [&](const Tile& tile, const std::array<const float*, 1>& sums) {
+        round_rows(sums[0], tile.stride, tile.rows, tile.cols, y + tile.row * y_stride + tile.col, y_stride);
+      });
 }
 
 // All outputs, rows contiguous on both sides.

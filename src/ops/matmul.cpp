@@ -14,13 +14,12 @@
 
 #include "base/cpu_isa.h"
 #include "base/error.h"
+#include "ops/round.h"
 
 namespace nibblecast {
 namespace {
 
 using dnnl::memory;
-
-constexpr size_t kRowStep = 16;
 
 constexpr size_t padded_rows(size_t m) { return (m + kRowStep - 1) / kRowStep * kRowStep; }
 
@@ -143,11 +142,9 @@ void run_padded(const TileShape& shape, const T* x, size_t x_stride, const T* w,
   std::copy_n(own.y_padded.data(), rest * shape.n, y + whole * shape.n);
 }
 
-void widen(const bf16* from, size_t rows, size_t cols, size_t stride, std::vector<float>& to) {
+void widen_rows(const bf16* from, size_t rows, size_t cols, size_t stride, std::vector<float>& to) {
   to.resize(rows * cols);
-  for (size_t row = 0; row < rows; ++row) {
-    for (size_t col = 0; col < cols; ++col) to[row * cols + col] = to_float(from[row * stride + col]);
-  }
+  for (size_t row = 0; row < rows; ++row) widen(from + row * stride, cols, to.data() + row * cols);
 }
 
 void multiply(const TileShape& shape, const float* x, size_t x_stride, const float* w, size_t w_stride,
@@ -161,8 +158,8 @@ void multiply(const TileShape& shape, const bf16* x, size_t x_stride, const bf16
   ThreadProducts& own = thread_products();
   const bool output_major = shape.layout == WeightLayout::kOutputMajor;
   const size_t w_rows = output_major ? shape.n : shape.k, w_cols = output_major ? shape.k : shape.n;
-  widen(x, shape.m, shape.k, x_stride, own.x_wide);
-  widen(w, w_rows, w_cols, w_stride, own.w_wide);
+  widen_rows(x, shape.m, shape.k, x_stride, own.x_wide);
+  widen_rows(w, w_rows, w_cols, w_stride, own.w_wide);
   run_padded(shape, own.x_wide.data(), shape.k, own.w_wide.data(), w_cols, y);
 }
 

@@ -9,10 +9,12 @@
 // out    y [m, n] F32, rows contiguous
 // sums   FP32 over the whole of k inside the call, in an order that depends on n, k, layout, T and the CPU's
 //        instruction set only: a row's result does not depend on m, on the other rows, or on threads
+//        (with AVX2 oneDNN sums the last rows of some m in another order: there it may depend on m)
 // T      float; or bf16 by oneDNN's BF16 kernels (AMX, AVX-512 BF16), elsewhere widened to float
 // errors kRefused when memory is short, kInternal when oneDNN refuses the product
 //
-// Rows are padded to a multiple of 16, so that few kernels have to be made; kernels are kept per thread.
+// Rows are padded to a multiple of kRowStep, so that few kernels have to be made; kernels are kept per
+// thread.
 #pragma once
 
 #include <cstddef>
@@ -22,6 +24,7 @@
 namespace nibblecast {
 
 inline constexpr size_t kTileRows = 128;
+inline constexpr size_t kRowStep = 16;
 
 enum class WeightLayout { kOutputMajor, kInputMajor, kPacked };
 

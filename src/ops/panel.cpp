@@ -16,6 +16,8 @@ void read_packed(const WeightView& weight, size_t row, size_t count, bf16* panel
 #if defined(NIBBLECAST_SIMD) && defined(__x86_64__)
   const Mxfp4View* mxfp4 = std::get_if<Mxfp4View>(&weight);
   if (whole && mxfp4 != nullptr && pack_mxfp4_avx512(*mxfp4, row, panel)) return;
+  const Fp8BlockView* fp8 = std::get_if<Fp8BlockView>(&weight);
+  if (whole && fp8 != nullptr && pack_fp8_avx512(*fp8, row, panel)) return;
 #endif
   thread_local std::vector<bf16> rows;
   if (rows.size() < count * k) rows.resize(count * k);

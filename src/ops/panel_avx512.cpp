@@ -119,4 +119,70 @@ bool pack_mxfp4_avx512(const Mxfp4View& weight, size_t row, bf16* packed) {
   return true;
 }
 
+namespace {
+
+// 16 E4M3 codes, twice as many bytes apart, times 2^exponent as BF16. `exponent` stands where BF16 has its.
+inline __m512i scale_e4m3(__m512i codes, __m512i exponent) {
+  // 0 to 7 are m * 2^-9.
+  alignas(64) static constexpr uint16_t kSmall[32] = {0,      0x3b00, 0x3b80, 0x3bc0,
+                                                      0x3c00, 0x3c20, 0x3c40, 0x3c60};
+  const __m512i magnitude = _mm512_and_si512(codes, _mm512_set1_epi16(0x7f));
+  const __m512i sign = _mm512_slli_epi16(_mm512_and_si512(codes, _mm512_set1_epi16(0x80)), 8);
+  const __mmask32 small = _mm512_cmplt_epi16_mask(magnitude, _mm512_set1_epi16(8));
+  const __mmask32 nan = _mm512_cmpeq_epi16_mask(magnitude, _mm512_set1_epi16(0x7f));
+  __m512i value = _mm512_add_epi16(_mm512_slli_epi16(magnitude, 4), _mm512_set1_epi16((127 - 7) << 7));
+  value = _mm512_mask_permutexvar_epi16(value, small, magnitude, _mm512_load_si512(kSmall));
+  value = _mm512_mask_add_epi16(value, _mm512_test_epi16_mask(magnitude, magnitude), value, exponent);
+  return _mm512_mask_blend_epi16(nan, _mm512_or_si512(value, sign), _mm512_set1_epi16(0x7fc0));
+}
+
+// 32 inputs of 16 outputs: codes of the outputs `stride` bytes apart, to block[pair][output].
+inline void pack_fp8_block(const uint8_t* codes, size_t stride, __m512i exponent, uint32_t* block) {
+  // The lower or upper two bytes of each 32 bits, each widened to 16.
+  const __m512i low_bytes =
+      _mm512_broadcast_i32x4(_mm_setr_epi8(0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13, -1));
+  const __m512i high_bytes =
+      _mm512_broadcast_i32x4(_mm_setr_epi8(2, -1, 3, -1, 6, -1, 7, -1, 10, -1, 11, -1, 14, -1, 15, -1));
+  for (size_t half = 0; half < 2; ++half) {
+    __m512i quads[4];
+    load_transposed(codes + half * 16, stride, quads);
+    for (size_t quad = 0; quad < 4; ++quad) {
+      uint32_t* to = block + (half * 8 + quad * 2) * kPanel;
+      _mm512_storeu_si512(to, scale_e4m3(_mm512_shuffle_epi8(quads[quad], low_bytes), exponent));
+      _mm512_storeu_si512(to + kPanel, scale_e4m3(_mm512_shuffle_epi8(quads[quad], high_bytes), exponent));
+    }
+  }
+}
+
+}  // namespace
+
+bool pack_fp8_avx512(const Fp8BlockView& weight, size_t row, bf16* packed) {
+  constexpr size_t kStep = 64;    // inputs whose codes fill a cache line
+  constexpr size_t kAhead = 512;  // bytes
+  const size_t tile_row = row / weight.tile_rows;
+  if (weight.scale_type != ScaleType::kE8M0 || (row + kPanel - 1) / weight.tile_rows != tile_row ||
+      weight.tile_cols % kPackedDepth != 0) {
+    return false;
+  }
+  const uint8_t* scales = static_cast<const uint8_t*>(weight.scales) +
+                          tile_row * ((weight.cols + weight.tile_cols - 1) / weight.tile_cols);
+  for (size_t begin = 0; begin < weight.cols; begin += kStep) {
+    const size_t end = begin + kStep < weight.cols ? begin + kStep : weight.cols;
+    for (size_t output = 0; output < kPanel; output += kLanes) {
+      const uint8_t* codes = weight.codes + (row + output) * weight.cols;
+      for (size_t lane = 0; lane < kLanes; ++lane) {
+        _mm_prefetch(reinterpret_cast<const char*>(codes + lane * weight.cols + begin) + kAhead, _MM_HINT_T0);
+      }
+      for (size_t depth = begin; depth < end; depth += kPackedDepth) {
+        // E4M3's exponents are 118 to 135 in BF16, so these scales keep values normal and finite.
+        const int scale = scales[depth / weight.tile_cols];
+        if (scale < 10 || scale > 246) return false;
+        pack_fp8_block(codes + depth, weight.cols, _mm512_set1_epi16(static_cast<short>((scale - 127) * 128)),
+                       reinterpret_cast<uint32_t*>(packed + depth * kPanel) + output);
+      }
+    }
+  }
+  return true;
+}
+
 }  // namespace nibblecast

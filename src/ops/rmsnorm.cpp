@@ -2,15 +2,15 @@
 
 #include <cmath>
 
+#include "ops/per_isa.h"
+
 namespace nibblecast {
 namespace {
 
-constexpr size_t kLanes = 16;
-
-}  // namespace
+constexpr size_t kLanes = 64;
 
 template <class T>
-float sum_of_squares(const T* x, size_t count) {
+[[gnu::always_inline]] inline float sum_of_squares_body(const T* x, size_t count) {
   float lanes[kLanes] = {};
   size_t i = 0;
   for (; i + kLanes <= count; i += kLanes) {
@@ -19,38 +19,54 @@ float sum_of_squares(const T* x, size_t count) {
       lanes[lane] += value * value;
     }
   }
-  for (; i < count; ++i) lanes[i % kLanes] += to_float(x[i]) * to_float(x[i]);
+  for (size_t lane = 0; i < count; ++i, ++lane) lanes[lane] += to_float(x[i]) * to_float(x[i]);
   float sum = 0;
   for (const float lane : lanes) sum += lane;
   return sum;
 }
 
-template <class T>
-void rmsnorm(const T* x, size_t count, const float* weight, float eps, T* y) {
-  const float factor = 1.0f / std::sqrt(sum_of_squares(x, count) / static_cast<float>(count) + eps);
+template <class T, class Out>
+[[gnu::always_inline]] inline void scale_body(const T* x, size_t count, const float* weight, float factor,
+                                              Out* y) {
   if (weight == nullptr) {
-    for (size_t i = 0; i < count; ++i) y[i] = from_float<T>(to_float(x[i]) * factor);
+    for (size_t i = 0; i < count; ++i) y[i] = from_float<Out>(to_float(x[i]) * factor);
   } else {
-    for (size_t i = 0; i < count; ++i) y[i] = from_float<T>(to_float(x[i]) * factor * weight[i]);
+    for (size_t i = 0; i < count; ++i) y[i] = from_float<Out>(to_float(x[i]) * factor * weight[i]);
   }
 }
 
+}  // namespace
+
 template <class T>
-void rmsnorm_ref(const T* x, size_t count, const float* weight, float eps, T* y) {
+float sum_of_squares(const T* x, size_t count) {
+  return per_isa<sum_of_squares_body<T>>(x, count);
+}
+
+template <class T, class Out>
+void rmsnorm(const T* x, size_t count, const float* weight, float eps, Out* y) {
+  const float factor = 1.0f / std::sqrt(sum_of_squares(x, count) / static_cast<float>(count) + eps);
+  per_isa<scale_body<T, Out>>(x, count, weight, factor, y);
+}
+
+template <class T, class Out>
+void rmsnorm_ref(const T* x, size_t count, const float* weight, float eps, Out* y) {
   double squares = 0;
   for (size_t i = 0; i < count; ++i) squares += double{to_float(x[i])} * double{to_float(x[i])};
   const double factor = 1 / std::sqrt(squares / static_cast<double>(count) + double{eps});
   for (size_t i = 0; i < count; ++i) {
     const double scaled = double{to_float(x[i])} * factor * (weight == nullptr ? 1.0 : double{weight[i]});
-    y[i] = from_float<T>(static_cast<float>(scaled));
+    y[i] = from_float<Out>(static_cast<float>(scaled));
   }
 }
 
 template float sum_of_squares(const float*, size_t);
 template float sum_of_squares(const bf16*, size_t);
 template void rmsnorm(const float*, size_t, const float*, float, float*);
+template void rmsnorm(const float*, size_t, const float*, float, bf16*);
+template void rmsnorm(const bf16*, size_t, const float*, float, float*);
 template void rmsnorm(const bf16*, size_t, const float*, float, bf16*);
 template void rmsnorm_ref(const float*, size_t, const float*, float, float*);
+template void rmsnorm_ref(const float*, size_t, const float*, float, bf16*);
 template void rmsnorm_ref(const bf16*, size_t, const float*, float, bf16*);
 
 }  // namespace nibblecast

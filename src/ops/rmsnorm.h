@@ -1,4 +1,4 @@
-// ops/rmsnorm.h - x / sqrt(mean(x²) + eps), times a weight. FP32 throughout, one rounding to T at the end.
+// ops/rmsnorm.h - x / sqrt(mean(x²) + eps), times a weight. FP32 throughout, one rounding at the end.
 // (DeepSeek-V4 inference/model.py, RMSNorm; the per-head norm of q has no weight.)
 #pragma once
 
@@ -8,17 +8,17 @@
 
 namespace nibblecast {
 
-// Sum of squares in FP32: 16 interleaved partial sums, added in ascending order.
+// Sum of squares in FP32: 64 interleaved partial sums, added in ascending order.
 template <class T>
 float sum_of_squares(const T* x, size_t count);
 
 // y[i] = round(x[i] * (1 / sqrt(mean + eps)) * weight[i]) over one vector of `count`. `weight` may be null:
 // no weight. y may be x.
-template <class T>
-void rmsnorm(const T* x, size_t count, const float* weight, float eps, T* y);
+template <class T, class Out>
+void rmsnorm(const T* x, size_t count, const float* weight, float eps, Out* y);
 
 // The definition: statistics in double.
-template <class T>
-void rmsnorm_ref(const T* x, size_t count, const float* weight, float eps, T* y);
+template <class T, class Out>
+void rmsnorm_ref(const T* x, size_t count, const float* weight, float eps, Out* y);
 
 }  // namespace nibblecast

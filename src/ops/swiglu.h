@@ -1,5 +1,5 @@
-// ops/swiglu.h - silu(min(gate, limit)) * clamp(up, -limit, limit): an expert's activation, clamped before
-// it. (DeepSeek-V4 inference/model.py, Expert)
+// ops/swiglu.h - a = silu(min(gate, limit)) * clamp(up, -limit, limit): an expert's activation, clamped
+// before it. (DeepSeek-V4 inference/model.py, Expert)
 #pragma once
 
 #include <cstddef>
@@ -8,13 +8,17 @@
 
 namespace nibblecast {
 
-// gate and up, the sums of their products, are rounded to T first; the rest is FP32 and `out` is not rounded.
-// limit 0: no clamp. NaN gives NaN.
-template <class T>
-void swiglu(const float* gate, const float* up, size_t count, float limit, float* out);
+// Of what would enter the next product (rounded to T): without and with the weight.
+struct SwigluAmax {
+  float unweighted = 0, weighted = 0;
+};
 
-// The definition, in double from the rounded gate and up.
+// out[i] = round(a[i] * weight), in FP32 up to there, from gate and up, the sums of their products. limit 0:
+// no clamp. NaN gives NaN.
 template <class T>
+SwigluAmax swiglu(const float* gate, const float* up, size_t count, float limit, float weight, T* out);
+
+// The definition of a, in double.
 void swiglu_ref(const float* gate, const float* up, size_t count, float limit, float* out);
 
 }  // namespace nibblecast

@@ -33,7 +33,7 @@ constexpr float kTolerance = sizeof(T) == 2 ? 3 * 3 * 0x1p-9f : 2e-5f;
 template <class T>
 void expect_reference(const AttentionKeys<T>& keys, size_t first, size_t queries, size_t heads) {
   const auto sinks = random_values<float>(heads, 20);
-  auto found = random_values<T>(queries * heads * keys.head_dim, 21, 2), expected = found;
+  auto found = random_values<T>(queries * heads * keys.raw->width(), 21, 2), expected = found;
   attend(keys, first, queries, heads, sinks.data(), found.data());
   attend_ref(keys, first, queries, heads, sinks.data(), expected.data());
   for (size_t i = 0; i < found.size(); ++i) {
@@ -45,17 +45,17 @@ void expect_reference(const AttentionKeys<T>& keys, size_t first, size_t queries
 
 TYPED_TEST(Attention, MatchesReference) {
   const size_t width = 40, length = 150;
-  const auto raw = random_values<TypeParam>(length * width, 1),
-             entries = random_values<TypeParam>(50 * width, 2);
+  const KeyPanels<TypeParam> raw(random_values<TypeParam>(length * width, 1).data(), length, width);
+  const Rope rope(rope_frequencies(10000, 16, std::nullopt), length);
   for (const size_t ratio : {0, 4, 128}) {
     for (const size_t window : {1, 16, 64, 200}) {
-      const AttentionKeys<TypeParam> keys{.head_dim = width,
-                                          .raw = raw.data(),
-                                          .length = length,
+      const size_t count = ratio == 0 ? 0 : length / ratio;
+      const KeyPanels<TypeParam> entries(random_values<TypeParam>(count * width, 2).data(), count, width);
+      const AttentionKeys<TypeParam> keys{.raw = &raw,
                                           .window = window,
-                                          .entries = ratio == 0 ? nullptr : entries.data(),
-                                          .entry_count = ratio == 0 ? 0 : length / ratio,
-                                          .ratio = ratio};
+                                          .entries = ratio == 0 ? nullptr : &entries,
+                                          .ratio = ratio,
+                                          .rope = window == 64 ? &rope : nullptr};
       for (const auto& [first, queries] :
            {std::pair<size_t, size_t>(0, 1), {0, 20}, {5, 3}, {60, 20}, {130, 20}}) {
         expect_reference(keys, first, queries, 9);  // 9 heads: 180 rows, two tiles
@@ -64,19 +64,37 @@ TYPED_TEST(Attention, MatchesReference) {
   }
 }
 
+// Channels beyond a panel, and so many entries that values come in several products.
+TYPED_TEST(Attention, TakesLongRowsAndWideHeads) {
+  const size_t width = 136, length = 2800, entry_count = 700;
+  const KeyPanels<TypeParam> raw(random_values<TypeParam>(length * width, 1).data(), length, width);
+  const KeyPanels<TypeParam> entries(random_values<TypeParam>(entry_count * width, 2).data(), entry_count,
+                                     width);
+  const AttentionKeys<TypeParam> keys{.raw = &raw, .window = 128, .entries = &entries, .ratio = 4};
+  for (const size_t first : {0, 1024, 2784}) expect_reference(keys, first, 16, 8);
+}
+
+TYPED_TEST(Attention, KeyPanelsKeepEveryValue) {
+  const size_t width = 70, count = 100;
+  const auto values = random_values<TypeParam>(count * width, 1);
+  const KeyPanels<TypeParam> keys(values.data(), count, width);
+  for (size_t key = 0; key < count; ++key) {
+    for (size_t channel = 0; channel < width; ++channel) {
+      ASSERT_EQ(to_float(keys.at(key, channel)), to_float(values[key * width + channel]));
+    }
+  }
+}
+
 TYPED_TEST(Attention, SeesOnlyChosenEntries) {
   const size_t width = 16, length = 300, words = 2;
-  const auto raw = random_values<TypeParam>(length * width, 3),
-             entries = random_values<TypeParam>(75 * width, 4);
+  const KeyPanels<TypeParam> raw(random_values<TypeParam>(length * width, 3).data(), length, width);
+  const KeyPanels<TypeParam> entries(random_values<TypeParam>(75 * width, 4).data(), 75, width);
   std::mt19937_64 generator(5);
   std::vector<uint64_t> chosen(length * words);
   for (uint64_t& word : chosen) word = generator();
-  const AttentionKeys<TypeParam> keys{.head_dim = width,
-                                      .raw = raw.data(),
-                                      .length = length,
+  const AttentionKeys<TypeParam> keys{.raw = &raw,
                                       .window = 8,
-                                      .entries = entries.data(),
-                                      .entry_count = 75,
+                                      .entries = &entries,
                                       .ratio = 4,
                                       .chosen = chosen.data(),
                                       .chosen_words = words};

@@ -100,19 +100,27 @@ TYPED_TEST(Elementwise, SwigluMatchesReferenceAndClamps) {
   std::vector<float> gate = random_values(1000, 4, 8), up = random_values(1000, 5, 8);
   gate[0] = 1000, up[0] = 1000, gate[1] = -1000, up[1] = -1000, gate[2] = 10, up[2] = -10;
   for (const float limit : {10.0f, 0.0f}) {
-    std::vector<float> found(1000), expected(1000);
-    swiglu<TypeParam>(gate.data(), up.data(), 1000, limit, found.data());
-    swiglu_ref<TypeParam>(gate.data(), up.data(), 1000, limit, expected.data());
+    std::vector<TypeParam> found(1000);
+    std::vector<float> expected(1000);
+    const SwigluAmax seen = swiglu(gate.data(), up.data(), 1000, limit, 0.5f, found.data());
+    swiglu_ref(gate.data(), up.data(), 1000, limit, expected.data());
     for (size_t i = 0; i < 1000; ++i) {
-      ASSERT_TRUE(std::abs(found[i] - expected[i]) <= 1e-6f * std::abs(expected[i]) + 1e-30f) << i;
-      if (limit > 0) {
-        ASSERT_LE(std::abs(found[i]), limit * limit);
-      }
+      const float value = 0.5f * expected[i];
+      ASSERT_TRUE(std::abs(to_float(found[i]) - value) <=
+                  1e-6f * std::abs(value) + unit<TypeParam>(value) + 1e-30f)
+          << i;
+    }
+    EXPECT_EQ(seen.weighted, amax(found.data(), 1000));
+    const float largest = amax(expected.data(), 1000);
+    EXPECT_NEAR(seen.unweighted, largest, 1e-6f * largest + unit<TypeParam>(largest));
+    if (limit > 0) {
+      EXPECT_LE(seen.unweighted, limit * limit);
     }
   }
-  float nan = NAN, one = 1, out = 0;
-  swiglu<TypeParam>(&nan, &one, 1, 10, &out);
-  EXPECT_TRUE(std::isnan(out));
+  const float nan = NAN, one = 1;
+  TypeParam out{};
+  EXPECT_TRUE(std::isnan(swiglu(&nan, &one, 1, 10, 1, &out).unweighted));
+  EXPECT_TRUE(std::isnan(to_float(out)));
 }
 
 // Check values: DeepSeek-V4's compressed layers (theta 160000, YaRN factor 16 from 65536, beta 32 and 1).
@@ -140,20 +148,19 @@ TYPED_TEST(Elementwise, RopeTurnsPairsAndBack) {
   for (size_t i = 0; i < 8; ++i) EXPECT_NEAR(to_float(y[i]), to_float(x[i]), 4 * unit<TypeParam>(8)) << i;
 }
 
-TYPED_TEST(Elementwise, CompressorMatchesReference) {
+TEST(Compressor, MatchesReference) {
   for (const CompressorShape& shape : {CompressorShape{128, 100, false}, CompressorShape{4, 100, true}}) {
     const size_t entries = 3, channels = shape.channels(), tokens = entries * shape.ratio;
     const std::vector<float> values = random_values(tokens * channels, 6),
                              gates = random_values(tokens * channels, 7, 3);
     const std::vector<float> ape = random_values(shape.ratio * channels, 8);
     for (size_t entry = 0; entry < entries; ++entry) {
-      std::vector<TypeParam> found(shape.dim), expected(shape.dim);
+      std::vector<float> found(shape.dim), expected(shape.dim);
       compress_window(shape, values.data(), gates.data(), ape.data(), entry, found.data());
       compress_window_ref(shape, values.data(), gates.data(), ape.data(), entry, expected.data());
       for (size_t i = 0; i < shape.dim; ++i) {
-        // A weighted mean of values around 1 in size: absolute error of a few FP32 units, then one rounding.
-        ASSERT_NEAR(to_float(found[i]), to_float(expected[i]), 2e-6f + unit<TypeParam>(to_float(expected[i])))
-            << i;
+        // A weighted mean of values around 1 in size: absolute error of a few FP32 units.
+        ASSERT_NEAR(found[i], expected[i], 2e-6f) << i;
       }
     }
   }
@@ -187,9 +194,10 @@ TYPED_TEST(Elementwise, StreamsMixAndSpread) {
                                    random_values(outputs, 12),
                                    {0.7f, 0.8f, 0.9f}};
   const auto streams = rounded<TypeParam>(random_values(3 * n * width, 13));
-  std::vector<TypeParam> x(3 * width);
+  std::vector<float> mixed(3 * width);
   StreamMix mixes[3];
-  mix_streams(connection, streams.data(), 3, x.data(), mixes);
+  mix_streams(connection, streams.data(), 3, mixed.data(), mixes);
+  const std::vector<TypeParam> x = rounded<TypeParam>(mixed);
   for (size_t token = 0; token < 3; ++token) {
     const TypeParam* z = streams.data() + token * n * width;
     std::vector<float> m(outputs);
@@ -207,8 +215,8 @@ TYPED_TEST(Elementwise, StreamsMixAndSpread) {
     auto spread = std::vector<TypeParam>(z, z + n * width);
     spread_to_streams(mixes[token], x.data() + token * width, n, width, spread.data());
     for (size_t i = 0; i < width; ++i) {
-      const float mixed = pre[0] * to_float(z[i]) + pre[1] * to_float(z[width + i]);
-      ASSERT_NEAR(to_float(x[token * width + i]), mixed, 1e-5f + unit<TypeParam>(mixed));
+      const float expected_x = pre[0] * to_float(z[i]) + pre[1] * to_float(z[width + i]);
+      ASSERT_NEAR(mixed[token * width + i], expected_x, 1e-5f);
       for (size_t k = 0; k < n; ++k) {
         const float expected = mix.post[k] * to_float(x[token * width + i]) +
                                mix.comb[0][k] * to_float(z[i]) + mix.comb[1][k] * to_float(z[width + i]);

@@ -138,6 +138,22 @@ TEST(Panel, TakesEveryScale) {
   }
 }
 
+TEST(Panel, TakesEveryFp8CodeAndScale) {
+  if (!packs_panels<bf16>()) GTEST_SKIP() << "this CPU has no BF16 products";
+  const size_t k = 256;
+  std::vector<uint8_t> codes(kPanel * k);
+  for (size_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<uint8_t>(i % k + i / k);
+  for (int scale = 0; scale <= 255; ++scale) {
+    const uint8_t scales[] = {static_cast<uint8_t>(scale), 127};
+    const Fp8BlockView view{.codes = codes.data(), .scales = scales, .rows = kPanel, .cols = k};
+    std::vector<bf16> rows(kPanel * k), found(panel_size(k)), expected(panel_size(k));
+    dequantize_fp8_block_ref(view, 0, kPanel, rows.data(), k);
+    pack_panel_ref(rows.data(), kPanel, k, expected.data());
+    read_panel(view, 0, kPanel, found.data());
+    ASSERT_EQ(std::memcmp(found.data(), expected.data(), found.size() * sizeof(bf16)), 0) << scale;
+  }
+}
+
 TYPED_TEST(Matmul, LinearsMatchTheReference) {
   const size_t rows = 150, outputs = 200, k = 96;
   const Weights weights(outputs, k);

@@ -1,0 +1,93 @@
+#include "ops/key_panels.h"
+
+#include <algorithm>
+
+#include "base/parallel.h"
+#include "ops/matmul.h"
+
+namespace nibblecast {
+namespace {
+
+constexpr size_t round_up_to(size_t value, size_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
+// One panel's keys [count, width] into all columns of `values`, each `column_stride` elements.
+template <class T>
+void pack_values(const T* keys, size_t count, size_t width, T* values, size_t column_stride) {
+  for (size_t column = 0; column < width; column += kPanel) {
+    const size_t channels = std::min(kPanel, width - column);
+    T* to = values + column / kPanel * column_stride;
+    for (size_t key = 0; key < count; ++key) {
+      const T* from = keys + key * width + column;
+      for (size_t i = 0; i < channels; ++i) to[(key / 2 * kPanel + i) * 2 + key % 2] = from[i];
+    }
+  }
+}
+
+template <class T>
+WeightView view_of(const T* keys, size_t count, size_t width) {
+  if constexpr (std::is_same_v<T, bf16>)
+    return Bf16View{keys, count, width};
+  else
+    return F32View{keys, count, width};
+}
+
+}  // namespace
+
+template <class T>
+KeyPanels<T>::KeyPanels(const T* keys, size_t count, size_t width) : count_(count), width_(width) {
+  keys_.resize(panels() * panel_elements());
+  if (packs_panels<T>()) values_.resize(round_up_to(width, kPanel) * panels() * kPanel);
+  const WeightView view = view_of(keys, count, width);
+  parallel_for(panels(), [&](size_t panel) {
+    const size_t first = panel * kPanel, own = std::min(kPanel, count_ - first);
+    read_panel(view, first, own, keys_.data() + panel * panel_elements());
+    if (values_.empty()) return;
+    pack_values(keys + first * width_, own, width_, values_.data() + first * kPanel,
+                panels() * kPanel * kPanel);
+  });
+}
+
+template <class T>
+T KeyPanels<T>::at(size_t key, size_t channel) const {
+  const T* panel = keys_.data() + key / kPanel * panel_elements();
+  key %= kPanel;
+  return packs_panels<T>() ? panel[(channel / 2 * kPanel + key) * 2 + channel % 2]
+                           : panel[key * width_ + channel];
+}
+
+template <class T>
+void KeyPanels<T>::multiply_keys(size_t panel, const T* x, size_t m, float* y) const {
+  const WeightLayout layout = packs_panels<T>() ? WeightLayout::kPacked : WeightLayout::kOutputMajor;
+  matmul_tile({.m = m, .n = kPanel, .k = width_, .layout = layout}, x, width_,
+              keys_.data() + panel * panel_elements(), width_, y);
+}
+
+template <class T>
+size_t KeyPanels<T>::multiply_values(size_t first, size_t count, size_t column, const T* x, size_t m,
+                                     float* y) const {
+  TileShape shape{.m = m, .n = kPanel, .k = count * kPanel, .layout = WeightLayout::kPacked};
+  const T* values = nullptr;
+  if (packs_panels<T>()) {
+    values = values_.data() + (column * panels() + first * kPanel) * kPanel;
+  } else {
+    shape.n = std::min(kPanel, width_ - column);
+    shape.layout = WeightLayout::kInputMajor;
+    values = keys_.data() + first * kPanel * width_ + column;
+  }
+  matmul_tile(shape, x, shape.k, values, width_, y);
+  return shape.n;
+}
+
+template <class T>
+size_t KeyPanels<T>::bytes(size_t count, size_t width) {
+  const size_t padded = round_up_to(count, kPanel);
+  return padded * (round_up_to(width, kPackedDepth) + (packs_panels<T>() ? round_up_to(width, kPanel) : 0)) *
+         sizeof(T);
+}
+
+template class KeyPanels<float>;
+template class KeyPanels<bf16>;
+
+}  // namespace nibblecast
