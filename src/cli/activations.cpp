@@ -4,8 +4,8 @@
 
 #include "base/error.h"
 #include "calibration/hub_dataset.h"
-#include "cli/console.h"
 #include "cli/source.h"
+#include "pipeline/destination.h"
 
 namespace nibblecast {
 namespace {
@@ -49,7 +49,6 @@ Activations load_activations(const ActivationOptions& options, const Checkpoint&
   };
   CalibrationRows rows =
       read_rows(files, sets, load_tokenizer, plan.model.bos_token_id, plan.model.vocab_size, options.rows);
-  for (const std::string& warning : rows.warnings) print_warning(warning);
   return Activations::from_rows(std::move(rows), options.calib);
 }
 

@@ -39,6 +39,10 @@ class Checks {
          const JobOptions& options, const CommonOptions& common)
       : source_(source), plan_(plan), activations_(activations), options_(options), common_(common) {
     result_.findings = plan.findings;
+    if (activations.rows) {
+      for (const std::string& warning : activations.rows->warnings)
+        result_.findings.push_back({Severity::kWarning, warning, ""});
+    }
     result_.workload = workload_of(activations);
     result_.work = work_cost(plan, result_.workload);
     result_.job = describe_job(source, run_identity(source, plan, activations),

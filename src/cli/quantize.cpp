@@ -61,21 +61,29 @@ void require_calibrated(const Checkpoint& source, const Plan& plan, const Argume
 }
 
 // --validate-only: the preflight was passed; is what there is of the output right?
-int validate(const Checkpoint& source, const Plan& plan, const Preflight& found, const Arguments& arguments,
+int validate(const Checkpoint& source, const Plan& plan, DestinationState state, const Arguments& arguments,
              const CommonOptions& common) {
+  if (state == DestinationState::kNew) {
+    if (common.json)
+      print_json({{"ok", true}, {"state", "new"}});
+    else
+      print_data(summary_line("state", "new; nothing stands in the job's way"));
+    return 0;
+  }
+  const bool finished = state == DestinationState::kFinished;
   ChecksumReport report;
-  if (found.destination != DestinationState::kNew) {
+  {
     const InterruptWatch watch("");
     ProgressPrinter printer(common.quiet);
     const VerifyOptions options{.engines = {}, .progress = progress_to(printer, watch)};
-    if (found.destination == DestinationState::kFinished) {
+    if (finished) {
       report = verify_checksums(source.files(), arguments.destination, options);
     } else {
       const auto job = read_job(source.files(), std::filesystem::path(arguments.destination) / kJobFolder);
       report = verify_durable(source.files(), plan, job->state, arguments.destination, options);
     }
   }
-  print_checksums(report, common.json);
+  print_checksums(report, finished ? "finished" : "unfinished", common.json);
   return report.ok() ? 0 : static_cast<int>(ErrorKind::kVerifyFailed);
 }
 
@@ -104,15 +112,14 @@ int run(const Arguments& arguments, const CommonOptions& common) {
       preflight(source, plan, activations, arguments.destination, arguments.job, common, false);
   if (report_findings(found.findings)) return static_cast<int>(ErrorKind::kRefused);
   if (arguments.export_only) require_calibrated(source, plan, arguments);
-  if (arguments.validate_only) return validate(source, plan, found, arguments, common);
+  if (arguments.validate_only) return validate(source, plan, *found.destination, arguments, common);
   if (found.destination == DestinationState::kFinished) {
     clean_finished_destination(source.files(), arguments.destination);
     return say_finished(arguments, common.json);
   }
   const InterruptWatch watch(kResumeHint);
   ProgressPrinter printer(common.quiet);
-  Job job = open_destination(source.files(), source.folder(), arguments.destination,
-                             arguments.job.work_folder, found.job, plan);
+  Job job = open_destination(source, arguments.destination, arguments.job.work_folder, found.job, plan);
   report_resumption(job, common.quiet);
   const RunRecord record = ending_noted(job, [&] {
     RunRecord made = quantize(source, plan, activations, job, arguments.destination,

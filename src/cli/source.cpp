@@ -90,10 +90,4 @@ uint64_t folder_bytes(const Path& folder) {
   return bytes;
 }
 
-bool lies_in(const Path& path, const Path& folder) {
-  const Path relative =
-      std::filesystem::weakly_canonical(path).lexically_relative(std::filesystem::weakly_canonical(folder));
-  return !relative.empty() && *relative.begin() != "..";
-}
-
 }  // namespace nibblecast

@@ -20,7 +20,5 @@ uint64_t disk_need(const Checkpoint& source, const Plan& plan);
 // Bytes in the files of a folder, as far as they can be read: what a job that
 // goes on need not take again.
 uint64_t folder_bytes(const std::filesystem::path& folder);
-// Whether `path`, which need not exist, is `folder` or lies in it; links are followed.
-bool lies_in(const std::filesystem::path& path, const std::filesystem::path& folder);
 
 }  // namespace nibblecast

@@ -53,7 +53,7 @@ bool is_running(FileSystem& files, const Path& folder, const std::string& holder
   }
 }
 
-Json unfinished_json(const JobRecord& job, bool running) {
+Json unfinished_json(const JobRecord& job, bool running, bool work_folder_is_there) {
   const JobState& state = job.state;
   Json attempts = Json::array(), passes = Json::object();
   for (const Attempt& attempt : state.attempts) attempts.push_back(attempt.json());
@@ -70,6 +70,7 @@ Json unfinished_json(const JobRecord& job, bool running) {
           {"tensors_made_twice", state.tensors_made_twice},
           {"journal", {{"bytes", job.journal_bytes}, {"torn_bytes", job.torn_bytes}}},
           {"work_folder", job.work_folder.string()},
+          {"work_folder_is_there", work_folder_is_there},
           {"source", job.description.source.value("path", "")},
           {"attempts", std::move(attempts)}};
 }
@@ -82,6 +83,11 @@ std::string unfinished_text(const Json& status) {
       summary_line("state", status["running"].get<bool>() ? "unfinished, and being worked on"
                                                           : "unfinished; the command that began it goes on");
   text += summary_line("source", status["source"].get<std::string>());
+  if (!status["work_folder_is_there"].get<bool>()) {
+    return text +
+           summary_line("problem", "the job's work folder " + status["work_folder"].get<std::string>() +
+                                       " is not there: mount or restore it");
+  }
   if (status["tensors"]["of"].get<uint64_t>() > 0) {
     text += summary_line(
         "done", fmt::format("{} of {} tensors, {} of {} bytes", number("tensors", "done"),
@@ -102,7 +108,8 @@ std::string unfinished_text(const Json& status) {
 }
 
 int report_unfinished(const JobRecord& job, const Path& folder, FileSystem& files, bool json) {
-  const Json status = unfinished_json(job, is_running(files, folder, job.holder));
+  const Json status =
+      unfinished_json(job, is_running(files, folder, job.holder), files.status(job.work_folder).has_value());
   if (json)
     print_json(status);
   else

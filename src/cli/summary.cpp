@@ -96,16 +96,17 @@ std::string speed_text(const RunRecord& record) {
          summary_line("memory", size_text(peak_resident_bytes()) + " peak resident");
 }
 
-void print_checksums(const ChecksumReport& report, bool json) {
+void print_checksums(const ChecksumReport& report, const std::string& state, bool json) {
   if (json) {
     print_json({{"ok", report.ok()},
+                {"state", state},
                 {"problems", report.problems},
                 {"tensors", report.tensors},
                 {"bytes", report.bytes},
                 {"files", report.files}});
     return;
   }
-  std::string text;
+  std::string text = summary_line("state", state);
   for (const std::string& problem : report.problems) text += summary_line("problem", problem);
   text += summary_line("checked", fmt::format("{} tensors, {} bytes; {} other files", grouped(report.tensors),
                                               grouped(report.bytes), report.files));

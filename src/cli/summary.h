@@ -16,7 +16,8 @@ std::string summary_line(std::string_view label, std::string_view text);
 std::string blocks_text(const RunRecord& record);  // lossless of all, and those outside by tensor
 std::string coverage_text(const RunRecord& record, uint64_t experts);  // experts without tokens, by layer
 std::string speed_text(const RunRecord& record);
-void print_checksums(const ChecksumReport& report, bool json);
+// `state`: of the output, "finished" or "unfinished".
+void print_checksums(const ChecksumReport& report, const std::string& state, bool json);
 uint64_t peak_resident_bytes();  // of this process, so far
 
 }  // namespace nibblecast

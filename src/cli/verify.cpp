@@ -60,7 +60,7 @@ int run_checksums(const Arguments& arguments, const CommonOptions& common) {
     options.memory_bytes = std::min(options.memory_bytes, common.memory_limit() / 2);
     report = verify_checksums(system_files(), output, options);
   }
-  print_checksums(report, common.json);
+  print_checksums(report, "finished", common.json);
   return report.ok() ? 0 : static_cast<int>(ErrorKind::kVerifyFailed);
 }
 

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "pipeline/output.h"
 
 namespace nibblecast {
 namespace {
@@ -14,30 +15,33 @@ using Path = std::filesystem::path;
 
 constexpr uint64_t kRecordLimit = 1 << 30;
 
-bool is_inside(const Path& inner, const Path& outer) {
-  const Path relative =
-      std::filesystem::weakly_canonical(inner).lexically_relative(std::filesystem::weakly_canonical(outer));
-  return !relative.empty() && *relative.begin() != "..";
-}
-
 [[noreturn]] void refuse(const Path& destination, const std::string& problem, const std::string& hint) {
   throw Error(ErrorKind::kRefused, {.file = destination.string()}, problem, {.hint = hint});
 }
 
-// config.json is written last, so a folder that has it and our record is finished.
-bool is_finished(FileSystem& files, const Path& destination, const JobDescription& job) {
+// The identity of the job whose finished output this is: config.json is written last, so a folder that has it
+// and our record is finished.
+std::optional<std::string> finished_identity(FileSystem& files, const Path& destination) {
   const Path record = destination / "nibblecast.json";
-  if (!files.status(destination / "config.json") || !files.status(record)) return false;
+  if (!files.status(destination / "config.json") || !files.status(record)) return std::nullopt;
   const Json document = parse_json(read_text(files, record, kRecordLimit), record.string());
-  const auto identity = document.find("identity");
-  return identity != document.end() && *identity == Json(identity_hash(job.identity));
+  return document.is_object() ? document.value("identity", Json()).dump() : "";
 }
 
 }  // namespace
 
+bool lies_in(const Path& path, const Path& folder) {
+  // Absolute first: weakly_canonical() leaves a relative path that does not exist as it is.
+  const auto canonical = [](const Path& some) {
+    return std::filesystem::weakly_canonical(std::filesystem::absolute(some));
+  };
+  const Path relative = canonical(path).lexically_relative(canonical(folder));
+  return !relative.empty() && *relative.begin() != "..";
+}
+
 DestinationState check_destination(FileSystem& files, const Path& source, const Path& destination,
                                    const JobDescription& job) {
-  if (is_inside(destination, source) || is_inside(source, destination)) {
+  if (lies_in(destination, source) || lies_in(source, destination)) {
     refuse(destination, "source and destination lie inside one another (source: " + source.string() + ")",
            "choose a folder elsewhere: the source is never written to");
   }
@@ -45,7 +49,10 @@ DestinationState check_destination(FileSystem& files, const Path& source, const 
   if (!status) return DestinationState::kNew;
   if (!status->is_folder) refuse(destination, "is not a folder", "name a new or empty folder");
   const std::vector<std::string> names = files.list(destination);
-  if (is_finished(files, destination, job)) return DestinationState::kFinished;
+  if (const auto identity = finished_identity(files, destination)) {
+    if (*identity == Json(identity_hash(job.identity)).dump()) return DestinationState::kFinished;
+    refuse(destination, "holds the finished output of another job", "name a new or empty folder");
+  }
   if (const auto record = read_job(files, destination / kJobFolder)) {
     require_same_job(record->description, job, destination.string());
     return DestinationState::kPartial;
@@ -55,21 +62,21 @@ DestinationState check_destination(FileSystem& files, const Path& source, const 
   refuse(destination, "is not empty, and not a partial output of this job", "name a new or empty folder");
 }
 
-Job open_destination(FileSystem& files, const Path& source, const Path& destination, const Path& work_folder,
+Job open_destination(const Checkpoint& source, const Path& destination, const Path& work_folder,
                      const JobDescription& description, const Plan& plan) {
-  if (check_destination(files, source, destination, description) == DestinationState::kFinished) {
+  FileSystem& files = source.files();
+  if (check_destination(files, source.folder(), destination, description) == DestinationState::kFinished) {
     refuse(destination, "holds this job's finished output", "nothing is left to do");
   }
   Job job = Job::open(files, destination / kJobFolder, work_folder, description);
-  std::set<std::string> partial;
   for (const PlannedShard& shard : plan.shards) {
-    partial.insert(shard.name + ".partial");
     if (files.status(destination / shard.name)) {
       files.rename(destination / shard.name, destination / (shard.name + ".partial"));
     }
   }
+  const std::set<std::string> ours = output_names(source);
   for (const std::string& name : files.list(destination)) {
-    if (name != kJobFolder && !partial.contains(name)) files.remove(destination / name);
+    if (ours.contains(name)) files.remove(destination / name);
   }
   files.sync_folder(destination);
   return job;

@@ -16,6 +16,9 @@ namespace nibblecast {
 
 inline constexpr const char* kJobFolder = ".nibblecast";
 
+// Whether `path` is `folder` or lies in it; neither need exist, links are followed.
+bool lies_in(const std::filesystem::path& path, const std::filesystem::path& folder);
+
 enum class DestinationState {
   kNew,       // nothing there, or an empty folder
   kPartial,   // this job was begun there
@@ -28,11 +31,10 @@ DestinationState check_destination(FileSystem& files, const std::filesystem::pat
                                    const std::filesystem::path& destination, const JobDescription& job);
 
 // Makes DST ready for `job`, which is taken up where it stands: shards that had got their names are partial
-// again, everything else but shards is removed. `work_folder`: see Job::open. Refuses (kRefused) as
+// again, what else the job had made is removed. `work_folder`: see Job::open. Refuses (kRefused) as
 // check_destination(), and a finished DST.
-Job open_destination(FileSystem& files, const std::filesystem::path& source,
-                     const std::filesystem::path& destination, const std::filesystem::path& work_folder,
-                     const JobDescription& job, const Plan& plan);
+Job open_destination(const Checkpoint& source, const std::filesystem::path& destination,
+                     const std::filesystem::path& work_folder, const JobDescription& job, const Plan& plan);
 
 // Of a finished DST: removes what a crash in the very last step left.
 void clean_finished_destination(FileSystem& files, const std::filesystem::path& destination);

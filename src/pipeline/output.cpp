@@ -181,6 +181,17 @@ Json run_document(const Checkpoint& source, const Plan& plan, const Activations&
           {"identity", identity_hash(run_identity(source, plan, activations))}};
 }
 
+std::set<std::string> output_names(const Checkpoint& source) {
+  std::set<std::string> names = {Path(kAmaxName).begin()->string()};
+  for (const char* document : {"README.md", "hf_quant_config.json", "model.safetensors.index.json",
+                               "config.json", "nibblecast.json"}) {
+    names.insert(document);
+    names.insert(document + std::string(".partial"));
+  }
+  for (const Path& file : source.side_files()) names.insert(copied_name(file).begin()->string());
+  return names;
+}
+
 uint64_t side_file_bytes(const Checkpoint& source) {
   uint64_t bytes = 0;
   for (const Path& file : source.side_files()) {

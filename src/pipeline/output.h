@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <set>
 #include <string>
 
 #include "checkpoint/checkpoint.h"
@@ -22,6 +23,9 @@ void finish_output(const Checkpoint& source, const Plan& plan, const Activations
 // every tensor. docs/formats/nibblecast-json.md.
 Json run_document(const Checkpoint& source, const Plan& plan, const Activations& activations,
                   const RunRecord& record, const Job& job);
+
+// What it makes in DST besides shards: files and folders there, and names they have until they are whole.
+std::set<std::string> output_names(const Checkpoint& source);
 
 // Bytes of the files that finish_output() copies.
 uint64_t side_file_bytes(const Checkpoint& source);

@@ -7,7 +7,7 @@
 namespace nibblecast::testing {
 namespace {
 
-constexpr const char* kCommands[] = {"plan", "quantize", "calibrate", "verify", "inspect", "synth"};
+constexpr const char* kCommands[] = {"plan", "quantize", "calibrate", "verify", "status", "inspect", "synth"};
 
 TEST(CommandLine, Version) {
   const CliResult result = run_cli({"--version"});

@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <fstream>
 #include <sstream>
 
@@ -23,12 +24,11 @@ void write_file(const std::filesystem::path& path, const std::string& text) {
   std::ofstream(path, std::ios::binary) << text;
 }
 
-CliResult run_cli(const std::vector<std::string>& arguments, const std::string& input) {
-  const TemporaryFolder folder;
-  write_file(folder.path() / "in", input);
+CliProcess::CliProcess(const std::vector<std::string>& arguments, const std::string& input) {
+  write_file(folder_.path() / "in", input);
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
-  const std::string in = folder.path() / "in", out = folder.path() / "out", err = folder.path() / "err";
+  const std::string in = folder_.path() / "in", out = folder_.path() / "out", err = folder_.path() / "err";
   posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, in.c_str(), O_RDONLY, 0);
   posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, out.c_str(), O_WRONLY | O_CREAT, 0600);
   posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, err.c_str(), O_WRONLY | O_CREAT, 0600);
@@ -37,20 +37,45 @@ CliResult run_cli(const std::vector<std::string>& arguments, const std::string& 
   std::vector<char*> argv;
   for (std::string& word : words) argv.push_back(word.data());
   argv.push_back(nullptr);
-  pid_t child = 0;
-  const int failed = posix_spawn(&child, NIBBLECAST_BINARY, &actions, nullptr, argv.data(), environ);
+  const int failed = posix_spawn(&pid_, NIBBLECAST_BINARY, &actions, nullptr, argv.data(), environ);
   posix_spawn_file_actions_destroy(&actions);
-  CliResult result;
-  if (failed != 0) {
-    ADD_FAILURE() << "cannot run " << NIBBLECAST_BINARY;
-    return result;
-  }
+  if (failed == 0) return;
+  pid_ = 0;
+  status_ = -1;
+  ADD_FAILURE() << "cannot run " << NIBBLECAST_BINARY;
+}
+
+CliProcess::~CliProcess() {
+  if (status_) return;
+  signal(SIGKILL);
+  wait();
+}
+
+void CliProcess::signal(int number) const {
+  if (!status_) ::kill(pid_, number);
+}
+
+bool CliProcess::ended() {
   int status = 0;
-  waitpid(child, &status, 0);
-  if (WIFEXITED(status)) result.exit_code = WEXITSTATUS(status);
-  result.out = read_file(out);
-  result.err = read_file(err);
+  if (!status_ && waitpid(pid_, &status, WNOHANG) == pid_) status_ = status;
+  return status_.has_value();
+}
+
+CliResult CliProcess::wait() {
+  if (!status_) {
+    int status = 0;
+    waitpid(pid_, &status, 0);
+    status_ = status;
+  }
+  CliResult result;
+  if (pid_ != 0 && WIFEXITED(*status_)) result.exit_code = WEXITSTATUS(*status_);
+  result.out = read_file(folder_.path() / "out");
+  result.err = read_file(folder_.path() / "err");
   return result;
+}
+
+CliResult run_cli(const std::vector<std::string>& arguments, const std::string& input) {
+  return CliProcess(arguments, input).wait();
 }
 
 Json run_json(std::vector<std::string> arguments) {

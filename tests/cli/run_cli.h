@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,7 +17,27 @@ struct CliResult {
   std::string out, err;
 };
 
-// Arguments after the program's name; `input` is its standard input.
+// The program at work. Arguments after its name; `input` is its standard input.
+class CliProcess {
+ public:
+  explicit CliProcess(const std::vector<std::string>& arguments, const std::string& input = "");
+  // Killed, if nobody waited for it.
+  ~CliProcess();
+  CliProcess(const CliProcess&) = delete;
+  CliProcess& operator=(const CliProcess&) = delete;
+
+  pid_t pid() const { return pid_; }
+  void signal(int number) const;
+  bool ended();  // without waiting
+  CliResult wait();
+
+ private:
+  TemporaryFolder folder_;
+  pid_t pid_ = 0;  // 0: it could not be started
+  std::optional<int> status_;
+};
+
+// Runs it to its end.
 CliResult run_cli(const std::vector<std::string>& arguments, const std::string& input = "");
 // The same, which must succeed with --json; what it printed.
 Json run_json(std::vector<std::string> arguments);

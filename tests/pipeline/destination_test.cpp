@@ -29,7 +29,7 @@ class DestinationTest : public ::testing::Test {
   }
   Job open_at(const std::filesystem::path& destination, const std::string& identity = "a",
               const std::filesystem::path& work_folder = {}) {
-    return open_destination(system_files(), source_folder_, destination, work_folder,
+    return open_destination(*source_, destination, work_folder,
                             describe(*source_, plan_, activations(identity)), plan_);
   }
   void put(const std::string& name) { std::ofstream(destination_ / name) << "x"; }
@@ -57,11 +57,15 @@ TEST_F(DestinationTest, SameJobGoesOnWithItsShards) {
   const std::string shard = plan_.shards[0].name;
   put(shard + ".partial");
   put("config.json.partial");
+  put("tokenizer.json");
+  put("notes.txt");  // somebody's
   put(plan_.shards[1].name);
   const Job job = open("a");
   EXPECT_TRUE(job.resumed());
   EXPECT_TRUE(has(shard + ".partial"));
   EXPECT_FALSE(has("config.json.partial"));
+  EXPECT_FALSE(has("tokenizer.json"));
+  EXPECT_TRUE(has("notes.txt"));
   EXPECT_FALSE(has(plan_.shards[1].name));
   EXPECT_TRUE(has(plan_.shards[1].name + ".partial"));
 }
@@ -104,7 +108,7 @@ TEST_F(DestinationTest, KnowsItsFinishedOutput) {
   expect_error(
       ErrorKind::kRefused, [&] { open("a"); }, "finished output");
   expect_error(
-      ErrorKind::kRefused, [&] { open("b"); }, "is not empty");
+      ErrorKind::kRefused, [&] { open("b"); }, "finished output of another job");
 }
 
 TEST_F(DestinationTest, WorkFolderElsewhere) {
@@ -140,6 +144,11 @@ TEST_F(DestinationTest, RefusesNestingEitherWayAndTheSame) {
   std::filesystem::create_directory_symlink(source_folder_, folder_.path() / "link");
   refuse(folder_.path() / "link/out");
   EXPECT_NO_THROW(open_at(folder_.path() / "source2"));
+  // A name that is not there yet, relative to where the user stands.
+  const auto before = std::filesystem::current_path();
+  std::filesystem::current_path(source_folder_);
+  refuse("new");
+  std::filesystem::current_path(before);
 }
 
 }  // namespace

@@ -63,8 +63,7 @@ inline JobDescription describe(const Checkpoint& source, const Plan& plan, const
 inline RunRecord run_job(const Checkpoint& source, const Plan& plan, const Activations& activations,
                          const std::filesystem::path& destination,
                          const RunOptions& options = small_buffers()) {
-  nibblecast::Job job = open_destination(source.files(), source.folder(), destination, {},
-                                         describe(source, plan, activations), plan);
+  nibblecast::Job job = open_destination(source, destination, {}, describe(source, plan, activations), plan);
   const RunRecord record = quantize(source, plan, activations, job, destination, options);
   finish_output(source, plan, activations, record, job, destination);
   return record;

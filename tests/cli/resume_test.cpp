@@ -1,0 +1,300 @@
+// A job that is stopped and goes on, as a user sees it.
+#include <chrono>
+#include <csignal>
+#include <functional>
+#include <thread>
+
+#include "run_cli.h"
+
+namespace nibblecast::testing {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
+
+class Resume : public ::testing::Test {
+ protected:
+  // Enough text for a run that can be caught at any layer.
+  Resume() {
+    std::string lines;
+    for (int text = 0; text < 12; ++text) {
+      std::string words = std::to_string(text) + ":";
+      for (int word = 0; word < 100; ++word) words += " weights stream";
+      lines += Json{{"text", words}}.dump() + "\n";
+    }
+    write_file(path("texts.jsonl"), lines);
+  }
+
+  std::string path(const std::string& name) const { return (folder_.path() / name).string(); }
+  std::string source() const { return tiny_checkpoint().string(); }
+
+  std::vector<std::string> quantize(const std::string& to, std::vector<std::string> more = {}) const {
+    std::vector<std::string> command = {"quantize",
+                                        source(),
+                                        path(to),
+                                        "--calib",
+                                        path("texts.jsonl"),
+                                        "--calib-size",
+                                        "12",
+                                        "--calib-rows",
+                                        "docs",
+                                        "--threads",
+                                        "1",
+                                        "--quiet"};
+    command.insert(command.end(), more.begin(), more.end());
+    return command;
+  }
+
+  // How many layers the journal has measured.
+  static size_t layers_in(const std::filesystem::path& journal) {
+    const std::string text = read_file(journal);
+    size_t layers = 0;
+    for (size_t at = text.find(" {\"layer\""); at != std::string::npos; at = text.find(" {\"layer\"", at + 1))
+      ++layers;
+    return layers;
+  }
+
+  // Halts it (SIGSTOP) when the journal has `layers` layers; false if it was too fast.
+  static bool halt_after(CliProcess& process, const std::filesystem::path& journal, size_t layers) {
+    while (layers_in(journal) < layers) {
+      if (process.ended()) return false;
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    process.signal(SIGSTOP);
+    return !process.ended();
+  }
+
+  std::filesystem::path journal(const std::string& to) const {
+    return folder_.path() / to / ".nibblecast" / "journal";
+  }
+
+  // A job killed after `layers` layers.
+  void leave_killed(const std::string& to, size_t layers, const std::vector<std::string>& more = {}) {
+    for (int attempt = 0; attempt < 20; ++attempt) {
+      std::filesystem::remove_all(path(to));
+      CliProcess process(quantize(to, more));
+      if (!halt_after(process, journal(to), layers)) continue;
+      process.signal(SIGKILL);
+      process.wait();
+      if (!std::filesystem::exists(path(to) + "/config.json")) return;
+    }
+    FAIL() << "every run was too fast";
+  }
+
+  // nibblecast.json holds times.
+  void expect_whole(const std::string& to) {
+    if (expected_.empty()) {
+      EXPECT_EQ(run_cli(quantize("whole")).exit_code, 0);
+      expected_ = output("whole");
+    }
+    EXPECT_TRUE(output(to) == expected_);
+  }
+  std::map<std::string, std::string> output(const std::string& to) const {
+    auto contents = folder_contents(path(to));
+    EXPECT_EQ(contents.erase("nibblecast.json"), 1u);
+    return contents;
+  }
+
+ private:
+  TemporaryFolder folder_;
+  std::map<std::string, std::string> expected_;
+};
+
+TEST_F(Resume, AtWorkThenKilledThenFinished) {
+  CliProcess process(quantize("out"));
+  ASSERT_TRUE(halt_after(process, journal("out"), 2));
+  const CliResult at_work = run_cli({"status", path("out")});
+  EXPECT_TRUE(contains(at_work.out, "unfinished, and being worked on")) << at_work.out;
+  EXPECT_TRUE(contains(at_work.out, "process " + std::to_string(process.pid()) + ": at work")) << at_work.out;
+  EXPECT_EQ(run_json({"status", path("out")})["running"], Json(true));
+
+  const CliResult second = run_cli(quantize("out"));
+  EXPECT_EQ(second.exit_code, 5);
+  EXPECT_TRUE(contains(second.err,
+                       "another process is at work here: process " + std::to_string(process.pid()) + " on "))
+      << second.err;
+
+  process.signal(SIGKILL);
+  process.wait();
+  const CliResult killed = run_cli({"status", path("out")});
+  EXPECT_TRUE(contains(killed.out, "unfinished; the command that began it goes on")) << killed.out;
+  EXPECT_TRUE(contains(killed.out, ": killed, durable up to layer ")) << killed.out;
+  const Json json = run_json({"status", path("out")});
+  EXPECT_EQ(json["running"], Json(false));
+  EXPECT_EQ(json["finished"], Json(false));
+  EXPECT_GE(json["layers"]["calibrated"].get<int>(), 2);
+  EXPECT_EQ(json["layers"]["of"], Json(5));
+  EXPECT_EQ(json["tensors_made_twice"], Json(0));
+  EXPECT_EQ(json["attempts"].size(), 1u);
+
+  EXPECT_EQ(run_cli(quantize("out")).exit_code, 0);
+  expect_whole("out");
+  const CliResult finished = run_cli({"status", path("out")});
+  EXPECT_TRUE(contains(finished.out, "state        finished 20")) << finished.out;
+  EXPECT_TRUE(contains(finished.out, ": killed, ")) << finished.out;
+  EXPECT_TRUE(contains(finished.out, ": finished (")) << finished.out;
+  EXPECT_EQ(run_json({"status", path("out")})["attempts"].size(), 2u);
+  const CliResult again = run_cli(quantize("out"));
+  EXPECT_EQ(again.exit_code, 0);
+  EXPECT_TRUE(contains(again.out, "this job's finished output; nothing to do")) << again.out;
+  const CliResult other = run_cli(quantize("out", {"--negative-zero", "modelopt"}));
+  EXPECT_EQ(other.exit_code, 5);
+  EXPECT_TRUE(contains(other.err, "holds the finished output of another job")) << other.err;
+}
+
+TEST_F(Resume, InterruptedInTwoSeconds) {
+  CliProcess process(quantize("out"));
+  ASSERT_TRUE(halt_after(process, journal("out"), 1));
+  const auto begin = Clock::now();
+  process.signal(SIGINT);
+  process.signal(SIGCONT);
+  const CliResult result = process.wait();
+  EXPECT_LT(Clock::now() - begin, std::chrono::seconds(2));
+  EXPECT_EQ(result.exit_code, 9);
+  EXPECT_EQ(result.err, "nibblecast: error: interrupted; run the same command again to go on\n");
+  EXPECT_FALSE(std::filesystem::exists(path("out") + "/config.json"));
+  const CliResult status = run_cli({"status", path("out")});
+  EXPECT_TRUE(contains(status.out, ": interrupted")) << status.out;
+  std::vector<std::string> command = quantize("out");
+  command.pop_back();  // not quiet
+  const CliResult resumed = run_cli(command);
+  EXPECT_EQ(resumed.exit_code, 0);
+  EXPECT_TRUE(contains(resumed.err, "resuming (attempt 2): ")) << resumed.err;
+  expect_whole("out");
+}
+
+TEST_F(Resume, AnotherJobIsRefusedNamingWhatDiffers) {
+  leave_killed("out", 1);
+  const CliResult other = run_cli(quantize("out", {"--compute-dtype", "float32"}));
+  EXPECT_EQ(other.exit_code, 5);
+  EXPECT_TRUE(contains(other.err, "partial output of another job")) << other.err;
+  EXPECT_TRUE(contains(other.err, "bfloat16")) << other.err;
+  EXPECT_TRUE(contains(other.err, "float32")) << other.err;
+}
+
+TEST_F(Resume, ValidateOnlyChangesNothing) {
+  const CliResult fresh = run_cli(quantize("out", {"--validate-only"}));
+  EXPECT_EQ(fresh.exit_code, 0);
+  EXPECT_TRUE(contains(fresh.out, "new; nothing stands in the job's way")) << fresh.out;
+  EXPECT_FALSE(std::filesystem::exists(path("out")));
+
+  leave_killed("out", 2);
+  const auto before = folder_contents(path("out"));
+  const Json partial = run_json(quantize("out", {"--validate-only"}));
+  EXPECT_EQ(partial["ok"], Json(true));
+  EXPECT_EQ(partial["state"], Json("unfinished"));
+  EXPECT_TRUE(folder_contents(path("out")) == before);
+
+  EXPECT_EQ(run_cli(quantize("out")).exit_code, 0);
+  const Json finished = run_json(quantize("out", {"--validate-only"}));
+  EXPECT_EQ(finished["state"], Json("finished"));
+  EXPECT_GT(finished["tensors"].get<int>(), 700);
+  std::string readme = read_file(path("out") + "/README.md");
+  readme[0] ^= 1;
+  write_file(path("out") + "/README.md", readme);
+  const CliResult damaged = run_cli(quantize("out", {"--validate-only"}));
+  EXPECT_EQ(damaged.exit_code, 6);
+  EXPECT_TRUE(contains(damaged.out, "README.md")) << damaged.out;
+}
+
+TEST_F(Resume, ExportOnly) {
+  const CliResult none = run_cli(quantize("out", {"--export-only"}));
+  EXPECT_EQ(none.exit_code, 5);
+  EXPECT_TRUE(contains(none.err, "holds no finished calibration")) << none.err;
+  EXPECT_FALSE(std::filesystem::exists(path("out")));
+  leave_killed("out", 3);
+  EXPECT_EQ(run_cli(quantize("out", {"--export-only"})).exit_code, 5);
+  leave_killed("out", 5);
+  EXPECT_EQ(run_cli(quantize("out", {"--export-only"})).exit_code, 0);
+  expect_whole("out");
+  const CliResult amax = run_cli({"quantize", source(), path("from_amax"), "--amax",
+                                  path("out") + "/calibration/amax.safetensors", "--export-only", "--quiet"});
+  EXPECT_EQ(amax.exit_code, 0) << amax.err;
+}
+
+TEST_F(Resume, WorkFolderElsewhere) {
+  const std::filesystem::path work = path("work");
+  CliProcess process(quantize("out", {"--work-dir", work.string()}));
+  ASSERT_TRUE(halt_after(process, work / "journal", 1));
+  process.signal(SIGKILL);
+  process.wait();
+  EXPECT_FALSE(std::filesystem::exists(journal("out")));
+  std::filesystem::rename(work, path("away"));
+  const CliResult gone = run_cli(quantize("out"));
+  EXPECT_EQ(gone.exit_code, 5);
+  EXPECT_TRUE(contains(gone.err, "work folder is not there")) << gone.err;
+  const CliResult status = run_cli({"status", path("out")});
+  EXPECT_TRUE(contains(status.out, work.string() + " is not there")) << status.out;
+  std::filesystem::rename(path("away"), work);
+  // It is in the job's record; the option may be left out.
+  EXPECT_EQ(run_cli(quantize("out")).exit_code, 0);
+  EXPECT_FALSE(std::filesystem::exists(work));
+  expect_whole("out");
+}
+
+TEST_F(Resume, StrictTurnsWarningsIntoRefusals) {
+  std::vector<std::string> command = {"quantize",          source(),       path("out"), "--calib",
+                                      path("texts.jsonl"), "--calib-size", "500",       "--quiet"};
+  command.emplace_back("--strict");
+  const CliResult strict = run_cli(command);
+  EXPECT_EQ(strict.exit_code, 5);
+  EXPECT_TRUE(contains(strict.err, "nibblecast: error: ")) << strict.err;
+  EXPECT_TRUE(contains(strict.err, "500")) << strict.err;
+  EXPECT_FALSE(std::filesystem::exists(path("out")));
+  command.pop_back();
+  const CliResult lax = run_cli(command);
+  EXPECT_EQ(lax.exit_code, 0);
+  EXPECT_TRUE(contains(lax.err, "nibblecast: warning: ")) << lax.err;
+}
+
+TEST_F(Resume, VerifyChecksums) {
+  ASSERT_EQ(run_cli(quantize("out")).exit_code, 0);
+  const CliResult right = run_cli({"verify", "--checksums", path("out"), "--quiet"});
+  EXPECT_EQ(right.exit_code, 0);
+  EXPECT_TRUE(contains(right.out, "as it was written")) << right.out;
+  // The output does not need its source.
+  const std::string shard = path("out") + "/model-00003-of-00008.safetensors";
+  const std::string whole = read_file(shard);
+  std::string damaged = whole;
+  damaged[damaged.size() - 5] ^= 1;
+  write_file(shard, damaged);
+  const CliResult wrong = run_cli({"verify", "--checksums", path("out"), "--quiet"});
+  EXPECT_EQ(wrong.exit_code, 6);
+  EXPECT_TRUE(contains(wrong.out, "layers.")) << wrong.out;
+  EXPECT_EQ(Json::parse(run_cli({"verify", "--checksums", path("out"), "--quiet", "--json"}).out)["ok"],
+            Json(false));
+  write_file(shard, whole.substr(0, whole.size() / 2));
+  EXPECT_EQ(run_cli({"verify", "--checksums", path("out"), "--quiet"}).exit_code, 6);
+  std::filesystem::remove(shard);
+  const CliResult missing = run_cli({"verify", "--checksums", path("out"), "--quiet"});
+  EXPECT_EQ(missing.exit_code, 6);
+  EXPECT_TRUE(contains(missing.out, "model-00003")) << missing.out;
+  const CliResult foreign = run_cli({"verify", "--checksums", source(), "--quiet"});
+  EXPECT_EQ(foreign.exit_code, 3);
+  EXPECT_TRUE(contains(foreign.err, "holds no nibblecast.json")) << foreign.err;
+}
+
+TEST_F(Resume, CalibrateGoesOn) {
+  const std::vector<std::string> command = {"calibrate",    source(), "--calib", path("texts.jsonl"),
+                                            "--calib-size", "12",     "-o",      path("amax"),
+                                            "--threads",    "1",      "--quiet"};
+  const std::filesystem::path kept = path("amax.nibblecast");
+  CliProcess process(command);
+  ASSERT_TRUE(halt_after(process, kept / "journal", 2));
+  const CliResult at_work = run_cli({"status", path("amax")});
+  EXPECT_TRUE(contains(at_work.out, "being worked on")) << at_work.out;
+  EXPECT_TRUE(contains(at_work.out, " of 5 layers")) << at_work.out;
+  process.signal(SIGINT);
+  process.signal(SIGCONT);
+  EXPECT_EQ(process.wait().exit_code, 9);
+  EXPECT_EQ(run_cli(command).exit_code, 0);
+  EXPECT_FALSE(std::filesystem::exists(kept));
+  EXPECT_EQ(run_cli(quantize("whole")).exit_code, 0);
+  EXPECT_TRUE(read_file(path("amax")) == read_file(path("whole") + "/calibration/amax.safetensors"));
+}
+
+}  // namespace
+}  // namespace nibblecast::testing
