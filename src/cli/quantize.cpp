@@ -50,7 +50,7 @@ void print_summary(const Checkpoint& source, const Plan& plan, const Activations
 
 // What --export-only promises: no forward pass.
 void require_calibrated(const Checkpoint& source, const Plan& plan, const Arguments& arguments) {
-  if (!arguments.activations.amax.empty()) return;
+  if (!arguments.activations.amax.empty() || !plan.needs_activations()) return;
   const auto job = read_job(source.files(), std::filesystem::path(arguments.destination) / kJobFolder);
   if (job && job->state.layers.size() == plan.model.num_hidden_layers) return;
   throw Error(ErrorKind::kRefused, {.file = arguments.destination},
@@ -111,7 +111,8 @@ int run(const Arguments& arguments, const CommonOptions& common) {
   const Preflight found =
       preflight(source, plan, activations, arguments.destination, arguments.job, common, false);
   if (report_findings(found.findings)) return static_cast<int>(ErrorKind::kRefused);
-  if (arguments.export_only) require_calibrated(source, plan, arguments);
+  if (arguments.export_only && found.destination != DestinationState::kFinished)
+    require_calibrated(source, plan, arguments);
   if (arguments.validate_only) return validate(source, plan, *found.destination, arguments, common);
   if (found.destination == DestinationState::kFinished) {
     clean_finished_destination(source.files(), arguments.destination);

@@ -25,6 +25,16 @@ constexpr uint64_t kJobFileLimit = 64 << 20;
 constexpr int kLockAttempts = 3;
 constexpr auto kLockPause = std::chrono::milliseconds(50);
 
+// Absolute first: weakly_canonical() leaves a relative path that does not exist as it is.
+Path real_path(const Path& path) {
+  return std::filesystem::weakly_canonical(std::filesystem::absolute(path));
+}
+
+// Not every path is text, but JSON is.
+std::string text_of(const Json& value, int indent = -1) {
+  return value.dump(indent, ' ', true, Json::error_handler_t::replace);
+}
+
 std::string host_name() {
   char name[256] = {};
   return ::gethostname(name, sizeof name - 1) == 0 ? name : "unknown host";
@@ -142,10 +152,42 @@ auto decoded(const Path& path, const Read& read) {
   }
 }
 
+// Of all of job.json but the checksum in it.
+std::string document_checksum(Json document) {
+  document.erase("checksum");
+  Hash hash;
+  hash.add(text_of(document));
+  return hash.hex();
+}
+
+Json read_document(FileSystem& files, const Path& path) {
+  const std::string text = read_text(files, path, kJobFileLimit);
+  Json document;
+  try {
+    document = parse_json(text, path.string());
+  } catch (const Error&) {  // damaged
+  }
+  if (document.is_object() && document.value("format", Json(kJobFormat)) != Json(kJobFormat)) {
+    throw Error(ErrorKind::kBadInput, {.file = path.string()}, "is not what this version writes",
+                {.expected = kJobFormat,
+                 .found = text_of(document["format"]),
+                 .hint = "finish the job with the version that began it, or name another destination"});
+  }
+  if (!document.is_object() || document.value("checksum", Json()) != Json(document_checksum(document))) {
+    throw Error(ErrorKind::kBadInput, {.file = path.string()}, "is damaged",
+                {.hint = "without it the job cannot go on: remove " + path.parent_path().string() +
+                         " and what lies beside it to begin again, or restore it"});
+  }
+  return document;
+}
+
 // The journal's first line: a work folder outside the job's may hold the journal of another one.
 Json first_entry(const JobDescription& description, const Path& folder, const Path& work_folder) {
   Json job = {{"identity", identity_hash(description.identity)}};
-  if (work_folder != folder) job["folder"] = std::filesystem::absolute(folder).lexically_normal().string();
+  if (work_folder != folder) {
+    // As it reads in the journal.
+    job["folder"] = Json::parse(text_of(std::filesystem::absolute(folder).lexically_normal().string()));
+  }
   return {{"job", std::move(job)}};
 }
 
@@ -174,7 +216,7 @@ std::unique_ptr<FileLock> lock_or_refuse(FileSystem& files, const Path& folder) 
 }
 
 std::string short_text(const Json& value) {
-  return value.is_null() ? "nothing" : value.is_string() ? value.get<std::string>() : value.dump();
+  return value.is_null() ? "nothing" : value.is_string() ? value.get<std::string>() : text_of(value);
 }
 
 struct Replayed {
@@ -273,10 +315,8 @@ JobDescription describe_job(const Checkpoint& source, Json identity, Json totals
 std::optional<JobRecord> read_job(FileSystem& files, const Path& folder) {
   const Path path = folder / "job.json";
   if (!files.status(path)) return std::nullopt;
-  const Json document = parse_json(read_text(files, path, kJobFileLimit), path.string());
+  const Json document = read_document(files, path);
   JobRecord record = decoded(path, [&] {
-    if (document.at("format").get<std::string>() != kJobFormat)
-      throw Json::other_error::create(501, "", nullptr);
     const std::string work = document.at("work_folder");
     return JobRecord{.description = {.identity = document.at("identity"),
                                      .source = document.at("source"),
@@ -313,8 +353,8 @@ void require_same_job(const JobDescription& found, const JobDescription& asked, 
         ErrorKind::kRefused,
         {.file = asked.source.at("path").get<std::string>() + "/" + now[shard].at("name").get<std::string>()},
         "was changed since this job began",
-        {.expected = before[shard].dump(),
-         .found = now[shard].dump(),
+        {.expected = text_of(before[shard]),
+         .found = text_of(now[shard]),
          .hint = "what was made of it is not to be trusted: restore the file with its time, or begin "
                  "again in another folder"});
   }
@@ -328,10 +368,8 @@ Job Job::open(FileSystem& files, const Path& folder, const Path& work_folder,
   job.folder_ = folder;
   job.lock_ = lock_or_refuse(files, folder);
   if (const std::optional<JobRecord> record = read_job(files, folder)) {
-    decoded(folder / "job.json",
-            [&] { require_same_job(record->description, description, folder.string()); });
-    if (!work_folder.empty() && std::filesystem::weakly_canonical(work_folder) !=
-                                    std::filesystem::weakly_canonical(record->work_folder)) {
+    require_same_job(record->description, description, folder.string());
+    if (!work_folder.empty() && real_path(work_folder) != real_path(record->work_folder)) {
       throw Error(ErrorKind::kRefused, {.file = folder.string()},
                   "the job was begun with another work folder",
                   {.expected = record->work_folder.string(), .found = work_folder.string()});
@@ -348,18 +386,24 @@ Job Job::open(FileSystem& files, const Path& folder, const Path& work_folder,
 
 void Job::create(const JobDescription& description, bool work_here) {
   if (!work_here) {
+    // It must be found again by what job.json says of it.
+    if (Json::parse(text_of(work_folder_.string())) != Json(work_folder_.string())) {
+      throw Error(ErrorKind::kRefused, {.file = work_folder_.string()}, "the work folder's path is not UTF-8",
+                  {.hint = "name another one with --work-dir"});
+    }
     files_->create_folders(work_folder_);
     if (!files_->list(work_folder_).empty()) {
       throw Error(ErrorKind::kRefused, {.file = work_folder_.string()}, "the work folder is not empty",
                   {.hint = "name a new or empty folder with --work-dir"});
     }
   }
-  const Json document = {{"format", kJobFormat},
-                         {"identity", description.identity},
-                         {"source", description.source},
-                         {"totals", description.totals},
-                         {"work_folder", work_here ? "" : work_folder_.string()}};
-  write_text_durably(*files_, folder_ / "job.json", document.dump(2, ' ', true));
+  Json document = {{"format", kJobFormat},
+                   {"identity", description.identity},
+                   {"source", description.source},
+                   {"totals", description.totals},
+                   {"work_folder", work_here ? "" : work_folder_.string()}};
+  document["checksum"] = document_checksum(document);
+  write_text_durably(*files_, folder_ / "job.json", text_of(document, 2));
 }
 
 void Job::open_journal(const JobDescription& description) {

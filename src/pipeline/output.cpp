@@ -108,8 +108,10 @@ void require_unchanged_source(const Checkpoint& source) {
   }
 }
 
-// Non-ASCII as escapes, two spaces, as Python's json.dump(indent=2) has it.
-std::string document_text(const Json& document) { return document.dump(2, ' ', true) + "\n"; }
+// Non-ASCII as escapes, two spaces, as Python's json.dump(indent=2) has it. A path need not be UTF-8.
+std::string document_text(const Json& document) {
+  return document.dump(2, ' ', true, Json::error_handler_t::replace) + "\n";
+}
 
 std::string checksum_of(std::string_view text) {
   Hash hash;

@@ -250,6 +250,24 @@ TEST_F(Resume, StrictTurnsWarningsIntoRefusals) {
   EXPECT_TRUE(contains(lax.err, "nibblecast: warning: ")) << lax.err;
 }
 
+// Paths are bytes; JSON is UTF-8. That must not come out at the very end of a run.
+TEST_F(Resume, PathsThatAreNotUtf8) {
+  const std::string latin = path("s\xe9");
+  std::filesystem::copy(source(), latin, std::filesystem::copy_options::recursive);
+  write_file(path("t\xe9.jsonl"), read_file(path("texts.jsonl")));
+  std::vector<std::string> command = {"quantize",          latin,          path("o\xe9"), "--calib",
+                                      path("t\xe9.jsonl"), "--calib-size", "2",           "--quiet"};
+  const CliResult made = run_cli(command);
+  EXPECT_EQ(made.exit_code, 0) << made.err;
+  EXPECT_EQ(run_cli({"status", path("o\xe9")}).exit_code, 0);
+  EXPECT_EQ(run_cli({"verify", "--checksums", path("o\xe9"), "--quiet"}).exit_code, 0);
+  command[2] = path("other");
+  command.insert(command.end(), {"--work-dir", path("w\xe9")});
+  const CliResult refused = run_cli(command);
+  EXPECT_EQ(refused.exit_code, 5);
+  EXPECT_TRUE(contains(refused.err, "is not UTF-8")) << refused.err;
+}
+
 TEST_F(Resume, VerifyChecksums) {
   ASSERT_EQ(run_cli(quantize("out")).exit_code, 0);
   const CliResult right = run_cli({"verify", "--checksums", path("out"), "--quiet"});

@@ -1,4 +1,7 @@
 // A job that is stopped and goes on: what is done again, what is not, and whether the bytes are the same.
+#include <algorithm>
+#include <functional>
+
 #include "base/error.h"
 #include "faults/memory_files.h"
 #include "pipeline/saved_streams.h"
@@ -19,8 +22,8 @@ struct Stop {};
 
 class ResumeTest : public ::testing::Test {
  protected:
-  ResumeTest() {
-    synthesize(preset_config("v4-tiny"), "v4-tiny", {}, "/source", files_);
+  explicit ResumeTest(const SynthOptions& synth = {}) {
+    synthesize(preset_config("v4-tiny"), "v4-tiny", synth, "/source", files_);
     source_.emplace(Checkpoint::open("/source", files_));
     plan_ = make_plan(*source_, {});
     rows_ = Activations::from_rows(tiny_rows(plan_.model.vocab_size, 2, 32), "test");
@@ -167,20 +170,6 @@ TEST_F(ResumeTest, NothingIsComputedWhenEveryLayerIsKnown) {
   EXPECT_EQ(record.layers.size(), plan_.model.num_hidden_layers);
 }
 
-TEST_F(ResumeTest, JournalCutOrChangedAnywhere) {
-  run_until(3, Phase::kMake, options());
-  auto left = files_.contents(out_);
-  const std::string text = left.at(".nibblecast/journal");
-  for (size_t at = 0; at < text.size(); at += text.size() / 60) {
-    for (const bool cut : {true, false}) {
-      std::string& damaged = left[".nibblecast/journal"] = cut ? text.substr(0, at) : text;
-      if (!cut) damaged[at] = static_cast<char>(damaged[at] ^ 4);
-      restore(left);
-      finish();
-    }
-  }
-}
-
 TEST_F(ResumeTest, ChangedDurableBytesAreFoundByTheirChecksums) {
   run_until(4, Phase::kMake, options());
   EXPECT_TRUE(verify_durable(files_, plan_, state(), out_, {}).ok());
@@ -211,6 +200,101 @@ TEST_F(ResumeTest, FinishedOutputAgainstItsRecord) {
   expect_problem("calibration/amax.safetensors", 400, "amax.safetensors");
   files_.remove(whole / "generation_config.json");
   EXPECT_EQ(verify_checksums(files_, whole, {}).problems.size(), 1u);
+}
+
+// A job so small that every byte of its records can be damaged.
+class DamagedRecordTest : public ResumeTest {
+ protected:
+  DamagedRecordTest() : ResumeTest({.layers = LayerRange{0, 1}, .experts = 4}) {
+    // Every entry there can be: the run stops when the last bytes are written.
+    RunOptions until_end = options();
+    until_end.progress = [](const Progress& progress) {
+      if (progress.phase == Phase::kFinish) throw Stop();
+    };
+    EXPECT_THROW(run_job(*source_, plan_, rows_, out_, until_end), Stop);
+    left_ = contents(out_);
+  }
+
+  // Each cut, and each byte with one bit and with all bits changed; `at` is the first byte that is not as it
+  // was.
+  void for_all_damages(const std::string& text,
+                       const std::function<void(const std::string& damaged, size_t at)>& check) {
+    for (size_t at = 0; at < text.size(); ++at) {
+      check(text.substr(0, at), at);
+      for (const int flip : {4, 0xff}) {
+        std::string damaged = text;
+        damaged[at] = static_cast<char>(damaged[at] ^ flip);
+        check(damaged, at);
+      }
+    }
+  }
+
+  std::map<std::string, std::string> left_;
+};
+
+// A run sees of its journal where it holds to, and goes on from there: the first for every damage, the second
+// for every line.
+TEST_F(DamagedRecordTest, JournalHoldsUpToTheDamagedLine) {
+  const std::string text = left_.at(".nibblecast/journal");
+  size_t line = 0;
+  for_all_damages(text, [&](const std::string& damaged, size_t at) {
+    if (at > 0 && text[at - 1] == '\n') line = at;
+    files_.open("/damaged", Access::kCreate)->write(0, std::as_bytes(std::span(damaged)));
+    size_t entries = 0;
+    const JournalEnd end = read_journal(files_, "/damaged", [&](const Json&) { ++entries; });
+    ASSERT_EQ(end.whole_bytes, line) << at;
+    ASSERT_EQ(entries, static_cast<size_t>(std::count(text.begin(), text.begin() + line, '\n'))) << at;
+  });
+}
+
+TEST_F(DamagedRecordTest, JournalGoesOnFromEveryLine) {
+  const std::string text = left_.at(".nibblecast/journal");
+  auto left = left_;
+  for (size_t line = 0; line < text.size(); line = text.find('\n', line) + 1) {
+    left[".nibblecast/journal"] = text.substr(0, line);
+    restore(left);
+    finish();
+    left[".nibblecast/journal"] = text;
+    left[".nibblecast/journal"][line + 40] ^= 4;
+    restore(left);
+    finish();
+  }
+}
+
+// job.json is durable before anything else, so only a disk's fault damages it. It must not be gone on with,
+// unless it says the same.
+TEST_F(DamagedRecordTest, JobRecordIsRefusedOrSaysTheSame) {
+  const std::string text = left_.at(".nibblecast/job.json");
+  const Json whole = Json::parse(text);
+  files_.create_folders("/damaged");
+  size_t refused = 0;
+  for_all_damages(text, [&](const std::string& damaged, size_t at) {
+    files_.open("/damaged/job.json", Access::kCreate)->write(0, std::as_bytes(std::span(damaged)));
+    try {
+      const std::optional<JobRecord> record = read_job(files_, "/damaged");
+      ASSERT_TRUE(record && record->description.identity == whole.at("identity")) << at;
+      ASSERT_TRUE(record->description.source == whole.at("source")) << at;
+    } catch (const Error& error) {
+      ASSERT_EQ(error.kind(), ErrorKind::kBadInput) << error.what();
+      ++refused;
+    }
+  });
+  EXPECT_GT(refused, text.size() * 2);
+}
+
+TEST_F(DamagedRecordTest, JobRecordOfAnotherVersion) {
+  auto left = left_;
+  std::string& text = left[".nibblecast/job.json"];
+  text.replace(text.find("job/1"), 5, "job/2");
+  restore(left);
+  expect_error(
+      ErrorKind::kBadInput, [&] { run_job(*source_, plan_, rows_, out_, options()); },
+      "not what this version writes", "nibblecast.job/2", "the version that began it");
+  text = text.substr(0, 100);
+  restore(left);
+  expect_error(
+      ErrorKind::kBadInput, [&] { run_job(*source_, plan_, rows_, out_, options()); }, "is damaged",
+      "to begin again");
 }
 
 TEST_F(ResumeTest, AnInterruptedCalibrationGoesOn) {
