@@ -23,14 +23,10 @@ void Committer::add(uint64_t batch, std::vector<uint32_t> shards, Json entry) {
   pending_.push_back({batch, std::move(shards), std::move(entry)});
 }
 
-void Committer::flush() {
-  rethrow_error();
-  commit();
-}
+void Committer::flush() { commit(); }
 
 void Committer::flush_quietly() noexcept {
   try {
-    rethrow_error();
     commit();
   } catch (...) {  // the error that stopped the run is the one to report
   }
@@ -51,6 +47,7 @@ void Committer::work() {
 
 void Committer::commit() {
   const std::lock_guard one_at_a_time(commit_mutex_);
+  rethrow_error();  // only now: the other thread's commit may have failed while this one waited
   const uint64_t written = writer_.written_batches();
   std::vector<Json> entries;
   std::set<uint32_t> shards;

@@ -40,7 +40,7 @@ class Committer {
   };
 
   void work();
-  void commit();  // what is written; callable from any thread
+  void commit();  // what is written, unless an earlier commit failed; callable from any thread
   void rethrow_error();
 
   Writer& writer_;

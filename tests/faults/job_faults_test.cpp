@@ -88,9 +88,9 @@ TEST(JobFaults, EveryPowerCutOfACalibration) {
   expect_no_problem(cut_power_everywhere(job_of(run_with_rows), 1));
 }
 
-TEST(JobFaults, CrashesDuringResume) { expect_no_problem(crash_twice(job_of(run_with_amax), 3, 4)); }
+TEST(JobFaults, CrashesDuringResume) { expect_no_problem(crash_twice(job_of(run_with_amax), 2, 3)); }
 
-TEST(JobFaults, PowerCutsDuringResume) { expect_no_problem(crash_twice(job_of(run_with_amax), 3, 4, 1)); }
+TEST(JobFaults, PowerCutsDuringResume) { expect_no_problem(crash_twice(job_of(run_with_amax), 2, 2, 1)); }
 
 }  // namespace
 }  // namespace nibblecast::testing
