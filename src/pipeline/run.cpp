@@ -359,15 +359,16 @@ class Run {
   void set_input_scales(uint64_t layer, const LayerAmax& amax) {
     std::optional<LayerInputScales> experts;
     for (const PlannedGroup& group : plan_.stages[stage_].groups) {
-      if (group.linears[0].input_scale == kNone) continue;
       if (!group.expert) {
         const float largest = group_input_amax(source_, group, amax, activations_.origin);
         if (!writer_) continue;
         for (const PlannedLinear& linear : group.linears) {
+          if (linear.input_scale == kNone) continue;
           set_scalar(linear.input_scale, input_scale_of(plan_.tensors[linear.weight].make, largest));
         }
         continue;
       }
+      if (group.linears[0].input_scale == kNone) continue;
       if (!experts) experts = layer_input_scales(plan_, layer, amax.experts, activations_.origin);
       if (!writer_) continue;
       for (size_t slot = 0; slot < 3; ++slot) {

@@ -253,16 +253,16 @@ class DataChecker {
 
   void compare_group(const Unit& unit, const Reader::Loaded& loaded) {
     const std::vector<Stored> stored = stored_of(unit, loaded);
-    if (make_of(unit.group->linears[0]) == Make::kCastWeight)
-      compare_cast(unit, stored);
-    else
-      compare_made(unit, stored);
+    const auto is_cast = [&](const PlannedLinear& linear) { return make_of(linear) == Make::kCastWeight; };
+    compare_cast(unit, stored);
+    if (!std::ranges::all_of(unit.group->linears, is_cast)) compare_made(unit, stored);
   }
 
+  // Cast linears by their values, block by block.
   void compare_cast(const Unit& unit, const std::vector<Stored>& stored) {
     const std::vector<PlannedLinear>& linears = unit.group->linears;
     for (size_t index = 0; index < linears.size(); ++index) {
-      if (!unit.comparable[index]) continue;
+      if (!unit.comparable[index] || make_of(linears[index]) != Make::kCastWeight) continue;
       const Tensor& weight = *check_.matches[linears[index].weight];
       const CastPair pair = {.source = {.codes = bytes_of(stored[index].source[0]),
                                         .scales = bytes_of(stored[index].source[1]),
@@ -303,8 +303,8 @@ class DataChecker {
       return;
     }
     for (size_t index = 0; index < stored.size(); ++index) {
-      if (!unit.comparable[index]) continue;
       const PlannedLinear& linear = unit.group->linears[index];
+      if (!unit.comparable[index] || make_of(linear) == Make::kCastWeight) continue;
       compare_tensor(linear.weight, stored[index].weight, weights[index]);
       if (linear.block_scale != kNone)
         compare_tensor(linear.block_scale, stored[index].block_scale, scales[index]);

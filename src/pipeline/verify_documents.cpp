@@ -166,7 +166,12 @@ void check_documents(const OutputFolder& output, const Plan& plan, ProblemList& 
                            at_or_null(at_or_null(output.config, "quantization_config"), "quantized_layers"),
                            output, problems);
   }
-  if (!output.hf_quant_config.is_null()) {
+  if (output.has_hf_quant_config == plan.hf_quant_config.is_null()) {
+    problems.add("files", fmt::format("hf_quant_config.json: {}",
+                                      output.has_hf_quant_config
+                                          ? "must not be there: no module is nvfp4 or fp8"
+                                          : "is missing; was the run that made this folder interrupted?"));
+  } else if (!output.hf_quant_config.is_null()) {
     take_over(at_or_null(output.hf_quant_config, "producer"), "producer", hf_quant_config);
     JsonComparison("hf_quant_config.json", problems).compare(hf_quant_config, output.hf_quant_config, "");
     check_quantized_layers("hf_quant_config.json",

@@ -32,7 +32,8 @@ class FolderReader {
 
   OutputFolder read() {
     folder_.config = document("config.json", kMaxDocumentBytes, true);
-    folder_.hf_quant_config = document("hf_quant_config.json", kMaxDocumentBytes, true);
+    folder_.hf_quant_config = document("hf_quant_config.json", kMaxDocumentBytes, false);
+    folder_.has_hf_quant_config = is_file("hf_quant_config.json");
     folder_.run_document = document("nibblecast.json", kMaxRunDocumentBytes, false);
     read_index();
     find_shards();

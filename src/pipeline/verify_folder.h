@@ -20,8 +20,9 @@ struct OutputFolder {
   std::filesystem::path path;
   // Null where absent or unreadable.
   Json config, hf_quant_config, run_document, index_metadata;
-  std::vector<std::string> shards;                         // readable ones, by name
-  std::vector<Tensor> tensors;                             // Tensor::shard is an index into `shards`
+  bool has_hf_quant_config = false;  // there is such a file; the plan says whether there must be
+  std::vector<std::string> shards;   // readable ones, by name
+  std::vector<Tensor> tensors;       // Tensor::shard is an index into `shards`
   std::unordered_map<std::string_view, uint32_t> by_name;  // into `tensors`
   // Tensors that the index places in shards that cannot be read.
   std::unordered_set<std::string> unreadable;

@@ -44,9 +44,8 @@ class ScaleCheck {
   void check_shared() {
     for_each_group([&](const PlannedGroup& group) {
       for (const PlannedLinear& linear : group.linears) {
-        const auto first = std::ranges::find(group.linears, linear.share, &PlannedLinear::share);
-        check_equal(first->weight_scale, linear.weight_scale);
-        check_equal(first->input_scale, linear.input_scale);
+        check_equal(first_of_share(group, linear, &PlannedLinear::weight_scale), linear.weight_scale);
+        check_equal(first_of_share(group, linear, &PlannedLinear::input_scale), linear.input_scale);
       }
     });
   }
@@ -78,16 +77,27 @@ class ScaleCheck {
     for (const Stage& stage : plan_.stages) std::ranges::for_each(stage.groups, f);
   }
 
+  // The first linear with the same share that has this scale.
+  static uint32_t first_of_share(const PlannedGroup& group, const PlannedLinear& linear,
+                                 uint32_t PlannedLinear::*scale) {
+    const auto first = std::ranges::find_if(group.linears, [&](const PlannedLinear& other) {
+      return other.share == linear.share && other.*scale != kNone;
+    });
+    return first == group.linears.end() ? kNone : (*first).*scale;
+  }
+
   void check_stage(const Stage& stage, const LayerAmax& amax, const std::string& file) {
     std::optional<LayerInputScales> experts;
     for (const PlannedGroup& group : stage.groups) {
-      if (group.linears[0].input_scale == kNone) continue;
       if (!group.expert) {
         const float largest = group_input_amax(source_, group, amax, file);
-        for (const PlannedLinear& linear : group.linears)
+        for (const PlannedLinear& linear : group.linears) {
+          if (linear.input_scale == kNone) continue;
           check_value(linear.input_scale, input_scale_of(plan_.tensors[linear.weight].make, largest));
+        }
         continue;
       }
+      if (group.linears[0].input_scale == kNone) continue;
       if (!experts) experts = layer_input_scales(plan_, *stage.layer, amax.experts, file);
       for (size_t slot = 0; slot < 3; ++slot) {
         const std::vector<float>& scales = slot == 1 ? experts->w2 : experts->w13;

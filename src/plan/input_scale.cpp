@@ -83,6 +83,7 @@ float group_input_amax(const Checkpoint& source, const PlannedGroup& group, cons
                        const std::string& file) {
   float largest = 0;
   for (const PlannedLinear& linear : group.linears) {
+    if (linear.input_scale == kNone) continue;
     std::string module = source.tensors()[linear.source_weight].name;
     module.resize(module.size() - std::string_view(".weight").size());
     const auto found = amax.linears.find(module);

@@ -177,7 +177,24 @@ class Planner {
         group.linears.back().share = make == Make::kNvfp4Weight ? 0 : 1;
         is_made_[module] = false;  // taken
       }
-      if (!group.linears.empty()) add_group(source_, std::move(group), plan_.stages[layer + 1], plan_);
+      if (group.linears.empty()) continue;
+      check_methods(group);
+      add_group(source_, std::move(group), plan_.stages[layer + 1], plan_);
+    }
+  }
+
+  // Linears that share their amax share their scale too, which only one method gives.
+  void check_methods(const PlannedGroup& group) const {
+    for (const PlannedLinear& linear : group.linears) {
+      const auto first = std::ranges::find(group.linears, linear.share, &PlannedLinear::share);
+      if (plan_.tensors[first->weight].make == plan_.tensors[linear.weight].make &&
+          first->method == linear.method)
+        continue;
+      const auto name = [&](const PlannedLinear& of) { return source_.tensors()[of.source_weight].name; };
+      throw Error(ErrorKind::kUnsupported, {.file = recipe_.origin, .tensor = name(linear)},
+                  fmt::format("shares its scale with {}, to which the recipe gives another weight_method",
+                              name(*first)),
+                  {.hint = "give both the same one"});
     }
   }
 
@@ -200,6 +217,7 @@ class Planner {
       group.linears.push_back(linear_of(module_index.at(name), indices));
       group.linears.back().share = projection == 2 ? 1 : 0;
     }
+    check_methods(group);
     add_group(source_, std::move(group), plan_.stages[layer + 1], plan_);
   }
 

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "base/hash.h"
+#include "model/deepseek_v4_tensors.h"
 #include "model/presets.h"
 #include "pipeline/destination.h"
 #include "pipeline/output.h"
@@ -31,7 +32,8 @@ inline CalibrationRows tiny_rows(uint64_t vocab_size, size_t rows = 4, size_t le
   return made;
 }
 
-// An amax of 1 + expert / 100 for every expert of every layer.
+// An amax of 1 + expert / 100 for every expert of every layer, and of 2 for every other linear that needs
+// one.
 inline AmaxFile plain_amax(const Plan& plan) {
   AmaxFile amax;
   for (uint64_t layer = 0; layer < plan.model.num_hidden_layers; ++layer) {
@@ -45,6 +47,13 @@ inline AmaxFile plain_amax(const Plan& plan) {
       one.experts.tokens.push_back(10);
     }
     amax.layers.push_back(std::move(one));
+  }
+  for (const PlannedTensor& planned : plan.tensors) {
+    if (planned.make != Make::kInputScale) continue;
+    const std::string module = planned.out.name.substr(0, planned.out.name.rfind('.'));
+    if (parse_expert_name(module)) continue;
+    const size_t digits = std::string_view("layers.").size();
+    amax.layers.at(std::stoul(module.substr(digits))).linears[module] = 2;
   }
   return amax;
 }
