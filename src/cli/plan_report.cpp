@@ -135,10 +135,11 @@ std::string cost_text(const PlanReport& report) {
   std::string text =
       summary_line("memory", fmt::format("{} at most, of {} allowed", size_text(memory.peak_bytes()),
                                          size_text(report.preflight.memory_limit)));
-  text += summary_line("", fmt::format("program {}, reading {}, writing {}, dense {}, forward pass {}",
-                                       size_text(memory.fixed_bytes), size_text(memory.read_bytes),
-                                       size_text(memory.write_bytes), size_text(memory.dense_bytes),
-                                       size_text(memory.forward_bytes)));
+  text +=
+      summary_line("", fmt::format("program {}, reading {}, writing {}, making {}, dense {}, forward pass {}",
+                                   size_text(memory.fixed_bytes), size_text(memory.read_bytes),
+                                   size_text(memory.write_bytes), size_text(memory.make_bytes),
+                                   size_text(memory.dense_bytes), size_text(memory.forward_bytes)));
   text += summary_line(
       "disk", fmt::format("{} bytes needed, {} free at {}", grouped(report.preflight.disk_need),
                           grouped(report.preflight.disk_free), report.preflight.disk_folder.string()));
@@ -282,6 +283,7 @@ Json plan_json(const PlanReport& report) {
             {"fixed", memory.fixed_bytes},
             {"read", memory.read_bytes},
             {"write", memory.write_bytes},
+            {"make", memory.make_bytes},
             {"dense", memory.dense_bytes},
             {"forward", memory.forward_bytes}}},
           {"disk",

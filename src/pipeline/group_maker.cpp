@@ -10,12 +10,10 @@
 #include "base/parallel.h"
 #include "formats/fp8_quantize.h"
 #include "formats/nvfp4_to_mxfp4.h"
+#include "plan/cost.h"
 
 namespace nibblecast {
 namespace {
-
-// Of a linear, by one thread; a multiple of every tile's rows that we write.
-constexpr size_t kRowsPerTask = 128;
 
 uint8_t* bytes_at(std::span<std::byte> bytes, uint64_t offset) {
   return reinterpret_cast<uint8_t*>(bytes.data()) + offset;
@@ -327,16 +325,6 @@ void check_group(const Checkpoint& source, std::span<const LinearTask> tasks) {
                 "the scale is NaN (E8M0 byte 255)",
                 {.hint = "the source is damaged: fetch this shard again"});
   }
-}
-
-uint64_t group_maker_bytes(const Plan& plan, size_t threads) {
-  uint64_t widest = 0;
-  for (const PlannedTensor& tensor : plan.tensors) {
-    if (tensor.make == Make::kKeep || tensor.make == Make::kCastWeight || is_scalar(tensor.make)) continue;
-    const uint64_t cols = tensor.out.shape.empty() ? 1 : tensor.out.shape.back();
-    widest = std::max(widest, cols * (tensor.out.dtype == Dtype::kU8 ? 2 : 1));
-  }
-  return threads * kRowsPerTask * widest * (sizeof(bf16) + sizeof(float));
 }
 
 }  // namespace nibblecast

@@ -52,7 +52,4 @@ std::vector<MadeLinear> make_group(const Checkpoint& source, const Plan& plan,
 // Refuses E8M0 byte 255 in the scales of MXFP4 weights, before anything is computed from them.
 void check_group(const Checkpoint& source, std::span<const LinearTask> tasks);
 
-// Bytes that make_group() takes beside source and output.
-uint64_t group_maker_bytes(const Plan& plan, size_t threads);
-
 }  // namespace nibblecast

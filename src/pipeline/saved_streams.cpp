@@ -8,11 +8,12 @@
 #include "base/error.h"
 #include "base/hash.h"
 #include "pipeline/writer.h"
+#include "plan/cost.h"
 
 namespace nibblecast {
 namespace {
 
-constexpr uint64_t kBlockBytes = 16 << 20;
+constexpr uint64_t kBlockBytes = 8 << 20;
 
 }  // namespace
 
@@ -26,7 +27,7 @@ SavedStreams save_streams(FileSystem& files, const std::filesystem::path& folder
   std::vector<std::unique_ptr<File>> file;
   file.push_back(files.open(partial, Access::kCreateDirect));
   file[0]->reserve(streams.size());
-  Writer writer(std::move(file), kSavedStreamsMemory);
+  Writer writer(std::move(file), kSaveStreamsBytes);
   Hash hash;
   for (uint64_t begin = 0; begin < streams.size(); begin += kBlockBytes) {
     const auto block = streams.subspan(begin, std::min<uint64_t>(kBlockBytes, streams.size() - begin));

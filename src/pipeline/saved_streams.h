@@ -10,9 +10,6 @@
 
 namespace nibblecast {
 
-// Memory that saving takes besides the streams.
-inline constexpr uint64_t kSavedStreamsMemory = 64 << 20;
-
 // Writes FOLDER/streams-LAYER; durable on return.
 SavedStreams save_streams(FileSystem& files, const std::filesystem::path& folder, uint64_t layer,
                           std::span<const std::byte> streams);

@@ -111,6 +111,17 @@ uint64_t dense_bytes(const Checkpoint& source, const Plan& plan, const Stage& st
   return bytes;
 }
 
+// Values as BF16 and as FP32, of the widest weight that is not copied or cast.
+uint64_t make_bytes(const Plan& plan, size_t threads) {
+  uint64_t widest = 0;
+  for (const PlannedTensor& tensor : plan.tensors) {
+    if (tensor.make == Make::kKeep || tensor.make == Make::kCastWeight || is_scalar(tensor.make)) continue;
+    const uint64_t cols = tensor.out.shape.empty() ? 1 : tensor.out.shape.back();
+    widest = std::max(widest, cols * (tensor.out.dtype == Dtype::kU8 ? 2 : 1));
+  }
+  return threads * kRowsPerTask * widest * (sizeof(bf16) + sizeof(float));
+}
+
 std::filesystem::path nearest_existing(std::filesystem::path folder) {
   folder = std::filesystem::absolute(folder);
   while (!std::filesystem::is_directory(folder) && folder != folder.root_path())
@@ -124,12 +135,14 @@ MemoryCost memory_cost(const Checkpoint& source, const Plan& plan, const Workloa
                        uint64_t limit_bytes) {
   MemoryCost cost;
   cost.fixed_bytes = kProgramBytes + (source.tensors().size() + plan.tensors.size()) * kBytesPerTensor;
+  cost.make_bytes = make_bytes(plan, threads);
   if (workload.tokens > 0) {
     cost.forward_bytes = plan.options.compute_dtype == ComputeDtype::kBF16
                              ? DeepseekV4Forward<bf16>::memory_bytes(plan.model, workload.tokens,
                                                                      workload.longest_row, threads)
                              : DeepseekV4Forward<float>::memory_bytes(plan.model, workload.tokens,
                                                                       workload.longest_row, threads);
+    cost.forward_bytes += std::min(kSaveStreamsBytes, work_cost(plan, workload).streams_bytes);
     for (const Stage& stage : plan.stages) {
       if (stage.layer) cost.dense_bytes = std::max(cost.dense_bytes, dense_bytes(source, plan, stage));
     }

@@ -16,13 +16,22 @@ struct Workload {
   uint64_t rows = 0, tokens = 0, longest_row = 0;
 };
 
+// Rows of a linear that one thread makes at a time, values and all; every tile size we write divides it.
+inline constexpr uint64_t kRowsPerTask = 128;
+// Buffers through which residual streams are saved.
+inline constexpr uint64_t kSaveStreamsBytes = 32 << 20;
+
 struct MemoryCost {
-  uint64_t fixed_bytes = 0;    // program, libraries, headers, plan
-  uint64_t read_bytes = 0;     // buffers of the reader
-  uint64_t write_bytes = 0;    // buffers of the writer
-  uint64_t dense_bytes = 0;    // one layer's stored tensors besides experts, for the forward pass
-  uint64_t forward_bytes = 0;  // streams, activations and packed weights of the forward pass
-  uint64_t peak_bytes() const { return fixed_bytes + read_bytes + write_bytes + dense_bytes + forward_bytes; }
+  uint64_t fixed_bytes = 0;  // program, libraries, headers, plan
+  uint64_t read_bytes = 0;   // buffers of the reader
+  uint64_t write_bytes = 0;  // buffers of the writer
+  uint64_t make_bytes = 0;   // rows of weights on their way from one format to another
+  uint64_t dense_bytes = 0;  // one layer's stored tensors besides experts, for the forward pass
+  uint64_t forward_bytes =
+      0;  // streams, activations and packed weights of the forward pass; saving the streams
+  uint64_t peak_bytes() const {
+    return fixed_bytes + read_bytes + write_bytes + make_bytes + dense_bytes + forward_bytes;
+  }
 };
 
 // The buffers shrink from their usual size to one expert each to fit `limit_bytes`; whether the peak fits is
