@@ -91,6 +91,8 @@ void add_synth(CLI::App& app, CommonOptions& common, Action& action) {
     }
   };
   command.add_option_function<std::string>("--experts", experts, "routed experts a layer")->option_text("E");
+  command.add_flag("--fp8-experts", arguments->options.fp8_experts,
+                   "as V4's Base releases: FP8 experts, F32 scales");
   add_count(command, "--seed", arguments->options.seed, 0, "of the random weights; default 0");
   command.add_flag("--sparse", arguments->options.sparse,
                    "headers, norms and holes: all of v4-pro in 30 MB, to plan on");

@@ -148,6 +148,12 @@ std::vector<ModelTensor> mtp_tensors(const DeepseekV4Config& config) {
 
 std::vector<Tensor> release_tensors(const DeepseekV4Config& config, const ModelTensor& tensor) {
   const Shape& shape = tensor.shape;
+  const bool is_base = config.expert_dtype == "fp8";
+  const auto fp8_block = [&]() -> std::vector<Tensor> {
+    return {make_tensor(tensor.name + ".weight", Dtype::kF8E4M3, shape),
+            make_tensor(tensor.name + ".scale", is_base ? Dtype::kF32 : Dtype::kF8E8M0,
+                        {tiles(shape[0], config.tile_rows), tiles(shape[1], config.tile_cols)})};
+  };
   switch (tensor.storage) {
     case Storage::kBF16:
       return {make_tensor(tensor.name, Dtype::kBF16, shape)};
@@ -156,10 +162,9 @@ std::vector<Tensor> release_tensors(const DeepseekV4Config& config, const ModelT
     case Storage::kI64:
       return {make_tensor(tensor.name, Dtype::kI64, shape)};
     case Storage::kFp8Block:
-      return {make_tensor(tensor.name + ".weight", Dtype::kF8E4M3, shape),
-              make_tensor(tensor.name + ".scale", Dtype::kF8E8M0,
-                          {tiles(shape[0], config.tile_rows), tiles(shape[1], config.tile_cols)})};
+      return fp8_block();
     case Storage::kExpert:
+      if (is_base) return fp8_block();
       return {make_tensor(tensor.name + ".weight", Dtype::kI8, {shape[0], shape[1] / 2}),
               make_tensor(tensor.name + ".scale", Dtype::kF8E8M0, {shape[0], shape[1] / 32})};
   }

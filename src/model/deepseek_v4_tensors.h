@@ -37,7 +37,8 @@ std::vector<ModelTensor> global_tensors(const DeepseekV4Config& config);
 std::vector<ModelTensor> mtp_tensors(const DeepseekV4Config& config);
 
 // As the V4-Pro and V4-Flash releases store it: one tensor, or a weight and its F8_E8M0 scale (experts
-// MXFP4). Name, dtype, shape and size_bytes are set.
+// MXFP4); with expert_dtype "fp8" as their Base releases do (experts kFp8Block, all scales F32). Name, dtype,
+// shape and size_bytes are set.
 std::vector<Tensor> release_tensors(const DeepseekV4Config& config, const ModelTensor& tensor);
 
 // "layers.3.ffn.experts.17.w2" -> {3, 17, 2}; nullopt for any other module name, mtp.* included.

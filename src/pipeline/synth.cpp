@@ -72,10 +72,7 @@ Json adapted_config(Json config, const std::string& file, const SynthOptions& op
         ErrorKind::kBadInput, {.file = file}, "'vocab_size' is too small for a tokenizer of bytes",
         {.expected = "at least " + std::to_string(kSynthTokens), .found = std::to_string(parsed.vocab_size)});
   }
-  if (parsed.expert_dtype == "fp8") {
-    throw Error(ErrorKind::kUnsupported, {.file = file}, "synth makes MXFP4 experts only",
-                {.expected = "'expert_dtype' fp4", .found = "fp8"});
-  }
+  if (options.fp8_experts) config["expert_dtype"] = "fp8";
   if (options.layers) cut_layers(config, parsed, *options.layers);
   if (options.experts) set_experts(config, parsed, *options.experts);
   config["bos_token_id"] = kSynthBos;

@@ -22,6 +22,9 @@ struct SynthOptions {
   // Only these layers, renumbered from 0 (compress_ratios, num_hash_layers follow), without draft layer.
   std::optional<LayerRange> layers = {};
   std::optional<uint64_t> experts = {};  // routed experts a layer instead of the config's
+  // As V4's Base releases: FP8 experts, and F32 scales everywhere. The same as expert_dtype "fp8" in the
+  // config.
+  bool fp8_experts = false;
   uint64_t seed = 0;
   // Headers and holes only (every byte reads as zero), except the norm vectors: all of V4-Pro in some 30 MB,
   // to plan on.

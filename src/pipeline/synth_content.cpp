@@ -142,8 +142,12 @@ SynthContent::SynthContent(const DeepseekV4Config& config, const ModelTensor& te
                            uint64_t seed)
     : key_(key_of(stored.name, seed)) {
   const bool is_linear = tensor.storage == Storage::kFp8Block || tensor.storage == Storage::kExpert;
-  const bool is_mxfp4 = tensor.storage == Storage::kExpert;
-  if (is_linear && stored.dtype == Dtype::kF8E8M0) {
+  const bool is_mxfp4 = tensor.storage == Storage::kExpert && config.expert_dtype != "fp8";
+  if (is_linear && stored.dtype == Dtype::kF32) {  // a Base release's scales
+    kind_ = Kind::kF32;
+    center_ = static_cast<float>(1 / (kE4m3Rms * std::sqrt(static_cast<double>(tensor.shape[1]))));
+    half_width_ = center_ / 2;
+  } else if (is_linear && stored.dtype == Dtype::kF8E8M0) {
     kind_ = Kind::kE8M0;
     const double rms = (is_mxfp4 ? kE2m1Rms : kE4m3Rms) * kScaleRms;
     least_scale_ = least_scale_byte(1 / (rms * std::sqrt(static_cast<double>(tensor.shape[1]))));

@@ -3,7 +3,7 @@
 //
 // Magnitudes follow from the fan-in, so that activations keep an rms near 1 at any width; E4M3 codes are
 // never NaN; MXFP4 block scales span four powers of two, well inside the lossless cast's window, but for
-// one block in 4,096, whose scale byte and nibbles are all zero.
+// one block in 4,096, whose scale byte and nibbles are all zero; F32 scales are no powers of two.
 #pragma once
 
 #include <cstddef>

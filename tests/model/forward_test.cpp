@@ -83,6 +83,69 @@ void expect_equal(const LayerAmax& found, const LayerAmax& expected) {
   EXPECT_EQ(found.experts.tokens, expected.experts.tokens);
 }
 
+// FP8 in tiles with F32 scales, random powers of two or not.
+StoredLinear fp8_linear(RandomLayer& layer, uint64_t rows, uint64_t cols, bool powers_of_two) {
+  std::vector<std::byte> codes = layer.random_bytes(rows * cols);
+  for (std::byte& code : codes) {
+    if ((code & std::byte{0x7f}) == std::byte{0x7f}) code = std::byte{0};  // NaN
+  }
+  std::vector<std::byte> scales((rows + 127) / 128 * ((cols + 127) / 128) * sizeof(float));
+  for (size_t at = 0; at < scales.size(); at += sizeof(float)) {
+    const float noise = 1 + static_cast<float>(layer.generator() % 1000) / 1000;
+    const float scale = powers_of_two ? 0x1p-11f : 0x1p-11f * noise;
+    std::memcpy(scales.data() + at, &scale, sizeof scale);
+  }
+  const auto kept = layer.keep(std::move(codes)), kept_scales = layer.keep(std::move(scales));
+  return Fp8BlockView{.codes = reinterpret_cast<const uint8_t*>(kept.data()),
+                      .scales = reinterpret_cast<const uint8_t*>(kept_scales.data()),
+                      .scale_type = ScaleType::kF32,
+                      .rows = rows,
+                      .cols = cols,
+                      .tile_rows = 128,
+                      .tile_cols = 128};
+}
+
+// The same values, stored as they are.
+template <class T, class View>
+StoredLinear plain_linear(RandomLayer& layer, const StoredLinear& linear) {
+  std::vector<T> values(rows_of(linear) * cols_of(linear));
+  dequantize_rows_ref(linear, 0, rows_of(linear), values.data(), cols_of(linear));
+  std::vector<std::byte> bytes(values.size() * sizeof(T));
+  std::memcpy(bytes.data(), values.data(), bytes.size());
+  return View{layer.keep(std::move(bytes)).data(), rows_of(linear), cols_of(linear)};
+}
+
+// Base checkpoints: FP8 experts give what their values give in any other format.
+TEST_F(ForwardTest, TheStoredFormatOfExpertsDoesNotMatter) {
+  const std::vector<std::vector<int32_t>> rows = {ids(70, 1, config_.vocab_size)};
+  const auto for_each_linear = [&](const auto& f) {
+    for (RandomLayer& layer : layers_) {
+      for (StoredExpert& expert : layer.experts) {
+        for (StoredLinear* linear : {&expert.w1, &expert.w2, &expert.w3}) *linear = f(layer, *linear);
+      }
+    }
+  };
+  const auto expect_same = [&](const Result<float>& precise, const Result<bf16>& fast) {
+    const Result<float> found = run<float>(rows);
+    expect_same_bits<float>(found.streams, precise.streams);
+    expect_same_bits<bf16>(run<bf16>(rows).streams, fast.streams);
+    for (size_t layer = 0; layer < layers_.size(); ++layer)
+      expect_equal(found.amax[layer], precise.amax[layer]);
+  };
+  for (const bool powers_of_two : {true, false}) {
+    for_each_linear([&](RandomLayer& layer, const StoredLinear& linear) {
+      return fp8_linear(layer, rows_of(linear), cols_of(linear), powers_of_two);
+    });
+    const Result<float> precise = run<float>(rows);
+    const Result<bf16> fast = run<bf16>(rows);
+    for_each_linear(plain_linear<float, F32View>);
+    expect_same(precise, fast);
+    if (!powers_of_two) continue;  // BF16 would round them
+    for_each_linear(plain_linear<bf16, Bf16View>);
+    expect_same(precise, fast);
+  }
+}
+
 TEST_F(ForwardTest, PresetHasLayersOfAllKinds) {
   for (const uint32_t ratio : {0u, 4u, 128u}) {
     EXPECT_NE(std::count(config_.compress_ratios.begin(), config_.compress_ratios.end(), ratio), 0) << ratio;

@@ -83,8 +83,9 @@ rules:
 
 class RecipeRunTest : public ::testing::Test {
  protected:
-  RecipeRunTest() {
-    synthesize(preset_config("v4-tiny"), "v4-tiny", {.experts = 4}, "/source", files_);
+  explicit RecipeRunTest(bool fp8_experts = false) {
+    synthesize(preset_config("v4-tiny"), "v4-tiny", {.experts = 4, .fp8_experts = fp8_experts}, "/source",
+               files_);
     source_.emplace(Checkpoint::open("/source", files_));
     write_text("/mixed.yaml", kMixed);
     write_text("/blocks.yaml", kBlocks);
@@ -302,6 +303,48 @@ TEST_F(RecipeRunTest, AWeightThatIsNotFiniteIsRefusedByNameRowAndColumn) {
   expect_refusal(plain, 2, 0x7fc0);  // NaN
   expect_refusal(plain, 2, 0x7f80);  // infinite
   expect_refusal(plain, 2, 0xff80);
+}
+
+// V4-Base: FP8 experts, F32 scales that are no powers of two.
+class BaseRunTest : public RecipeRunTest {
+ protected:
+  BaseRunTest() : RecipeRunTest(true) {}
+};
+
+TEST_F(BaseRunTest, SynthMakesItsLayout) {
+  for (const char* module : {"layers.0.attn.wq_a", "layers.1.ffn.experts.3.w2", "mtp.0.ffn.experts.0.w1"}) {
+    EXPECT_EQ(source_->at(std::string(module) + ".weight").dtype, Dtype::kF8E4M3) << module;
+    EXPECT_EQ(source_->at(std::string(module) + ".scale").dtype, Dtype::kF32) << module;
+  }
+  EXPECT_EQ(source_->at("layers.1.ffn.experts.3.w2.scale").shape, (Shape{2, 1}));
+}
+
+TEST_F(BaseRunTest, CastMeansMaxThere) {
+  const Plan plan = plan_of("nvfp4_experts_only");
+  for (const PlannedTensor& planned : plan.tensors) EXPECT_NE(planned.make, Make::kCastWeight);
+  run_and_verify(plan, amax_of(plan));
+  const auto cast = contents("/out");
+  files_.remove("/out");
+  run_job(*source_, plan_of("nvfp4_experts_only", RecipeMethod::kMax), amax_of(plan), "/out");
+  for (const auto& [path, bytes] : contents("/out")) {
+    if (!path.ends_with(".safetensors")) continue;  // the documents name the method
+    EXPECT_TRUE(bytes == cast.at(path)) << path;
+  }
+}
+
+TEST_F(BaseRunTest, GoesThroughEveryRecipeCalibratedOrWithAnAmaxFile) {
+  for (const char* recipe : {"nvfp4_experts_only", "nvfp4", "/mixed.yaml", "/blocks.yaml"}) {
+    SCOPED_TRACE(recipe);
+    const Plan plan = plan_of(recipe);
+    run_and_verify(plan, amax_of(plan));
+    run_and_verify(plan, rows_of(plan));
+  }
+}
+
+TEST_F(BaseRunTest, EnginesLoadItsExpertsInNvfp4) {
+  const Plan plan = make_plan(*source_, {});
+  for (const Finding& finding : plan.findings)
+    EXPECT_NE(finding.severity, Severity::kRefusal) << finding.reason;
 }
 
 }  // namespace

@@ -370,9 +370,6 @@ TEST(Synth, LayersAndExpertsTheConfigLacksAreRefused) {
   config = tiny;
   config["num_nextn_predict_layers"] = 3;
   refuse(ErrorKind::kUnsupported, config, {}, "'num_nextn_predict_layers'");
-  config = tiny;
-  config["expert_dtype"] = "fp8";
-  refuse(ErrorKind::kUnsupported, config, {}, "MXFP4");
 }
 
 }  // namespace
