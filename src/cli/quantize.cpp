@@ -87,7 +87,16 @@ int validate(const Checkpoint& source, const Plan& plan, DestinationState state,
   return report.ok() ? 0 : static_cast<int>(ErrorKind::kVerifyFailed);
 }
 
-int say_finished(const Arguments& arguments, bool json) {
+// A finished output is not looked into, but that its shards are there costs nothing to see.
+int say_finished(const Checkpoint& source, const Plan& plan, const Arguments& arguments, bool json) {
+  for (const PlannedShard& shard : plan.shards) {
+    const std::filesystem::path path = std::filesystem::path(arguments.destination) / shard.name;
+    const auto status = source.files().status(path);
+    if (status && status->size_bytes == shard.size_bytes) continue;
+    throw Error(ErrorKind::kRefused, {.file = path.string()},
+                "is missing or cut, though this job's output was finished",
+                {.hint = "restore it, or remove " + arguments.destination + " to make everything again"});
+  }
   if (json)
     print_json({{"destination", arguments.destination}, {"finished", true}});
   else
@@ -116,7 +125,7 @@ int run(const Arguments& arguments, const CommonOptions& common) {
   if (arguments.validate_only) return validate(source, plan, *found.destination, arguments, common);
   if (found.destination == DestinationState::kFinished) {
     clean_finished_destination(source.files(), arguments.destination);
-    return say_finished(arguments, common.json);
+    return say_finished(source, plan, arguments, common.json);
   }
   const InterruptWatch watch(kResumeHint);
   ProgressPrinter printer(common.quiet);

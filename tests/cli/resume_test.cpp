@@ -286,6 +286,9 @@ TEST_F(Resume, VerifyChecksums) {
             Json(false));
   write_file(shard, whole.substr(0, whole.size() / 2));
   EXPECT_EQ(run_cli({"verify", "--checksums", path("out"), "--quiet"}).exit_code, 6);
+  const CliResult cut = run_cli(quantize("out"));
+  EXPECT_EQ(cut.exit_code, 5);
+  EXPECT_TRUE(contains(cut.err, "is missing or cut")) << cut.err;
   std::filesystem::remove(shard);
   const CliResult missing = run_cli({"verify", "--checksums", path("out"), "--quiet"});
   EXPECT_EQ(missing.exit_code, 6);
