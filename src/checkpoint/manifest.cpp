@@ -218,6 +218,19 @@ Json dequantized_config(const Json& source_config, const std::string& dtype) {
   return config;
 }
 
+Json mxfp4_config(const Json& nvfp4_config) {
+  require_object(nvfp4_config, "the config");
+  Json config = nvfp4_config;
+  const auto quantization = config.find("quantization_config");
+  if (quantization == config.end() || quantization->is_null()) return config;
+  require_object(*quantization, "'quantization_config'");
+  for (const char* key :
+       {"config_groups", "exclude_modules", "group_size", "ignore", "kv_cache_quant_algo", "kv_cache_scheme",
+        "moe_quant_algo", "producer", "quant_algo", "quantization", "quantized_layers"})
+    quantization->erase(key);
+  return config;
+}
+
 Json output_index(const Json& source_metadata, const std::map<std::string, std::string>& weight_map,
                   uint64_t data_bytes) {
   Json metadata = source_metadata;

@@ -61,6 +61,11 @@ Json nvfp4_experts_hf_quant_config(std::span<const std::string> nvfp4_modules,
 // an object.
 Json dequantized_config(const Json& source_config, const std::string& dtype);
 
+// config.json of a checkpoint whose NVFP4 experts went back to MXFP4: `nvfp4_config` without ModelOpt's keys;
+// what the release's FP8 keys say is true again. Error kBadInput: the config, or its quantization_config, is
+// not an object.
+Json mxfp4_config(const Json& nvfp4_config);
+
 // model.safetensors.index.json of the output. `source_metadata` is an object, whose total_size becomes
 // `data_bytes`: the sum of all tensors' sizes, headers not counted. `weight_map`: tensor to shard.
 Json output_index(const Json& source_metadata, const std::map<std::string, std::string>& weight_map,

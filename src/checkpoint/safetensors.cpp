@@ -330,18 +330,23 @@ std::string quoted(const std::string& text) {
 SafetensorsHeader read_safetensors_header(File& file) {
   const uint64_t file_bytes = file.size();
   const uint64_t length = read_header_length(file, file_bytes);
+  std::string json(length, '\0');
+  file.read(kLengthBytes, std::as_writable_bytes(std::span(json)));
+  return parse_safetensors_header(std::move(json), file_bytes, file.path());
+}
+
+SafetensorsHeader parse_safetensors_header(std::string json, uint64_t file_bytes, const std::string& file) {
   SafetensorsHeader header;
-  header.data_offset = kLengthBytes + length;
-  header.json.resize(length);
-  file.read(kLengthBytes, std::as_writable_bytes(std::span(header.json)));
+  header.data_offset = kLengthBytes + json.size();
+  header.json = std::move(json);
   if (!header.json.starts_with('{')) {
-    throw Error(ErrorKind::kBadInput, {.file = file.path(), .offset = kLengthBytes},
+    throw Error(ErrorKind::kBadInput, {.file = file, .offset = kLengthBytes},
                 "the header does not begin with '{'", {.hint = "is it a safetensors file?"});
   }
-  HeaderReader(file.path(), header).read();
-  refuse_duplicates(header.tensors, file.path());
+  HeaderReader(file, header).read();
+  refuse_duplicates(header.tensors, file);
   std::ranges::stable_sort(header.tensors, {}, [](const Tensor& t) { return std::pair(t.offset, t.end()); });
-  check_layout(header, file.path(), file_bytes);
+  check_layout(header, file, file_bytes);
   return header;
 }
 

@@ -27,6 +27,10 @@ struct SafetensorsHeader {
 // the format that we have no type for (F4, F6_*, C64, F8_*FNUZ).
 SafetensorsHeader read_safetensors_header(File& file);
 
+// The same of a header's N bytes that are in memory, as they were in a file of `file_bytes` bytes; `file` is
+// for messages.
+SafetensorsHeader parse_safetensors_header(std::string json, uint64_t file_bytes, const std::string& file);
+
 // The 8 + N bytes in front of the data of `tensors`, whose `offset`s are relative to the data's begin.
 // N is padded with spaces to a multiple of 8. Tensors appear in the given order. The caller sees to it that
 // they follow each other without holes. Error kBadInput: a name or metadata that is not UTF-8.

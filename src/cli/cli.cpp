@@ -51,8 +51,8 @@ int parse_and_run(int argc, const char* const* argv) {
   CommonOptions common;
   common.threads = default_threads();
   Action action;
-  for (const auto add :
-       {add_plan, add_quantize, add_calibrate, add_status, add_verify, add_inspect, add_synth}) {
+  for (const auto add : {add_plan, add_quantize, add_dequantize, add_convert, add_calibrate, add_status,
+                         add_verify, add_inspect, add_synth}) {
     add(app, common, action);
   }
   try {

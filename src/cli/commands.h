@@ -8,6 +8,8 @@ namespace nibblecast {
 // When parsed, `action` runs the command; `common` must live until then.
 void add_plan(CLI::App& app, CommonOptions& common, Action& action);
 void add_quantize(CLI::App& app, CommonOptions& common, Action& action);
+void add_dequantize(CLI::App& app, CommonOptions& common, Action& action);
+void add_convert(CLI::App& app, CommonOptions& common, Action& action);
 void add_calibrate(CLI::App& app, CommonOptions& common, Action& action);
 void add_verify(CLI::App& app, CommonOptions& common, Action& action);
 void add_inspect(CLI::App& app, CommonOptions& common, Action& action);

@@ -166,11 +166,15 @@ bool Preflight::refused() const {
                      [](const Finding& finding) { return finding.severity == Severity::kRefusal; });
 }
 
-void add_job_options(CLI::App& app, JobOptions& options) {
+void add_work_options(CLI::App& app, JobOptions& options) {
   add_text(app, "--work-dir", options.work_folder, "DIR", "where journal and state go; default: in DST");
+  app.add_flag("--strict", options.strict, "what would be a warning is a refusal");
+}
+
+void add_job_options(CLI::App& app, JobOptions& options) {
+  add_work_options(app, options);
   add_count(app, "--checkpoint-every", options.checkpoint_every, 1,
             "layers between savings of the streams; default: for 3 %");
-  app.add_flag("--strict", options.strict, "what would be a warning is a refusal");
 }
 
 Preflight preflight(const Checkpoint& source, const Plan& plan, const Activations& activations,

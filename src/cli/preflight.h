@@ -22,6 +22,7 @@ struct JobOptions {
   bool strict = false;
 };
 void add_job_options(CLI::App& app, JobOptions& options);
+void add_work_options(CLI::App& app, JobOptions& options);  // of jobs without a forward pass
 
 struct Preflight {
   Workload workload;

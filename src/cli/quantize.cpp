@@ -31,20 +31,12 @@ struct Arguments {
 void print_summary(const Checkpoint& source, const Plan& plan, const Activations& activations,
                    const RunRecord& record, const Job& job, const Arguments& arguments, bool json) {
   if (json) {
-    Json document = run_document(source, plan, activations, record, job);
-    // What makes nibblecast.json a full record is no answer.
-    for (const char* text : {"config", "index", "shards"}) document["source"].erase(text);
-    for (const char* list : {"checksums", "files"}) document.erase(list);
-    document["destination"] = arguments.destination;
-    document["peak_memory_bytes"] = peak_resident_bytes();
-    print_json(document);
+    print_json(summary_document(source, plan, activations, record, job, arguments.destination));
     return;
   }
   print_data(
-      summary_line("output", fmt::format("{}: {} tensors, {} bytes in {} shards", arguments.destination,
-                                         grouped(plan.tensors.size()), grouped(plan.output_bytes),
-                                         plan.shards.size())) +
-      blocks_text(record) + coverage_text(record, plan.model.n_routed_experts) + speed_text(record) +
+      output_text(plan, arguments.destination) + blocks_text(record) +
+      coverage_text(record, plan.model.n_routed_experts) + speed_text(record) +
       summary_line("next", fmt::format("nibblecast verify {} {}", arguments.source, arguments.destination)));
 }
 

@@ -77,7 +77,8 @@ uint64_t disk_need(const Checkpoint& source, const Plan& plan) {
   uint64_t quoted = source.config_text().size() + source.index_text().size();
   for (const Shard& shard : source.shards()) quoted += shard.header_json.size();
   return plan.output_file_bytes + side_file_bytes(source) + 2 * quoted + json_bytes(plan.config) +
-         json_bytes(plan.hf_quant_config) + json_bytes(plan.index) + kDocumentBytes;
+         json_bytes(plan.hf_quant_config) + json_bytes(plan.index) + plan.config_text.size() +
+         plan.index_text.size() + kDocumentBytes;
 }
 
 uint64_t folder_bytes(const Path& folder) {

@@ -8,6 +8,7 @@
 
 #include "cli/console.h"
 #include "cli/text.h"
+#include "pipeline/output.h"
 
 namespace nibblecast {
 namespace {
@@ -46,6 +47,12 @@ std::string losses_text(const RunRecord& record) {
 
 std::string summary_line(std::string_view label, std::string_view text) {
   return fmt::format("{:<12} {}\n", label, text);
+}
+
+std::string output_text(const Plan& plan, const std::string& destination) {
+  return summary_line(
+      "output", fmt::format("{}: {} tensors, {} bytes in {} shards", destination,
+                            grouped(plan.tensors.size()), grouped(plan.output_bytes), plan.shards.size()));
 }
 
 std::string blocks_text(const RunRecord& record) {
@@ -113,6 +120,16 @@ void print_checksums(const ChecksumReport& report, const std::string& state, boo
   print_data(text + summary_line("result", report.ok()
                                                ? "as it was written"
                                                : fmt::format("WRONG: {} problems", report.problems.size())));
+}
+
+Json summary_document(const Checkpoint& source, const Plan& plan, const Activations& activations,
+                      const RunRecord& record, const Job& job, const std::string& destination) {
+  Json document = run_document(source, plan, activations, record, job);
+  for (const char* text : {"config", "index", "shards"}) document["source"].erase(text);
+  for (const char* list : {"checksums", "files"}) document.erase(list);
+  document["destination"] = destination;
+  document["peak_memory_bytes"] = peak_resident_bytes();
+  return document;
 }
 
 uint64_t peak_resident_bytes() {

@@ -239,7 +239,7 @@ class GroupMaker {
     const auto& view = std::get<Nvfp4View>(task.source);
     std::vector<std::optional<MxfpMisfit>> misfits((view.rows + kRowsPerTask - 1) / kRowsPerTask);
     for_rows(index, [&](size_t row, size_t rows) {
-      misfits[row / kRowsPerTask] = cast_nvfp4_to_mxfp4(view, row, rows, ZeroBlocks::kByteZero,
+      misfits[row / kRowsPerTask] = cast_nvfp4_to_mxfp4(view, row, rows, ZeroBlocks::kByScale,
                                                         bytes_at(task.weight, row * view.cols / 2),
                                                         bytes_at(task.block_scale, row * view.cols / 32));
     });
@@ -284,16 +284,17 @@ StoredLinear stored_view(const Checkpoint& source, const Plan& plan, const Plann
       return F32View{weight.data(), rows, cols};
     case Dtype::kI8:
       return Mxfp4View{.codes = codes, .scales = scales, .rows = rows, .cols = cols * 2};
-    case Dtype::kF8E4M3:
+    case Dtype::kF8E4M3: {
+      const Tensor& of_tiles = source.tensors()[linear.source_scale];
+      const bool is_one = of_tiles.size_bytes == dtype_bytes(of_tiles.dtype);  // of the whole tensor
       return Fp8BlockView{.codes = codes,
                           .scales = scales,
-                          .scale_type = source.tensors()[linear.source_scale].dtype == Dtype::kF32
-                                            ? ScaleType::kF32
-                                            : ScaleType::kE8M0,
+                          .scale_type = of_tiles.dtype == Dtype::kF32 ? ScaleType::kF32 : ScaleType::kE8M0,
                           .rows = rows,
                           .cols = cols,
-                          .tile_rows = plan.model.tile_rows,
-                          .tile_cols = plan.model.tile_cols};
+                          .tile_rows = is_one ? rows : plan.model.tile_rows,
+                          .tile_cols = is_one ? cols : plan.model.tile_cols};
+    }
     case Dtype::kU8: {
       float value = 1;
       if (scale_2.size() == sizeof value) std::memcpy(&value, scale_2.data(), sizeof value);

@@ -59,6 +59,18 @@ std::string losses_line(const RunRecord& record) {
                      loss.squares > 0 ? std::sqrt(loss.squared_error / loss.squares) : 0.0, worst->first);
 }
 
+// Of what a command made that quantizes nothing.
+std::string plain_card(const Checkpoint& source, const Plan& plan, const std::string& base, ptrdiff_t made) {
+  return fmt::format(
+      "---\nbase_model: {}\n{}tags:\n- nibblecast\n---\n\n"
+      "# {}: {}\n\n"
+      "Made by nibblecast {}: {} of {} tensors are made anew, everything else is the source's, byte for "
+      "byte.\n\n"
+      "`nibblecast.json` records what was done; `README.source.md`, where present, is the source's own "
+      "card.\n",
+      quoted(base), licence_lines(source), base, plan.made, NIBBLECAST_VERSION, made, plan.tensors.size());
+}
+
 }  // namespace
 
 std::string model_card(const Checkpoint& source, const Plan& plan, const Activations& activations,
@@ -66,6 +78,7 @@ std::string model_card(const Checkpoint& source, const Plan& plan, const Activat
   const std::string base = base_model(source.folder());
   const auto made = std::ranges::count_if(
       plan.tensors, [](const PlannedTensor& tensor) { return tensor.make != Make::kKeep; });
+  if (plan.command != "quantize") return plain_card(source, plan, base, made);
   std::string text = fmt::format(
       "---\nbase_model: {}\nbase_model_relation: quantized\n{}tags:\n- nvfp4\n- nibblecast\n---\n\n"
       "# {} in NVFP4\n\n"

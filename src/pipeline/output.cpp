@@ -129,6 +129,13 @@ Path copied_name(const Path& side_file) {
   return side_file == "README.md" ? Path("README.source.md") : side_file;
 }
 
+// Where the source is itself an output, its card is replaced by ours and the card under that stays.
+std::vector<Path> copied_side_files(const Checkpoint& source) {
+  std::vector<Path> files = source.side_files();
+  if (std::ranges::find(files, Path("README.source.md")) != files.end()) std::erase(files, Path("README.md"));
+  return files;
+}
+
 // Of every file but shards and nibblecast.json itself.
 Json files_document(const Checkpoint& source, const Path& destination,
                     const std::vector<std::pair<std::string, std::string>>& documents) {
@@ -136,7 +143,7 @@ Json files_document(const Checkpoint& source, const Path& destination,
   for (const auto& [name, text] : documents) checksums[name] = checksum_of(text);
   if (source.files().status(destination / kAmaxName))
     checksums[kAmaxName] = file_checksum(source.files(), destination / kAmaxName);
-  for (const Path& file : source.side_files()) {
+  for (const Path& file : copied_side_files(source)) {
     checksums[copied_name(file).string()] = file_checksum(source.files(), destination / copied_name(file));
   }
   return checksums;
@@ -146,7 +153,7 @@ Json files_document(const Checkpoint& source, const Path& destination,
 void copy_side_files(const Checkpoint& source, const Path& destination) {
   FileSystem& files = source.files();
   std::set<Path> folders = {destination};
-  for (const Path& file : source.side_files()) {
+  for (const Path& file : copied_side_files(source)) {
     const Path to = destination / copied_name(file);
     files.create_folders(to.parent_path());
     for (Path folder = to.parent_path(); folder != destination; folder = folder.parent_path())
@@ -161,26 +168,28 @@ void copy_side_files(const Checkpoint& source, const Path& destination) {
 Json run_document(const Checkpoint& source, const Plan& plan, const Activations& activations,
                   const RunRecord& record, const Job& job) {
   const CastCounts& blocks = record.blocks;
-  return {{"format", "nibblecast.run/1"},
-          {"version", NIBBLECAST_VERSION},
-          {"finished", utc_now()},
-          {"seconds", record.seconds},
-          {"source", source_document(source)},
-          {"options", options_document(plan.options)},
-          {"activations", activations_document(activations)},
-          {"blocks",
-           {{"total", blocks.blocks},
-            {"lossless", blocks.blocks - blocks.outside_window},
-            {"zero", blocks.zero_blocks},
-            {"outside_window", blocks.outside_window}}},
-          {"outside_window", record.outside_window},
-          {"relative_error", losses_document(record)},
-          {"inexact", record.inexact},
-          {"layers", layers_document(plan, record)},
-          {"bytes", {{"read", record.read_bytes}, {"written", record.written_bytes}}},
-          {"attempts", job.attempts_json("finished")},
-          {"checksums", checksums_document(plan, record)},
-          {"identity", identity_hash(run_identity(source, plan, activations))}};
+  return {
+      {"format", "nibblecast.run/1"},
+      {"version", NIBBLECAST_VERSION},
+      {"finished", utc_now()},
+      {"seconds", record.seconds},
+      {"source", source_document(source)},
+      {"command", plan.command},
+      {"options", plan.command == "quantize" ? options_document(plan.options) : Json{{"made", plan.made}}},
+      {"activations", activations_document(activations)},
+      {"blocks",
+       {{"total", blocks.blocks},
+        {"lossless", blocks.blocks - blocks.outside_window},
+        {"zero", blocks.zero_blocks},
+        {"outside_window", blocks.outside_window}}},
+      {"outside_window", record.outside_window},
+      {"relative_error", losses_document(record)},
+      {"inexact", record.inexact},
+      {"layers", layers_document(plan, record)},
+      {"bytes", {{"read", record.read_bytes}, {"written", record.written_bytes}}},
+      {"attempts", job.attempts_json("finished")},
+      {"checksums", checksums_document(plan, record)},
+      {"identity", identity_hash(run_identity(source, plan, activations))}};
 }
 
 std::set<std::string> output_names(const Checkpoint& source) {
@@ -196,7 +205,7 @@ std::set<std::string> output_names(const Checkpoint& source) {
 
 uint64_t side_file_bytes(const Checkpoint& source) {
   uint64_t bytes = 0;
-  for (const Path& file : source.side_files()) {
+  for (const Path& file : copied_side_files(source)) {
     if (const auto status = source.files().status(source.folder() / file)) bytes += status->size_bytes;
   }
   return bytes;
@@ -224,8 +233,12 @@ void finish_output(const Checkpoint& source, const Plan& plan, const Activations
       {"README.md", model_card(source, plan, activations, record)}};
   if (!plan.hf_quant_config.is_null())
     documents.emplace_back("hf_quant_config.json", document_text(plan.hf_quant_config));
-  documents.emplace_back("model.safetensors.index.json", document_text(plan.index));
-  documents.emplace_back("config.json", document_text(plan.config));
+  const auto text_of = [](const std::string& text, const Json& document) {
+    return text.empty() ? document_text(document) : text;
+  };
+  if (!plan.index.is_null())
+    documents.emplace_back("model.safetensors.index.json", text_of(plan.index_text, plan.index));
+  documents.emplace_back("config.json", text_of(plan.config_text, plan.config));
   Json run = run_document(source, plan, activations, record, job);
   run["headers"] = headers_document(plan);
   run["files"] = files_document(source, destination, documents);

@@ -184,7 +184,7 @@ class Run {
     auto place = unit.places.begin();
     for (const PlannedLinear& linear : unit.group->linears) {
       const Tensor& weight = source_.tensors()[linear.source_weight];
-      const uint64_t all_rows = weight.shape.size() == 2 ? weight.shape[0] : 1;
+      const uint64_t all_rows = stored_rows(weight);
       const uint64_t rows = unit.rows == 0 ? all_rows : unit.rows;
       std::array<std::span<const std::byte>, 3> parts;
       size_t part = 0;
@@ -415,6 +415,7 @@ class Run {
 
   std::string stage_name() const {
     const std::optional<uint64_t> layer = plan_.stages[stage_].layer;
+    if (plan_.stages.size() == 1) return "tensors";
     return layer ? fmt::format("layer {}", *layer) : stage_ == 0 ? "embedding" : "rest";
   }
 

@@ -36,7 +36,7 @@ enum class Phase { kRead, kForward, kMake, kSaveStreams, kFinish };
 
 struct Progress {
   Phase phase = Phase::kRead;
-  std::string stage;  // "embedding", "layer 3", "rest"
+  std::string stage;  // "embedding", "layer 3", "rest", "tensors"
   uint64_t stages_done = 0, stages = 0;
   uint64_t bytes_done = 0, bytes = 0;  // source bytes, of this attempt
 };

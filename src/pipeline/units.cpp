@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "plan/linear.h"
+
 namespace nibblecast {
 namespace {
 
@@ -70,16 +72,12 @@ class UnitList {
     unit.forward = forward;
     unit.write = write;
     unit.group = &group;
-    // Values that stand for themselves can be made a few rows at a time, however large the tensor.
-    const Tensor& weight = source_.tensors()[first.source_weight];
-    const bool by_rows = plan_.tensors[first.weight].make == Make::kWideWeight && group.linears.size() == 1;
-    const uint64_t all_rows = weight.shape.size() == 2 ? weight.shape[0] : 1;
-    if (!by_rows || weight.size_bytes <= kChunkBytes || all_rows == 1) {
+    const uint64_t all_rows = stored_rows(source_.tensors()[first.source_weight]);
+    const uint64_t rows = rows_at_once(source_, plan_, group);
+    if (rows == 0) {
       add_rows(std::move(unit), all_rows);
       return;
     }
-    const uint64_t tile = plan_.model.tile_rows;
-    const uint64_t rows = std::max<uint64_t>(kChunkBytes / (weight.size_bytes / all_rows) / tile, 1) * tile;
     for (uint64_t row = 0; row < all_rows; row += rows) {
       Unit part = unit;
       part.first_row = row;
@@ -114,9 +112,14 @@ class UnitList {
 
 }  // namespace
 
+uint64_t stored_rows(const Tensor& weight) {
+  return weight.shape.empty() ? 1 : *element_count(weight.shape) / weight.shape.back();
+}
+
 FileRange rows_range(const Plan& plan, const Tensor& tensor, const Tensor& weight, uint64_t first_row,
                      uint64_t rows) {
-  if (tensor.shape.size() != 2) return {tensor.shard, tensor.offset, tensor.size_bytes};
+  if (tensor.shape.size() != 2 || tensor.shape[0] == 1)
+    return {tensor.shard, tensor.offset, tensor.size_bytes};
   const uint64_t per_row = tensor.shape[0] == weight.shape[0] ? 1 : plan.model.tile_rows;
   const uint64_t row_bytes = tensor.size_bytes / tensor.shape[0];
   const uint64_t begin = first_row / per_row, end = (first_row + rows + per_row - 1) / per_row;

@@ -47,6 +47,9 @@ struct Work {
 // Whether the forward pass goes through stage `stage`.
 bool is_forward(const Plan& plan, const Work& work, size_t stage);
 
+// Rows of a weight that has elements: all of its dimensions but the last one, taken together.
+uint64_t stored_rows(const Tensor& weight);
+
 // Source bytes of `rows` rows of a tensor that belongs to a linear: its weight, or a scale with a row for
 // each of the weight's rows or tiles' rows.
 FileRange rows_range(const Plan& plan, const Tensor& tensor, const Tensor& weight, uint64_t first_row,

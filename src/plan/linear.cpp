@@ -23,8 +23,13 @@ struct Names {
         input_scale(module + ".input_scale") {}
 };
 
-uint64_t bytes_of(std::span<const Tensor> tensors, uint32_t index) {
-  return index == kNone ? 0 : tensors[index].size_bytes;
+constexpr uint64_t kChunkBytes = 16 << 20;
+
+// Bytes of a linear's tensor in memory while `rows` of `all_rows` rows are made; 0 rows: all.
+uint64_t bytes_at_once(const Plan& plan, const Tensor& tensor, uint64_t rows, uint64_t all_rows) {
+  if (rows == 0 || tensor.shape.size() != 2 || tensor.shape[0] == 1) return tensor.size_bytes;
+  const uint64_t parts = tensor.shape[0] == all_rows ? rows : tiles(rows, plan.model.tile_rows);
+  return tensor.size_bytes / tensor.shape[0] * parts;
 }
 
 }  // namespace
@@ -104,14 +109,51 @@ PlannedLinear planned_linear(const SourceLinear& linear,
   return planned;
 }
 
+Replacements keep_all(const Checkpoint& source) {
+  Replacements kept;
+  for (const Tensor& tensor : source.tensors())
+    kept.in_place.push_back({{Make::kKeep, tensor.name, tensor.dtype, tensor.shape}});
+  kept.scalars.resize(source.tensors().size());
+  return kept;
+}
+
+uint64_t rows_at_once(const Checkpoint& source, const Plan& plan, const PlannedGroup& group) {
+  const PlannedLinear& first = group.linears[0];
+  const Tensor& weight = source.tensors()[first.source_weight];
+  if (plan.tensors[first.weight].make != Make::kWideWeight || group.linears.size() != 1) return 0;
+  if (weight.shape.size() != 2 || weight.shape[0] <= 1 || weight.size_bytes <= kChunkBytes) return 0;
+  const uint64_t tile = plan.model.tile_rows;
+  const uint64_t rows =
+      std::max<uint64_t>(kChunkBytes / (weight.size_bytes / weight.shape[0]) / tile, 1) * tile;
+  return rows < weight.shape[0] ? rows : 0;
+}
+
+void add_only_stage(const Checkpoint& source, std::span<const PlannedLinear> linears, Plan& plan) {
+  Stage stage;
+  std::vector<uint32_t> kept(source.tensors().size(), kNone);
+  for (uint32_t index = 0; index < plan.tensors.size(); ++index) {
+    const PlannedTensor& tensor = plan.tensors[index];
+    if (tensor.make == Make::kKeep) kept[*tensor.source] = index;
+  }
+  for (const uint32_t index : kept) {
+    if (index != kNone) stage.kept.push_back(index);
+  }
+  for (const PlannedLinear& linear : linears)
+    add_group(source, {.expert = {}, .linears = {linear}}, stage, plan);
+  plan.stages.push_back(std::move(stage));
+}
+
 void add_group(const Checkpoint& source, PlannedGroup group, Stage& stage, Plan& plan) {
   uint64_t read = 0, made = 0;
+  const uint64_t rows = rows_at_once(source, plan, group);
   for (const PlannedLinear& linear : group.linears) {
+    const Shape& shape = source.tensors()[linear.source_weight].shape;
+    const uint64_t all_rows = shape.empty() ? 1 : shape[0];
     for (const uint32_t index : {linear.source_weight, linear.source_scale, linear.source_scale_2}) {
-      read += bytes_of(source.tensors(), index);
+      if (index != kNone) read += bytes_at_once(plan, source.tensors()[index], rows, all_rows);
     }
     for (const uint32_t index : {linear.weight, linear.block_scale}) {
-      if (index != kNone) made += plan.tensors[index].out.size_bytes;
+      if (index != kNone) made += bytes_at_once(plan, plan.tensors[index].out, rows, all_rows);
     }
   }
   plan.largest_source_bytes = std::max(plan.largest_source_bytes, read);

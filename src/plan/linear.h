@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
+#include <unordered_map>
 
 #include "checkpoint/checkpoint.h"
 #include "plan/layout.h"
@@ -36,7 +38,17 @@ void replace_linear(const Checkpoint& source, const SourceLinear& linear, const 
 PlannedLinear planned_linear(const SourceLinear& linear,
                              const std::unordered_map<std::string, uint32_t>& indices);
 
-// Adds a group to a stage, and its size to the plan's largest.
+// Every tensor stands for itself.
+Replacements keep_all(const Checkpoint& source);
+
+// Values that stand for themselves can be made a few rows at a time, however large the tensor: rows of the
+// group's only linear that are worked on at once, a multiple of the tile's. 0: whole linears.
+uint64_t rows_at_once(const Checkpoint& source, const Plan& plan, const PlannedGroup& group);
+
+// Of a plan that is laid out: one stage with all that is kept, and a group for each of `linears`.
+void add_only_stage(const Checkpoint& source, std::span<const PlannedLinear> linears, Plan& plan);
+
+// Adds a group to a stage, and what of it is in memory at once to the plan's largest.
 void add_group(const Checkpoint& source, PlannedGroup group, Stage& stage, Plan& plan);
 
 // JSON documents of the output that hang on its tensors alone: the index.

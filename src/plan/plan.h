@@ -85,13 +85,15 @@ struct Finding {
 
 struct Plan {
   QuantizeOptions options;
+  std::string command = "quantize";  // or another that makes a checkpoint: "dequantize", "convert"
   std::string made;  // the recipe's name and a hash of what it decides, or another command's name and options
-  DeepseekV4Config model;
+  DeepseekV4Config model;               // of other commands than quantize only the tile size
   std::vector<PlannedTensor> tensors;   // by shard, then offset
   std::vector<PlannedShard> shards;     // same order and names as the source's
-  std::vector<Stage> stages;            // embedding, layers ascending, the rest
-  std::vector<ActivationBound> bounds;  // one a layer
-  Json config, hf_quant_config, index;  // of the output; hf_quant_config null: no such file
+  std::vector<Stage> stages;            // embedding, layers ascending, the rest; of other commands only one
+  std::vector<ActivationBound> bounds;  // one a layer, where the plan has layers
+  Json config, hf_quant_config, index;  // of the output; hf_quant_config or index null: no such file
+  std::string config_text, index_text;  // as the files shall hold them; empty: the documents, formatted
   uint64_t source_bytes = 0;            // tensor data of the source
   uint64_t output_bytes = 0;            // tensor data of the output
   uint64_t output_file_bytes = 0;       // shards with their headers

@@ -7,7 +7,8 @@
 namespace nibblecast::testing {
 namespace {
 
-constexpr const char* kCommands[] = {"plan", "quantize", "calibrate", "verify", "status", "inspect", "synth"};
+constexpr const char* kCommands[] = {"plan",   "quantize", "dequantize", "convert", "calibrate",
+                                     "verify", "status",   "inspect",    "synth"};
 
 TEST(CommandLine, Version) {
   const CliResult result = run_cli({"--version"});

@@ -1,0 +1,74 @@
+#include "cli/plan_run.h"
+
+#include <fmt/format.h>
+
+#include "base/error.h"
+#include "cli/console.h"
+#include "cli/interrupt.h"
+#include "cli/job_run.h"
+#include "cli/progress.h"
+#include "cli/summary.h"
+#include "cli/text.h"
+#include "pipeline/destination.h"
+#include "pipeline/output.h"
+
+namespace nibblecast {
+namespace {
+
+void print_summary(const Checkpoint& source, const Plan& plan, const Activations& activations,
+                   const RunRecord& record, const Job& job, const PlanRunArguments& arguments, bool json) {
+  if (json) {
+    print_json(summary_document(source, plan, activations, record, job, arguments.destination));
+    return;
+  }
+  print_data(output_text(plan, arguments.destination) + blocks_text(record) + speed_text(record) +
+             summary_line("next", "nibblecast verify --checksums " + arguments.destination));
+}
+
+int say_finished(const std::string& destination, bool json) {
+  if (json)
+    print_json({{"destination", destination}, {"finished", true}});
+  else
+    print_data(summary_line("output", destination + ": this job's finished output; nothing to do"));
+  return 0;
+}
+
+}  // namespace
+
+void add_plan_run_options(CLI::App& app, PlanRunArguments& arguments, CommonOptions& common) {
+  add_text(app, "SRC", arguments.source, "", "checkpoint folder; never written to")->required();
+  add_text(app, "DST", arguments.destination, "", "new or empty folder, or where this job was interrupted")
+      ->required();
+  add_work_options(app, arguments.job);
+  add_threads_options(app, common);
+  add_common_options(app, common);
+}
+
+int run_plan(const Checkpoint& source, const Plan& plan, const PlanRunArguments& arguments,
+             const CommonOptions& common) {
+  const Activations none{.rows = {}, .amax = {}, .origin = "", .identity = "none"};
+  const Preflight found = preflight(source, plan, none, arguments.destination, arguments.job, common, false);
+  if (report_findings(found.findings)) return static_cast<int>(ErrorKind::kRefused);
+  if (found.destination == DestinationState::kFinished) {
+    clean_finished_destination(source.files(), arguments.destination);
+    return say_finished(arguments.destination, common.json);
+  }
+  const InterruptWatch watch(kResumeHint);
+  ProgressPrinter printer(common.quiet);
+  Job job = open_destination(source, arguments.destination, arguments.job.work_folder, found.job, plan);
+  report_resumption(job, common.quiet);
+  const RunRecord record = ending_noted(job, [&] {
+    RunOptions options;
+    options.read_memory_bytes = found.memory.read_bytes;
+    options.write_memory_bytes = found.memory.write_bytes;
+    options.progress = progress_to(printer, watch);
+    RunRecord made = quantize(source, plan, none, job, arguments.destination, options);
+    finish_output(source, plan, none, made, job, arguments.destination);
+    return made;
+  });
+  for (const std::string& note : record.notes) print_warning(note);
+  print_summary(source, plan, none, record, job, arguments, common.json);
+  return 0;
+}
+
+}  // namespace nibblecast

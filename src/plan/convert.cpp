@@ -1,0 +1,178 @@
+#include "plan/convert.h"
+
+#include <cstring>
+#include <optional>
+#include <utility>
+
+#include "base/error.h"
+#include "checkpoint/manifest.h"
+#include "checkpoint/safetensors.h"
+#include "model/deepseek_v4_tensors.h"
+#include "plan/linear.h"
+#include "plan/packed_linears.h"
+
+namespace nibblecast {
+namespace {
+
+constexpr const char* kRecordName = "nibblecast.json";
+constexpr uint64_t kMostRecordBytes = 1 << 30;
+
+// What nibblecast.json keeps of the release that its folder was made of.
+struct Release {
+  struct Shard {
+    std::string name = {};
+    SafetensorsHeader header = {};
+    uint64_t size_bytes = 0;
+  };
+  std::string config, index;  // texts; index empty: the release was a single file
+  std::vector<Shard> shards;
+};
+
+const std::string& text_at(const Json& object, const char* key) {
+  return object.at(key).get_ref<const std::string&>();
+}
+
+// Nothing where there is no such file. Throws what JSON and headers throw where it is not what we write.
+std::optional<Release> read_release(const Checkpoint& source) {
+  const std::filesystem::path path = source.folder() / kRecordName;
+  if (!source.files().status(path)) return {};
+  const Json document = parse_json(read_text(source.files(), path, kMostRecordBytes), path.string());
+  const Json& recorded = document.at("source");
+  Release release{.config = text_at(recorded, "config"), .index = text_at(recorded, "index"), .shards = {}};
+  for (const Json& shard : recorded.at("shards")) {
+    const auto size = shard.at("size_bytes").get<uint64_t>();
+    const std::string& name = text_at(shard, "name");
+    release.shards.push_back(
+        {.name = name,
+         .header = parse_safetensors_header(text_at(shard, "header"), size, path.string() + ": " + name),
+         .size_bytes = size});
+  }
+  return release;
+}
+
+bool is_routed_expert(std::string module) {
+  if (module.starts_with("mtp.")) module.replace(0, std::strlen("mtp."), "layers.");
+  return parse_expert_name(module).has_value();
+}
+
+class ConvertPlanner {
+ public:
+  explicit ConvertPlanner(const Checkpoint& source) : source_(source), replacements_(keep_all(source)) {}
+
+  Plan make() {
+    const TileSize tiles = tile_size(source_);
+    plan_.command = "convert";
+    plan_.made = "convert mxfp4";
+    plan_.model.tile_rows = tiles.rows;
+    plan_.model.tile_cols = tiles.cols;
+    for (const PackedLinear& packed : find_packed_linears(source_)) {
+      if (packed.format == PackedFormat::kNvfp4) cast_back(packed);
+    }
+    if (linears_.empty()) {
+      throw Error(ErrorKind::kBadInput, {.file = source_.folder().string()}, "holds no NVFP4 weights",
+                  {.hint = "`nibblecast inspect` shows the formats of a checkpoint"});
+    }
+    lay_out(source_, replacements_, plan_);
+    plan_.config = mxfp4_config(source_.config());
+    index_output(source_, plan_);
+    restore_release();
+    order_work();
+    return std::move(plan_);
+  }
+
+ private:
+  void cast_back(const PackedLinear& packed) {
+    const Tensor& weight = source_.tensors()[packed.linear.weight];
+    if (!is_routed_expert(packed.linear.module)) {
+      throw Error(ErrorKind::kUnsupported, source_.where(weight),
+                  "is NVFP4, but no routed expert: the release does not have it as MXFP4",
+                  {.hint = "`nibblecast dequantize` gives BF16"});
+    }
+    if (weight.shape[1] % 16 != 0) {
+      throw Error(ErrorKind::kUnsupported, source_.where(weight), "its columns are no whole blocks of MXFP4",
+                  {.expected = "a multiple of 32", .found = std::to_string(weight.shape[1] * 2), .hint = {}});
+    }
+    replace_linear(source_, packed.linear, {.make = Make::kMxfp4Weight}, replacements_);
+    if (packed.input_scale != kNone) replacements_.in_place[packed.input_scale].clear();
+    linears_.push_back(packed.linear);
+  }
+
+  void restore_release() {
+    std::string problem = "the release that it records has other tensors";
+    try {
+      const std::optional<Release> release = read_release(source_);
+      if (!release || lay_out_as(*release)) return;
+    } catch (const Error& error) {
+      problem = error.what();
+    } catch (const Json::exception&) {
+      problem = "it does not record the release";
+    }
+    plan_.findings.push_back(
+        {.severity = Severity::kWarning,
+         .reason = std::string(kRecordName) +
+                   " is of no use, so that tensors stand in this source's order: " + problem,
+         .remedy = {}});
+  }
+
+  // Moves the plan's tensors to where the release has them; false, and nothing moved, where they differ.
+  bool lay_out_as(const Release& release) {
+    const auto indices = indices_by_name(plan_);
+    std::vector<PlannedTensor> tensors;
+    std::vector<PlannedShard> shards;
+    uint64_t file_bytes = 0;
+    for (const Release::Shard& shard : release.shards) {
+      if (shards.size() == plan_.shards.size() || plan_.shards[shards.size()].name != shard.name)
+        return false;
+      for (const Tensor& tensor : shard.header.tensors) {
+        const auto found = indices.find(tensor.name);
+        if (found == indices.end()) return false;
+        PlannedTensor moved = plan_.tensors[found->second];
+        if (moved.out.dtype != tensor.dtype || moved.out.shape != tensor.shape) return false;
+        moved.out.shard = static_cast<uint32_t>(shards.size());
+        moved.out.offset = tensor.offset;
+        tensors.push_back(std::move(moved));
+      }
+      shards.push_back(planned_shard(shard));
+      file_bytes += shard.size_bytes;
+    }
+    if (tensors.size() != plan_.tensors.size() || shards.size() != plan_.shards.size()) return false;
+    plan_.tensors = std::move(tensors);
+    plan_.shards = std::move(shards);
+    plan_.output_file_bytes = file_bytes;
+    plan_.config_text = release.config;
+    plan_.index_text = release.index;
+    if (release.index.empty()) plan_.index = nullptr;
+    return true;
+  }
+
+  static PlannedShard planned_shard(const Release::Shard& shard) {
+    const uint64_t length = shard.header.json.size();
+    std::string header(sizeof length, '\0');
+    std::memcpy(header.data(), &length, sizeof length);
+    header += shard.header.json;
+    const uint64_t begin = header.size();
+    return {.name = shard.name,
+            .header = std::move(header),
+            .size_bytes = shard.size_bytes,
+            .scalars_begin = begin,
+            .scalars_end = begin};
+  }
+
+  void order_work() {
+    const auto indices = indices_by_name(plan_);
+    std::vector<PlannedLinear> linears;
+    for (const SourceLinear& linear : linears_) linears.push_back(planned_linear(linear, indices));
+    add_only_stage(source_, linears, plan_);
+  }
+
+  const Checkpoint& source_;
+  Plan plan_;
+  Replacements replacements_;
+  std::vector<SourceLinear> linears_;
+};
+
+}  // namespace
+
+Plan make_convert_plan(const Checkpoint& source) { return ConvertPlanner(source).make(); }
+
+}  // namespace nibblecast

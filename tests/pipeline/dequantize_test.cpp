@@ -1,0 +1,238 @@
+// `dequantize` through the whole pipeline: every value of every format, and what is refused.
+#include "plan/dequantize.h"
+
+#include <cstring>
+
+#include "formats/nvfp4.h"
+#include "stored_checkpoint.h"
+
+namespace nibblecast {
+namespace {
+
+using testing::bytes_of;
+using testing::expect_error;
+using testing::run_job;
+using testing::StoredTensor;
+using testing::TemporaryFolder;
+using testing::tensor_bytes;
+using testing::write_checkpoint;
+
+const Activations kNoActivations = {.rows = {}, .amax = {}, .origin = "", .identity = "none"};
+
+Json tiles(const Json& size) { return {{"quantization_config", {{"weight_block_size", size}}}}; }
+
+template <class T>
+std::vector<T> values_of(const std::string& bytes) {
+  std::vector<T> values(bytes.size() / sizeof(T));
+  std::memcpy(values.data(), bytes.data(), values.size() * sizeof(T));
+  return values;
+}
+
+uint8_t nibble(const std::string& codes, size_t at) {
+  return static_cast<uint8_t>(static_cast<uint8_t>(codes[at / 2]) >> (at % 2 * 4) & 15);
+}
+
+class Dequantize : public ::testing::Test {
+ protected:
+  void write(const std::vector<StoredTensor>& tensors, const Json& config = Json::object()) {
+    std::filesystem::remove_all(path("source"));
+    std::filesystem::remove_all(path("out"));
+    write_checkpoint(path("source"), tensors, config);
+  }
+  RunRecord run(Dtype dtype) {
+    std::filesystem::remove_all(path("out"));
+    const Checkpoint in = source();
+    return run_job(in, make_dequantize_plan(in, dtype), kNoActivations, path("out"));
+  }
+  void refuse(ErrorKind kind, const std::vector<StoredTensor>& tensors, const std::string& part,
+              const Json& config = Json::object(), Dtype dtype = Dtype::kBF16) {
+    write(tensors, config);
+    const Checkpoint in = source();
+    expect_error(
+        kind, [&] { make_dequantize_plan(in, dtype); }, part);
+  }
+  // Of both dtypes: the values that `value(index)` says, rounded once more for BF16.
+  template <class F>
+  void expect_values(const std::string& name, const F& value) {
+    run(Dtype::kF32);
+    const std::vector<float> wide = values_of<float>(tensor_bytes(output(), name));
+    EXPECT_EQ(output().at(name).dtype, Dtype::kF32);
+    run(Dtype::kBF16);
+    const std::vector<bf16> narrow = values_of<bf16>(tensor_bytes(output(), name));
+    EXPECT_EQ(output().at(name).dtype, Dtype::kBF16);
+    ASSERT_EQ(wide.size(), narrow.size());
+    ASSERT_FALSE(wide.empty());
+    for (size_t at = 0; at < wide.size(); ++at) {
+      const float expected = value(at);
+      ASSERT_EQ(std::bit_cast<uint32_t>(wide[at]), std::bit_cast<uint32_t>(expected)) << name << " " << at;
+      ASSERT_EQ(narrow[at].bits, to_bf16(expected).bits) << name << " " << at;
+    }
+  }
+
+  std::filesystem::path path(const std::string& name) const { return folder_.path() / name; }
+  Checkpoint source() const { return Checkpoint::open(path("source"), system_files()); }
+  Checkpoint output() const { return Checkpoint::open(path("out"), system_files()); }
+
+ private:
+  TemporaryFolder folder_;
+};
+
+TEST_F(Dequantize, Fp8TilesOfAnySizeWithEdges) {
+  for (const Dtype dtype : {Dtype::kF8E8M0, Dtype::kF32}) {
+    write({{"a.weight", Dtype::kF8E4M3, {7, 11}}, {"a.scale", dtype, {3, 3}}}, tiles({3, 5}));
+    const std::string codes = tensor_bytes(source(), "a.weight"), scales = tensor_bytes(source(), "a.scale");
+    expect_values("a.weight", [&](size_t at) {
+      const size_t tile = at / 11 / 3 * 3 + at % 11 / 5;
+      const float scale = dtype == Dtype::kF32 ? values_of<float>(scales)[tile]
+                                               : decode_e8m0(static_cast<uint8_t>(scales[tile]));
+      return decode_e4m3(static_cast<uint8_t>(codes[at])) * scale;
+    });
+    EXPECT_EQ(output().find("a.scale"), nullptr);
+  }
+}
+
+TEST_F(Dequantize, OneScaleForATensor) {
+  for (const Shape& shape : {Shape{}, Shape{1}, Shape{1, 1}}) {
+    write({{"a.weight", Dtype::kF8E4M3, {200, 150}},
+           {"a.weight_scale", Dtype::kF32, shape},
+           {"a.input_scale", Dtype::kF32, {}}});
+    const std::string codes = tensor_bytes(source(), "a.weight");
+    const float scale = values_of<float>(tensor_bytes(source(), "a.weight_scale"))[0];
+    expect_values("a.weight",
+                  [&](size_t at) { return decode_e4m3(static_cast<uint8_t>(codes[at])) * scale; });
+    EXPECT_EQ(output().tensors().size(), 1u);
+  }
+}
+
+TEST_F(Dequantize, Mxfp4AndNvfp4) {
+  write({{"mtp.0.m.weight", Dtype::kI8, {3, 32}},
+         {"mtp.0.m.scale", Dtype::kF8E8M0, {3, 2}},
+         {"n.weight", Dtype::kU8, {3, 24}},
+         {"n.weight_scale", Dtype::kF8E4M3, {3, 3}},
+         {"n.weight_scale_2", Dtype::kF32, {}},
+         {"n.input_scale", Dtype::kF32, {}}});
+  const auto bytes = [&](const char* name) { return tensor_bytes(source(), name); };
+  const std::string m = bytes("mtp.0.m.weight"), m_scales = bytes("mtp.0.m.scale");
+  expect_values("mtp.0.m.weight", [&](size_t at) {
+    return decode_e2m1(nibble(m, at)) * decode_e8m0(static_cast<uint8_t>(m_scales[at / 32]));
+  });
+  const std::string n = bytes("n.weight"), n_scales = bytes("n.weight_scale");
+  const float scale_2 = values_of<float>(bytes("n.weight_scale_2"))[0];
+  expect_values("n.weight", [&](size_t at) {
+    return decode_e2m1(nibble(n, at)) * (decode_e4m3(static_cast<uint8_t>(n_scales[at / 16])) * scale_2);
+  });
+  EXPECT_EQ(output().tensors().size(), 2u);
+}
+
+TEST_F(Dequantize, PlainTensorsOfAnyRankWidenOnlyToF32) {
+  const std::vector<StoredTensor> tensors = {
+      {"scalar", Dtype::kBF16, {}},      {"vector", Dtype::kBF16, {5}},   {"matrix", Dtype::kBF16, {3, 4}},
+      {"cube", Dtype::kBF16, {3, 4, 5}}, {"empty", Dtype::kBF16, {0, 4}}, {"f32", Dtype::kF32, {3}},
+      {"i64", Dtype::kI64, {2, 2}}};
+  write(tensors);
+  run(Dtype::kBF16);
+  for (const StoredTensor& tensor : tensors)
+    EXPECT_EQ(tensor_bytes(output(), tensor.name), tensor_bytes(source(), tensor.name)) << tensor.name;
+  run(Dtype::kF32);
+  for (const StoredTensor& tensor : tensors) {
+    const std::string from = tensor_bytes(source(), tensor.name), to = tensor_bytes(output(), tensor.name);
+    EXPECT_EQ(output().at(tensor.name).shape, tensor.shape);
+    if (tensor.dtype != Dtype::kBF16) {
+      EXPECT_EQ(from, to) << tensor.name;
+      continue;
+    }
+    EXPECT_EQ(output().at(tensor.name).dtype, Dtype::kF32);
+    std::vector<float> wide;
+    for (const bf16 value : values_of<bf16>(from)) wide.push_back(to_float(value));
+    EXPECT_EQ(to, bytes_of(wide)) << tensor.name;
+  }
+}
+
+// Tensors of more than a chunk go through by rows.
+TEST_F(Dequantize, LargeTensors) {
+  write({{"a.weight", Dtype::kF8E4M3, {4200, 4100}}, {"a.scale", Dtype::kF32, {33, 33}}});
+  const std::string codes = tensor_bytes(source(), "a.weight");
+  const std::vector<float> scales = values_of<float>(tensor_bytes(source(), "a.scale"));
+  const RunRecord record = run(Dtype::kBF16);
+  const std::vector<bf16> values = values_of<bf16>(tensor_bytes(output(), "a.weight"));
+  uint64_t inexact = 0, wrong = 0;
+  for (size_t at = 0; at < values.size(); ++at) {
+    const float value =
+        decode_e4m3(static_cast<uint8_t>(codes[at])) * scales[at / 4100 / 128 * 33 + at % 4100 / 128];
+    wrong += values[at].bits != to_bf16(value).bits;
+    inexact += to_float(values[at]) != value;
+  }
+  EXPECT_EQ(wrong, 0u);
+  EXPECT_GT(inexact, 0u);
+  EXPECT_EQ(record.inexact.at("a.weight"), inexact);
+  const Checkpoint in = source();
+  EXPECT_LT(make_dequantize_plan(in, Dtype::kBF16).largest_made_bytes, 34u << 20);
+}
+
+TEST_F(Dequantize, ARelease) {
+  testing::make_tiny_source(path("source"));
+  const RunRecord record = run(Dtype::kBF16);
+  EXPECT_TRUE(record.inexact.empty());
+  const Json config = output().config();
+  EXPECT_FALSE(config.contains("quantization_config"));
+  EXPECT_FALSE(config.contains("expert_dtype"));
+  EXPECT_EQ(config["torch_dtype"].get<std::string>(), "bfloat16");
+  uint64_t weights = 0;
+  const Checkpoint made = output();
+  for (const Tensor& tensor : made.tensors()) {
+    EXPECT_TRUE(tensor.dtype == Dtype::kBF16 || tensor.dtype == Dtype::kF32 || tensor.dtype == Dtype::kI64)
+        << tensor.name;
+    EXPECT_FALSE(tensor.name.ends_with(".scale"));
+    weights += tensor.name.starts_with("mtp.") && tensor.name.ends_with(".weight");
+  }
+  EXPECT_GT(weights, 0u);
+  EXPECT_FALSE(std::filesystem::exists(path("out") / "hf_quant_config.json"));
+}
+
+// What only the source's weights have a use for is left out, and its card stays beside ours.
+TEST_F(Dequantize, DocumentsOfAnOutput) {
+  testing::make_tiny_source(path("source"));
+  write_text_durably(system_files(), path("source") / "hf_quant_config.json", "{}");
+  write_text_durably(system_files(), path("source") / "nibblecast.json", "{}");
+  write_text_durably(system_files(), path("source") / "README.source.md", "the first card");
+  run(Dtype::kF32);
+  EXPECT_FALSE(std::filesystem::exists(path("out") / "hf_quant_config.json"));
+  EXPECT_EQ(read_text(system_files(), path("out") / "README.source.md", 100), "the first card");
+  const std::string record = read_text(system_files(), path("out") / "nibblecast.json", 1 << 30);
+  const Json document = parse_json(record, "nibblecast.json");
+  EXPECT_EQ(document["command"].get<std::string>(), "dequantize");
+  EXPECT_EQ(document["options"]["made"].get<std::string>(), "dequantize float32");
+}
+
+TEST_F(Dequantize, RefusesWhatItCannotReadByName) {
+  const StoredTensor fp8 = {"a.weight", Dtype::kF8E4M3, {128, 256}};
+  refuse(ErrorKind::kBadInput, {fp8}, "expected a tensor 'a.scale'");
+  refuse(ErrorKind::kBadInput, {{"a.weight", Dtype::kI8, {4, 32}}}, "'a.weight'");
+  refuse(ErrorKind::kBadInput, {{"a.weight", Dtype::kU8, {4, 32}}}, "'a.weight_scale'");
+  refuse(ErrorKind::kBadInput, {fp8, {"a.scale", Dtype::kF32, {2, 2}}}, "expected F8_E8M0 or F32 [1, 2]");
+  refuse(ErrorKind::kBadInput, {fp8, {"a.scale", Dtype::kBF16, {1, 2}}}, "found BF16 [1, 2]");
+  refuse(ErrorKind::kBadInput, {fp8, {"a.weight_scale", Dtype::kF32, {128}}}, "F32 of one value");
+  refuse(ErrorKind::kBadInput,
+         {{"a.weight", Dtype::kU8, {4, 12}},
+          {"a.weight_scale", Dtype::kF8E4M3, {4, 1}},
+          {"a.weight_scale_2", Dtype::kF32, {}}},
+         "no whole blocks");
+  refuse(ErrorKind::kUnsupported, {{"a.weight", Dtype::kF8E4M3, {4}}}, "no matrix");
+  refuse(ErrorKind::kUnsupported, {{"a.codes", Dtype::kU8, {4}}}, "'a.codes'");
+  refuse(ErrorKind::kUnsupported, {{"a.weight", Dtype::kF8E5M2, {4, 4}}}, "F8_E5M2");
+  refuse(ErrorKind::kUnsupported, {{"a.weight", Dtype::kF16, {4, 4}}}, "F16", Json::object(), Dtype::kF32);
+  for (const Json& size : {Json({128, 0}), Json({128}), Json({-1, 128}), Json("128"), Json({128, 1 << 21})})
+    refuse(ErrorKind::kBadInput, {fp8}, "weight_block_size", tiles(size));
+}
+
+TEST_F(Dequantize, RefusesValuesThatAreNotFinite) {
+  std::string codes = testing::plain_bytes(Dtype::kF8E4M3, 128 * 256);
+  codes[300] = 0x7f;
+  write({{"a.weight", Dtype::kF8E4M3, {128, 256}, codes}, {"a.scale", Dtype::kF32, {1, 2}}});
+  expect_error(
+      ErrorKind::kBadInput, [&] { run(Dtype::kBF16); }, "a.weight", "row 1, column 44");
+  EXPECT_FALSE(std::filesystem::exists(path("out") / "config.json"));
+}
+
+}  // namespace
+}  // namespace nibblecast
