@@ -1,4 +1,5 @@
-// base/descriptor.h - what the code that makes system calls on files shares; for base/ and the file systems of tests.
+// base/descriptor.h - what the code that makes system calls on files shares; for base/ and the file systems
+// of tests.
 #pragma once
 
 #include <cerrno>

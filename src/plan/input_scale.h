@@ -25,8 +25,8 @@ struct LayerInputScales {
 LayerInputScales layer_input_scales(const Plan& plan, uint64_t layer, const ExpertAmax& experts,
                                     const std::string& file);
 
-// The amax of dense linears that share their input: the largest of those that have an input_scale; 0 where none
-// has. Throws kBadInput naming the linear whose amax is missing, zero or not finite.
+// The amax of dense linears that share their input: the largest of those that have an input_scale; 0 where
+// none has. Throws kBadInput naming the linear whose amax is missing, zero or not finite.
 float group_input_amax(const Checkpoint& source, const PlannedGroup& group, const LayerAmax& amax,
                        const std::string& file);
 // From it, the input_scale of a linear made as `make`.

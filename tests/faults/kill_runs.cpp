@@ -197,7 +197,7 @@ class Killer {
     if (chance() >= options_.aimed) return {.delay_ns = some_of(whole_ns_)};
     const auto hits_of = [&](Doing doing) { return report_.hits[static_cast<size_t>(doing)]; };
     const Doing doing = chance() < 0.75 ? *std::ranges::min_element(kWanted, {}, hits_of)
-                                       : static_cast<Doing>(some_of(kDoings));
+                                        : static_cast<Doing>(some_of(kDoings));
     const auto index = static_cast<size_t>(doing);
     // A run that goes on does the earlier ones only.
     const double part = chance();

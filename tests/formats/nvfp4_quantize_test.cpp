@@ -106,7 +106,8 @@ TEST_P(Nvfp4Quantize, IsTheReferenceOnRandomWeights) {
 TEST_P(Nvfp4Quantize, IsTheReferenceAtEveryMagnitude) {
   for (const float amax : {to_float(bf16{0x7f7f}), 1.0f, 0.4375f, 3e-39f, 0x1p-133f}) {
     Weight weight = {0, 16, {}};
-    for (uint32_t bits = 0; to_float(bf16{static_cast<uint16_t>(bits)}) <= amax && bits < 0x7f80; bits += 23) {
+    for (uint32_t bits = 0; to_float(bf16{static_cast<uint16_t>(bits)}) <= amax && bits < 0x7f80;
+         bits += 23) {
       for (uint32_t i = 0; i < 16; ++i) {
         const uint32_t magnitude = i == 3 ? bits : bits - std::min(bits, 19 * i * (bits % 3));
         weight.values.push_back({static_cast<uint16_t>(magnitude | (i % 2) << 15)});
