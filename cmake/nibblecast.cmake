@@ -28,7 +28,7 @@ function(nc_isa_sources isa)
   elseif(isa STREQUAL "avx512")
     # GCC 12 takes the undefined operands inside its own AVX-512 headers for ours (GCC bug 105593).
     set(flags "-mavx512f;-mavx512bw;-mavx512vl;-mavx512dq;-mavx2;-mfma;-mf16c"
-              "-Wno-uninitialized;-Wno-maybe-uninitialized")
+              "$<$<CXX_COMPILER_ID:GNU>:-Wno-uninitialized>;$<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>")
   endif()
   set_source_files_properties(${ARGN} PROPERTIES COMPILE_OPTIONS "${flags}")
 endfunction()

@@ -172,7 +172,6 @@ std::vector<Tensor> release_tensors(const DeepseekV4Config& config, const ModelT
 }
 
 std::optional<ExpertName> parse_expert_name(std::string_view module) {
-  ExpertName name;
   if (!take(module, "layers.")) return std::nullopt;
   const auto layer = take_number(module);
   if (!layer || !take(module, ".ffn.experts.")) return std::nullopt;
