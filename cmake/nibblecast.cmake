@@ -4,8 +4,12 @@ add_library(nc_flags INTERFACE)
 target_include_directories(nc_flags INTERFACE ${PROJECT_SOURCE_DIR}/src)
 # No contraction into fused multiply-adds: results must not depend on the compiler's taste.
 # -Wrestrict: GCC 12 sees overlaps in std::string's own code (GCC bug 105651).
-target_compile_options(nc_flags INTERFACE $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict> -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion
-                                          -ffp-contract=off $<$<BOOL:${WERROR}>:-Werror>)
+target_compile_options(nc_flags INTERFACE
+  "$<$<COMPILE_LANG_AND_ID:CXX,GNU>:-Wno-restrict>"
+  "$<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Wshadow;-Wconversion;-Wno-sign-conversion;-ffp-contract=off>"
+  "$<$<AND:$<COMPILE_LANGUAGE:CXX>,$<BOOL:${WERROR}>>:-Werror>"
+  "$<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr;-Xcompiler=-Wall,-Wextra,-ffp-contract=off>"
+  "$<$<AND:$<COMPILE_LANGUAGE:CUDA>,$<BOOL:${WERROR}>>:-Werror=all-warnings>")
 target_compile_definitions(nc_flags INTERFACE NIBBLECAST_VERSION="${PROJECT_VERSION}"
                                               $<$<BOOL:${SIMD}>:NIBBLECAST_SIMD>)
 if(SANITIZE)

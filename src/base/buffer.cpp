@@ -18,6 +18,11 @@ Buffer::Buffer(size_t size_bytes) : size_(size_bytes) {
   }
 }
 
-Buffer::~Buffer() { std::free(data_); }
+Buffer::~Buffer() {
+  if (release_ == nullptr)
+    std::free(data_);
+  else if (data_ != nullptr)
+    release_(data_);
+}
 
 }  // namespace nibblecast

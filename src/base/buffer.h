@@ -13,11 +13,18 @@ class Buffer {
   Buffer() = default;
   // Aligned to kDirectAlignment. Error kRefused if the system has no such memory.
   explicit Buffer(size_t size_bytes);
+  // Takes over memory that `release` gives back.
+  using Release = void (*)(std::byte*);
+  Buffer(std::byte* data, size_t size_bytes, Release release)
+      : data_(data), size_(size_bytes), release_(release) {}
   Buffer(Buffer&& other) noexcept
-      : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+      : data_(std::exchange(other.data_, nullptr)),
+        size_(std::exchange(other.size_, 0)),
+        release_(other.release_) {}
   Buffer& operator=(Buffer&& other) noexcept {
     std::swap(data_, other.data_);
     std::swap(size_, other.size_);
+    std::swap(release_, other.release_);
     return *this;
   }
   ~Buffer();
@@ -30,6 +37,7 @@ class Buffer {
  private:
   std::byte* data_ = nullptr;
   size_t size_ = 0;
+  Release release_ = nullptr;  // null: the C library's
 };
 
 // Rounding to a multiple; `multiple` is a power of two.

@@ -25,6 +25,7 @@ enum class ErrorKind : int {
   kIo = 7,            // the system failed to read or write
   kDiskFull = 8,      // no space left; what was written is left as `.partial`
   kInterrupted = 9,   // stopped by a signal; the same command goes on
+  kDevice = 10,       // the GPU failed; the same command goes on
   kInternal = 70,     // our bug
 };
 

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "formats/bf16.h"
@@ -26,6 +27,12 @@ class Rope {
   // For positions 0 .. positions - 1.
   Rope(const std::vector<float>& frequencies, size_t positions);
 
+  // Of one pair at one position.
+  struct Turn {
+    float cos, sin;
+  };
+  std::span<const Turn> turns() const { return turns_; }  // [positions, pairs]
+
   size_t dims() const { return 2 * pairs_; }
   // Rotates x [dims] in place.
   template <class T>
@@ -38,9 +45,6 @@ class Rope {
   template <class T>
   void rotate(T* x, size_t position, float direction) const;
 
-  struct Turn {
-    float cos, sin;
-  };
   size_t pairs_ = 0;
   std::vector<Turn> turns_;  // [positions, pairs]
 };

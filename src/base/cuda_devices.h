@@ -1,0 +1,25 @@
+// base/cuda_devices.h - which CUDA devices there are, or why none can be used. In every build.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace nibblecast {
+
+struct CudaDevice {
+  int ordinal = 0;
+  std::string name;
+  int major = 0, minor = 0;   // compute capability
+  uint64_t memory_bytes = 0;  // of the card
+};
+
+struct CudaDevices {
+  std::vector<CudaDevice> usable;  // ascending ordinals; those that this build has code for
+  std::string absence;             // why `usable` is empty, for people
+};
+
+// Never throws: a machine without a GPU, without a driver, or with one too old is an answer.
+CudaDevices find_cuda_devices();
+
+}  // namespace nibblecast

@@ -1,0 +1,28 @@
+// ops/rope_cuda.h - rotary positions on a device; same contract as ops/rope.h.
+#pragma once
+
+#include "base/cuda.h"
+#include "ops/rope.h"
+
+namespace nibblecast {
+
+// Borrowed device memory; what kernels take.
+struct RopeView {
+  const Rope::Turn* turns = nullptr;  // [positions, pairs]
+  uint32_t pairs = 0;
+  uint32_t dims() const { return 2 * pairs; }
+};
+
+// A Rope's table in device memory.
+class DeviceRope {
+ public:
+  DeviceRope() = default;
+  explicit DeviceRope(const Rope& rope) : turns_(to_device(rope.turns())), pairs_(rope.dims() / 2) {}
+  RopeView view() const { return {turns_.data(), static_cast<uint32_t>(pairs_)}; }
+
+ private:
+  DeviceArray<Rope::Turn> turns_;
+  size_t pairs_ = 0;
+};
+
+}  // namespace nibblecast
