@@ -72,10 +72,11 @@ void check_cuda_launch(const char* kernel) { check_cuda(cudaGetLastError(), kern
 
 void use_cuda_device(int ordinal) { check_cuda(cudaSetDevice(ordinal), "cudaSetDevice"); }
 
-uint64_t free_cuda_memory() {
+uint64_t usable_cuda_memory(int ordinal) {
+  use_cuda_device(ordinal);
   size_t free = 0, all = 0;
   check_cuda(cudaMemGetInfo(&free, &all), "cudaMemGetInfo");
-  return free;
+  return free - free / 32;
 }
 
 std::string cuda_device_text() {

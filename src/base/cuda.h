@@ -28,8 +28,6 @@ void check_cuda_launch(const char* kernel);
 
 // For the calling thread, from now on.
 void use_cuda_device(int ordinal);
-// What is free on the device in use.
-uint64_t free_cuda_memory();
 // "sm_90 NVIDIA H100 80GB HBM3": of the device in use; what products' rounding may depend on.
 std::string cuda_device_text();
 

@@ -22,4 +22,8 @@ struct CudaDevices {
 // Never throws: a machine without a GPU, without a driver, or with one too old is an answer.
 CudaDevices find_cuda_devices();
 
+// What of the device's memory may be taken now: a little less than what is free, as other programs' kernels
+// and our own take some without asking. 0 in builds without CUDA. Errors as of base/cuda.h.
+uint64_t usable_cuda_memory(int ordinal);
+
 }  // namespace nibblecast

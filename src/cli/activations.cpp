@@ -32,10 +32,11 @@ void require_origin(const ActivationOptions& options, const Plan& plan) {
                "measured)"});
 }
 
-Activations load_activations(const ActivationOptions& options, const Checkpoint& source, const Plan& plan) {
+Activations load_activations(const ActivationOptions& options, const Checkpoint& source, const Plan& plan,
+                             const ForwardDevice& device) {
   FileSystem& files = source.files();
   if (options.calib.empty() && options.amax.empty())
-    return {.rows = {}, .amax = {}, .origin = "", .identity = "none"};
+    return {.rows = {}, .amax = {}, .origin = "", .identity = "none", .products = ""};
   if (!options.amax.empty()) {
     require_file(files, options.amax);
     return Activations::from_amax(files, options.amax);
@@ -49,7 +50,9 @@ Activations load_activations(const ActivationOptions& options, const Checkpoint&
   };
   CalibrationRows rows =
       read_rows(files, sets, load_tokenizer, plan.model.bos_token_id, plan.model.vocab_size, options.rows);
-  return Activations::from_rows(std::move(rows), options.calib);
+  Activations activations = Activations::from_rows(std::move(rows), options.calib);
+  if (device.cuda) activations.products = device_identity(device);
+  return activations;
 }
 
 Workload workload_of(const Activations& activations) {

@@ -40,9 +40,10 @@ int run(const Arguments& arguments, const CommonOptions& common) {
   const Checkpoint source = open_source(arguments.source);
   check_amax_output(arguments.output, source);
   const Plan plan = make_plan(source, arguments.options);
-  const Activations activations = load_activations(arguments.activations, source, plan);
+  const ChosenDevice device = choose_device(common);
+  const Activations activations = load_activations(arguments.activations, source, plan, device.forward);
   const Preflight found =
-      preflight_calibration(source, plan, activations, arguments.output, arguments.job, common);
+      preflight_calibration(source, plan, activations, arguments.output, arguments.job, common, device);
   if (report_findings(found.findings)) return static_cast<int>(ErrorKind::kRefused);
   const Workload& workload = found.workload;
   const InterruptWatch watch(kResumeHint);
@@ -53,6 +54,8 @@ int run(const Arguments& arguments, const CommonOptions& common) {
   const RunRecord record = ending_noted(job, [&] {
     return calibrate(source, plan, activations, job,
                      {.read_memory_bytes = found.memory.read_bytes,
+                      .read_threads = found.read_threads(),
+                      .device = found.device.forward,
                       .amax_output = arguments.output,
                       .checkpoint_every = found.checkpoint_every,
                       .progress = progress_to(printer, watch)});
@@ -88,6 +91,7 @@ void add_calibrate(CLI::App& app, CommonOptions& common, Action& action) {
   add_compute_dtype(command, arguments->options);
   add_job_options(command, arguments->job);
   add_threads_options(command, common);
+  add_device_options(command, common);
   add_common_options(command, common);
   command.callback(
       [arguments, &common, &action] { action = [arguments, &common] { return run(*arguments, common); }; });

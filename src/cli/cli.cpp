@@ -24,6 +24,7 @@ constexpr const char* kExitCodes =
     "   7  the system failed to read or write\n"
     "   8  disk full\n"
     "   9  interrupted; the same command goes on\n"
+    "  10  the GPU failed; the same command goes on\n"
     "  70  internal error";
 
 int exit_code(ErrorKind kind) { return static_cast<int>(kind); }

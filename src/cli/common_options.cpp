@@ -60,6 +60,16 @@ void add_parsed(CLI::App& app, const std::string& option, std::optional<T>& targ
       ->option_text(names);
 }
 
+void add_size(CLI::App& app, const std::string& option, std::optional<uint64_t>& target,
+              const std::string& description) {
+  const auto parse = [&target, option](const std::string& text) {
+    target = parse_size(text);
+    if (target) return;
+    throw CLI::ValidationError(option, fmt::format("'{}' is not a size (expected 900M, 4G, 1GiB...)", text));
+  };
+  app.add_option_function<std::string>(option, parse, description)->option_text("SIZE");
+}
+
 }  // namespace
 
 uint64_t CommonOptions::memory_limit() const { return memory ? *memory : available_memory(); }
@@ -104,17 +114,25 @@ void add_threads_options(CLI::App& app, CommonOptions& options) {
     }
     options.threads = *number;
   };
-  const auto memory = [&options](const std::string& text) {
-    options.memory = parse_size(text);
-    if (options.memory) return;
-    throw CLI::ValidationError("--memory",
-                               fmt::format("'{}' is not a size (expected 900M, 4G, 1GiB...)", text));
-  };
   app.add_option_function<std::string>("--threads", threads, "default: all processors it may use")
       ->option_text("N");
-  app.add_option_function<std::string>("--memory", memory, "bound, as 900M or 4G; default: what is free")
-      ->option_text("SIZE");
+  add_size(app, "--memory", options.memory, "bound, as 900M or 4G; default: what is free");
   add_text(app, "--cpu-isa", options.cpu_isa, "ISA", "auto|scalar|avx2|avx512 (default auto)");
+}
+
+void add_device_options(CLI::App& app, CommonOptions& options) {
+  const auto device = [&options](const std::string& text) {
+    constexpr std::string_view kNumbered = "cuda:";
+    options.device = text;
+    if (text == "auto" || text == "cpu" || text == "cuda") return;
+    if (text.starts_with(kNumbered)) options.device_ordinal = parse_number(text.substr(kNumbered.size()));
+    if (options.device_ordinal) return;
+    throw CLI::ValidationError("--device",
+                               fmt::format("unknown value '{}' (expected cpu, cuda or cuda:N)", text));
+  };
+  app.add_option_function<std::string>("--device", device, "cpu|cuda|cuda:N; default: the first GPU there is")
+      ->option_text("DEVICE");
+  add_size(app, "--device-memory", options.device_memory, "bound on the GPU's; default: what is free");
 }
 
 void add_rows_options(CLI::App& app, ActivationOptions& options) {

@@ -17,6 +17,9 @@ struct CommonOptions {
   size_t threads = 0;              // set by default_threads() unless given
   std::optional<uint64_t> memory;  // bytes
   std::string cpu_isa = "auto";
+  std::string device = "auto";             // as given: auto, cpu, cuda or cuda:N
+  std::optional<uint64_t> device_ordinal;  // of cuda:N
+  std::optional<uint64_t> device_memory;   // bytes
   bool json = false, quiet = false;
 
   uint64_t memory_limit() const;  // --memory, or what this process may use
@@ -45,6 +48,7 @@ CLI::Option* add_count(CLI::App& app, const std::string& name, uint64_t& target,
 
 void add_common_options(CLI::App& app, CommonOptions& options);
 void add_threads_options(CLI::App& app, CommonOptions& options);   // --threads, --memory, --cpu-isa
+void add_device_options(CLI::App& app, CommonOptions& options);    // --device, --device-memory
 void add_rows_options(CLI::App& app, ActivationOptions& options);  // --calib and how it becomes rows
 void add_compute_dtype(CLI::App& app, QuantizeOptions& options);
 void add_quantize_options(CLI::App& app, QuantizeOptions& options);  // all that changes the output's bytes

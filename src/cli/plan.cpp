@@ -59,16 +59,16 @@ int run(const Arguments& arguments, const CommonOptions& common) {
   const Checkpoint source = open_source(arguments.source);
   if (!arguments.explain.empty()) return explain(source, arguments);
   const Plan plan = make_plan(source, arguments.options);
-  const Activations activations = load_activations(from, source, plan);
-  PlanReport report{
-      .source = &source,
-      .plan = &plan,
-      .preflight = preflight(source, plan, activations, arguments.destination, arguments.job, common, true),
-      .seconds = {},
-      .breaches = {}};
+  const ChosenDevice device = choose_device(common);
+  const Activations activations = load_activations(from, source, plan, device.forward);
+  PlanReport report{.source = &source,
+                    .plan = &plan,
+                    .preflight = preflight(source, plan, activations, arguments.destination, arguments.job,
+                                           common, device, true),
+                    .seconds = {},
+                    .breaches = {}};
   const Preflight& found = report.preflight;
-  if (found.disk)
-    report.seconds = estimated_seconds(plan, found.workload, *found.disk, found.flops_per_second);
+  if (found.disk) report.seconds = estimated_seconds(plan, found.workload, *found.disk, found.compute);
   report.breaches = breaches_of(plan);
   if (common.json)
     print_json(plan_json(report));
@@ -97,6 +97,7 @@ void add_plan(CLI::App& app, CommonOptions& common, Action& action) {
   add_quantize_options(command, arguments->options);
   add_job_options(command, arguments->job);
   add_threads_options(command, common);
+  add_device_options(command, common);
   add_common_options(command, common);
   command.callback(
       [arguments, &common, &action] { action = [arguments, &common] { return run(*arguments, common); }; });

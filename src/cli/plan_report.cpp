@@ -130,6 +130,40 @@ std::string what_text(const PlanReport& report) {
                                                    largest.name, grouped(largest.size_bytes)));
 }
 
+// Where a forward pass would run, and what it takes there.
+std::string device_text(const PlanReport& report) {
+  const ChosenDevice& device = report.preflight.device;
+  std::string text = summary_line("device", device.text);
+  if (!device.forward.cuda || report.preflight.workload.tokens == 0) return text;
+  const CudaMemory& memory = report.preflight.memory.device;
+  text +=
+      summary_line("", fmt::format("{} at most, of {} allowed; {} would do", size_text(memory.peak_bytes()),
+                                   size_text(device.forward.memory_bytes), size_text(memory.least_bytes)));
+  return text +
+         summary_line("", fmt::format("CUDA {}, buffers {}, streams {} {}, {} experts of {} on their way",
+                                      size_text(memory.context_bytes), size_text(memory.fixed_bytes),
+                                      size_text(memory.streams_bytes),
+                                      memory.streams_resident ? "there" : "in host memory", memory.slots,
+                                      size_text(memory.slot_bytes)));
+}
+
+Json device_json(const PlanReport& report) {
+  const ChosenDevice& device = report.preflight.device;
+  Json json = {{"device", device.text}};
+  if (!device.forward.cuda || report.preflight.workload.tokens == 0) return json;
+  const CudaMemory& memory = report.preflight.memory.device;
+  json["memory"] = {{"peak", memory.peak_bytes()},
+                    {"limit", device.forward.memory_bytes},
+                    {"least", memory.least_bytes},
+                    {"context", memory.context_bytes},
+                    {"buffers", memory.fixed_bytes},
+                    {"streams", memory.streams_bytes},
+                    {"streams_resident", memory.streams_resident},
+                    {"expert_slots", memory.slots},
+                    {"expert_slot", memory.slot_bytes}};
+  return json;
+}
+
 std::string cost_text(const PlanReport& report) {
   const MemoryCost& memory = report.preflight.memory;
   std::string text =
@@ -140,6 +174,7 @@ std::string cost_text(const PlanReport& report) {
                                    size_text(memory.fixed_bytes), size_text(memory.read_bytes),
                                    size_text(memory.write_bytes), size_text(memory.make_bytes),
                                    size_text(memory.dense_bytes), size_text(memory.forward_bytes)));
+  text += device_text(report);
   text += summary_line(
       "disk", fmt::format("{} bytes needed, {} free at {}", grouped(report.preflight.disk_need),
                           grouped(report.preflight.disk_free), report.preflight.disk_folder.string()));
@@ -154,11 +189,14 @@ std::string cost_text(const PlanReport& report) {
   std::string time = fmt::format("about {}: read {}, write {}", duration_text(*report.seconds),
                                  rate_text(report.preflight.disk->read_bytes_per_second),
                                  rate_text(report.preflight.disk->write_bytes_per_second));
-  if (report.preflight.flops_per_second > 0) {
+  const ComputeRates& compute = report.preflight.compute;
+  if (compute.flops_per_second > 0) {
     time += fmt::format(
         "; {} tokens, {:.3g} TFLOP at {:.3g} TFLOP/s", grouped(report.preflight.workload.tokens),
         static_cast<double>(report.preflight.workload.tokens) * report.plan->flops_per_token / 1e12,
-        report.preflight.flops_per_second / 1e12);
+        compute.flops_per_second / 1e12);
+    if (compute.bus_bytes_per_second > 0)
+      time += fmt::format(", weights to the GPU at {}", rate_text(compute.bus_bytes_per_second));
   } else {
     time += "; without calibration (--calib)";
   }
@@ -227,7 +265,9 @@ Json time_json(const PlanReport& report) {
     time["read_bytes_per_second"] = report.preflight.disk->read_bytes_per_second;
     time["write_bytes_per_second"] = report.preflight.disk->write_bytes_per_second;
   }
-  if (report.preflight.flops_per_second > 0) time["flops_per_second"] = report.preflight.flops_per_second;
+  const ComputeRates& compute = report.preflight.compute;
+  if (compute.flops_per_second > 0) time["flops_per_second"] = compute.flops_per_second;
+  if (compute.bus_bytes_per_second > 0) time["bus_bytes_per_second"] = compute.bus_bytes_per_second;
   return time;
 }
 
@@ -286,6 +326,7 @@ Json plan_json(const PlanReport& report) {
             {"make", memory.make_bytes},
             {"dense", memory.dense_bytes},
             {"forward", memory.forward_bytes}}},
+          {"device", device_json(report)},
           {"disk",
            {{"folder", report.preflight.disk_folder.string()},
             {"needed", report.preflight.disk_need},

@@ -46,8 +46,9 @@ void add_plan_run_options(CLI::App& app, PlanRunArguments& arguments, CommonOpti
 
 int run_plan(const Checkpoint& source, const Plan& plan, const PlanRunArguments& arguments,
              const CommonOptions& common) {
-  const Activations none{.rows = {}, .amax = {}, .origin = "", .identity = "none"};
-  const Preflight found = preflight(source, plan, none, arguments.destination, arguments.job, common, false);
+  const Activations none{.rows = {}, .amax = {}, .origin = "", .identity = "none", .products = ""};
+  const Preflight found =
+      preflight(source, plan, none, arguments.destination, arguments.job, common, {}, false);
   if (report_findings(found.findings)) return static_cast<int>(ErrorKind::kRefused);
   if (found.destination == DestinationState::kFinished) {
     clean_finished_destination(source.files(), arguments.destination);

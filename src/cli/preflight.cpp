@@ -36,9 +36,10 @@ bool on_same_disk(const Path& a, const Path& b) {
 class Checks {
  public:
   Checks(const Checkpoint& source, const Plan& plan, const Activations& activations,
-         const JobOptions& options, const CommonOptions& common)
+         const JobOptions& options, const CommonOptions& common, const ChosenDevice& device)
       : source_(source), plan_(plan), activations_(activations), options_(options), common_(common) {
     result_.findings = plan.findings;
+    result_.device = device;
     if (activations.rows) {
       for (const std::string& warning : activations.rows->warnings)
         result_.findings.push_back({Severity::kWarning, warning, ""});
@@ -53,9 +54,15 @@ class Checks {
 
   void check_memory_need(bool writes) {
     result_.memory_limit = common_.memory_limit();
-    result_.memory = memory_cost(source_, plan_, result_.workload, common_.threads, result_.memory_limit);
+    ForwardDevice& device = result_.device.forward;
+    result_.memory =
+        memory_cost(source_, plan_, result_.workload, common_.threads, result_.memory_limit, device);
     if (!writes) result_.memory.write_bytes = 0;
     add(check_memory(result_.memory, result_.memory_limit));
+    if (!device.cuda || result_.workload.tokens == 0) return;
+    add(check_device_memory(result_.memory.device, device.memory_bytes));
+    device.expert_bytes = largest_expert_bytes(source_, plan_);
+    device.held_owners = result_.memory.read_units - 1;
   }
 
   void check_place(const Path& destination) {
@@ -103,10 +110,9 @@ class Checks {
     if (forward) result_.checkpoint_every = std::max<uint64_t>(1, options_.checkpoint_every);
     if (!always && !(choose && result_.work.streams_bytes > kSmallStreams)) return;
     result_.disk = probe_disk(result_.disk_folder);
-    if (forward) result_.flops_per_second = probe_products(plan_.options.compute_dtype);
+    if (forward) result_.compute = probe_compute(plan_.options.compute_dtype, result_.device.forward);
     if (choose && result_.disk && result_.work.streams_bytes > kSmallStreams) {
-      result_.checkpoint_every =
-          checkpoint_interval(plan_, result_.workload, *result_.disk, result_.flops_per_second);
+      result_.checkpoint_every = checkpoint_interval(plan_, result_.workload, *result_.disk, result_.compute);
     }
   }
 
@@ -166,6 +172,11 @@ bool Preflight::refused() const {
                      [](const Finding& finding) { return finding.severity == Severity::kRefusal; });
 }
 
+// A device is fed from the page cache too, which takes a processor for every few GB/s.
+size_t Preflight::read_threads() const {
+  return device.forward.cuda ? std::max(kIoThreads, std::min<size_t>(default_threads(), 12)) : kIoThreads;
+}
+
 void add_work_options(CLI::App& app, JobOptions& options) {
   add_text(app, "--work-dir", options.work_folder, "DIR", "where journal and state go; default: in DST");
   app.add_flag("--strict", options.strict, "what would be a warning is a refusal");
@@ -179,8 +190,8 @@ void add_job_options(CLI::App& app, JobOptions& options) {
 
 Preflight preflight(const Checkpoint& source, const Plan& plan, const Activations& activations,
                     const Path& destination, const JobOptions& options, const CommonOptions& common,
-                    bool measure) {
-  Checks checks(source, plan, activations, options, common);
+                    const ChosenDevice& device, bool measure) {
+  Checks checks(source, plan, activations, options, common, device);
   checks.check_memory_need(true);
   checks.check_place(destination);
   checks.measure(measure);
@@ -189,8 +200,8 @@ Preflight preflight(const Checkpoint& source, const Plan& plan, const Activation
 
 Preflight preflight_calibration(const Checkpoint& source, const Plan& plan, const Activations& activations,
                                 const Path& amax_output, const JobOptions& options,
-                                const CommonOptions& common) {
-  Checks checks(source, plan, activations, options, common);
+                                const CommonOptions& common, const ChosenDevice& device) {
+  Checks checks(source, plan, activations, options, common, device);
   checks.check_memory_need(false);
   const Path folder = calibration_job_folder(amax_output);
   checks.result().disk_folder = std::filesystem::absolute(amax_output).parent_path();

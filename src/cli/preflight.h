@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cli/common_options.h"
+#include "cli/device.h"
 #include "pipeline/destination.h"
 #include "pipeline/run.h"
 #include "plan/cost.h"
@@ -28,29 +29,31 @@ struct Preflight {
   Workload workload;
   uint64_t memory_limit = 0;
   MemoryCost memory;
+  ChosenDevice device;  // forward.expert_bytes and held_owners are set
   JobDescription job;
   std::optional<DestinationState> destination;  // nothing: refused, or none named
   std::filesystem::path disk_folder;            // where the output is, or would be, put
   uint64_t disk_need = 0, disk_free = 0;        // free: what this job already has there included
   WorkCost work;
   std::optional<DiskRates> disk;  // measured; nothing where it was not, or could not be
-  double flops_per_second = 0;    // of the products; 0: not measured
+  ComputeRates compute;           // measured; 0 where they were not
   uint64_t checkpoint_every = 0;  // 0: no forward pass
   std::vector<Finding> findings;  // those of the plan first
 
   bool refused() const;
+  size_t read_threads() const;
 };
 
 // `destination` empty: beside the source. `measure`: disk and products in any case, for an estimate of the
 // time.
 Preflight preflight(const Checkpoint& source, const Plan& plan, const Activations& activations,
                     const std::filesystem::path& destination, const JobOptions& options,
-                    const CommonOptions& common, bool measure);
+                    const CommonOptions& common, const ChosenDevice& device, bool measure);
 
 // Of `nibblecast calibrate`, whose output is one file.
 Preflight preflight_calibration(const Checkpoint& source, const Plan& plan, const Activations& activations,
                                 const std::filesystem::path& amax_output, const JobOptions& options,
-                                const CommonOptions& common);
+                                const CommonOptions& common, const ChosenDevice& device);
 
 // Where `nibblecast calibrate -o OUTPUT` keeps its job.
 std::filesystem::path calibration_job_folder(const std::filesystem::path& amax_output);

@@ -108,9 +108,10 @@ int run(const Arguments& arguments, const CommonOptions& common) {
   }
   const Plan plan = make_plan(source, arguments.options);
   require_origin(arguments.activations, plan);
-  const Activations activations = load_activations(arguments.activations, source, plan);
+  const ChosenDevice device = choose_device(common);
+  const Activations activations = load_activations(arguments.activations, source, plan, device.forward);
   const Preflight found =
-      preflight(source, plan, activations, arguments.destination, arguments.job, common, false);
+      preflight(source, plan, activations, arguments.destination, arguments.job, common, device, false);
   if (report_findings(found.findings)) return static_cast<int>(ErrorKind::kRefused);
   if (arguments.export_only && found.destination != DestinationState::kFinished)
     require_calibrated(source, plan, arguments);
@@ -127,6 +128,8 @@ int run(const Arguments& arguments, const CommonOptions& common) {
     RunRecord made = quantize(source, plan, activations, job, arguments.destination,
                               {.read_memory_bytes = found.memory.read_bytes,
                                .write_memory_bytes = found.memory.write_bytes,
+                               .read_threads = found.read_threads(),
+                               .device = found.device.forward,
                                .amax_output = arguments.amax_output,
                                .checkpoint_every = found.checkpoint_every,
                                .progress = progress_to(printer, watch)});
@@ -161,6 +164,7 @@ void add_quantize(CLI::App& app, CommonOptions& common, Action& action) {
   command.add_flag("--validate-only", arguments->validate_only,
                    "checks everything, also what DST holds; no changes");
   add_threads_options(command, common);
+  add_device_options(command, common);
   add_common_options(command, common);
   command.callback(
       [arguments, &common, &action] { action = [arguments, &common] { return run(*arguments, common); }; });

@@ -43,6 +43,18 @@ std::string losses_text(const RunRecord& record) {
   return text;
 }
 
+// How busy the device was, and how fast the way to it.
+std::string device_text(const RunRecord& record) {
+  const DeviceUse& use = record.device;
+  if (use.uploaded_bytes == 0) return {};
+  return summary_line(
+      "gpu",
+      fmt::format("computing {:.0f} %, copying {:.0f} % of the time; {} bytes to it at {}",
+                  100 * use.compute_seconds / std::max(record.seconds, 1e-9),
+                  100 * use.upload_seconds / std::max(record.seconds, 1e-9), grouped(use.uploaded_bytes),
+                  rate_text(static_cast<double>(use.uploaded_bytes) / std::max(use.upload_seconds, 1e-9))));
+}
+
 }  // namespace
 
 std::string summary_line(std::string_view label, std::string_view text) {
@@ -99,7 +111,7 @@ std::string speed_text(const RunRecord& record) {
   if (record.written_bytes > 0) {
     text += fmt::format(", {} out", rate_text(static_cast<double>(record.written_bytes) / seconds));
   }
-  return summary_line("speed", text + ")") +
+  return summary_line("speed", text + ")") + device_text(record) +
          summary_line("memory", size_text(peak_resident_bytes()) + " peak resident");
 }
 

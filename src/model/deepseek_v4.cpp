@@ -7,79 +7,23 @@
 
 #include "base/error.h"
 #include "base/parallel.h"
+#include "model/deepseek_v4_checks.h"
+#include "model/deepseek_v4_embedding.h"
 #include "model/deepseek_v4_state.h"
 #include "model/deepseek_v4_tensors.h"
 #include "ops/rmsnorm.h"
 
 namespace nibblecast {
-namespace {
-
-Rope make_rope(const RopeConfig& config, size_t dims, size_t positions) {
-  std::optional<Yarn> yarn;
-  if (config.yarn) {
-    yarn = Yarn{.factor = config.factor,
-                .beta_fast = config.beta_fast,
-                .beta_slow = config.beta_slow,
-                .original_length = static_cast<double>(config.original_max_position_embeddings)};
-  }
-  return Rope(rope_frequencies(config.theta, dims, yarn), positions);
-}
-
-void check_config(const DeepseekV4Config& config) {
-  if (config.hc_mult > kMaxHyperStreams) {
-    throw Error(ErrorKind::kUnsupported, {}, "the forward pass takes few residual streams",
-                {.expected = "hc_mult up to " + std::to_string(kMaxHyperStreams),
-                 .found = std::to_string(config.hc_mult)});
-  }
-}
-
-template <class T>
-void add_rows(ForwardState<T>& state, const std::vector<std::vector<int32_t>>& rows) {
-  for (const std::vector<int32_t>& row : rows) {
-    state.rows.push_back({state.ids.size(), row.size()});
-    for (size_t position = 0; position < row.size(); ++position) {
-      const int32_t id = row[position];
-      if (id < 0 || static_cast<uint64_t>(id) >= state.config.vocab_size) {
-        throw Error(ErrorKind::kBadInput, {}, "token id out of range",
-                    {.expected = "0 to " + std::to_string(state.config.vocab_size - 1),
-                     .found = std::to_string(id),
-                     .hint = "does the tokenizer belong to this model?"});
-      }
-      state.ids.push_back(id);
-      state.positions.push_back(static_cast<uint32_t>(position));
-    }
-  }
-}
-
-void check_expert(const std::string& module, const StoredLinear& weight, size_t rows, size_t cols) {
-  if (rows_of(weight) == rows && cols_of(weight) == cols) return;
-  throw Error(
-      ErrorKind::kBadInput, {.tensor = module}, "does not fit the model's configuration",
-      {.expected = shape_text({rows, cols}), .found = shape_text({rows_of(weight), cols_of(weight)})});
-}
-
-}  // namespace
 
 template <class T>
 void ForwardState<T>::check(const std::string& name, const Amax& input) const {
-  if (std::isfinite(input.value())) return;
-  throw Error(ErrorKind::kBadInput, {.tensor = module(name)}, "has an input that is not finite",
-              {.found = std::isnan(input.value()) ? "NaN" : "infinity",
-               .hint = "a weight before it is NaN or far too large; is the checkpoint damaged?"});
+  check_input(module(name), input.value());
 }
 
 template <class T>
 void ForwardState<T>::record(const std::string& name, const Amax& input) {
   check(name, input);
   amax.linears[module(name)] = input.value();
-}
-
-template <class T>
-void ForwardState<T>::check_streams(const std::string& name, const Amax& written) const {
-  if (std::isfinite(written.value())) return;
-  throw Error(ErrorKind::kBadInput, {.tensor = module(name)}, "leaves residual streams that are not finite",
-              {.found = std::isnan(written.value()) ? "NaN" : "infinity",
-               .hint = "a weight of this layer is NaN or far too large; is the checkpoint damaged?"});
 }
 
 template <class T>
@@ -111,13 +55,14 @@ template <class T>
 DeepseekV4Forward<T>::DeepseekV4Forward(const DeepseekV4Config& config,
                                         std::vector<std::vector<int32_t>> rows)
     : state_(std::make_unique<State>()) {
-  check_config(config);
+  check_forward_config(config);
   state_->config = config;
-  add_rows<T>(*state_, rows);
-  size_t longest = 0;
-  for (const std::vector<int32_t>& row : rows) longest = std::max(longest, row.size());
-  state_->sliding_rope = make_rope(config.rope, config.qk_rope_head_dim, longest);
-  state_->compress_rope = make_rope(config.compress_rope, config.qk_rope_head_dim, longest);
+  TokenRows laid_out(config, rows);
+  state_->rows = std::move(laid_out.rows);
+  state_->ids = std::move(laid_out.ids);
+  state_->positions = std::move(laid_out.positions);
+  state_->sliding_rope = make_rope(config.rope, config.qk_rope_head_dim, laid_out.longest);
+  state_->compress_rope = make_rope(config.compress_rope, config.qk_rope_head_dim, laid_out.longest);
   state_->streams.resize(state_->tokens() * config.hc_mult * config.hidden_size);
 }
 
@@ -157,24 +102,8 @@ uint64_t DeepseekV4Forward<T>::memory_bytes(const DeepseekV4Config& config, uint
 template <class T>
 void DeepseekV4Forward<T>::embed(uint64_t first, uint64_t count, std::span<const std::byte> bytes) {
   State& state = *state_;
-  const size_t width = state.config.hidden_size, streams = state.config.hc_mult;
-  if (bytes.size() != count * width * sizeof(bf16) || first + count > state.config.vocab_size) {
-    throw Error(ErrorKind::kBadInput, {.tensor = "embed.weight"}, "does not fit the model's configuration",
-                {.expected = shape_text({state.config.vocab_size, width}) + " BF16"});
-  }
-  const Bf16View embedding{bytes.data(), count, width};
-  Amax amax_seen;
-  parallel_for(state.tokens(), [&](size_t token) {
-    const uint64_t id = static_cast<uint64_t>(state.ids[token]);
-    if (id < first || id >= first + count) return;
-    T* to = state.streams.data() + token * streams * width;
-    read_weight(embedding, id - first, 1, to);
-    amax_seen.add(amax(to, width));
-    for (size_t stream = 1; stream < streams; ++stream) std::copy_n(to, width, to + stream * width);
-  });
-  if (!std::isfinite(amax_seen.value())) {
-    throw Error(ErrorKind::kBadInput, {.tensor = "embed.weight"}, "holds values that are not finite");
-  }
+  check_embedding_rows(state.config, first, count, bytes);
+  check_embedding(embed_tokens(state.config, state.ids, first, count, bytes, state.streams.data()));
   state.embedded += count;
 }
 
@@ -205,10 +134,7 @@ template <class T>
 void DeepseekV4Forward<T>::expert(uint64_t expert, const StoredExpert& weights) {
   State& state = *state_;
   assert(state.in_layer && expert == state.next_expert && expert < state.config.n_routed_experts);
-  const size_t width = state.config.hidden_size, inner = state.config.moe_intermediate_size;
-  check_expert(expert_module(state.layer, expert, 1), weights.w1, inner, width);
-  check_expert(expert_module(state.layer, expert, 2), weights.w2, width, inner);
-  check_expert(expert_module(state.layer, expert, 3), weights.w3, inner, width);
+  check_expert(state.config, state.layer, expert, weights);
   run_expert<T>(state, expert, {weights.w1, weights.w2, weights.w3});
   ++state.next_expert;
 }

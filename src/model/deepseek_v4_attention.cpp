@@ -4,8 +4,8 @@
 #include <array>
 #include <cmath>
 
-#include "base/error.h"
 #include "base/parallel.h"
+#include "model/deepseek_v4_checks.h"
 #include "model/deepseek_v4_state.h"
 #include "ops/attention.h"
 #include "ops/indexer.h"
@@ -224,8 +224,7 @@ class Attention {
         const size_t visible = (begin + at + query + 1) / ratio_;
         if (!choose_top_k(scores.data() + query * key_count, visible, config_.index_topk,
                           chosen_.data() + (first + at + query) * chosen_words_, chosen_words_)) {
-          throw Error(ErrorKind::kBadInput, {.tensor = state_.module("attn.indexer")}, "scores an entry NaN",
-                      {.hint = "a weight is NaN or far too large; is the checkpoint damaged?"});
+          refuse_nan_entry(state_.module("attn.indexer"));
         }
       }
     });
@@ -306,7 +305,7 @@ class Attention {
     }
     state_.record("attn.wo_a", o_amax_);
     state_.record("attn.wo_b", u_amax_);
-    state_.check_streams("hc_attn", stream_amax_);
+    check_streams(state_.module("hc_attn"), stream_amax_.value());
   }
 
   ForwardState<T>& state_;

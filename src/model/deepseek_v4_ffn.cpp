@@ -6,9 +6,9 @@
 #include <cstring>
 #include <span>
 
-#include "base/error.h"
 #include "base/file.h"
 #include "base/parallel.h"
+#include "model/deepseek_v4_checks.h"
 #include "model/deepseek_v4_state.h"
 #include "ops/linear.h"
 #include "ops/round.h"
@@ -59,9 +59,7 @@ void look_up_experts(const std::vector<int64_t>& tid2eid, int32_t id, size_t exp
   for (size_t i = 0; i < count; ++i) {
     const int64_t expert = tid2eid[static_cast<size_t>(id) * count + i];
     if (expert < 0 || expert >= static_cast<int64_t>(experts)) {
-      throw Error(ErrorKind::kBadInput, {.tensor = tensor}, "names an expert that does not exist",
-                  {.expected = "0 to " + std::to_string(experts - 1),
-                   .found = std::to_string(expert) + " for token " + std::to_string(id)});
+      refuse_expert(tensor, experts, expert, id);
     }
     chosen[i] = static_cast<int32_t>(expert);
   }
@@ -80,8 +78,7 @@ void choose(const ForwardState<T>& state, const FfnWeights& weights, size_t begi
       look_up_experts(weights.tid2eid, state.ids[begin + token], experts, top,
                       state.module("ffn.gate.tid2eid"), own);
     } else if (!choose_experts(scores, weights.bias.data(), experts, top, own)) {
-      throw Error(ErrorKind::kBadInput, {.tensor = state.module("ffn.gate")}, "scores an expert NaN",
-                  {.hint = "a weight or bias is NaN or far too large; is the checkpoint damaged?"});
+      refuse_nan_score(state.module("ffn.gate"));
     }
     routing_weights(scores, own, top, static_cast<float>(state.config.routed_scaling_factor),
                     chosen_weights + token * top);
@@ -213,7 +210,7 @@ void finish_ffn(ForwardState<T>& state) {
   state.expert_x = {};
   state.expert_act = {};
   state.record("ffn.shared_experts.w2", act_amax);
-  state.check_streams("hc_ffn", stream_amax);
+  check_streams(state.module("hc_ffn"), stream_amax.value());
 }
 
 void SharedExpert::keep(const MlpWeights& stored) {

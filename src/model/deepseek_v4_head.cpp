@@ -1,5 +1,7 @@
 // After the last layer: the streams become logits.
 
+#include "model/deepseek_v4_head.h"
+
 #include <algorithm>
 #include <cmath>
 
@@ -33,15 +35,14 @@ std::vector<T> final_hidden(const ForwardState<T>& state, const HeadWeights& wei
   return x;
 }
 
-// -log softmax(logits)[target], the sum in double.
+}  // namespace
+
 float negative_log_likelihood(const float* logits, size_t count, size_t target) {
   const float largest = *std::max_element(logits, logits + count);
   double sum = 0;
   for (size_t i = 0; i < count; ++i) sum += std::exp(double{logits[i]} - double{largest});
   return static_cast<float>(std::log(sum) + double{largest} - double{logits[target]});
 }
-
-}  // namespace
 
 template <class T>
 std::vector<float> row_logits(const ForwardState<T>& state, const HeadWeights& weights, size_t row) {

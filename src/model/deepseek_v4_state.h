@@ -7,16 +7,13 @@
 #include <vector>
 
 #include "model/deepseek_v4.h"
+#include "model/deepseek_v4_rows.h"
 #include "model/deepseek_v4_weights.h"
 #include "ops/amax.h"
 #include "ops/rope.h"
 #include "ops/workspace.h"
 
 namespace nibblecast {
-
-struct RowSpan {
-  size_t begin = 0, length = 0;  // tokens [begin, begin + length) of all rows one after the other
-};
 
 // One token of one expert.
 struct Assignment {
@@ -61,8 +58,6 @@ struct ForwardState {
   void check(const std::string& name, const Amax& input) const;
   // check(), and into `amax.linears`.
   void record(const std::string& name, const Amax& input);
-  // Error kBadInput if the streams that `name` wrote are not finite.
-  void check_streams(const std::string& name, const Amax& written) const;
 };
 
 // Before a half of a layer, for tokens [first, first + count), count <= kHyperRows: the streams mixed into x

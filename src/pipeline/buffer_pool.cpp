@@ -45,7 +45,7 @@ Buffer BufferPool::reuse_or_allocate(size_t size_bytes) {
     idle_bytes_ -= idle_.front().size();
     idle_.pop_front();
   }
-  Buffer buffer(size_bytes);
+  Buffer buffer = allocate_ == nullptr ? Buffer(size_bytes) : allocate_(size_bytes);
   used_bytes_ += size_bytes;
   return buffer;
 }

@@ -8,13 +8,16 @@
 #include <mutex>
 
 #include "base/buffer.h"
+#include "model/forward_pass.h"
 
 namespace nibblecast {
 
 // Thread-safe.
 class BufferPool {
  public:
-  explicit BufferPool(uint64_t budget_bytes) : budget_bytes_(budget_bytes) {}
+  // `allocate` makes new buffers; null: Buffer's own way.
+  explicit BufferPool(uint64_t budget_bytes, BufferAllocator allocate = nullptr)
+      : budget_bytes_(budget_bytes), allocate_(allocate) {}
 
   // Waits until the buffers in use leave room for `size_bytes` in the budget; a buffer larger than the whole
   // budget is given when no other is in use.
@@ -30,6 +33,7 @@ class BufferPool {
   Buffer reuse_or_allocate(size_t size_bytes);
 
   const uint64_t budget_bytes_;
+  const BufferAllocator allocate_;
   std::mutex mutex_;
   std::condition_variable returned_;
   uint64_t used_bytes_ = 0;  // handed out

@@ -2,39 +2,17 @@
 
 #include <algorithm>
 #include <cassert>
-#include <cstring>
 #include <utility>
-#include <variant>
 
 namespace nibblecast {
 
-struct CalibrationPass::Forward {
-  template <class T>
-  Forward(std::in_place_type_t<T> type, const DeepseekV4Config& config,
-          std::vector<std::vector<int32_t>> rows)
-      : pass(type, config, std::move(rows)) {}
-
-  std::variant<DeepseekV4Forward<bf16>, DeepseekV4Forward<float>> pass;
-
-  template <class F>
-  auto operator()(const F& f) {
-    return std::visit(f, pass);
-  }
-};
-
 CalibrationPass::CalibrationPass(const Checkpoint& source, const Plan& plan,
-                                 std::vector<std::vector<int32_t>> rows)
-    : source_(source), plan_(plan) {
-  if (plan.options.compute_dtype == ComputeDtype::kBF16) {
-    forward_ =
-        std::make_unique<Forward>(std::in_place_type<DeepseekV4Forward<bf16>>, plan.model, std::move(rows));
-  } else {
-    forward_ =
-        std::make_unique<Forward>(std::in_place_type<DeepseekV4Forward<float>>, plan.model, std::move(rows));
-  }
-}
-
-CalibrationPass::~CalibrationPass() = default;
+                                 std::vector<std::vector<int32_t>> rows, const ForwardDevice& device)
+    : source_(source),
+      plan_(plan),
+      forward_(plan.options.compute_dtype == ComputeDtype::kBF16
+                   ? make_forward_pass<bf16>(plan.model, std::move(rows), device)
+                   : make_forward_pass<float>(plan.model, std::move(rows), device)) {}
 
 std::vector<std::string> CalibrationPass::needed(const Plan& plan, uint64_t layer) {
   return DeepseekV4Forward<float>::dense_tensor_names(plan.model, layer);
@@ -51,11 +29,17 @@ uint64_t CalibrationPass::stored_bytes(const Checkpoint& source, const Plan& pla
 }
 
 void CalibrationPass::expect_layer(uint64_t layer) {
-  stored_.clear();
-  for (const std::string& name : needed(plan_, layer)) stored_[name].resize(source_.at(name).size_bytes);
+  expected_.clear();
+  std::vector<Tensor> dense;
+  for (const std::string& name : needed(plan_, layer)) {
+    dense.push_back(source_.at(name));
+    expected_.insert(name);
+  }
+  forward_->expect_layer(layer, dense);
 }
 
-void CalibrationPass::take(uint32_t shard, uint64_t begin, std::span<const std::byte> bytes) {
+void CalibrationPass::take(uint32_t shard, uint64_t begin, std::span<const std::byte> bytes,
+                           const ForwardPass::Owner& owner) {
   const std::span<const Tensor> tensors = source_.tensors();
   const uint64_t end = begin + bytes.size();
   auto tensor = std::partition_point(tensors.begin(), tensors.end(), [&](const Tensor& t) {
@@ -66,8 +50,8 @@ void CalibrationPass::take(uint32_t shard, uint64_t begin, std::span<const std::
     const std::span<const std::byte> part = bytes.subspan(from - begin, to - from);
     if (tensor->name == "embed.weight") {
       take_embedding(*tensor, from - tensor->offset, part);
-    } else if (const auto found = stored_.find(tensor->name); found != stored_.end() && !part.empty()) {
-      std::memcpy(found->second.data() + (from - tensor->offset), part.data(), part.size());
+    } else if (expected_.contains(tensor->name) && !part.empty()) {
+      forward_->take(tensor->name, from - tensor->offset, part, owner);
     }
   }
 }
@@ -78,7 +62,7 @@ void CalibrationPass::take_embedding(const Tensor& tensor, uint64_t begin_in_ten
   assert(begin_in_tensor == embedded_rows_ * row_bytes + partial_row_.size());
   (void)begin_in_tensor;
   const auto embed = [&](uint64_t rows, std::span<const std::byte> whole) {
-    (*forward_)([&](auto& pass) { pass.embed(embedded_rows_, rows, whole); });
+    forward_->embed(embedded_rows_, rows, whole);
     embedded_rows_ += rows;
   };
   if (!partial_row_.empty()) {
@@ -93,31 +77,6 @@ void CalibrationPass::take_embedding(const Tensor& tensor, uint64_t begin_in_ten
   if (rows > 0) embed(rows, bytes.first(rows * row_bytes));
   const auto rest = bytes.subspan(rows * row_bytes);
   partial_row_.assign(rest.begin(), rest.end());
-}
-
-void CalibrationPass::begin_layer(uint64_t layer) {
-  StoredTensors tensors;
-  for (const auto& [name, bytes] : stored_) {
-    const Tensor& tensor = source_.at(name);
-    tensors[name] = {.dtype = tensor.dtype, .shape = tensor.shape, .bytes = bytes};
-  }
-  (*forward_)([&](auto& pass) { pass.begin_layer(layer, tensors); });
-}
-
-void CalibrationPass::expert(uint64_t expert, const StoredExpert& weights) {
-  (*forward_)([&](auto& pass) { pass.expert(expert, weights); });
-}
-
-LayerAmax CalibrationPass::end_layer() {
-  return (*forward_)([](auto& pass) { return pass.end_layer(); });
-}
-
-std::span<std::byte> CalibrationPass::resume_at(uint64_t layer) {
-  return (*forward_)([&](auto& pass) { return std::as_writable_bytes(pass.resume_at(layer)); });
-}
-
-std::span<const std::byte> CalibrationPass::streams() const {
-  return (*forward_)([](auto& pass) { return std::as_bytes(pass.streams()); });
 }
 
 }  // namespace nibblecast

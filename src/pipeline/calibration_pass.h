@@ -5,12 +5,12 @@
 #include <memory>
 #include <span>
 #include <string>
-#include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "checkpoint/checkpoint.h"
 #include "model/activation_amax.h"
-#include "model/deepseek_v4.h"
+#include "model/forward_pass.h"
 #include "plan/plan.h"
 
 namespace nibblecast {
@@ -20,20 +20,17 @@ namespace nibblecast {
 // caller.
 class CalibrationPass {
  public:
-  CalibrationPass(const Checkpoint& source, const Plan& plan, std::vector<std::vector<int32_t>> rows);
-  ~CalibrationPass();
+  CalibrationPass(const Checkpoint& source, const Plan& plan, std::vector<std::vector<int32_t>> rows,
+                  const ForwardDevice& device);
 
-  // Instead of the embedding: goes on with `layer`; the caller fills the streams that enter it.
-  std::span<std::byte> resume_at(uint64_t layer);
+  // For what has nothing to do with where bytes come from: streams, resume_at(), experts, the layer's end.
+  ForwardPass& forward() { return *forward_; }
 
   void expect_layer(uint64_t layer);
-  // Bytes [begin, begin + size) of shard `shard`: copies what the layer (or the embedding) needs of them.
-  void take(uint32_t shard, uint64_t begin, std::span<const std::byte> bytes);
-  void begin_layer(uint64_t layer);
-  void expert(uint64_t expert, const StoredExpert& weights);
-  LayerAmax end_layer();
-  // The streams after the last finished layer.
-  std::span<const std::byte> streams() const;
+  // Bytes [begin, begin + size) of shard `shard`, which `owner` keeps: hands on what the layer (or the
+  // embedding) needs of them.
+  void take(uint32_t shard, uint64_t begin, std::span<const std::byte> bytes,
+            const ForwardPass::Owner& owner);
 
   // The names of a layer's tensors that take() must have seen before begin_layer().
   static std::vector<std::string> needed(const Plan& plan, uint64_t layer);
@@ -41,15 +38,13 @@ class CalibrationPass {
   static uint64_t stored_bytes(const Checkpoint& source, const Plan& plan);
 
  private:
-  struct Forward;  // the forward pass in the plan's compute dtype
-
   void take_embedding(const Tensor& tensor, uint64_t begin_in_tensor, std::span<const std::byte> bytes);
 
   const Checkpoint& source_;
   const Plan& plan_;
-  std::unique_ptr<Forward> forward_;
-  std::unordered_map<std::string, std::vector<std::byte>> stored_;
-  std::vector<std::byte> partial_row_;  // of the embedding, cut by the end of a chunk
+  std::unique_ptr<ForwardPass> forward_;
+  std::unordered_set<std::string> expected_;  // dense tensors of the layer
+  std::vector<std::byte> partial_row_;        // of the embedding, cut by the end of a chunk
   uint64_t embedded_rows_ = 0;
 };
 

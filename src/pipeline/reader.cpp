@@ -6,7 +6,7 @@
 namespace nibblecast {
 namespace {
 
-uint64_t buffer_bytes(const ReadUnit& unit) {
+uint64_t padded_bytes(const ReadUnit& unit) {
   uint64_t bytes = 0;
   for (const FileRange& range : unit) bytes += range.padded_bytes();
   return std::max<uint64_t>(bytes, kDirectAlignment);
@@ -21,13 +21,22 @@ struct Reader::Pending {
   std::exception_ptr error;
 };
 
-Reader::Reader(std::vector<std::unique_ptr<File>> files, std::vector<ReadUnit> units, uint64_t memory_bytes)
-    : files_(std::move(files)), units_(std::move(units)), pool_(memory_bytes), threads_(kIoThreads) {
+Reader::Reader(std::vector<std::unique_ptr<File>> files, std::vector<ReadUnit> units, uint64_t memory_bytes,
+               size_t threads, BufferAllocator allocate)
+    : files_(std::move(files)), units_(std::move(units)), pool_(memory_bytes, allocate), threads_(threads) {
+  if (allocate != nullptr) {
+    for (const ReadUnit& unit : units_)
+      least_buffer_bytes_ = std::max(least_buffer_bytes_, padded_bytes(unit));
+  }
   for (const auto& file : files_) file_sizes_.push_back(file->size());
   read_ahead();
 }
 
 Reader::~Reader() = default;
+
+uint64_t Reader::buffer_bytes(const ReadUnit& unit) const {
+  return std::max(least_buffer_bytes_, padded_bytes(unit));
+}
 
 void Reader::read_ahead() {
   while (begun_ < units_.size()) {

@@ -39,22 +39,27 @@ class Reader {
   };
 
   // Begins to read. `memory_bytes` bounds the units read and not yet given back (one unit may exceed it).
-  Reader(std::vector<std::unique_ptr<File>> files, std::vector<ReadUnit> units, uint64_t memory_bytes);
+  // With an allocator, whose memory is costly to make, all buffers are as large as the largest unit, so that
+  // each serves all.
+  Reader(std::vector<std::unique_ptr<File>> files, std::vector<ReadUnit> units, uint64_t memory_bytes,
+         size_t threads = kIoThreads, BufferAllocator allocate = nullptr);
   ~Reader();
 
-  // Units in their order; the one before must have been destroyed. Rethrows the error of the read that
-  // failed. Not thread-safe.
+  // Units in their order; of those before, so many must have been destroyed, or be by another thread, that
+  // this one has room. Rethrows the error of the read that failed. Not thread-safe.
   Loaded next();
 
  private:
   struct Pending;  // a unit under way
 
+  uint64_t buffer_bytes(const ReadUnit& unit) const;
   void read_ahead();
   void begin(const ReadUnit& unit, Buffer buffer);
 
   std::vector<std::unique_ptr<File>> files_;
   std::vector<uint64_t> file_sizes_;
   std::vector<ReadUnit> units_;
+  uint64_t least_buffer_bytes_ = 0;
   size_t begun_ = 0;
   BufferPool pool_;
   std::mutex mutex_;

@@ -61,17 +61,23 @@ class Run {
   void resume_forward() {
     const JobState& state = job_.state();
     if (state.layers.size() == plan_.model.num_hidden_layers) return;
-    pass_.emplace(source_, plan_, activations_.rows->ids);
+    begin_forward();
     work_.forward_from = 0;
     if (!state.streams) return;
     const SavedStreams& saved = *state.streams;
-    if (load_streams(source_.files(), job_.work_folder(), saved, pass_->resume_at(saved.layer))) {
+    pass_->forward().resume_at(saved.layer);
+    if (load_streams(source_.files(), job_.work_folder(), saved, pass_->forward())) {
       work_.forward_from = saved_at_ = saved.layer;
       return;
     }
     record_.notes.push_back(fmt::format("{} is missing or damaged: the forward pass starts at layer 0 again",
                                         (job_.work_folder() / saved.file).string()));
-    pass_.emplace(source_, plan_, activations_.rows->ids);
+    begin_forward();
+  }
+
+  void begin_forward() {
+    pass_.reset();  // first, so that a device holds only one
+    pass_.emplace(source_, plan_, activations_.rows->ids, options_.device);
   }
 
   // Shards that an earlier attempt wrote into are gone on with; what is durable in one that is gone or cut is
@@ -133,7 +139,8 @@ class Run {
       files.push_back(source_.files().open(source_.folder() / shard.name, Access::kReadDirect));
     }
     for (const Unit& unit : units_) reads.push_back(unit.reads);
-    Reader reader(std::move(files), std::move(reads), options_.read_memory_bytes);
+    reader_.emplace(std::move(files), std::move(reads), options_.read_memory_bytes, options_.read_threads,
+                    pass_ ? read_buffers(options_.device) : nullptr);
     size_t unit = 0;
     for (size_t stage = 0; stage < plan_.stages.size(); ++stage) {
       stage_ = stage;
@@ -142,10 +149,10 @@ class Run {
       bool attended = false;
       report(Phase::kRead);
       for (; unit < units_.size() && units_[unit].stage == stage; ++unit) {
-        const Reader::Loaded loaded = reader.next();
+        const auto loaded = std::make_shared<const Reader::Loaded>(reader_->next());
         if (layer_forward && !attended && is_expert(units_[unit])) {
           report(Phase::kForward);
-          pass_->begin_layer(*plan_.stages[stage].layer);
+          pass_->forward().begin_layer();
           attended = true;
         }
         work(units_[unit], loaded);
@@ -158,9 +165,10 @@ class Run {
 
   static bool is_expert(const Unit& unit) { return unit.group != nullptr && unit.group->expert; }
 
-  void work(const Unit& unit, const Reader::Loaded& loaded) {
+  void work(const Unit& unit, const std::shared_ptr<const Reader::Loaded>& owner) {
+    const Reader::Loaded& loaded = *owner;
     if (unit.group == nullptr) {
-      if (unit.forward) take(unit, loaded[0]);
+      if (unit.forward) take(unit, owner);
       if (unit.write) copy(unit, loaded[0]);
       return;
     }
@@ -169,10 +177,10 @@ class Run {
     if (unit.forward) {
       report(Phase::kForward);
       if (is_expert(unit)) {
-        pass_->expert(*unit.group->expert, {tasks[0].source, tasks[1].source, tasks[2].source});
+        pass_->forward().expert(*unit.group->expert, {tasks[0].source, tasks[1].source, tasks[2].source},
+                                owner);
       } else {
-        for (size_t range = 0; range < unit.reads.size(); ++range)
-          pass_->take(unit.reads[range].file, unit.reads[range].begin, loaded[range]);
+        take(unit, owner);
       }
     }
     if (unit.write) make(unit, tasks);
@@ -209,9 +217,10 @@ class Run {
     return tasks;
   }
 
-  void take(const Unit& unit, std::span<const std::byte> bytes) {
+  void take(const Unit& unit, const std::shared_ptr<const Reader::Loaded>& owner) {
     report(Phase::kForward);
-    pass_->take(unit.reads[0].file, unit.reads[0].begin, bytes);
+    for (size_t range = 0; range < unit.reads.size(); ++range)
+      pass_->take(unit.reads[range].file, unit.reads[range].begin, (*owner)[range], owner);
   }
 
   void copy(const Unit& unit, std::span<const std::byte> bytes) {
@@ -380,7 +389,8 @@ class Run {
   }
 
   void finish_forward(uint64_t layer) {
-    record_.layers.push_back(pass_->end_layer());
+    record_.layers.push_back(pass_->forward().end_layer());
+    record_.device = pass_->forward().device_use();
     const auto before = job_.state().layers.find(layer);
     if (before != job_.state().layers.end() && before->second != record_.layers.back()) {
       throw Error(
@@ -393,7 +403,7 @@ class Run {
     const uint64_t next = layer + 1;
     if (next == plan_.model.num_hidden_layers || next - saved_at_ < options_.checkpoint_every) return;
     report(Phase::kSaveStreams);
-    const SavedStreams saved = save_streams(source_.files(), job_.work_folder(), next, pass_->streams());
+    const SavedStreams saved = save_streams(source_.files(), job_.work_folder(), next, pass_->forward());
     job_.journal().append(streams_entry(saved));
     remove_streams(source_.files(), job_.work_folder(), saved.file);
     saved_at_ = next;
@@ -468,6 +478,7 @@ class Run {
   const RunOptions& options_;
   std::unordered_map<uint32_t, DurableTensor>& durable_;  // before this attempt
   Work work_;
+  std::optional<Reader> reader_;  // before pass_, which may hold what it loaded
   std::optional<CalibrationPass> pass_;
   uint64_t saved_at_ = 0;                        // layer that the saved streams enter
   std::vector<std::vector<std::byte>> scalars_;  // [shard]: the bytes between header and the rest
@@ -490,19 +501,27 @@ Activations Activations::from_rows(CalibrationRows rows, std::string origin) {
     hash.add(std::to_string(row.size()) + ":");
     hash.add(std::as_bytes(std::span(row)));
   }
-  return {.rows = std::move(rows), .amax = {}, .origin = std::move(origin), .identity = hash.hex()};
+  return {.rows = std::move(rows),
+          .amax = {},
+          .origin = std::move(origin),
+          .identity = hash.hex(),
+          .products = product_isa()};
 }
 
 Activations Activations::from_amax(FileSystem& files, const std::filesystem::path& path) {
   constexpr uint64_t kLimit = 1 << 30;
   Hash hash;
   hash.add(read_text(files, path, kLimit));
-  return {.rows = {}, .amax = read_amax(files, path), .origin = path.string(), .identity = hash.hex()};
+  return {.rows = {},
+          .amax = read_amax(files, path),
+          .origin = path.string(),
+          .identity = hash.hex(),
+          .products = {}};
 }
 
 Json run_identity(const Checkpoint& source, const Plan& plan, const Activations& activations) {
   Json identity = plan_identity(plan, source, activations.identity);
-  if (activations.rows) identity["products"] = product_isa();
+  if (activations.rows) identity["products"] = activations.products;
   return identity;
 }
 

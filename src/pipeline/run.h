@@ -13,6 +13,8 @@
 #include "calibration/rows.h"
 #include "checkpoint/checkpoint.h"
 #include "formats/mxfp4_to_nvfp4.h"
+#include "model/forward_pass.h"
+#include "pipeline/io_threads.h"
 #include "pipeline/job.h"
 #include "plan/input_scale.h"
 #include "plan/plan.h"
@@ -26,6 +28,7 @@ struct Activations {
   std::optional<AmaxFile> amax;
   std::string origin;    // path of the text or of the amax file, for messages
   std::string identity;  // hash of the ids, or of the file's content
+  std::string products;  // of rows: what computes; product_isa() or device_identity()
 
   static Activations from_rows(CalibrationRows rows, std::string origin);
   static Activations from_amax(FileSystem& files, const std::filesystem::path& path);
@@ -41,11 +44,13 @@ struct Progress {
   uint64_t bytes_done = 0, bytes = 0;  // source bytes, of this attempt
 };
 
-// plan_identity() of a run, and what a forward pass adds: its products' instructions.
+// plan_identity() of a run, and what a forward pass adds: `products`.
 Json run_identity(const Checkpoint& source, const Plan& plan, const Activations& activations);
 
 struct RunOptions {
   uint64_t read_memory_bytes = 0, write_memory_bytes = 0;
+  size_t read_threads = kIoThreads;
+  ForwardDevice device = {};
   std::filesystem::path amax_output;                // written after every layer; empty: nowhere
   uint64_t checkpoint_every = 1;                    // layers between two savings of the residual streams
   std::chrono::milliseconds commit_interval{1000};  // between two groups of journal entries
@@ -63,6 +68,7 @@ struct RunRecord {
   std::vector<std::string> checksums;              // XXH3-128 of each planned tensor
   std::vector<std::string> notes;                  // what had to be done again
   uint64_t read_bytes = 0, written_bytes = 0;      // of this attempt
+  DeviceUse device;                                // of this attempt
   double seconds = 0;
 };
 

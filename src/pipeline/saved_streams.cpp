@@ -1,8 +1,8 @@
 #include "pipeline/saved_streams.h"
 
 #include <algorithm>
-#include <cstring>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "base/error.h"
@@ -18,22 +18,22 @@ constexpr uint64_t kBlockBytes = 8 << 20;
 }  // namespace
 
 SavedStreams save_streams(FileSystem& files, const std::filesystem::path& folder, uint64_t layer,
-                          std::span<const std::byte> streams) {
+                          const ForwardPass& pass) {
   SavedStreams saved{.layer = layer,
                      .file = "streams-" + std::to_string(layer),
-                     .size_bytes = streams.size(),
+                     .size_bytes = pass.streams_bytes(),
                      .checksum = {}};
   const std::filesystem::path partial = folder / (saved.file + ".partial");
   std::vector<std::unique_ptr<File>> file;
   file.push_back(files.open(partial, Access::kCreateDirect));
-  file[0]->reserve(streams.size());
+  file[0]->reserve(saved.size_bytes);
   Writer writer(std::move(file), kSaveStreamsBytes);
   Hash hash;
-  for (uint64_t begin = 0; begin < streams.size(); begin += kBlockBytes) {
-    const auto block = streams.subspan(begin, std::min<uint64_t>(kBlockBytes, streams.size() - begin));
-    Writer::Batch batch = writer.take({{0, begin, block.size()}});
-    std::memcpy(batch[0].data(), block.data(), block.size());
-    hash.add(block);
+  for (uint64_t begin = 0; begin < saved.size_bytes; begin += kBlockBytes) {
+    const uint64_t size = std::min<uint64_t>(kBlockBytes, saved.size_bytes - begin);
+    Writer::Batch batch = writer.take({{0, begin, size}});
+    pass.get_streams(begin, batch[0]);
+    hash.add(batch[0]);
     writer.submit(std::move(batch));
   }
   writer.wait();
@@ -46,20 +46,22 @@ SavedStreams save_streams(FileSystem& files, const std::filesystem::path& folder
 }
 
 bool load_streams(FileSystem& files, const std::filesystem::path& folder, const SavedStreams& saved,
-                  std::span<std::byte> streams) {
+                  ForwardPass& pass) {
   const std::filesystem::path path = folder / saved.file;
   const auto status = files.status(path);
   if (!status || status->is_folder || status->size_bytes != saved.size_bytes ||
-      saved.size_bytes != streams.size()) {
+      saved.size_bytes != pass.streams_bytes()) {
     return false;
   }
   Hash hash;
   try {
     const auto file = files.open(path, Access::kRead);
-    for (uint64_t begin = 0; begin < streams.size(); begin += kBlockBytes) {
-      const auto block = streams.subspan(begin, std::min<uint64_t>(kBlockBytes, streams.size() - begin));
+    std::vector<std::byte> buffer(std::min<uint64_t>(kBlockBytes, saved.size_bytes));
+    for (uint64_t begin = 0; begin < saved.size_bytes; begin += kBlockBytes) {
+      const auto block = std::span(buffer).first(std::min<uint64_t>(kBlockBytes, saved.size_bytes - begin));
       file->read(begin, block);
       hash.add(block);
+      pass.set_streams(begin, block);
     }
   } catch (const Error&) {  // a bad sector costs the state, not the job
     return false;

@@ -3,21 +3,21 @@
 
 #include <cstddef>
 #include <filesystem>
-#include <span>
 
 #include "base/file.h"
+#include "model/forward_pass.h"
 #include "pipeline/job.h"
 
 namespace nibblecast {
 
-// Writes FOLDER/streams-LAYER; durable on return.
+// Writes FOLDER/streams-LAYER from the streams of `pass`; durable on return.
 SavedStreams save_streams(FileSystem& files, const std::filesystem::path& folder, uint64_t layer,
-                          std::span<const std::byte> streams);
+                          const ForwardPass& pass);
 
-// Fills `streams`; false where the file is missing, unreadable, or does not give its checksum: `streams`
-// then holds anything.
+// Into `pass`; false where the file is missing, unreadable, or does not give its checksum: its streams then
+// hold anything.
 bool load_streams(FileSystem& files, const std::filesystem::path& folder, const SavedStreams& saved,
-                  std::span<std::byte> streams);
+                  ForwardPass& pass);
 
 // Removes all saved streams in the folder but `keep`.
 void remove_streams(FileSystem& files, const std::filesystem::path& folder, const std::string& keep);

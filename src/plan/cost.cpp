@@ -26,6 +26,10 @@ constexpr uint64_t kProgramBytes = 96 * kMiB;
 constexpr uint64_t kBytesPerTensor = 1000;
 // Buffers for this many experts, read and written, keep the disk busy while others are worked on.
 constexpr uint64_t kUnitsUnderWay = 4;
+// For a device, which takes them at some 50 GB/s, as they may come from the page cache.
+constexpr uint64_t kUnitsToDevice = 16;
+// Of CUDA's libraries, mapped and allocated: 0.7 GB measured, most of it code.
+constexpr uint64_t kCudaHostBytes = 1024 * kMiB;
 constexpr uint64_t kLeastUnit = 16 * kMiB;  // a chunk of kept bytes
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
@@ -122,6 +126,23 @@ uint64_t make_bytes(const Plan& plan, size_t threads) {
   return threads * kRowsPerTask * widest * (sizeof(bf16) + sizeof(float));
 }
 
+// A forward pass on a device, and what it keeps in host memory for it.
+void add_device_cost(const Checkpoint& source, const Plan& plan, const Workload& workload,
+                     const ForwardDevice& device, MemoryCost& cost) {
+  const bool narrow = plan.options.compute_dtype == ComputeDtype::kBF16;
+  const CudaWorkload rows{
+      .rows = workload.rows, .tokens = workload.tokens, .longest_row = workload.longest_row};
+  const uint64_t expert = largest_expert_bytes(source, plan);
+  cost.device = narrow ? cuda_memory<bf16>(plan.model, rows, expert, device.memory_bytes)
+                       : cuda_memory<float>(plan.model, rows, expert, device.memory_bytes);
+  cost.fixed_bytes += kCudaHostBytes;
+  // Small dense tensors as they come, and pinned in the form in which they go.
+  cost.dense_bytes = 2 * cuda_layer_bytes(plan.model, narrow ? sizeof(bf16) : sizeof(float)).vectors;
+  const uint64_t routing = workload.tokens * plan.model.num_experts_per_tok * 4 * sizeof(uint32_t);
+  const uint64_t ids = workload.tokens * 4 * sizeof(uint32_t);
+  cost.forward_bytes = routing + ids + (cost.device.streams_resident ? 0 : cost.device.streams_bytes);
+}
+
 std::filesystem::path nearest_existing(std::filesystem::path folder) {
   folder = std::filesystem::absolute(folder);
   while (!std::filesystem::is_directory(folder) && folder != folder.root_path())
@@ -131,29 +152,52 @@ std::filesystem::path nearest_existing(std::filesystem::path folder) {
 
 }  // namespace
 
+uint64_t largest_expert_bytes(const Checkpoint& source, const Plan& plan) {
+  uint64_t most = 0;
+  for (const Stage& stage : plan.stages) {
+    for (const PlannedGroup& group : stage.groups) {
+      if (!group.expert) continue;
+      uint64_t bytes = 0;
+      for (const PlannedLinear& linear : group.linears) {
+        for (const uint32_t index : {linear.source_weight, linear.source_scale})
+          if (index != kNone) bytes += source.tensors()[index].size_bytes;
+      }
+      most = std::max(most, bytes);
+    }
+  }
+  return most;
+}
+
 MemoryCost memory_cost(const Checkpoint& source, const Plan& plan, const Workload& workload, size_t threads,
-                       uint64_t limit_bytes) {
+                       uint64_t limit_bytes, const ForwardDevice& device) {
   MemoryCost cost;
   cost.fixed_bytes = kProgramBytes + (source.tensors().size() + plan.tensors.size()) * kBytesPerTensor;
   cost.make_bytes = make_bytes(plan, threads);
-  if (workload.tokens > 0) {
+  const bool on_device = device.cuda && workload.tokens > 0;
+  if (on_device) {
+    add_device_cost(source, plan, workload, device, cost);
+  } else if (workload.tokens > 0) {
     cost.forward_bytes = plan.options.compute_dtype == ComputeDtype::kBF16
                              ? DeepseekV4Forward<bf16>::memory_bytes(plan.model, workload.tokens,
                                                                      workload.longest_row, threads)
                              : DeepseekV4Forward<float>::memory_bytes(plan.model, workload.tokens,
                                                                       workload.longest_row, threads);
-    cost.forward_bytes += std::min(kSaveStreamsBytes, work_cost(plan, workload).streams_bytes);
     for (const Stage& stage : plan.stages) {
       if (stage.layer) cost.dense_bytes = std::max(cost.dense_bytes, dense_bytes(source, plan, stage));
     }
   }
+  if (workload.tokens > 0)
+    cost.forward_bytes += std::min(kSaveStreamsBytes, work_cost(plan, workload).streams_bytes);
   const uint64_t read_unit = std::max(plan.largest_source_bytes, kLeastUnit) + kMiB;
   const uint64_t write_unit = std::max(plan.largest_made_bytes, kLeastUnit) + kMiB;
   const uint64_t others = cost.peak_bytes();
-  uint64_t units = kUnitsUnderWay;
-  while (units > 1 && others + units * (read_unit + write_unit) > limit_bytes) --units;
-  cost.read_bytes = units * read_unit;
-  cost.write_bytes = units * write_unit;
+  uint64_t read_units = on_device ? kUnitsToDevice : kUnitsUnderWay, write_units = kUnitsUnderWay;
+  const auto buffers = [&] { return read_units * read_unit + write_units * write_unit; };
+  while (read_units > write_units && others + buffers() > limit_bytes) --read_units;
+  while (write_units > 1 && others + buffers() > limit_bytes) read_units = --write_units;
+  cost.read_units = read_units;
+  cost.read_bytes = read_units * read_unit;
+  cost.write_bytes = write_units * write_unit;
   return cost;
 }
 
@@ -202,18 +246,23 @@ double product_rate() {
 
 }  // namespace
 
-double probe_products(ComputeDtype dtype) {
-  return dtype == ComputeDtype::kBF16 ? product_rate<bf16>() : product_rate<float>();
+ComputeRates probe_compute(ComputeDtype dtype, const ForwardDevice& device) {
+  const bool narrow = dtype == ComputeDtype::kBF16;
+  if (device.cuda) return narrow ? probe_device<bf16>(device) : probe_device<float>(device);
+  return {.flops_per_second = narrow ? product_rate<bf16>() : product_rate<float>()};
 }
 
 double estimated_seconds(const Plan& plan, const Workload& workload, const DiskRates& disk,
-                         double flops_per_second) {
+                         const ComputeRates& rates) {
   const double read = static_cast<double>(plan.source_bytes) / disk.read_bytes_per_second;
   const double write = static_cast<double>(plan.output_bytes) / disk.write_bytes_per_second;
-  const double compute = workload.tokens > 0
-                             ? static_cast<double>(workload.tokens) * plan.flops_per_token / flops_per_second
-                             : 0;
-  return std::max({read, write, compute});
+  const double compute = workload.tokens > 0 ? static_cast<double>(workload.tokens) * plan.flops_per_token /
+                                                   rates.flops_per_second
+                                             : 0;
+  const double bus = workload.tokens > 0 && rates.bus_bytes_per_second > 0
+                         ? static_cast<double>(plan.source_bytes) / rates.bus_bytes_per_second
+                         : 0;
+  return std::max({read, write, compute, bus});
 }
 
 WorkCost work_cost(const Plan& plan, const Workload& workload) {
@@ -228,13 +277,12 @@ WorkCost work_cost(const Plan& plan, const Workload& workload) {
 }
 
 uint64_t checkpoint_interval(const Plan& plan, const Workload& workload, const DiskRates& disk,
-                             double flops_per_second) {
+                             const ComputeRates& compute) {
   constexpr double kShare = 0.03;
   const uint64_t layers = plan.model.num_hidden_layers;
   const double save =
       static_cast<double>(work_cost(plan, workload).streams_bytes) / disk.write_bytes_per_second;
-  const double layer =
-      estimated_seconds(plan, workload, disk, flops_per_second) / static_cast<double>(layers);
+  const double layer = estimated_seconds(plan, workload, disk, compute) / static_cast<double>(layers);
   const double interval = std::ceil(save / (kShare * layer));
   return interval < static_cast<double>(layers) ? std::max<uint64_t>(1, static_cast<uint64_t>(interval))
                                                 : layers;
@@ -249,6 +297,16 @@ std::vector<Finding> check_memory(const MemoryCost& cost, uint64_t limit_bytes) 
            .remedy =
                forward ? "raise --memory, or calibrate with fewer or shorter rows (--calib-size, --calib-seq)"
                        : "raise --memory"}};
+}
+
+std::vector<Finding> check_device_memory(const CudaMemory& memory, uint64_t limit_bytes) {
+  if (memory.peak_bytes() <= limit_bytes) return {};
+  return {
+      {.severity = Severity::kRefusal,
+       .reason =
+           fmt::format("the forward pass needs {} bytes of the GPU's memory and may use {}: {} bytes short",
+                       memory.peak_bytes(), limit_bytes, memory.peak_bytes() - limit_bytes),
+       .remedy = "calibrate with fewer or shorter rows (--calib-size, --calib-seq), or with --device cpu"}};
 }
 
 std::vector<Finding> check_disk(uint64_t needed_bytes, uint64_t free_bytes,

@@ -7,6 +7,8 @@
 #include <vector>
 
 #include "checkpoint/checkpoint.h"
+#include "model/deepseek_v4_cuda_memory.h"
+#include "model/forward_pass.h"
 #include "plan/plan.h"
 
 namespace nibblecast {
@@ -28,7 +30,9 @@ struct MemoryCost {
   uint64_t make_bytes = 0;   // rows of weights on their way from one format to another
   uint64_t dense_bytes = 0;  // one layer's stored tensors besides experts, for the forward pass
   uint64_t forward_bytes =
-      0;  // streams, activations and packed weights of the forward pass; saving the streams
+      0;                    // streams, activations and packed weights of the forward pass; saving the streams
+  uint64_t read_units = 1;  // units that read_bytes holds
+  CudaMemory device = {};   // of a forward pass there; 0 on the CPU
   uint64_t peak_bytes() const {
     return fixed_bytes + read_bytes + write_bytes + make_bytes + dense_bytes + forward_bytes;
   }
@@ -37,7 +41,10 @@ struct MemoryCost {
 // The buffers shrink from their usual size to one expert each to fit `limit_bytes`; whether the peak fits is
 // for the caller to see (check_memory).
 MemoryCost memory_cost(const Checkpoint& source, const Plan& plan, const Workload& workload, size_t threads,
-                       uint64_t limit_bytes);
+                       uint64_t limit_bytes, const ForwardDevice& device = {});
+
+// Bytes of the largest routed expert as stored.
+uint64_t largest_expert_bytes(const Checkpoint& source, const Plan& plan);
 
 // What this process may use: the smaller of the cgroup's limit and the system's available memory.
 uint64_t available_memory();
@@ -48,8 +55,8 @@ struct DiskRates {
 // Writes and reads 256 MiB in an unnamed temporary file in `folder` (or its nearest existing ancestor),
 // direct; nothing remains. nullopt where the file system cannot (read-only, no such files).
 std::optional<DiskRates> probe_disk(const std::filesystem::path& folder);
-// FLOP/s of this machine's products in the plan's compute dtype, from a short run of all threads.
-double probe_products(ComputeDtype dtype);
+// Of products in the plan's compute dtype, from a short run of all threads or of the device.
+ComputeRates probe_compute(ComputeDtype dtype, const ForwardDevice& device);
 
 // What a job keeps to be resumable: its journal, and the residual streams between two layers twice (the new
 // ones are whole before the old ones go).
@@ -62,14 +69,15 @@ WorkCost work_cost(const Plan& plan, const Workload& workload);
 // Layers between two savings of the residual streams: the least number for which saving them takes at most 3
 // % of the time, so that a crash costs little and its prevention less.
 uint64_t checkpoint_interval(const Plan& plan, const Workload& workload, const DiskRates& disk,
-                             double flops_per_second);
+                             const ComputeRates& compute);
 
-// Seconds: reading and writing overlap each other and the arithmetic, so the longest decides.
+// Seconds: reading, writing, the way to a device and the arithmetic overlap, so the longest decides.
 double estimated_seconds(const Plan& plan, const Workload& workload, const DiskRates& disk,
-                         double flops_per_second);
+                         const ComputeRates& compute);
 
 // Findings (refusals with numbers and remedy), empty when it fits.
 std::vector<Finding> check_memory(const MemoryCost& cost, uint64_t limit_bytes);
+std::vector<Finding> check_device_memory(const CudaMemory& memory, uint64_t limit_bytes);
 std::vector<Finding> check_disk(uint64_t needed_bytes, uint64_t free_bytes,
                                 const std::filesystem::path& folder);
 

@@ -1,0 +1,37 @@
+#include "cli/device.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/cuda_devices.h"
+#include "base/error.h"
+
+namespace nibblecast {
+
+ChosenDevice choose_device(const CommonOptions& options) {
+  if (options.device == "cpu") return {.forward = {}, .text = "cpu"};
+  const CudaDevices found = find_cuda_devices();
+  const bool asked_for = options.device != "auto";
+  auto device = found.usable.begin();
+  if (options.device_ordinal) {
+    device = std::ranges::find(found.usable, static_cast<int>(*options.device_ordinal), &CudaDevice::ordinal);
+  }
+  if (device == found.usable.end()) {
+    const std::string reason = found.usable.empty()
+                                   ? found.absence
+                                   : fmt::format("there is no CUDA device {}", *options.device_ordinal);
+    if (asked_for) {
+      throw Error(ErrorKind::kRefused, {}, fmt::format("--device {}: {}", options.device, reason),
+                  {.hint = "--device cpu does without"});
+    }
+    return {.forward = {}, .text = fmt::format("cpu ({})", reason)};
+  }
+  ForwardDevice forward;
+  forward.cuda = device->ordinal;
+  forward.memory_bytes = usable_cuda_memory(device->ordinal);
+  if (options.device_memory) forward.memory_bytes = std::min(forward.memory_bytes, *options.device_memory);
+  return {.forward = forward, .text = fmt::format("cuda:{} {}", device->ordinal, device->name)};
+}
+
+}  // namespace nibblecast

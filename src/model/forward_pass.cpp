@@ -1,0 +1,87 @@
+#include "model/forward_pass.h"
+
+#include <cassert>
+#include <cstring>
+#include <unordered_map>
+
+namespace nibblecast {
+
+// model/deepseek_v4_cuda.cpp or model/no_cuda.cpp.
+template <class T>
+std::unique_ptr<ForwardPass> make_cuda_forward_pass(const DeepseekV4Config& config,
+                                                    std::vector<std::vector<int32_t>> rows,
+                                                    const ForwardDevice& device);
+
+namespace {
+
+// On the CPU: a layer's dense tensors are collected, then used at once.
+template <class T>
+class CpuForwardPass : public ForwardPass {
+ public:
+  CpuForwardPass(const DeepseekV4Config& config, std::vector<std::vector<int32_t>> rows)
+      : forward_(config, std::move(rows)) {}
+
+  void embed(uint64_t first, uint64_t count, std::span<const std::byte> bytes) override {
+    forward_.embed(first, count, bytes);
+  }
+  void resume_at(uint64_t layer) override { resumed_ = std::as_writable_bytes(forward_.resume_at(layer)); }
+  uint64_t streams_bytes() const override { return forward_.streams().size_bytes(); }
+  void set_streams(uint64_t begin, std::span<const std::byte> bytes) override {
+    std::memcpy(resumed_.data() + begin, bytes.data(), bytes.size());
+  }
+  void get_streams(uint64_t begin, std::span<std::byte> bytes) const override {
+    std::memcpy(bytes.data(), std::as_bytes(forward_.streams()).data() + begin, bytes.size());
+  }
+
+  void expect_layer(uint64_t layer, std::span<const Tensor> dense) override {
+    layer_ = layer;
+    stored_.clear();
+    for (const Tensor& tensor : dense)
+      stored_[tensor.name] = {tensor, std::vector<std::byte>(tensor.size_bytes)};
+  }
+  void take(const std::string& name, uint64_t begin, std::span<const std::byte> bytes,
+            const Owner&) override {
+    std::vector<std::byte>& to = stored_.at(name).bytes;
+    assert(begin + bytes.size() <= to.size());
+    if (!bytes.empty()) std::memcpy(to.data() + begin, bytes.data(), bytes.size());
+  }
+  void begin_layer() override {
+    StoredTensors tensors;
+    for (const auto& [name, held] : stored_)
+      tensors[name] = {held.tensor.dtype, held.tensor.shape, held.bytes};
+    forward_.begin_layer(layer_, tensors);
+  }
+  void expert(uint64_t expert, const StoredExpert& weights, const Owner&) override {
+    forward_.expert(expert, weights);
+  }
+  LayerAmax end_layer() override { return forward_.end_layer(); }
+
+ private:
+  struct Held {
+    Tensor tensor;
+    std::vector<std::byte> bytes;
+  };
+  DeepseekV4Forward<T> forward_;
+  uint64_t layer_ = 0;
+  std::unordered_map<std::string, Held> stored_;
+  std::span<std::byte> resumed_;
+};
+
+}  // namespace
+
+template <class T>
+std::unique_ptr<ForwardPass> make_forward_pass(const DeepseekV4Config& config,
+                                               std::vector<std::vector<int32_t>> rows,
+                                               const ForwardDevice& device) {
+  if (device.cuda) return make_cuda_forward_pass<T>(config, std::move(rows), device);
+  return std::make_unique<CpuForwardPass<T>>(config, std::move(rows));
+}
+
+template std::unique_ptr<ForwardPass> make_forward_pass<float>(const DeepseekV4Config&,
+                                                               std::vector<std::vector<int32_t>>,
+                                                               const ForwardDevice&);
+template std::unique_ptr<ForwardPass> make_forward_pass<bf16>(const DeepseekV4Config&,
+                                                              std::vector<std::vector<int32_t>>,
+                                                              const ForwardDevice&);
+
+}  // namespace nibblecast

@@ -1,0 +1,96 @@
+// model/forward_pass.h - a model's forward pass over calibration rows as a run drives it, whatever device and
+// compute dtype it has: weights come as they are stored, piece by piece, in the order in which they stream
+// by.
+//
+// Order of calls: embed() until all of the vocabulary was seen, or resume_at() and set_streams(); then per
+// layer expect_layer(), take() for each part of its dense tensors, begin_layer(), expert() ascending,
+// end_layer(). One caller. Results do not depend on threads, or on how bytes are divided into calls.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/buffer.h"
+#include "checkpoint/tensor.h"
+#include "formats/bf16.h"
+#include "model/activation_amax.h"
+#include "model/deepseek_v4.h"
+#include "model/deepseek_v4_config.h"
+
+namespace nibblecast {
+
+// Where it runs. `cuda` names a device of find_cuda_devices(); none: on the CPU.
+struct ForwardDevice {
+  std::optional<int> cuda = {};
+  uint64_t memory_bytes = 0;  // of the device, that may be taken; 0: what is free
+  uint64_t expert_bytes = 0;  // of the largest expert as stored; 0: MXFP4's
+  size_t held_owners = 4;     // most owners of stored bytes that are kept after a call
+  bool profile = false;       // time each part by itself
+};
+
+// What a device did so far, in seconds of its own clock; all 0 on the CPU.
+struct DeviceUse {
+  uint64_t uploaded_bytes = 0;
+  double upload_seconds = 0;              // in which weights crossed the bus
+  double compute_seconds = 0;             // in which it computed
+  std::map<std::string, double> parts{};  // of compute_seconds, with ForwardDevice::profile
+};
+
+class ForwardPass {
+ public:
+  // Keeps the bytes of a call alive for as long as they are read: a device reads them after the call.
+  using Owner = std::shared_ptr<const void>;
+
+  virtual ~ForwardPass() = default;
+
+  // Rows [first, first + count) of embed.weight (BF16 [V, D]).
+  virtual void embed(uint64_t first, uint64_t count, std::span<const std::byte> bytes) = 0;
+
+  // Instead of embed(): goes on with `layer`, after set_streams() for all bytes of the streams that enter it.
+  virtual void resume_at(uint64_t layer) = 0;
+  // The residual streams after the last finished layer: [tokens, hc_mult, D] in the compute dtype.
+  virtual uint64_t streams_bytes() const = 0;
+  virtual void set_streams(uint64_t begin, std::span<const std::byte> bytes) = 0;
+  virtual void get_streams(uint64_t begin, std::span<std::byte> bytes) const = 0;
+
+  // `dense`: all tensors of the layer but routed experts, as the checkpoint has them.
+  virtual void expect_layer(uint64_t layer, std::span<const Tensor> dense) = 0;
+  // Bytes [begin, begin + bytes.size()) of dense tensor `name` of the expected layer.
+  virtual void take(const std::string& name, uint64_t begin, std::span<const std::byte> bytes,
+                    const Owner& owner) = 0;
+  virtual void begin_layer() = 0;
+  virtual void expert(uint64_t expert, const StoredExpert& weights, const Owner& owner) = 0;
+  // Errors of the layer that a device finds late appear here at the latest.
+  virtual LayerAmax end_layer() = 0;
+
+  virtual DeviceUse device_use() const { return {}; }
+};
+
+// What allocates memory from which a device takes weights fastest; null: nothing better than Buffer's own.
+using BufferAllocator = Buffer (*)(size_t size_bytes);
+BufferAllocator read_buffers(const ForwardDevice& device);
+
+// What of a device rounding depends on ("cuda sm_90 NVIDIA H100, cuBLASLt 13.0.2"); empty for the CPU. Errors
+// as of ops/matmul_cuda.h.
+std::string device_identity(const ForwardDevice& device);
+
+// How fast products and the way to the device are, from a short run. 0: no such device, or not measured.
+struct ComputeRates {
+  double flops_per_second = 0, bus_bytes_per_second = 0;
+};
+template <class T>
+ComputeRates probe_device(const ForwardDevice& device);
+
+// T: bf16 or float. kRefused where the device's memory is short.
+template <class T>
+std::unique_ptr<ForwardPass> make_forward_pass(const DeepseekV4Config& config,
+                                               std::vector<std::vector<int32_t>> rows,
+                                               const ForwardDevice& device);
+
+}  // namespace nibblecast

@@ -1,0 +1,32 @@
+// In builds without CUDA: a device that cannot be chosen.
+
+#include "base/error.h"
+#include "model/forward_pass.h"
+
+namespace nibblecast {
+
+template <class T>
+std::unique_ptr<ForwardPass> make_cuda_forward_pass(const DeepseekV4Config&,
+                                                    std::vector<std::vector<int32_t>>, const ForwardDevice&) {
+  throw Error(ErrorKind::kUnsupported, {}, "this program was built without CUDA",
+              {.hint = "use --device cpu"});
+}
+
+BufferAllocator read_buffers(const ForwardDevice&) { return nullptr; }
+std::string device_identity(const ForwardDevice&) { return {}; }
+
+template <class T>
+ComputeRates probe_device(const ForwardDevice&) {
+  return {};
+}
+template ComputeRates probe_device<float>(const ForwardDevice&);
+template ComputeRates probe_device<bf16>(const ForwardDevice&);
+
+template std::unique_ptr<ForwardPass> make_cuda_forward_pass<float>(const DeepseekV4Config&,
+                                                                    std::vector<std::vector<int32_t>>,
+                                                                    const ForwardDevice&);
+template std::unique_ptr<ForwardPass> make_cuda_forward_pass<bf16>(const DeepseekV4Config&,
+                                                                   std::vector<std::vector<int32_t>>,
+                                                                   const ForwardDevice&);
+
+}  // namespace nibblecast
