@@ -14,7 +14,7 @@ namespace nibblecast {
 struct CompressorShape {
   size_t ratio = 0, dim = 0;
   bool overlap = false;
-  size_t channels() const { return overlap ? 2 * dim : dim; }
+  constexpr size_t channels() const { return overlap ? 2 * dim : dim; }
 };
 
 // values, gates [tokens of the row, channels]; ape [ratio, channels] is added to the gates by position in the

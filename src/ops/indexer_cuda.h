@@ -14,7 +14,7 @@ void turn_heads_cuda(CudaStreamHandle stream, T* x, size_t tokens, size_t heads,
                      const RopeView& rope, const uint32_t* positions);
 
 // scores [queries, key_count] for q [queries, heads, dim], weights [queries, heads] times `weight_scale`,
-// keys [key_count, dim]; heads ascending, FP32.
+// keys [key_count, dim]; heads ascending, FP32. dim is a multiple of 16, at most 128.
 template <class T>
 void index_scores_cuda(CudaStreamHandle stream, const T* q, const float* weights, float weight_scale,
                        size_t queries, size_t heads, size_t dim, const T* keys, size_t key_count,
