@@ -173,10 +173,14 @@ AmaxScan scan_amax(const bf16* values, size_t count) {
   return {to_float(bf16{static_cast<uint16_t>(largest)}), {}};
 }
 
-Nvfp4Quantizer::Nvfp4Quantizer(WeightMethod method, float amax) : method_(method), amax_(amax) {
-  assert(std::isfinite(amax) && amax >= 0);
+float nvfp4_scale_2(WeightMethod method, float amax) {
   const float largest = 6.0f * (method == WeightMethod::kFourOverSix ? 256.0f : 448.0f);
-  scale_2_ = amax == 0 ? 1.0f : amax / largest;
+  return amax == 0 ? 1.0f : amax / largest;
+}
+
+Nvfp4Quantizer::Nvfp4Quantizer(WeightMethod method, float amax)
+    : method_(method), amax_(amax), scale_2_(nvfp4_scale_2(method, amax)) {
+  assert(std::isfinite(amax) && amax >= 0);
   if (method == WeightMethod::kMse && amax > 0 && kernels() != nullptr)
     mse_ = std::make_unique<const MseTable>(Nvfp4Scales(method, amax, scale_2_), amax);
 }

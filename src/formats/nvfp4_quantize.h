@@ -44,6 +44,9 @@ struct RowLoss {
   bool operator==(const RowLoss&) const = default;
 };
 
+// weight_scale_2 of a group of this amax: amax / 2688; with kFourOverSix amax / 1536; 1 for amax 0.
+float nvfp4_scale_2(WeightMethod method, float amax);
+
 struct MseTable;  // kMse: the squared error of each BF16 magnitude under each candidate
 
 // Immutable; encode may run in several threads. With kMse it holds up to 1.6 MB.
@@ -55,7 +58,6 @@ class Nvfp4Quantizer {
   Nvfp4Quantizer(Nvfp4Quantizer&&) noexcept;
   Nvfp4Quantizer& operator=(Nvfp4Quantizer&&) noexcept;
 
-  // amax / 2688; with kFourOverSix amax / 1536; 1 for amax 0.
   float scale_2() const { return scale_2_; }
 
   // values [rows, cols], cols % 16 == 0, finite, none above the amax in magnitude -> codes [rows, cols / 2]

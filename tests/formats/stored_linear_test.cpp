@@ -1,84 +1,41 @@
 #include "formats/stored_linear.h"
 
-#include <algorithm>
-#include <bit>
-#include <cmath>
-#include <cstring>
-#include <limits>
+#include <optional>
+#include <string>
 #include <vector>
 
 #include "formats/isa_test.h"
-#include "testing.h"
+#include "formats/stored_linear_suite.h"
 
 namespace nibblecast {
 namespace {
 
-using testing::first_difference;
+using testing::DequantizeBackend;
 using testing::random_bytes;
+using testing::StoredLinearTest;
 using Bytes = std::vector<uint8_t>;
 
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-
-class StoredLinearTest : public testing::IsaTest {
- protected:
-  template <class T>
-  DequantizeReport expect_reference(const StoredLinear& weight, size_t row, size_t count) {
-    const size_t stride = cols_of(weight) + 3;
-    std::vector<T> expected(count * stride + 1, from_float<T>(77)), found = expected;
-    const DequantizeReport report = dequantize_rows_ref(weight, row, count, expected.data() + 1, stride);
-    EXPECT_EQ(dequantize_rows(weight, row, count, found.data() + 1, stride), report);
-    const size_t at = first_difference(expected.data(), found.data(), found.size());
-    EXPECT_EQ(at, found.size()) << "format " << weight.index() << ", " << sizeof(T) << " bytes, cols "
-                                << stride - 3 << ", row " << (at - 1) / stride << ", col "
-                                << (at - 1) % stride;
-    return report;
-  }
-  void expect_reference(const StoredLinear& weight, size_t row, size_t count) {
-    expect_reference<float>(weight, row, count);
-    expect_reference<bf16>(weight, row, count);
-  }
-};
-
-TEST_P(StoredLinearTest, EveryFormatAndLengthAsTheReference) {
-  constexpr size_t kRows = 5;
-  for (size_t cols = 1; cols <= 70; ++cols) {
-    // Any bytes, one off every alignment: NaN, infinity and subnormals are among them.
-    const Bytes bytes = random_bytes(kRows * (cols * 4 + 64) + 1, static_cast<uint32_t>(cols));
-    const Bytes scales = random_bytes(kRows * (cols * 4 + 64) + 1, static_cast<uint32_t>(cols + 1000));
-    const uint8_t *from = bytes.data() + 1, *scale = scales.data() + 1;
-    expect_reference(Bf16View{from, kRows, cols}, 1, 3);
-    expect_reference(F32View{from, kRows, cols}, 1, 3);
-    for (const ScaleType type : {ScaleType::kE8M0, ScaleType::kF32})
-      expect_reference(Fp8BlockView{from, scale, type, kRows, cols, 2, 7}, 1, 3);
-    if (cols % 2 == 0) expect_reference(Nvfp4View{from, scale, 0.0371f, kRows, cols * 8}, 1, 3);
-    expect_reference(Mxfp4View{from, scale, kRows, 32 * (cols % 5)}, 1, 3);
-  }
+template <class T>
+std::optional<DequantizeReport> dequantize(const StoredLinear& weight, size_t row, size_t count,
+                                           std::vector<T>& buffer, size_t out, size_t out_stride) {
+  return dequantize_rows(weight, row, count, buffer.data() + out, out_stride);
 }
 
-TEST_P(StoredLinearTest, EveryNvfp4CodeAtEveryScale) {
-  Bytes codes, scales;
-  for (int scale = 0; scale < 256; ++scale) {
-    for (int pair = 0; pair < 8; ++pair)
-      codes.push_back(static_cast<uint8_t>(2 * pair | (2 * pair + 1) << 4));
-    scales.push_back(static_cast<uint8_t>(scale));
+std::vector<DequantizeBackend> every_isa() {
+  std::vector<DequantizeBackend> backends;
+  for (const CpuIsa isa : testing::available_isas()) {
+    const std::string name(cpu_isa_name(isa));
+    backends.push_back({name, [name] { set_cpu_isa(name); }, dequantize<float>, dequantize<bf16>});
   }
-  for (const float scale_2 :
-       {1.0f, 0x1p-8f, 0.1f, 3e38f, 1e-40f, 0.0f, std::numeric_limits<float>::infinity(), kNan})
-    expect_reference(Nvfp4View{codes.data(), scales.data(), scale_2, 256, 16}, 0, 256);
+  return backends;
 }
 
-TEST_P(StoredLinearTest, RoundsEveryFloatOnceToBf16) {
-  std::vector<float> values;
-  for (uint32_t upper = 0; upper < 65536; ++upper) {
-    for (const uint32_t lower : {0u, 1u, 0x7fffu, 0x8000u, 0x8001u, 0xffffu})
-      values.push_back(std::bit_cast<float>(upper << 16 | lower));
-  }
-  const DequantizeReport report = expect_reference<bf16>(F32View{values.data(), 1, values.size()}, 0, 1);
-  EXPECT_EQ(report.inexact, 2u * 0x7f80 * 5);     // five of six of each finite
-  EXPECT_EQ(report.non_finite, 6u * 0x7f7f + 3);  // half a step above the largest
-}
+INSTANTIATE_TEST_SUITE_P(Isa, StoredLinearTest, ::testing::ValuesIn(every_isa()),
+                         [](const auto& backend) { return backend.param.name; });
 
-TEST_P(StoredLinearTest, CountsWhatBf16CannotHold) {
+class DequantizeReportTest : public testing::IsaTest {};
+
+TEST_P(DequantizeReportTest, CountsWhatBf16CannotHold) {
   const Bytes codes = random_bytes(64 * 64, 1);
   Bytes finite = codes;
   for (uint8_t& code : finite) code = static_cast<uint8_t>(code % 127 | (code & 0x80));
@@ -96,7 +53,7 @@ TEST_P(StoredLinearTest, CountsWhatBf16CannotHold) {
       1000u);
 }
 
-TEST_P(StoredLinearTest, ReportsWhereTheFirstNonFiniteValueIs) {
+TEST_P(DequantizeReportTest, ReportsWhereTheFirstNonFiniteValueIs) {
   Bytes codes(8 * 64, 0x11), scales(8 * 4, 0x38);
   scales[5 * 4 + 2] = 0x7f;
   scales[6 * 4] = 0x7f;
@@ -123,7 +80,7 @@ TEST_P(StoredLinearTest, ReportsWhereTheFirstNonFiniteValueIs) {
             14u);  // the edge tile's scale
 }
 
-INSTANTIATE_FOR_EVERY_ISA(StoredLinearTest);
+INSTANTIATE_FOR_EVERY_ISA(DequantizeReportTest);
 
 }  // namespace
 }  // namespace nibblecast
