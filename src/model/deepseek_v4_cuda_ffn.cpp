@@ -104,7 +104,7 @@ void finish_ffn(CudaForwardState<T>& state) {
     const size_t count = std::min<size_t>(kCudaExpertTokens, state.token_count() - begin);
     T* const streams = state.load_streams(begin, count, buffers.streams);
     state.timed(Part::kStreams, [&] {
-      round_sum_cuda(state.computing, state.tokens->sum + begin * width, nullptr, count * width, buffers.x);
+      round_cuda(state.computing, state.tokens->sum + begin * width, count * width, buffers.x);
       spread_to_streams_cuda(state.computing, state.tokens->mixes + begin, buffers.x, count,
                              state.config.hc_mult, width, streams, state.finding(CudaFindings::kFfnStreams));
     });

@@ -1,4 +1,4 @@
-// ops/rows_cuda.h - moving rows about on a device: embedding, experts' inputs and outputs, rounded sums.
+// ops/rows_cuda.h - moving rows about on a device: embedding, experts' inputs and outputs, rounding.
 //
 // No two rows of a call go to the same place, so nothing is added in an order that could change.
 #pragma once
@@ -27,8 +27,8 @@ void gather_rows_cuda(CudaStreamHandle stream, const T* x, size_t width, const u
 void scatter_add_rows_cuda(CudaStreamHandle stream, const float* y, size_t width, const uint32_t* tokens,
                            size_t rows, float* sum);
 
-// out[i] = round(a[i] + b[i]); as round_sum of ops/round.h.
+// out[i] = round(x[i])
 template <class T>
-void round_sum_cuda(CudaStreamHandle stream, const float* a, const float* b, size_t count, T* out);
+void round_cuda(CudaStreamHandle stream, const float* x, size_t count, T* out);
 
 }  // namespace nibblecast

@@ -78,8 +78,9 @@ class Model {
     return held({"norm.weight", "head.weight", "hc_head_fn", "hc_head_base", "hc_head_scale"});
   }
 
-  template <class T>
-  void embed(DeepseekV4Forward<T>& forward) {
+  // Forward: DeepseekV4Forward<T>, or a class with its calls.
+  template <class Forward>
+  void embed(Forward& forward) {
     const std::vector<std::byte> bytes = reader_.read(checkpoint_.at("embed.weight"));
     // In two pieces, as a caller that streams would.
     const uint64_t first = config_.vocab_size / 3, row_bytes = config_.hidden_size * 2;
@@ -87,9 +88,9 @@ class Model {
     forward.embed(first, config_.vocab_size - first, std::span(bytes).subspan(first * row_bytes));
   }
 
-  template <class T>
-  LayerAmax run_layer(DeepseekV4Forward<T>& forward, uint64_t layer) {
-    const HeldTensors dense = held(DeepseekV4Forward<T>::dense_tensor_names(config_, layer));
+  template <class Forward>
+  LayerAmax run_layer(Forward& forward, uint64_t layer) {
+    const HeldTensors dense = held(Forward::dense_tensor_names(config_, layer));
     forward.begin_layer(layer, dense.tensors);
     for (uint64_t expert = 0; expert < config_.n_routed_experts; ++expert) {
       HeldTensors weights;
@@ -111,9 +112,9 @@ class Model {
   }
 
   // All layers; after each, f(layer, its amax).
-  template <class T>
+  template <class Forward>
   void run(
-      DeepseekV4Forward<T>& forward,
+      Forward& forward,
       const std::function<void(uint64_t, const LayerAmax&)>& f = [](uint64_t, const LayerAmax&) {}) {
     embed(forward);
     for (uint64_t layer = 0; layer < config_.num_hidden_layers; ++layer) f(layer, run_layer(forward, layer));
@@ -123,6 +124,12 @@ class Model {
   Checkpoint checkpoint_;
   TensorReader reader_;
   DeepseekV4Config config_;
+};
+
+// For suites that run on every device.
+struct CpuPass {
+  template <class T>
+  using Forward = DeepseekV4Forward<T>;
 };
 
 }  // namespace nibblecast::testing

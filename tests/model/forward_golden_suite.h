@@ -1,6 +1,10 @@
-// The forward pass against goldens made with transformers in float32 (tools/make_forward_golden.py) for what
+// tests/model/forward_golden_suite.h - the forward pass against goldens made with transformers in float32 (tools/make_forward_golden.py) for what
 // the shared tiny model does not exercise: SwiGLU's clamp on both sides, in routed and shared experts, and a
 // sliding layer, with one row shorter and one longer than its window.
+//
+// One text for every device: what includes it defines Device (with its Forward<T>) and
+// SKIP_WITHOUT_DEVICE() before.
+#pragma once
 
 #include <cmath>
 #include <numeric>
@@ -52,15 +56,17 @@ void expect_near(std::span<const float> found, std::span<const float> expected, 
 }
 
 TEST_F(ForwardGolden, RowsAreShorterAndLongerThanTheWindow) {
+  SKIP_WITHOUT_DEVICE();
   EXPECT_EQ(model.config().compress_ratios, (std::vector<uint32_t>{4, 0}));
   EXPECT_LT(rows[0].size(), model.config().sliding_window);
   EXPECT_GT(rows[1].size(), 2 * model.config().sliding_window);
 }
 
 TEST_F(ForwardGolden, StreamsLogitsAndLossesAreThoseOfTransformers) {
-  DeepseekV4Forward<float> forward(model.config(), rows);
+  SKIP_WITHOUT_DEVICE();
+  Device::Forward<float> forward(model.config(), rows);
   const size_t stride = model.config().hc_mult * model.config().hidden_size;
-  model.run<float>(forward, [&](uint64_t layer, const LayerAmax& amax) {
+  model.run(forward, [&](uint64_t layer, const LayerAmax& amax) {
     const std::string prefix = "layers." + std::to_string(layer) + ".";
     std::vector<int64_t> tokens(model.config().n_routed_experts);
     size_t begin = 0;
@@ -87,9 +93,10 @@ TEST_F(ForwardGolden, StreamsLogitsAndLossesAreThoseOfTransformers) {
 // What enters w2 is silu(gate) * up with gate <= limit and |up| <= limit: the bound is nearly met, never
 // passed.
 TEST_F(ForwardGolden, ClampBoundsTheInputOfW2) {
-  DeepseekV4Forward<float> forward(model.config(), rows);
+  SKIP_WITHOUT_DEVICE();
+  Device::Forward<float> forward(model.config(), rows);
   const float bound = static_cast<float>(model.config().swiglu_limit * model.config().swiglu_limit);
-  model.run<float>(forward, [&](uint64_t layer, const LayerAmax& amax) {
+  model.run(forward, [&](uint64_t layer, const LayerAmax& amax) {
     for (const float w2 : amax.experts.w2) {
       EXPECT_LE(w2, bound) << "layer " << layer;
       EXPECT_GT(w2, 0.99f * bound) << "layer " << layer;
