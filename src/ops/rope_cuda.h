@@ -10,7 +10,7 @@ namespace nibblecast {
 struct RopeView {
   const Rope::Turn* turns = nullptr;  // [positions, pairs]
   uint32_t pairs = 0;
-  uint32_t dims() const { return 2 * pairs; }
+  constexpr uint32_t dims() const { return 2 * pairs; }
 };
 
 // A Rope's table in device memory.
