@@ -23,7 +23,7 @@ TEST(Layers, FoldersIncludeOnlyWhatIsBelow) {
   const std::regex include(R"re(\s*#include "([a-z_]+)/.*)re");
   for (const auto& entry : std::filesystem::recursive_directory_iterator(src)) {
     const std::string extension = entry.path().extension().string();
-    if (extension != ".h" && extension != ".cpp" && extension != ".cu") continue;
+    if (extension != ".h" && extension != ".cpp" && extension != ".cu" && extension != ".cuh") continue;
     const std::string folder = (*entry.path().lexically_relative(src).begin()).string();
     ASSERT_LT(level(folder), kLowestFirst.size()) << folder << " is not in docs/design.md";
     std::ifstream file(entry.path());
