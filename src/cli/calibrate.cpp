@@ -30,10 +30,11 @@ Json document_of(const Arguments& arguments, const Workload& workload, const Run
     layers.push_back(
         {{"layer", layer.layer}, {"experts_without_tokens", record.without_tokens[layer.layer]}});
   }
-  return {{"output", arguments.output},      {"rows", workload.rows},
-          {"tokens", workload.tokens},       {"longest_row", workload.longest_row},
-          {"layers", std::move(layers)},     {"seconds", record.seconds},
-          {"read_bytes", record.read_bytes}, {"peak_memory_bytes", peak_resident_bytes()}};
+  return {{"output", arguments.output},       {"rows", workload.rows},
+          {"tokens", workload.tokens},        {"longest_row", workload.longest_row},
+          {"layers", std::move(layers)},      {"seconds", record.seconds},
+          {"read_bytes", record.read_bytes},  {"peak_memory_bytes", peak_resident_bytes()},
+          {"device", device_use_json(record)}};
 }
 
 int run(const Arguments& arguments, const CommonOptions& common) {

@@ -133,6 +133,8 @@ void add_device_options(CLI::App& app, CommonOptions& options) {
   app.add_option_function<std::string>("--device", device, "cpu|cuda|cuda:N; default: the first GPU there is")
       ->option_text("DEVICE");
   add_size(app, "--device-memory", options.device_memory, "bound on the GPU's; default: what is free");
+  app.add_flag("--device-profile", options.device_profile,
+               "time the GPU's parts one by one (a little slower)");
 }
 
 void add_rows_options(CLI::App& app, ActivationOptions& options) {

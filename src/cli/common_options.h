@@ -20,6 +20,7 @@ struct CommonOptions {
   std::string device = "auto";             // as given: auto, cpu, cuda or cuda:N
   std::optional<uint64_t> device_ordinal;  // of cuda:N
   std::optional<uint64_t> device_memory;   // bytes
+  bool device_profile = false;
   bool json = false, quiet = false;
 
   uint64_t memory_limit() const;  // --memory, or what this process may use

@@ -29,6 +29,7 @@ ChosenDevice choose_device(const CommonOptions& options) {
   }
   ForwardDevice forward;
   forward.cuda = device->ordinal;
+  forward.profile = options.device_profile;
   forward.memory_bytes = usable_cuda_memory(device->ordinal);
   if (options.device_memory) forward.memory_bytes = std::min(forward.memory_bytes, *options.device_memory);
   return {.forward = forward, .text = fmt::format("cuda:{} {}", device->ordinal, device->name)};

@@ -47,12 +47,16 @@ std::string losses_text(const RunRecord& record) {
 std::string device_text(const RunRecord& record) {
   const DeviceUse& use = record.device;
   if (use.uploaded_bytes == 0) return {};
-  return summary_line(
+  const std::string text = summary_line(
       "gpu",
       fmt::format("computing {:.0f} %, copying {:.0f} % of the time; {} bytes to it at {}",
                   100 * use.compute_seconds / std::max(record.seconds, 1e-9),
                   100 * use.upload_seconds / std::max(record.seconds, 1e-9), grouped(use.uploaded_bytes),
                   rate_text(static_cast<double>(use.uploaded_bytes) / std::max(use.upload_seconds, 1e-9))));
+  std::string parts;
+  for (const auto& [part, seconds] : use.parts)
+    parts += fmt::format("{}{} {}", parts.empty() ? "" : ", ", part, duration_text(seconds));
+  return parts.empty() ? text : text + summary_line("", parts);
 }
 
 }  // namespace
@@ -115,6 +119,17 @@ std::string speed_text(const RunRecord& record) {
          summary_line("memory", size_text(peak_resident_bytes()) + " peak resident");
 }
 
+Json device_use_json(const RunRecord& record) {
+  Json layers = Json::object();
+  for (const auto& [layer, seconds] : record.layer_seconds) layers[std::to_string(layer)] = seconds;
+  const DeviceUse& use = record.device;
+  return {{"uploaded_bytes", use.uploaded_bytes},
+          {"upload_seconds", use.upload_seconds},
+          {"compute_seconds", use.compute_seconds},
+          {"parts", use.parts},
+          {"layer_seconds", std::move(layers)}};
+}
+
 void print_checksums(const ChecksumReport& report, const std::string& state, bool json) {
   if (json) {
     print_json({{"ok", report.ok()},
@@ -141,6 +156,7 @@ Json summary_document(const Checkpoint& source, const Plan& plan, const Activati
   for (const char* list : {"checksums", "files"}) document.erase(list);
   document["destination"] = destination;
   document["peak_memory_bytes"] = peak_resident_bytes();
+  document["device"] = device_use_json(record);
   return document;
 }
 

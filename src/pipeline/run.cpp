@@ -44,6 +44,7 @@ class Run {
 
   RunRecord execute() {
     const auto start = std::chrono::steady_clock::now();
+    stage_start_ = start;
     try {
       go_through_stages();
       if (writer_) finish_shards();
@@ -160,6 +161,12 @@ class Run {
         report(Phase::kRead);
       }
       if (plan_.stages[stage].layer) end_layer(*plan_.stages[stage].layer, layer_forward);
+      const auto now = std::chrono::steady_clock::now();
+      if (layer_forward) {
+        record_.layer_seconds[*plan_.stages[stage].layer] =
+            std::chrono::duration<double>(now - stage_start_).count();
+      }
+      stage_start_ = now;
     }
   }
 
@@ -486,6 +493,7 @@ class Run {
   std::optional<Committer> committer_;
   std::vector<Unit> units_;
   size_t stage_ = 0;
+  std::chrono::steady_clock::time_point stage_start_;
   Hash kept_hash_;  // of the kept tensor in progress
   Hash rows_hash_;  // of the tensor that is made by rows
   MadeCounts rows_counts_;

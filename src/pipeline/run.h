@@ -70,6 +70,7 @@ struct RunRecord {
   uint64_t read_bytes = 0, written_bytes = 0;      // of this attempt
   DeviceUse device;                                // of this attempt
   double seconds = 0;
+  std::map<uint64_t, double> layer_seconds;  // of the layers that the forward pass went through
 };
 
 // The metadata of the amax file that a forward pass over `rows` gives.
