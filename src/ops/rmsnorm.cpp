@@ -67,6 +67,7 @@ template void rmsnorm(const bf16*, size_t, const float*, float, float*);
 template void rmsnorm(const bf16*, size_t, const float*, float, bf16*);
 template void rmsnorm_ref(const float*, size_t, const float*, float, float*);
 template void rmsnorm_ref(const float*, size_t, const float*, float, bf16*);
+template void rmsnorm_ref(const bf16*, size_t, const float*, float, float*);
 template void rmsnorm_ref(const bf16*, size_t, const float*, float, bf16*);
 
 }  // namespace nibblecast

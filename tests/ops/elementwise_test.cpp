@@ -1,49 +1,146 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <limits>
-#include <random>
 #include <vector>
 
-#include "ops/amax.h"
 #include "ops/compressor.h"
+#include "ops/elementwise_suite.h"
 #include "ops/exp.h"
-#include "ops/hyper_connection.h"
-#include "ops/rmsnorm.h"
-#include "ops/rope.h"
-#include "ops/router.h"
-#include "ops/swiglu.h"
+#include "ops/round.h"
 
 namespace nibblecast {
 namespace {
 
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
+using testing::Activated;
+using testing::Elementwise;
+using testing::kInfinity;
+using testing::Mixed;
+using testing::On;
+using testing::random_values;
+using testing::rounded;
+using testing::Routed;
+using testing::Rows;
+using testing::unit;
 
-std::vector<float> random_values(size_t count, unsigned seed, float size = 1) {
-  std::mt19937 generator(seed);
-  std::normal_distribution<float> normal(0, size);
-  std::vector<float> values(count);
-  for (float& value : values) value = normal(generator);
-  return values;
+// Each op row by row, as the forward pass calls them.
+struct CpuOps {
+  static void set_up() {}
+
+  template <class T>
+  static float amax(const std::vector<T>& values) {
+    return nibblecast::amax(values.data(), values.size());
+  }
+
+  template <class T, class From>
+  static Rows<T> rmsnorm(const std::vector<From>& x, size_t width, const std::vector<float>* weight,
+                         float eps) {
+    Rows<T> y{std::vector<T>(x.size())};
+    for (size_t begin = 0; begin < x.size(); begin += width) {
+      nibblecast::rmsnorm(x.data() + begin, width, weight == nullptr ? nullptr : weight->data(), eps,
+                          y.values.data() + begin);
+    }
+    y.seen = amax(y.values);
+    return y;
+  }
+
+  template <class T, class From>
+  static std::vector<T> norm_and_turn(const std::vector<From>& x, size_t width,
+                                      const std::vector<float>& weight, float eps, const Rope& rope,
+                                      const std::vector<uint32_t>& positions) {
+    std::vector<float> y = rmsnorm<float>(x, width, &weight, eps).values;
+    for (size_t row = 0; row < positions.size(); ++row)
+      rope.apply(y.data() + (row + 1) * width - rope.dims(), positions[row]);
+    return rounded<T>(y);
+  }
+
+  template <class T>
+  static Activated<T> swiglu(const std::vector<float>& gate_up, size_t inner, float limit,
+                             const std::vector<float>& weights) {
+    Activated<T> result{std::vector<T>(gate_up.size() / 2), {}};
+    Amax unweighted, weighted;
+    for (size_t row = 0; row * 2 * inner < gate_up.size(); ++row) {
+      const float* gate = gate_up.data() + row * 2 * inner;
+      const SwigluAmax seen =
+          nibblecast::swiglu(gate, gate + inner, inner, limit, weights.empty() ? 1.0f : weights[row],
+                             result.out.data() + row * inner);
+      unweighted.add(seen.unweighted);
+      weighted.add(seen.weighted);
+    }
+    result.seen = {unweighted.value(), weighted.value()};
+    return result;
+  }
+
+  template <class T>
+  static Mixed<T> mix_streams(const HyperConnection& connection, const std::vector<float>& norm,
+                              const std::vector<T>& streams) {
+    const size_t stride = connection.streams * connection.width, tokens = streams.size() / stride;
+    std::vector<float> sums(tokens * connection.width);
+    std::vector<StreamMix> mixes(tokens);
+    for (size_t first = 0; first < tokens; first += kHyperRows) {
+      nibblecast::mix_streams(connection, streams.data() + first * stride,
+                              std::min(kHyperRows, tokens - first), sums.data() + first * connection.width,
+                              mixes.data() + first);
+    }
+    const Rows<T> x = rmsnorm<T>(sums, connection.width, &norm, connection.norm_eps);
+    return {x.values, mixes, x.seen};
+  }
+
+  template <class T>
+  static std::vector<T> merge_streams(const HyperConnection& head, const std::vector<float>& norm,
+                                      const std::vector<T>& streams) {
+    const size_t tokens = streams.size() / (head.streams * head.width);
+    std::vector<float> sums(tokens * head.width);
+    nibblecast::merge_streams(head, streams.data(), tokens, sums.data());
+    return rmsnorm<T>(sums, head.width, &norm, head.norm_eps).values;
+  }
+
+  template <class T>
+  static Rows<T> spread_to_streams(const std::vector<StreamMix>& mixes, const std::vector<T>& y, size_t n,
+                                   std::vector<T> streams) {
+    const size_t width = y.size() / mixes.size();
+    for (size_t token = 0; token < mixes.size(); ++token) {
+      nibblecast::spread_to_streams(mixes[token], y.data() + token * width, n, width,
+                                    streams.data() + token * n * width);
+    }
+    const float seen = amax(streams);
+    return {std::move(streams), seen};
+  }
+
+  static Routed route(const std::vector<float>& logits, const std::vector<float>& bias, size_t top,
+                      float scaling) {
+    const size_t experts = bias.size(), tokens = logits.size() / experts;
+    Routed routed{std::vector<int32_t>(tokens * top), std::vector<float>(tokens * top)};
+    std::vector<float> scores(experts);
+    for (size_t token = 0; token < tokens; ++token) {
+      int32_t* chosen = routed.chosen.data() + token * top;
+      router_scores(logits.data() + token * experts, experts, scores.data());
+      if (!choose_experts(scores.data(), bias.data(), experts, top, chosen)) routed.nan = true;
+      routing_weights(scores.data(), chosen, top, scaling, routed.weights.data() + token * top);
+    }
+    return routed;
+  }
+
+  template <class T>
+  static std::vector<T> round_sum(const std::vector<float>& a, const std::vector<float>& b) {
+    std::vector<T> out(a.size());
+    nibblecast::round_sum(a.data(), b.data(), a.size(), out.data());
+    return out;
+  }
+};
+
+using CpuTypes = ::testing::Types<On<CpuOps, float>, On<CpuOps, bf16>>;
+}  // namespace
+
+namespace testing {
+INSTANTIATE_TYPED_TEST_SUITE_P(Cpu, Elementwise, CpuTypes);
 }
 
-template <class T>
-std::vector<T> rounded(const std::vector<float>& values) {
-  std::vector<T> result;
-  for (const float value : values) result.push_back(from_float<T>(value));
-  return result;
-}
-
-// One unit in the last place of T at `value`.
-template <class T>
-float unit(float value) {
-  return std::max(std::abs(value), 1e-30f) * (sizeof(T) == 2 ? 0x1p-7f : 0x1p-22f);
-}
+namespace {
 
 template <class T>
-class Elementwise : public ::testing::Test {};
+class RopeOf : public ::testing::Test {};
 using Types = ::testing::Types<float, bf16>;
-TYPED_TEST_SUITE(Elementwise, Types);
+TYPED_TEST_SUITE(RopeOf, Types);
 
 TEST(Exp, StaysBelowItsStatedError) {
   for (float x = -87; x <= 88; x += 0.0137f) {
@@ -57,17 +154,6 @@ TEST(Exp, StaysBelowItsStatedError) {
   EXPECT_TRUE(std::isnan(exp_f32(NAN)));
 }
 
-TYPED_TEST(Elementwise, AmaxKeepsWhatIsNotFinite) {
-  std::vector<float> values = random_values(100, 1);
-  values[37] = -9;
-  EXPECT_EQ(amax(rounded<TypeParam>(values).data(), 100), 9);
-  EXPECT_EQ(amax<TypeParam>(nullptr, 0), 0);
-  values[3] = -kInfinity;
-  EXPECT_EQ(amax(rounded<TypeParam>(values).data(), 100), kInfinity);
-  values[99] = NAN;
-  EXPECT_TRUE(std::isnan(amax(rounded<TypeParam>(values).data(), 100)));
-}
-
 TEST(Amax, OrdersNanAboveInfinity) {
   Amax amax;
   EXPECT_EQ(amax.value(), 0);
@@ -77,50 +163,6 @@ TEST(Amax, OrdersNanAboveInfinity) {
   amax.add(NAN);
   amax.add(kInfinity);
   EXPECT_TRUE(std::isnan(amax.value()));
-}
-
-TYPED_TEST(Elementwise, RmsnormMatchesReference) {
-  for (const size_t count : {1, 15, 16, 17, 512, 1000}) {
-    const auto x = rounded<TypeParam>(random_values(count, 2, 5));
-    const std::vector<float> weight = random_values(count, 3);
-    for (const float* w : {static_cast<const float*>(nullptr), weight.data()}) {
-      std::vector<TypeParam> found(count), expected(count);
-      rmsnorm(x.data(), count, w, 1e-6f, found.data());
-      rmsnorm_ref(x.data(), count, w, 1e-6f, expected.data());
-      for (size_t i = 0; i < count; ++i) {
-        // FP32 statistics move the result by a few FP32 units, hence at most to BF16's next number.
-        const float value = to_float(expected[i]);
-        ASSERT_TRUE(std::abs(to_float(found[i]) - value) <= 2 * unit<TypeParam>(value)) << count << " " << i;
-      }
-    }
-  }
-}
-
-TYPED_TEST(Elementwise, SwigluMatchesReferenceAndClamps) {
-  std::vector<float> gate = random_values(1000, 4, 8), up = random_values(1000, 5, 8);
-  gate[0] = 1000, up[0] = 1000, gate[1] = -1000, up[1] = -1000, gate[2] = 10, up[2] = -10;
-  for (const float limit : {10.0f, 0.0f}) {
-    std::vector<TypeParam> found(1000);
-    std::vector<float> expected(1000);
-    const SwigluAmax seen = swiglu(gate.data(), up.data(), 1000, limit, 0.5f, found.data());
-    swiglu_ref(gate.data(), up.data(), 1000, limit, expected.data());
-    for (size_t i = 0; i < 1000; ++i) {
-      const float value = 0.5f * expected[i];
-      ASSERT_TRUE(std::abs(to_float(found[i]) - value) <=
-                  1e-6f * std::abs(value) + unit<TypeParam>(value) + 1e-30f)
-          << i;
-    }
-    EXPECT_EQ(seen.weighted, amax(found.data(), 1000));
-    const float largest = amax(expected.data(), 1000);
-    EXPECT_NEAR(seen.unweighted, largest, 1e-6f * largest + unit<TypeParam>(largest));
-    if (limit > 0) {
-      EXPECT_LE(seen.unweighted, limit * limit);
-    }
-  }
-  const float nan = NAN, one = 1;
-  TypeParam out{};
-  EXPECT_TRUE(std::isnan(swiglu(&nan, &one, 1, 10, 1, &out).unweighted));
-  EXPECT_TRUE(std::isnan(to_float(out)));
 }
 
 // Check values: DeepSeek-V4's compressed layers (theta 160000, YaRN factor 16 from 65536, beta 32 and 1).
@@ -135,7 +177,7 @@ TEST(Rope, FrequenciesAreTheReferences) {
   EXPECT_NEAR(plain[16], 0.01f, 1e-8f);
 }
 
-TYPED_TEST(Elementwise, RopeTurnsPairsAndBack) {
+TYPED_TEST(RopeOf, TurnsPairsAndBack) {
   const Rope rope(rope_frequencies(10000, 8, std::nullopt), 100);
   const auto x = rounded<TypeParam>({1, 2, -3, 4, 0.5f, 0, 7, -8});
   auto y = x;
@@ -164,85 +206,6 @@ TEST(Compressor, MatchesReference) {
       }
     }
   }
-}
-
-TEST(HyperConnection, SinkhornColumnsSumToOne) {
-  const size_t n = 4, outputs = (2 + n) * n;
-  const HyperConnection connection{n, 8, 20, 1e-6f, 1e-6f, {}, random_values(outputs, 9), {1, 1, 1}};
-  const std::vector<float> m = random_values(outputs, 10);
-  float pre[kMaxHyperStreams];
-  StreamMix mix;
-  split_mixes(connection, m.data(), pre, &mix);
-  for (size_t i = 0; i < n; ++i) {
-    float column = 0, row = 0;
-    for (size_t j = 0; j < n; ++j) column += mix.comb[j][i], row += mix.comb[i][j];
-    EXPECT_NEAR(column, 0.999999f, 1e-6f);  // the last step divides by the sum + eps
-    EXPECT_NEAR(row, 1, 1e-4f);
-    EXPECT_TRUE(pre[i] > 0 && pre[i] < 1.00001f && mix.post[i] > 0 && mix.post[i] < 2);
-  }
-}
-
-// By the formulas of the header, written out for one token.
-TYPED_TEST(Elementwise, StreamsMixAndSpread) {
-  const size_t n = 2, width = 40, outputs = (2 + n) * n;
-  const HyperConnection connection{n,
-                                   width,
-                                   5,
-                                   1e-6f,
-                                   1e-6f,
-                                   random_values(outputs * n * width, 11, 0.1f),
-                                   random_values(outputs, 12),
-                                   {0.7f, 0.8f, 0.9f}};
-  const auto streams = rounded<TypeParam>(random_values(3 * n * width, 13));
-  std::vector<float> mixed(3 * width);
-  StreamMix mixes[3];
-  mix_streams(connection, streams.data(), 3, mixed.data(), mixes);
-  const std::vector<TypeParam> x = rounded<TypeParam>(mixed);
-  for (size_t token = 0; token < 3; ++token) {
-    const TypeParam* z = streams.data() + token * n * width;
-    std::vector<float> m(outputs);
-    double squares = 0;
-    for (size_t i = 0; i < n * width; ++i) squares += std::pow(double{to_float(z[i])}, 2);
-    for (size_t output = 0; output < outputs; ++output) {
-      double sum = 0;
-      for (size_t i = 0; i < n * width; ++i)
-        sum += double{connection.fn[output * n * width + i]} * double{to_float(z[i])};
-      m[output] = static_cast<float>(sum / std::sqrt(squares / (n * width) + 1e-6));
-    }
-    float pre[kMaxHyperStreams];
-    StreamMix mix;
-    split_mixes(connection, m.data(), pre, &mix);
-    auto spread = std::vector<TypeParam>(z, z + n * width);
-    spread_to_streams(mixes[token], x.data() + token * width, n, width, spread.data());
-    for (size_t i = 0; i < width; ++i) {
-      const float expected_x = pre[0] * to_float(z[i]) + pre[1] * to_float(z[width + i]);
-      ASSERT_NEAR(mixed[token * width + i], expected_x, 1e-5f);
-      for (size_t k = 0; k < n; ++k) {
-        const float expected = mix.post[k] * to_float(x[token * width + i]) +
-                               mix.comb[0][k] * to_float(z[i]) + mix.comb[1][k] * to_float(z[width + i]);
-        ASSERT_NEAR(to_float(spread[k * width + i]), expected, 1e-5f + unit<TypeParam>(expected));
-      }
-    }
-  }
-}
-
-TEST(Router, ScoresChoosesAndWeighs) {
-  const float logits[] = {0, 1, -30, 25, 1};
-  float scores[5];
-  router_scores(logits, 5, scores);
-  EXPECT_NEAR(scores[0], std::sqrt(std::log(2.0)), 1e-6);
-  EXPECT_NEAR(scores[2], std::sqrt(std::exp(-30.0)), 1e-12);
-  EXPECT_EQ(scores[3], 5);
-  const float none[] = {0, 0, 0, 0, 0}, bias[] = {10, 0, 0, 0, 0}, nan[] = {0, 0, NAN, 0, 0};
-  int32_t chosen[3];
-  ASSERT_TRUE(choose_experts(scores, none, 5, 3, chosen));
-  EXPECT_EQ(std::vector<int32_t>(chosen, chosen + 3), (std::vector<int32_t>{3, 1, 4}));  // equal: lower first
-  ASSERT_TRUE(choose_experts(scores, bias, 5, 2, chosen));
-  EXPECT_EQ(chosen[0], 0);
-  float weights[3];
-  routing_weights(scores, chosen, 2, 2.5f, weights);
-  EXPECT_NEAR(weights[0], 2.5f * scores[0] / (scores[0] + 5), 1e-6f);  // the bias does not weigh
-  EXPECT_FALSE(choose_experts(scores, nan, 5, 3, chosen));
 }
 
 }  // namespace
