@@ -123,11 +123,9 @@ Json device_use_json(const RunRecord& record) {
   Json layers = Json::object();
   for (const auto& [layer, seconds] : record.layer_seconds) layers[std::to_string(layer)] = seconds;
   const DeviceUse& use = record.device;
-  return {{"uploaded_bytes", use.uploaded_bytes},
-          {"upload_seconds", use.upload_seconds},
-          {"compute_seconds", use.compute_seconds},
-          {"parts", use.parts},
-          {"layer_seconds", std::move(layers)}};
+  return {{"uploaded_bytes", use.uploaded_bytes},          {"upload_seconds", use.upload_seconds},
+          {"compute_seconds", use.compute_seconds},        {"parts", use.parts},
+          {"read_wait_seconds", record.read_wait_seconds}, {"layer_seconds", std::move(layers)}};
 }
 
 void print_checksums(const ChecksumReport& report, const std::string& state, bool json) {

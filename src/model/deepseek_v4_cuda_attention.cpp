@@ -42,13 +42,13 @@ class Attention {
  private:
   template <class Out>
   void product(const T* x, size_t rows, size_t k, const T* w, size_t n, Out* y) {
-    state_.timed(Part::kProducts, [&] { state_.product(x, rows, k, w, n, y); });
+    state_.timed(Part::kAttentionProducts, [&] { state_.product(x, rows, k, w, n, y); });
   }
 
   void make_queries_rank() {
     const size_t rank = config_.q_lora_rank;
     product(buffers_.x, count_, config_.hidden_size, weights_.wq_a, rank, buffers_.sums);
-    state_.timed(Part::kAttention, [&] {
+    state_.timed(Part::kKeys, [&] {
       rmsnorm_cuda(stream_, buffers_.sums, count_, rank, weights_.q_norm, eps_, buffers_.qr,
                    state_.finding(CudaFindings::kQueriesRank));
     });
@@ -57,7 +57,7 @@ class Attention {
   void make_raw_keys() {
     const size_t width = config_.head_dim;
     product(buffers_.x, count_, config_.hidden_size, weights_.wkv, width, buffers_.sums);
-    state_.timed(Part::kAttention, [&] {
+    state_.timed(Part::kKeys, [&] {
       norm_and_turn_cuda(stream_, buffers_.sums, count_, width, weights_.kv_norm, eps_, rope_, positions_,
                          buffers_.kv);
     });
@@ -68,7 +68,7 @@ class Attention {
     const size_t channels = weights.view.shape.channels(), width = config_.hidden_size;
     product(buffers_.x, count_, width, static_cast<const T*>(weights.wkv), channels, buffers_.values);
     product(buffers_.x, count_, width, static_cast<const T*>(weights.wgate), channels, buffers_.gates);
-    state_.timed(Part::kAttention, [&] {
+    state_.timed(Part::kKeys, [&] {
       compress_cuda(stream_, weights.view, entries_.rows, group_.spans.size(), entries_.most, buffers_.values,
                     buffers_.gates, entries);
     });
@@ -99,7 +99,7 @@ class Attention {
     product(buffers_.qr + first * rank, count, rank, weights_.index_wq_b, heads * dim, buffers_.index_q);
     // Keys that the chunk's last query sees; the rest of the row is not scored.
     const size_t keys = (begin + count) / ratio_;
-    state_.timed(Part::kAttention, [&] {
+    state_.timed(Part::kKeys, [&] {
       turn_heads_cuda(stream_, buffers_.index_q, count, heads, dim, rope_, positions_ + first);
       index_scores_cuda(stream_, buffers_.index_q, buffers_.head_weights + first * heads,
                         1.0f / std::sqrt(static_cast<float>(dim * heads)), count, heads, dim,
@@ -131,7 +131,7 @@ class Attention {
                   state_.finding(CudaFindings::kAttentionOut));
     });
     project(chunk);
-    state_.timed(Part::kStreams, [&] {
+    state_.timed(Part::kSpread, [&] {
       spread_to_streams_cuda(stream_, buffers_.mixes + chunk.begin, buffers_.y, chunk.tokens, config_.hc_mult,
                              config_.hidden_size, streams_ + chunk.begin * state_.stream_width(),
                              state_.finding(CudaFindings::kAttentionStreams));
@@ -142,7 +142,7 @@ class Attention {
   void project(const CudaGroup::Chunk& chunk) {
     const size_t groups = config_.o_groups, rank = config_.o_lora_rank;
     const size_t width = config_.num_attention_heads / groups * config_.head_dim;
-    state_.timed(Part::kProducts, [&] {
+    state_.timed(Part::kAttentionProducts, [&] {
       state_.products.multiply(stream_,
                                {.m = chunk.tokens,
                                 .n = rank,
@@ -155,7 +155,7 @@ class Attention {
                                 .y_step = rank},
                                buffers_.q, weights_.wo_a, buffers_.u);
     });
-    state_.timed(Part::kAttention, [&] {
+    state_.timed(Part::kKeys, [&] {
       amax_cuda(stream_, buffers_.u, chunk.tokens * groups * rank, state_.finding(CudaFindings::kOutRank));
     });
     product(buffers_.u, chunk.tokens, groups * rank, weights_.wo_b, config_.hidden_size, buffers_.y);
@@ -184,7 +184,7 @@ void mix_and_norm(CudaForwardState<T>& state, const CudaHyper<T>& hyper, const f
                   size_t count, T* x, StreamMix* mixes, DeviceAmax seen) {
   const size_t outputs = (2 + state.config.hc_mult) * state.config.hc_mult;
   float* const products = state.attention->products;
-  state.timed(Part::kStreams, [&] {
+  state.timed(Part::kMix, [&] {
     state.product(streams, count, state.stream_width(), hyper.fn, kFnParts<T> * outputs, products);
     mix_streams_cuda(state.computing, hyper.view, streams, count, products, norm, x, mixes, seen);
   });

@@ -30,13 +30,14 @@ void run_mlp(CudaForwardState<T>& state, const T* x, size_t count, size_t padded
              float* y, DeviceAmax unweighted, DeviceAmax weighted) {
   const size_t width = state.config.hidden_size, inner = state.config.moe_intermediate_size;
   const CudaExpertBuffers<T>& buffers = *state.expert;
-  state.timed(Part::kProducts,
+  state.timed(Part::kExpertProducts,
               [&] { state.product(x, padded, width, buffers.w13, 2 * inner, buffers.gate_up); });
   state.timed(Part::kExperts, [&] {
     swiglu_cuda(state.computing, buffers.gate_up, count, inner, static_cast<float>(state.config.swiglu_limit),
                 row_weights, buffers.act, unweighted, weighted);
   });
-  state.timed(Part::kProducts, [&] { state.product(buffers.act, padded, inner, buffers.w2, width, y); });
+  state.timed(Part::kExpertProducts,
+              [&] { state.product(buffers.act, padded, inner, buffers.w2, width, y); });
 }
 
 }  // namespace
@@ -50,7 +51,7 @@ void run_router(CudaForwardState<T>& state, const CudaFfnWeights<T>& weights, co
   T* const x = tokens.x_ffn + begin * width;
   mix_and_norm(state, weights.hyper, weights.ffn_norm, streams, count, x, tokens.mixes + begin,
                state.finding(CudaFindings::kFfnX));
-  state.timed(Part::kProducts,
+  state.timed(Part::kExpertProducts,
               [&] { state.product(x, count, width, weights.gate, experts, state.attention->logits); });
   state.timed(Part::kExperts, [&] {
     static_assert(CudaFindings::kUnknownExpert == CudaFindings::kNanScore + 1);
@@ -103,7 +104,7 @@ void finish_ffn(CudaForwardState<T>& state) {
   for (size_t begin = 0; begin < state.token_count(); begin += kCudaExpertTokens) {
     const size_t count = std::min<size_t>(kCudaExpertTokens, state.token_count() - begin);
     T* const streams = state.load_streams(begin, count, buffers.streams);
-    state.timed(Part::kStreams, [&] {
+    state.timed(Part::kSpread, [&] {
       round_cuda(state.computing, state.tokens->sum + begin * width, count * width, buffers.x);
       spread_to_streams_cuda(state.computing, state.tokens->mixes + begin, buffers.x, count,
                              state.config.hc_mult, width, streams, state.finding(CudaFindings::kFfnStreams));

@@ -138,8 +138,9 @@ CudaMemory cuda_memory(const DeepseekV4Config& config, const CudaWorkload& workl
            workload.tokens + workload.rows * 64 + kMiB;
   };
   const uint64_t slots = kLeastSlots * memory.slot_bytes;
-  memory.least_bytes = memory.context_bytes + fixed(false) + slots;
-  memory.streams_resident = memory.context_bytes + fixed(true) + memory.streams_bytes + slots <= limit_bytes;
+  const uint64_t resident = memory.context_bytes + fixed(true) + memory.streams_bytes + slots;
+  memory.least_bytes = std::min(resident, memory.context_bytes + fixed(false) + slots);
+  memory.streams_resident = resident <= limit_bytes;
   memory.fixed_bytes = fixed(memory.streams_resident);
   memory.slots = kLeastSlots;
   const uint64_t most = std::clamp<uint64_t>(config.n_routed_experts, kLeastSlots, kMostSlots);

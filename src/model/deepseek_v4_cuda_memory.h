@@ -92,7 +92,7 @@ struct CudaMemory {
   bool streams_resident = false;
   uint64_t slot_bytes = 0;  // an expert as stored, on its way to being used
   uint64_t slots = 0;
-  uint64_t least_bytes = 0;  // with which it works: streams in host memory, two slots
+  uint64_t least_bytes = 0;  // with which it works: two slots, and streams in host memory if that saves any
 
   uint64_t peak_bytes() const {
     return context_bytes + fixed_bytes + (streams_resident ? streams_bytes : 0) + slots * slot_bytes;

@@ -27,8 +27,20 @@
 namespace nibblecast {
 
 // What the time of a layer goes into.
-enum class Part { kDequantize, kProducts, kAttention, kStreams, kExperts, kCount };
-inline constexpr const char* kPartNames[] = {"dequantize", "products", "attention", "streams", "experts"};
+enum class Part {
+  kDequantize,
+  kAttentionProducts,
+  kExpertProducts,
+  kAttention,  // its core
+  kKeys,       // norms, RoPE, compressed entries, indexer
+  kMix,        // streams into one vector
+  kSpread,     // and back
+  kExperts,    // router, gather, SwiGLU, scatter
+  kCount
+};
+inline constexpr const char* kPartNames[] = {
+    "dequantize", "attention products", "expert products", "attention core",
+    "keys",       "mix streams",        "spread streams",  "route and move"};
 
 template <class T>
 struct CudaHyper {

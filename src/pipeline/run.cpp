@@ -150,7 +150,7 @@ class Run {
       bool attended = false;
       report(Phase::kRead);
       for (; unit < units_.size() && units_[unit].stage == stage; ++unit) {
-        const auto loaded = std::make_shared<const Reader::Loaded>(reader_->next());
+        const auto loaded = next_unit();
         if (layer_forward && !attended && is_expert(units_[unit])) {
           report(Phase::kForward);
           pass_->forward().begin_layer();
@@ -168,6 +168,14 @@ class Run {
       }
       stage_start_ = now;
     }
+  }
+
+  std::shared_ptr<const Reader::Loaded> next_unit() {
+    const auto start = std::chrono::steady_clock::now();
+    auto loaded = std::make_shared<const Reader::Loaded>(reader_->next());
+    record_.read_wait_seconds +=
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    return loaded;
   }
 
   static bool is_expert(const Unit& unit) { return unit.group != nullptr && unit.group->expert; }

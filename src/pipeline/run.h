@@ -70,6 +70,7 @@ struct RunRecord {
   uint64_t read_bytes = 0, written_bytes = 0;      // of this attempt
   DeviceUse device;                                // of this attempt
   double seconds = 0;
+  double read_wait_seconds = 0;              // in which there was nothing to do but wait for bytes
   std::map<uint64_t, double> layer_seconds;  // of the layers that the forward pass went through
 };
 

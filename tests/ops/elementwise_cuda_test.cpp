@@ -207,11 +207,11 @@ struct CudaOps {
   }
 
   template <class T>
-  static std::vector<T> round_sum(const std::vector<float>& a, const std::vector<float>& b) {
-    const auto device_a = uploaded(a), device_b = uploaded(b);
-    const auto out = poisoned<T>(a.size());
+  static std::vector<T> round(const std::vector<float>& x) {
+    const auto device_x = uploaded(x);
+    const auto out = poisoned<T>(x.size());
     CudaStream stream;
-    round_sum_cuda(stream, device_a.data(), device_b.data(), a.size(), out.data());
+    round_cuda(stream, device_x.data(), x.size(), out.data());
     stream.synchronize();
     return downloaded(out);
   }

@@ -121,9 +121,9 @@ struct CpuOps {
   }
 
   template <class T>
-  static std::vector<T> round_sum(const std::vector<float>& a, const std::vector<float>& b) {
-    std::vector<T> out(a.size());
-    nibblecast::round_sum(a.data(), b.data(), a.size(), out.data());
+  static std::vector<T> round(const std::vector<float>& x) {
+    std::vector<T> out(x.size());
+    round_rows(x.data(), x.size(), 1, x.size(), out.data(), x.size());
     return out;
   }
 };
