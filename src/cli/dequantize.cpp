@@ -11,12 +11,12 @@ namespace {
 
 struct Arguments {
   PlanRunArguments run;
-  Dtype dtype = Dtype::kBF16;
+  DequantizeOptions options;
 };
 
 int run(const Arguments& arguments, const CommonOptions& common) {
   const Checkpoint source = open_source(arguments.run.source);
-  return run_plan(source, make_dequantize_plan(source, arguments.dtype), arguments.run, common);
+  return run_plan(source, make_dequantize_plan(source, arguments.options), arguments.run, common);
 }
 
 Dtype parse_wide_dtype(const std::string& text) {
@@ -33,7 +33,8 @@ void add_dequantize(CLI::App& app, CommonOptions& common, Action& action) {
                                   "nibblecast dequantize DeepSeek-V4-Flash DeepSeek-V4-Flash-BF16");
   command
       .add_option_function<std::string>(
-          "--dtype", [arguments](const std::string& text) { arguments->dtype = parse_wide_dtype(text); },
+          "--dtype",
+          [arguments](const std::string& text) { arguments->options.dtype = parse_wide_dtype(text); },
           "bfloat16|float32, of every weight (default bfloat16)")
       ->option_text("D");
   add_plan_run_options(command, arguments->run, common);

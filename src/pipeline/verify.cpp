@@ -11,6 +11,8 @@
 #include "pipeline/verify_documents.h"
 #include "pipeline/verify_folder.h"
 #include "pipeline/verify_scales.h"
+#include "plan/convert.h"
+#include "plan/dequantize.h"
 #include "plan/engines.h"
 
 namespace nibblecast {
@@ -25,10 +27,11 @@ class Verifier {
         options_(options),
         output_(read_output_folder(folder, files, problems_)),
         recorded_(recorded_options(output_.run_document, problems_)),
-        plan_(make_plan(source, recorded_.options)) {}
+        plan_(planned_as_recorded()) {}
 
   VerifyReport verify() {
     report_.tensors = plan_.tensors.size();
+    if (plan_.command != "quantize") report_.notes.push_back("made by: " + plan_.made);
     match_tensors();
     check_documents(output_, plan_, problems_, report_.notes);
     check_engines();
@@ -52,6 +55,19 @@ class Verifier {
   }
 
  private:
+  // The command's own plan, made again.
+  Plan planned_as_recorded() {
+    if (recorded_.command == "dequantize") {
+      if (const auto options = parse_dequantize(recorded_.made))
+        return make_dequantize_plan(source_, *options);
+      problems_.add("nibblecast.json", fmt::format("nibblecast.json: options.made is unknown; found '{}'",
+                                                   printable(recorded_.made)));
+      return make_dequantize_plan(source_, {});
+    }
+    if (recorded_.command == "convert") return make_convert_plan(source_);
+    return make_plan(source_, recorded_.options);
+  }
+
   void match_tensors() {
     std::unordered_set<std::string_view> planned;
     for (const PlannedTensor& tensor : plan_.tensors) {
@@ -85,7 +101,7 @@ class Verifier {
 
   // Of what is there; an unreadable shard has been reported, and its tensors' absence is no breach.
   void check_engines() {
-    if (!output_.all_shards_read) return;
+    if (!output_.all_shards_read || plan_.command != "quantize") return;
     for (const Breach& breach :
          check_engine_contracts(output_.config, output_.hf_quant_config, output_.tensors)) {
       const std::string line = fmt::format("{}: {}", engine_name(breach.engine), breach.rule);

@@ -12,23 +12,24 @@
 namespace nibblecast {
 namespace {
 
+const char* dtype_word(Dtype dtype) { return dtype == Dtype::kF32 ? "float32" : "bfloat16"; }
+
 class DequantizePlanner {
  public:
-  DequantizePlanner(const Checkpoint& source, Dtype dtype)
-      : source_(source), dtype_(dtype), replacements_(keep_all(source)) {}
+  DequantizePlanner(const Checkpoint& source, const DequantizeOptions& options)
+      : source_(source), options_(options), dtype_(options.dtype), replacements_(keep_all(source)) {}
 
   Plan make() {
-    const std::string name = dtype_ == Dtype::kF32 ? "float32" : "bfloat16";
     const TileSize tiles = tile_size(source_);
     plan_.command = "dequantize";
-    plan_.made = "dequantize " + name;
+    plan_.made = dequantize_text(options_);
     plan_.model.tile_rows = tiles.rows;
     plan_.model.tile_cols = tiles.cols;
     for (const PackedLinear& packed : find_packed_linears(source_)) widen(packed);
     for (uint32_t index = 0; index < source_.tensors().size(); ++index) look_at(index);
     lay_out(source_, replacements_, plan_);
     order_work();
-    plan_.config = dequantized_config(source_.config(), name);
+    plan_.config = dequantized_config(source_.config(), dtype_word(dtype_));
     index_output(source_, plan_);
     return std::move(plan_);
   }
@@ -67,6 +68,7 @@ class DequantizePlanner {
   }
 
   const Checkpoint& source_;
+  const DequantizeOptions options_;
   const Dtype dtype_;
   Plan plan_;
   Replacements replacements_;
@@ -76,8 +78,20 @@ class DequantizePlanner {
 
 }  // namespace
 
-Plan make_dequantize_plan(const Checkpoint& source, Dtype dtype) {
-  return DequantizePlanner(source, dtype).make();
+std::string dequantize_text(const DequantizeOptions& options) {
+  return std::string("dequantize ") + dtype_word(options.dtype);
+}
+
+std::optional<DequantizeOptions> parse_dequantize(std::string_view text) {
+  for (const Dtype dtype : {Dtype::kBF16, Dtype::kF32}) {
+    const DequantizeOptions options{.dtype = dtype};
+    if (dequantize_text(options) == text) return options;
+  }
+  return std::nullopt;
+}
+
+Plan make_dequantize_plan(const Checkpoint& source, const DequantizeOptions& options) {
+  return DequantizePlanner(source, options).make();
 }
 
 }  // namespace nibblecast

@@ -38,6 +38,7 @@ class Planner {
     plan_.options = options;
     plan_.model = DeepseekV4Config::parse(source.config(), (source.folder() / "config.json").string());
     recipe_ = recipe_of(source.files(), options);
+    plan_.options.recipe_text = recipe_.text;
     modules_ = resolve_modules(recipe_, plan_.model);
     inventory_ = take_inventory(source, plan_.model);
   }
@@ -323,7 +324,8 @@ bool Plan::needs_activations() const {
 }
 
 Recipe recipe_of(FileSystem& files, const QuantizeOptions& options) {
-  Recipe recipe = load_recipe(files, options.recipe);
+  Recipe recipe = options.recipe_text.empty() ? load_recipe(files, options.recipe)
+                                              : recipe_of_file(options.recipe_text, options.recipe);
   if (options.weight_method) recipe.weight_method = options.weight_method;
   if (options.kv_cache) recipe.kv_cache = *options.kv_cache;
   return recipe;

@@ -1,16 +1,25 @@
 // `dequantize` through the whole pipeline: every value of every format, and what is refused.
 #include "plan/dequantize.h"
 
+#include <gmock/gmock.h>
+
 #include <cstring>
+#include <numeric>
 
 #include "formats/nvfp4.h"
+#include "pipeline/verify.h"
 #include "stored_checkpoint.h"
 
 namespace nibblecast {
 namespace {
 
 using testing::bytes_of;
+using ::testing::Contains;
+using testing::edit_tensor;
+using ::testing::ElementsAre;
 using testing::expect_error;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
 using testing::run_job;
 using testing::StoredTensor;
 using testing::TemporaryFolder;
@@ -42,14 +51,14 @@ class Dequantize : public ::testing::Test {
   RunRecord run(Dtype dtype) {
     std::filesystem::remove_all(path("out"));
     const Checkpoint in = source();
-    return run_job(in, make_dequantize_plan(in, dtype), kNoActivations, path("out"));
+    return run_job(in, make_dequantize_plan(in, {.dtype = dtype}), kNoActivations, path("out"));
   }
   void refuse(ErrorKind kind, const std::vector<StoredTensor>& tensors, const std::string& part,
               const Json& config = Json::object(), Dtype dtype = Dtype::kBF16) {
     write(tensors, config);
     const Checkpoint in = source();
     expect_error(
-        kind, [&] { make_dequantize_plan(in, dtype); }, part);
+        kind, [&] { make_dequantize_plan(in, {.dtype = dtype}); }, part);
   }
   // Of both dtypes: the values that `value(index)` says, rounded once more for BF16.
   template <class F>
@@ -68,6 +77,8 @@ class Dequantize : public ::testing::Test {
       ASSERT_EQ(narrow[at].bits, to_bf16(expected).bits) << name << " " << at;
     }
   }
+
+  VerifyReport proof() const { return verify(source(), path("out"), system_files()); }
 
   std::filesystem::path path(const std::string& name) const { return folder_.path() / name; }
   Checkpoint source() const { return Checkpoint::open(path("source"), system_files()); }
@@ -146,6 +157,7 @@ TEST_F(Dequantize, PlainTensorsOfAnyRankWidenOnlyToF32) {
     for (const bf16 value : values_of<bf16>(from)) wide.push_back(to_float(value));
     EXPECT_EQ(to, bytes_of(wide)) << tensor.name;
   }
+  EXPECT_THAT(proof().problems, IsEmpty());
 }
 
 // Tensors of more than a chunk go through by rows.
@@ -165,8 +177,16 @@ TEST_F(Dequantize, LargeTensors) {
   EXPECT_EQ(wrong, 0u);
   EXPECT_GT(inexact, 0u);
   EXPECT_EQ(record.inexact.at("a.weight"), inexact);
+  const VerifyReport report = proof();
+  EXPECT_THAT(report.problems, IsEmpty());
+  EXPECT_EQ(report.made_bytes, values.size() * 2);
+  edit_tensor(path("out"), "a.weight", 7, "x");
+  edit_tensor(path("out"), "a.weight", 30'000'000, "xyz");
+  EXPECT_THAT(proof().problems,
+              ElementsAre(HasSubstr("a.weight: 4 of 34440000 bytes are not what dequantize makes of the "
+                                    "source, the first at byte 7")));
   const Checkpoint in = source();
-  EXPECT_LT(make_dequantize_plan(in, Dtype::kBF16).largest_made_bytes, 34u << 20);
+  EXPECT_LT(make_dequantize_plan(in, {}).largest_made_bytes, 34u << 20);
 }
 
 TEST_F(Dequantize, ARelease) {
@@ -187,6 +207,89 @@ TEST_F(Dequantize, ARelease) {
   }
   EXPECT_GT(weights, 0u);
   EXPECT_FALSE(std::filesystem::exists(path("out") / "hf_quant_config.json"));
+}
+
+// V4-Base: FP8 experts under F32 scales, which BF16 cannot always hold.
+TEST_F(Dequantize, ABaseRelease) {
+  synthesize(preset_config("v4-tiny"), "v4-tiny", {.experts = 4, .fp8_experts = true}, path("source"),
+             system_files());
+  const Checkpoint in = source();
+  for (const Dtype dtype : {Dtype::kBF16, Dtype::kF32}) {
+    const RunRecord record = run(dtype);
+    const Checkpoint made = output();
+    uint64_t weights = 0, values = 0, wrong = 0, inexact = 0;
+    for (const Tensor& tensor : in.tensors()) {
+      if (tensor.dtype != Dtype::kF8E4M3) continue;
+      const std::string module = tensor.name.substr(0, tensor.name.rfind('.'));
+      EXPECT_EQ(in.at(module + ".scale").dtype, Dtype::kF32);
+      EXPECT_EQ(made.find(module + ".scale"), nullptr);
+      EXPECT_EQ(made.at(tensor.name).dtype, dtype);
+      EXPECT_EQ(made.at(tensor.name).shape, tensor.shape);
+      const std::string codes = tensor_bytes(in, tensor.name), found = tensor_bytes(made, tensor.name);
+      const std::vector<float> scales = values_of<float>(tensor_bytes(in, module + ".scale"));
+      const uint64_t cols = tensor.shape[1], tiles = (cols + 127) / 128;
+      ASSERT_EQ(found.size(), codes.size() * dtype_bytes(dtype));
+      for (size_t at = 0; at < codes.size(); ++at) {
+        const float value =
+            decode_e4m3(static_cast<uint8_t>(codes[at])) * scales[at / cols / 128 * tiles + at % cols / 128];
+        const std::string expected = dtype == Dtype::kF32
+                                         ? bytes_of(std::vector<float>{value})
+                                         : bytes_of(std::vector<uint16_t>{to_bf16(value).bits});
+        wrong += found.compare(at * expected.size(), expected.size(), expected) != 0;
+        inexact += dtype == Dtype::kBF16 && to_float(to_bf16(value)) != value;
+      }
+      ++weights, values += codes.size();
+    }
+    EXPECT_GT(weights, 5u * 4 * 3);
+    EXPECT_EQ(wrong, 0u) << "of " << values;
+    const uint64_t counted =
+        std::accumulate(record.inexact.begin(), record.inexact.end(), uint64_t{0},
+                        [](uint64_t sum, const auto& tensor) { return sum + tensor.second; });
+    EXPECT_EQ(counted, inexact);
+    EXPECT_THAT(proof().problems, IsEmpty());
+  }
+}
+
+TEST_F(Dequantize, VerifyProvesTheOutput) {
+  testing::make_tiny_source(path("source"));
+  for (const Dtype dtype : {Dtype::kF32, Dtype::kBF16}) {
+    run(dtype);
+    const VerifyReport report = proof();
+    EXPECT_THAT(report.problems, IsEmpty());
+    EXPECT_GT(report.made_bytes, 0u);
+    EXPECT_THAT(report.notes, ElementsAre(HasSubstr("made by: dequantize ")));
+  }
+  for (const std::string name : {"layers.1.ffn.experts.2.w3.weight", "layers.0.attn.wo_b.weight",
+                                 "mtp.0.e_proj.weight", "norm.weight", "layers.2.ffn.gate.weight"}) {
+    run(Dtype::kBF16);
+    edit_tensor(path("out"), name, 9, "!");
+    EXPECT_THAT(proof().problems, ElementsAre(HasSubstr(name))) << name;
+  }
+}
+
+TEST_F(Dequantize, VerifyReadsTheDocuments) {
+  testing::make_tiny_source(path("source"));
+  run(Dtype::kBF16);
+  const auto with = [&](const std::string& name, const auto& edit) {
+    const std::string text = read_text(system_files(), path("out") / name, 1 << 30);
+    Json document = parse_json(text, name);
+    edit(document);
+    write_text_durably(system_files(), path("out") / name, document.dump());
+    std::vector<std::string> problems = proof().problems;
+    write_text_durably(system_files(), path("out") / name, text);
+    return problems;
+  };
+  EXPECT_THAT(with("config.json", [](Json& config) { config["quantization_config"] = Json::object(); }),
+              ElementsAre(HasSubstr("config.json: quantization_config must be absent")));
+  EXPECT_THAT(with("config.json", [](Json& config) { config["torch_dtype"] = "float32"; }),
+              ElementsAre(HasSubstr("config.json: torch_dtype must be")));
+  // Whatever made it, it is not this.
+  EXPECT_THAT(with("nibblecast.json", [](Json& run) { run["options"]["made"] = "dequantize float32"; }),
+              Contains(HasSubstr("must be F32")));
+  EXPECT_THAT(with("nibblecast.json", [](Json& run) { run["options"]["made"] = "dequantize int3"; }),
+              Contains(HasSubstr("options.made is unknown; found 'dequantize int3'")));
+  EXPECT_THAT(with("nibblecast.json", [](Json& run) { run["command"] = "distil"; }),
+              Contains(HasSubstr("command is unknown; found \"distil\"")));
 }
 
 // What only the source's weights have a use for is left out, and its card stays beside ours.
