@@ -25,6 +25,12 @@ Dtype parse_wide_dtype(const std::string& text) {
   throw CLI::ValidationError("--dtype", "unknown value '" + text + "' (expected bfloat16 or float32)");
 }
 
+TensorNames parse_names(const std::string& text) {
+  if (text == "official") return TensorNames::kOfficial;
+  if (text == "transformers") return TensorNames::kTransformers;
+  throw CLI::ValidationError("--names", "unknown value '" + text + "' (expected official or transformers)");
+}
+
 }  // namespace
 
 void add_dequantize(CLI::App& app, CommonOptions& common, Action& action) {
@@ -37,6 +43,11 @@ void add_dequantize(CLI::App& app, CommonOptions& common, Action& action) {
           [arguments](const std::string& text) { arguments->options.dtype = parse_wide_dtype(text); },
           "bfloat16|float32, of every weight (default bfloat16)")
       ->option_text("D");
+  command
+      .add_option_function<std::string>(
+          "--names", [arguments](const std::string& text) { arguments->options.names = parse_names(text); },
+          "official|transformers, of tensors (default official)")
+      ->option_text("N");
   add_plan_run_options(command, arguments->run, common);
   command.callback(
       [arguments, &common, &action] { action = [arguments, &common] { return run(*arguments, common); }; });

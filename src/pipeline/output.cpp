@@ -93,7 +93,12 @@ Json losses_document(const RunRecord& record) {
 Json checksums_document(const Plan& plan, const RunRecord& record) {
   Json checksums = Json::object();
   for (size_t index = 0; index < plan.tensors.size(); ++index) {
-    checksums[plan.tensors[index].out.name] = record.checksums[index];
+    const PlannedTensor& tensor = plan.tensors[index];
+    Json& place = checksums[tensor.name_in_file()];
+    if (tensor.part)
+      place.push_back(record.checksums[index]);
+    else
+      place = record.checksums[index];
   }
   return checksums;
 }

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <deque>
 #include <unordered_set>
 
 #include "checkpoint/printable.h"
@@ -30,7 +31,7 @@ class Verifier {
         plan_(planned_as_recorded()) {}
 
   VerifyReport verify() {
-    report_.tensors = plan_.tensors.size();
+    report_.tensors = plan_.file_tensors();
     if (plan_.command != "quantize") report_.notes.push_back("made by: " + plan_.made);
     match_tensors();
     check_documents(output_, plan_, problems_, report_.notes);
@@ -71,14 +72,29 @@ class Verifier {
   void match_tensors() {
     std::unordered_set<std::string_view> planned;
     for (const PlannedTensor& tensor : plan_.tensors) {
-      planned.insert(tensor.out.name);
-      matches_.push_back(match(tensor.out));
+      planned.insert(tensor.name_in_file());
+      matches_.push_back(tensor.part ? match_part(tensor) : match(tensor.out));
     }
     for (const Tensor& tensor : output_.tensors) {
       if (planned.contains(tensor.name)) continue;
       problems_.add("tensors", fmt::format("{}: is in {}, but nothing in the source makes it",
                                            printable(tensor.name), output_.shards[tensor.shard]));
     }
+  }
+
+  // Its bytes in the tensor that it is a part of; what is wrong with that one is said once.
+  const Tensor* match_part(const PlannedTensor& planned) {
+    if (planned.begins_tensor()) {
+      Tensor whole = planned.out;
+      whole.name = planned.part->whole;
+      whole.shape = planned.part->shape;
+      stack_ = match(whole);
+    }
+    if (stack_ == nullptr) return nullptr;
+    Tensor part = planned.out;
+    part.shard = stack_->shard;
+    part.offset = stack_->offset + planned.part->index * part.size_bytes;
+    return &parts_.emplace_back(std::move(part));
   }
 
   const Tensor* match(const Tensor& planned) {
@@ -120,6 +136,8 @@ class Verifier {
   RecordedOptions recorded_;
   Plan plan_;
   Matches matches_;
+  const Tensor* stack_ = nullptr;  // the output's, whose parts are being matched
+  std::deque<Tensor> parts_;
   VerifyReport report_;
 };
 

@@ -313,6 +313,10 @@ class Planner {
 
 }  // namespace
 
+uint64_t Plan::file_tensors() const {
+  return static_cast<uint64_t>(std::ranges::count_if(tensors, &PlannedTensor::begins_tensor));
+}
+
 bool Plan::refused() const {
   return std::any_of(findings.begin(), findings.end(),
                      [](const Finding& finding) { return finding.severity == Severity::kRefusal; });

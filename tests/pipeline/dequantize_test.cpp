@@ -5,15 +5,19 @@
 
 #include <cstring>
 #include <numeric>
+#include <set>
 
 #include "formats/nvfp4.h"
+#include "model/deepseek_v4_modules.h"
 #include "pipeline/verify.h"
+#include "pipeline/verify_checksums.h"
 #include "stored_checkpoint.h"
 
 namespace nibblecast {
 namespace {
 
 using testing::bytes_of;
+namespace fs = std::filesystem;
 using ::testing::Contains;
 using testing::edit_tensor;
 using ::testing::ElementsAre;
@@ -48,10 +52,11 @@ class Dequantize : public ::testing::Test {
     std::filesystem::remove_all(path("out"));
     write_checkpoint(path("source"), tensors, config);
   }
-  RunRecord run(Dtype dtype) {
+  RunRecord run(Dtype dtype) { return run({.dtype = dtype}); }
+  RunRecord run(const DequantizeOptions& options) {
     std::filesystem::remove_all(path("out"));
     const Checkpoint in = source();
-    return run_job(in, make_dequantize_plan(in, {.dtype = dtype}), kNoActivations, path("out"));
+    return run_job(in, make_dequantize_plan(in, options), kNoActivations, path("out"));
   }
   void refuse(ErrorKind kind, const std::vector<StoredTensor>& tensors, const std::string& part,
               const Json& config = Json::object(), Dtype dtype = Dtype::kBF16) {
@@ -290,6 +295,134 @@ TEST_F(Dequantize, VerifyReadsTheDocuments) {
               Contains(HasSubstr("options.made is unknown; found 'dequantize int3'")));
   EXPECT_THAT(with("nibblecast.json", [](Json& run) { run["command"] = "distil"; }),
               Contains(HasSubstr("command is unknown; found \"distil\"")));
+}
+
+// ---- transformers' names ----
+
+class TransformersNames : public Dequantize {
+ protected:
+  // Every value of "out", under transformers' names, is the official output's in "official".
+  void expect_same_values() {
+    const Checkpoint made = output(), official = Checkpoint::open(path("official"), system_files());
+    const auto config = DeepseekV4Config::parse(official.config(), "config.json");
+    std::set<std::string> seen;
+    for (const Tensor& tensor : official.tensors()) {
+      const auto hub = hub_tensor(config, tensor.name);
+      const std::string name = hub ? hub->name : tensor.name;
+      EXPECT_EQ(hub.has_value(), !tensor.name.starts_with("mtp.")) << tensor.name;
+      seen.insert(name);
+      const Tensor& found = made.at(name);
+      EXPECT_EQ(found.dtype, tensor.dtype) << name;
+      EXPECT_EQ(found.shape, hub ? hub->whole.value_or(tensor.shape) : tensor.shape) << name;
+      const uint64_t begin = hub ? hub->part * tensor.size_bytes : 0;
+      EXPECT_TRUE(tensor_bytes(made, name).substr(begin, tensor.size_bytes) ==
+                  tensor_bytes(official, tensor.name))
+          << tensor.name;
+    }
+    EXPECT_EQ(seen.size(), made.tensors().size());
+    EXPECT_EQ(made.config(), hub_config(official.config(), config));
+  }
+};
+
+TEST_F(TransformersNames, HoldTheSameValues) {
+  testing::make_tiny_source(path("source"));
+  for (const Dtype dtype : {Dtype::kF32, Dtype::kBF16}) {
+    std::filesystem::remove_all(path("official"));
+    run(dtype);
+    std::filesystem::rename(path("out"), path("official"));
+    run({.dtype = dtype, .names = TensorNames::kTransformers});
+    expect_same_values();
+    const VerifyReport report = proof();
+    EXPECT_THAT(report.problems, IsEmpty());
+    EXPECT_EQ(report.tensors, output().tensors().size());
+    const ChecksumReport checksums = verify_checksums(system_files(), path("out"), {});
+    EXPECT_THAT(checksums.problems, IsEmpty());
+    EXPECT_EQ(checksums.tensors, output().tensors().size());
+  }
+}
+
+// Weights that are kept are stacked as well.
+TEST_F(TransformersNames, OfASourceThatIsBf16Already) {
+  testing::make_tiny_source(path("source"));
+  run(Dtype::kBF16);
+  std::filesystem::rename(path("out"), path("official"));
+  std::filesystem::remove_all(path("source"));
+  std::filesystem::copy(path("official"), path("source"));
+  run({.names = TensorNames::kTransformers});
+  expect_same_values();
+  const VerifyReport report = proof();
+  EXPECT_THAT(report.problems, IsEmpty());
+  EXPECT_EQ(report.made_bytes, 0u);
+}
+
+// An expert's weights in another shard than the rest of its stack, and out of order.
+TEST_F(TransformersNames, StacksOverSeveralShards) {
+  testing::make_tiny_source(path("source"));
+  {
+    const Checkpoint in = source();
+    const fs::path index = path("source") / "model.safetensors.index.json";
+    Json document = parse_json(read_text(system_files(), index, 1 << 30), "index");
+    const std::string name = in.shards()[1].name;  // of layer 0
+    std::vector<Tensor> first, second;
+    std::string first_bytes, second_bytes;
+    for (const Tensor& tensor : in.tensors()) {
+      if (in.shards()[tensor.shard].name != name) continue;
+      const bool moves = tensor.name.find("experts.0.w1") != std::string::npos ||
+                         tensor.name.find("experts.3.") != std::string::npos;
+      std::string& bytes = moves ? second_bytes : first_bytes;
+      Tensor placed = tensor;
+      placed.offset = bytes.size();
+      bytes += tensor_bytes(in, tensor.name);
+      (moves ? second : first).push_back(placed);
+      if (moves) document["weight_map"][tensor.name] = "z.safetensors";
+    }
+    write_text_durably(system_files(), path("source") / name,
+                       write_safetensors_header(first, {}) + first_bytes);
+    write_text_durably(system_files(), path("source") / "z.safetensors",
+                       write_safetensors_header(second, {}) + second_bytes);
+    write_text_durably(system_files(), index, document.dump());
+  }
+  run(Dtype::kBF16);
+  std::filesystem::rename(path("out"), path("official"));
+  run({.names = TensorNames::kTransformers});
+  expect_same_values();
+  EXPECT_THAT(proof().problems, IsEmpty());
+}
+
+TEST_F(TransformersNames, WhatIsWrongIsNamed) {
+  testing::make_tiny_source(path("source"));
+  run({.names = TensorNames::kTransformers});
+  const std::string stack = "model.layers.1.mlp.experts.gate_up_proj";
+  const uint64_t part = output().at(stack).size_bytes / 16;
+  edit_tensor(path("out"), stack, 5 * part + 10, "!");
+  EXPECT_THAT(proof().problems, ElementsAre(HasSubstr(stack + "[5]: 1 of")));
+  EXPECT_THAT(verify_checksums(system_files(), path("out"), {}).problems,
+              ElementsAre(HasSubstr(stack + "[5]")));
+  // Official names under a record that says otherwise.
+  run(Dtype::kBF16);
+  const fs::path record = path("out") / "nibblecast.json";
+  Json document = parse_json(read_text(system_files(), record, 1 << 30), "record");
+  document["options"]["made"] = "dequantize bfloat16 transformers names";
+  write_text_durably(system_files(), record, document.dump());
+  EXPECT_THAT(proof().problems, Contains(HasSubstr("model.embed_tokens.weight: is missing")));
+}
+
+TEST_F(TransformersNames, RefusesWhatThatModelHasNoPlaceFor) {
+  const auto refuse_names = [&](ErrorKind kind, const std::string& part) {
+    expect_error(
+        kind, [&] { make_dequantize_plan(source(), {.names = TensorNames::kTransformers}); }, part);
+  };
+  Json config = preset_config("v4-tiny");
+  write({{"norm.weight", Dtype::kBF16, {4}}}, Json{{"model_type", "llama"}});
+  refuse_names(ErrorKind::kUnsupported, "model_type");
+  write({{"layers.0.attn.extra.weight", Dtype::kBF16, {4, 4}}}, config);
+  refuse_names(ErrorKind::kUnsupported, "layers.0.attn.extra.weight");
+  const auto hidden = config["hidden_size"].get<uint64_t>(),
+             width = config["moe_intermediate_size"].get<uint64_t>();
+  write({{"layers.0.ffn.experts.0.w2.weight", Dtype::kBF16, {hidden, width}}}, config);
+  refuse_names(ErrorKind::kBadInput, "an expert's weight is missing");
+  write({{"layers.0.ffn.experts.0.w2.weight", Dtype::kBF16, {hidden, width / 2}}}, config);
+  refuse_names(ErrorKind::kBadInput, "does not fit the config");
 }
 
 // What only the source's weights have a use for is left out, and its card stays beside ours.
