@@ -91,11 +91,11 @@ class DequantizePlanner {
   void add_part(uint32_t index, const HubTensor& hub, std::vector<OutputTensor>& parts) {
     OutputTensor part = replacements_.in_place[index][0];
     parts.resize(hub.parts);
-    const uint64_t elements = element_count(*hub.whole).value_or(0);
-    if (element_count(part.shape) != elements / hub.parts) {
-      throw Error(
-          ErrorKind::kBadInput, source_.where(source_.tensors()[index]), "does not fit the config",
-          {.expected = fmt::format("{} values", elements / hub.parts), .found = shape_text(part.shape)});
+    const Shape& whole = *hub.whole;
+    const Shape expected = {whole[0] * whole[1] / hub.parts, whole[2]};
+    if (part.shape != expected) {
+      throw Error(ErrorKind::kBadInput, source_.where(source_.tensors()[index]), "does not fit the config",
+                  {.expected = shape_text(expected), .found = shape_text(part.shape)});
     }
     part.name = fmt::format("{}[{}]", hub.name, hub.part);
     part.part = StackPart{.whole = hub.name, .shape = *hub.whole, .index = hub.part, .count = hub.parts};

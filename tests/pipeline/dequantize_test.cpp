@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 
 #include <cstring>
+#include <map>
 #include <numeric>
 #include <set>
 
@@ -355,7 +356,8 @@ TEST_F(TransformersNames, OfASourceThatIsBf16Already) {
   EXPECT_EQ(report.made_bytes, 0u);
 }
 
-// An expert's weights in another shard than the rest of its stack, and out of order.
+// A stack goes to where its first expert is, whatever shards the others are in; a shard of others only is
+// left without tensors.
 TEST_F(TransformersNames, StacksOverSeveralShards) {
   testing::make_tiny_source(path("source"));
   {
@@ -363,23 +365,23 @@ TEST_F(TransformersNames, StacksOverSeveralShards) {
     const fs::path index = path("source") / "model.safetensors.index.json";
     Json document = parse_json(read_text(system_files(), index, 1 << 30), "index");
     const std::string name = in.shards()[1].name;  // of layer 0
-    std::vector<Tensor> first, second;
-    std::string first_bytes, second_bytes;
+    std::map<std::string, std::pair<std::vector<Tensor>, std::string>> shards;
     for (const Tensor& tensor : in.tensors()) {
       if (in.shards()[tensor.shard].name != name) continue;
-      const bool moves = tensor.name.find("experts.0.w1") != std::string::npos ||
-                         tensor.name.find("experts.3.") != std::string::npos;
-      std::string& bytes = moves ? second_bytes : first_bytes;
-      Tensor placed = tensor;
-      placed.offset = bytes.size();
+      const auto has = [&](const char* part) { return tensor.name.find(part) != std::string::npos; };
+      const std::string shard = has("experts.0.w1") ? "y.safetensors"
+                                : has("experts.3.") ? "z.safetensors"
+                                                    : name;
+      auto& [tensors, bytes] = shards[shard];
+      tensors.push_back(tensor);
+      tensors.back().offset = bytes.size();
       bytes += tensor_bytes(in, tensor.name);
-      (moves ? second : first).push_back(placed);
-      if (moves) document["weight_map"][tensor.name] = "z.safetensors";
+      document["weight_map"][tensor.name] = shard;
     }
-    write_text_durably(system_files(), path("source") / name,
-                       write_safetensors_header(first, {}) + first_bytes);
-    write_text_durably(system_files(), path("source") / "z.safetensors",
-                       write_safetensors_header(second, {}) + second_bytes);
+    for (const auto& [shard, content] : shards) {
+      write_text_durably(system_files(), path("source") / shard,
+                         write_safetensors_header(content.first, {}) + content.second);
+    }
     write_text_durably(system_files(), index, document.dump());
   }
   run(Dtype::kBF16);
@@ -387,6 +389,7 @@ TEST_F(TransformersNames, StacksOverSeveralShards) {
   run({.names = TensorNames::kTransformers});
   expect_same_values();
   EXPECT_THAT(proof().problems, IsEmpty());
+  EXPECT_THAT(verify_checksums(system_files(), path("out"), {}).problems, IsEmpty());
 }
 
 TEST_F(TransformersNames, WhatIsWrongIsNamed) {
