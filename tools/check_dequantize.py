@@ -5,19 +5,23 @@
 
 Every value of DST is computed anew from SRC's bytes: product of code and scales in double, then rounded to float32 as
 the formats define it, then, where DST is BF16, to BF16 (nearest even); bits must be equal, and no tensor may be missing
-or in another shard. With --oracle (DST must be float32) transformers loads DST and its logits, negative log-likelihoods and
-perplexity are held against the oracle's, largest difference at most 1e-4. Exit code 1 if anything differs.
+or in another shard. Where DST has transformers' names (its config.json has layer_types), transformers' own conversion mapping
+says what belongs where; names and shapes must then be those of its model's state, and the configuration must mean what SRC's
+does. With --oracle (DST must be float32) transformers loads DST, and no key may be missing, unexpected or of another shape; its
+logits, negative log-likelihoods and perplexity are held against the oracle's, largest difference at most 1e-4. Exit code 1 if
+anything differs.
 
-numpy 2.4.6; --oracle: torch 2.11.0 (CPU) and transformers 5.17.0.
+numpy 2.4.6; --oracle and transformers' names: torch 2.11.0 (CPU) and transformers 5.17.0.
 """
 import argparse
 import json
 import pathlib
+import re
 import sys
 
 import numpy as np
 
-from safetensors_files import read_file, read_folder
+from safetensors_files import Tensor, read_file, read_folder
 
 TOLERANCE = 1e-4
 E2M1 = np.array([0, .5, 1, 1.5, 2, 3, 4, 6, -0., -.5, -1, -1.5, -2, -3, -4, -6])
@@ -86,16 +90,72 @@ def to_bf16(values):
     return (bits + 0x7FFF + (bits >> 16 & 1) >> 16).astype("<u2")
 
 
+class Part(Tensor):
+    """Of a stacked tensor, which lies where its first part was."""
+
+
+class HubNames:
+    """Where transformers' model has the tensors of a release, by its own conversion mapping."""
+
+    def __init__(self, folder):
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM
+        from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+        from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
+        self.config = AutoConfig.from_pretrained(folder)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(self.config)
+        self.shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+        mapping = get_checkpoint_conversion_mapping(self.config.model_type)
+        kinds = [[entry for entry in mapping if isinstance(entry, kind)] for kind in (WeightRenaming, WeightConverter)]
+        self.rename = lambda name: rename_source_key(name, *kinds, "model", self.shapes)[0]
+
+    def part(self, name, output):
+        """The part of an output's tensor that a tensor of the release became; None where it is missing."""
+        key = name if name.startswith("mtp.") else self.rename(name)
+        tensor = output.get(key)
+        expert = re.fullmatch(r"layers\.\d+\.ffn\.experts\.(\d+)\.w([123])\.weight", name)
+        if tensor is None or not expert:
+            return tensor
+        number, projection = int(expert[1]), int(expert[2])
+        shape, parts = list(tensor.shape[1:]), tensor.shape[0]
+        if projection != 2:  # gates, then ups of each expert
+            shape[0] //= 2
+            number, parts = number * 2 + (projection == 3), parts * 2
+        size = tensor.size // parts
+        return Part(tensor.dtype, shape, tensor.path, tensor.offset + number * size, size)
+
+
+def hub_problems(hub, output, output_folder):
+    from transformers import AutoConfig
+
+    found = {name: tensor.shape for name, tensor in output.items() if not name.startswith("mtp.")}
+    problems = [f"{name}: {found.get(name)}, transformers' model has {hub.shapes.get(name)}"
+                for name in sorted(found.keys() | hub.shapes.keys()) if found.get(name) != hub.shapes.get(name)]
+    mine, theirs = (config.to_dict() for config in (AutoConfig.from_pretrained(output_folder), hub.config))
+    for key in ("dtype", "quantization_config", "expert_dtype", "_name_or_path"):
+        mine.pop(key, None), theirs.pop(key, None)
+    theirs["rope_parameters"]["compress"].pop("type", None)  # of the release: rope_type says it
+    return problems + [f"config.json: {key} means {mine.get(key)}, the source's {theirs.get(key)}"
+                       for key in sorted(mine.keys() | theirs.keys()) if mine.get(key) != theirs.get(key)]
+
+
 def check_values(source_folder, output_folder):
     source, output = read_folder(source_folder), read_folder(output_folder)
     config = json.loads((source_folder / "config.json").read_text())
     tile = config.get("quantization_config", {}).get("weight_block_size", [128, 128])
-    used, problems, values, rounded = set(), [], 0, 0
+    used, problems, values, rounded, tensors = set(), [], 0, 0, len(output)
+    if "layer_types" in json.loads((output_folder / "config.json").read_text()) and "layer_types" not in config:
+        hub = HubNames(source_folder)
+        problems += hub_problems(hub, output, output_folder)
+        parts = {name: hub.part(name, output) for name in source}
+        output = {name: tensor for name, tensor in parts.items() if tensor}
     for name, tensor in output.items():
         if name not in source:
             problems.append(f"{name}: not in the source")
             continue
-        if tensor.path.name != source[name].path.name:
+        if not isinstance(tensor, Part) and tensor.path.name != source[name].path.name:
             problems.append(f"{name}: in {tensor.path.name}, not {source[name].path.name}")
         if tensor.dtype not in ("BF16", "F32"):
             same = tensor[:2] == source[name][:2] and tensor.read() == source[name].read()
@@ -116,7 +176,7 @@ def check_values(source_folder, output_folder):
         problems.append(f"{name}: missing")
     for problem in problems[:20]:
         print(problem)
-    print(f"{len(output)} tensors, {values} values recomputed, {len(problems)} tensors wrong, {rounded} values rounded by BF16")
+    print(f"{tensors} tensors, {values} values recomputed, {len(problems)} tensors wrong, {rounded} values rounded by BF16")
     return not problems
 
 
@@ -124,8 +184,13 @@ def check_logits(output_folder, oracle_path):
     import torch
     import transformers
 
-    model = transformers.AutoModelForCausalLM.from_pretrained(output_folder, dtype=torch.float32,
-                                                              attn_implementation="eager").eval()
+    model, loading = transformers.AutoModelForCausalLM.from_pretrained(
+        output_folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True)
+    model.eval()
+    print(f"transformers {transformers.__version__}, torch {torch.__version__}: "
+          + ", ".join(f"{kind} {len(loading[kind])}" for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")))
+    if loading["missing_keys"] or loading["unexpected_keys"] or loading["mismatched_keys"]:
+        return False
     oracle = read_file(oracle_path)
 
     def tensor(name):

@@ -68,7 +68,7 @@ std::string summary_line(std::string_view label, std::string_view text) {
 std::string output_text(const Plan& plan, const std::string& destination) {
   return summary_line(
       "output", fmt::format("{}: {} tensors, {} bytes in {} shards", destination,
-                            grouped(plan.tensors.size()), grouped(plan.output_bytes), plan.shards.size()));
+                            grouped(plan.file_tensors()), grouped(plan.output_bytes), plan.shards.size()));
 }
 
 std::string blocks_text(const RunRecord& record) {

@@ -33,16 +33,20 @@ Json json_of(const VerifyReport& report) {
           {"blocks", report.blocks},
           {"identical_blocks", report.identical_blocks},
           {"requantized_blocks", report.requantized_blocks},
-          {"kept_bytes", report.kept_bytes}};
+          {"kept_bytes", report.kept_bytes},
+          {"made_bytes", report.made_bytes}};
 }
 
 std::string text_of(const VerifyReport& report) {
   std::string text;
   for (const std::string& problem : report.problems) text += summary_line("problem", problem);
   for (const std::string& note : report.notes) text += summary_line("note", note);
-  text += summary_line("blocks", fmt::format("{} of {} identical to the source's, {} requantized",
-                                             grouped(report.identical_blocks), grouped(report.blocks),
-                                             grouped(report.requantized_blocks)));
+  if (report.blocks > 0)
+    text += summary_line("blocks", fmt::format("{} of {} identical to the source's, {} requantized",
+                                               grouped(report.identical_blocks), grouped(report.blocks),
+                                               grouped(report.requantized_blocks)));
+  if (report.made_bytes > 0)
+    text += summary_line("made", fmt::format("{} bytes recomputed", grouped(report.made_bytes)));
   text += summary_line("kept", fmt::format("{} bytes compared", grouped(report.kept_bytes)));
   return text + summary_line("result", report.ok()
                                            ? fmt::format("right: all {} tensors", grouped(report.tensors))
@@ -93,7 +97,7 @@ void add_verify(CLI::App& app, CommonOptions& common, Action& action) {
   CLI::App& command = add_command(app, "verify", "Proves DST against SRC: reads every byte of both.",
                                   "nibblecast verify DeepSeek-V4-Flash DeepSeek-V4-Flash-NVFP4");
   add_text(command, "SRC", arguments->source, "", "the source checkpoint")->required();
-  add_text(command, "DST", arguments->destination, "", "the NVFP4 checkpoint made of it");
+  add_text(command, "DST", arguments->destination, "", "what was made of it");
   command.add_flag("--checksums", arguments->checksums, "one folder: against its own record, without SRC");
   add_engines(command, arguments->options);
   add_threads_options(command, common);

@@ -381,6 +381,22 @@ void check_widths(const Section& root, const DeepseekV4Config& c) {
                kMaxExperts);
 }
 
+// Of a release's rope_theta, rope_scaling and compress_rope_theta; other fields of the second stay.
+Json hub_rope(const Json& config, const DeepseekV4Config& parsed, double share) {
+  Json compress = {{"rope_type", "default"}};
+  if (parsed.compress_rope.yarn) {
+    compress = config.at("rope_scaling");
+    compress.erase("type");
+    compress["rope_type"] = "yarn";
+    compress["attention_factor"] = 1.0;
+  }
+  compress["rope_theta"] = parsed.compress_rope.theta;
+  compress["partial_rotary_factor"] = share;
+  return {{"main",
+           {{"rope_type", "default"}, {"rope_theta", parsed.rope.theta}, {"partial_rotary_factor", share}}},
+          {"compress", std::move(compress)}};
+}
+
 }  // namespace
 
 DeepseekV4Config DeepseekV4Config::parse(const Json& json, const std::string& file) {
@@ -425,6 +441,34 @@ DeepseekV4Config DeepseekV4Config::parse(const Json& json, const std::string& fi
   if (!c.expert_dtype.empty() && c.expert_dtype != "fp8") root.only("expert_dtype", "fp4");
   check_widths(root, c);
   return c;
+}
+
+Json hub_config(const Json& config, const DeepseekV4Config& parsed) {
+  Json hub = config;
+  Json layer_types = Json::array(), mlp_layer_types = Json::array();
+  for (uint64_t layer = 0; layer < parsed.num_hidden_layers; ++layer) {
+    const uint32_t ratio = parsed.compress_ratios[layer];
+    layer_types.push_back(ratio == 0   ? "sliding_attention"
+                          : ratio == 4 ? "compressed_sparse_attention"
+                                       : "heavily_compressed_attention");
+    mlp_layer_types.push_back(parsed.is_hash_layer(layer) ? "hash_moe" : "moe");
+  }
+  hub["layer_types"] = std::move(layer_types);
+  hub["mlp_layer_types"] = std::move(mlp_layer_types);
+  hub["compress_rates"] = {{"compressed_sparse_attention", 4}, {"heavily_compressed_attention", 128}};
+  const double share = static_cast<double>(parsed.qk_rope_head_dim) / static_cast<double>(parsed.head_dim);
+  hub["partial_rotary_factor"] = share;
+  if (!config.contains("rope_parameters")) hub["rope_parameters"] = hub_rope(config, parsed, share);
+  // A file with both spellings of the rotary embedding keeps both: where they stand together they agree.
+  if (!config.contains("rope_parameters")) hub.erase("rope_scaling");
+  for (const char* official :
+       {"compress_ratios", "compress_rate_csa", "compress_rate_hca", "num_hash_layers", "qk_rope_head_dim"})
+    hub.erase(official);
+  if (hub.contains("torch_dtype")) {
+    hub["dtype"] = hub["torch_dtype"];
+    hub.erase("torch_dtype");
+  }
+  return hub;
 }
 
 }  // namespace nibblecast

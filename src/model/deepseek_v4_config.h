@@ -61,4 +61,8 @@ struct DeepseekV4Config {
   static DeepseekV4Config parse(const Json& config, const std::string& file);
 };
 
+// The same configuration in transformers' spelling alone (5.17's); fields that both have, and unknown ones,
+// stay. `config` is what `parsed` was made of.
+Json hub_config(const Json& config, const DeepseekV4Config& parsed);
+
 }  // namespace nibblecast

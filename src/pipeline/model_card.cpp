@@ -68,7 +68,7 @@ std::string plain_card(const Checkpoint& source, const Plan& plan, const std::st
       "byte.\n\n"
       "`nibblecast.json` records what was done; `README.source.md`, where present, is the source's own "
       "card.\n",
-      quoted(base), licence_lines(source), base, plan.made, NIBBLECAST_VERSION, made, plan.tensors.size());
+      quoted(base), licence_lines(source), base, plan.made, NIBBLECAST_VERSION, made, plan.file_tensors());
 }
 
 }  // namespace
@@ -76,8 +76,9 @@ std::string plain_card(const Checkpoint& source, const Plan& plan, const std::st
 std::string model_card(const Checkpoint& source, const Plan& plan, const Activations& activations,
                        const RunRecord& record) {
   const std::string base = base_model(source.folder());
-  const auto made = std::ranges::count_if(
-      plan.tensors, [](const PlannedTensor& tensor) { return tensor.make != Make::kKeep; });
+  const auto made = std::ranges::count_if(plan.tensors, [](const PlannedTensor& tensor) {
+    return tensor.make != Make::kKeep && tensor.begins_tensor();
+  });
   if (plan.command != "quantize") return plain_card(source, plan, base, made);
   std::string text = fmt::format(
       "---\nbase_model: {}\nbase_model_relation: quantized\n{}tags:\n- nvfp4\n- nibblecast\n---\n\n"
@@ -86,7 +87,7 @@ std::string model_card(const Checkpoint& source, const Plan& plan, const Activat
       "source's, "
       "byte for byte.\n\n",
       quoted(base), licence_lines(source), base, NIBBLECAST_VERSION, plan.options.recipe, made,
-      plan.tensors.size());
+      plan.file_tensors());
   const CastCounts& blocks = record.blocks;
   if (blocks.blocks > 0) {
     text += fmt::format("- {} of {} expert blocks have exactly the source's values; {} were requantized.\n",

@@ -37,6 +37,7 @@ Json options_document(const QuantizeOptions& options) {
   for (const Engine engine : options.engines) engines.push_back(engine_name(engine));
   return {
       {"recipe", options.recipe},
+      {"recipe_text", options.recipe_text.empty() ? Json() : Json(options.recipe_text)},
       {"weight_method", options.weight_method ? Json(recipe_method_name(*options.weight_method)) : Json()},
       {"kv_cache", options.kv_cache ? Json(kv_cache_name(*options.kv_cache)) : Json()},
       {"compute_dtype", compute_dtype_name(options.compute_dtype)},
@@ -92,7 +93,12 @@ Json losses_document(const RunRecord& record) {
 Json checksums_document(const Plan& plan, const RunRecord& record) {
   Json checksums = Json::object();
   for (size_t index = 0; index < plan.tensors.size(); ++index) {
-    checksums[plan.tensors[index].out.name] = record.checksums[index];
+    const PlannedTensor& tensor = plan.tensors[index];
+    Json& place = checksums[tensor.name_in_file()];
+    if (tensor.part)
+      place.push_back(record.checksums[index]);
+    else
+      place = record.checksums[index];
   }
   return checksums;
 }

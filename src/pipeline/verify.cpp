@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <deque>
 #include <unordered_set>
 
 #include "checkpoint/printable.h"
@@ -11,6 +12,8 @@
 #include "pipeline/verify_documents.h"
 #include "pipeline/verify_folder.h"
 #include "pipeline/verify_scales.h"
+#include "plan/convert.h"
+#include "plan/dequantize.h"
 #include "plan/engines.h"
 
 namespace nibblecast {
@@ -25,10 +28,11 @@ class Verifier {
         options_(options),
         output_(read_output_folder(folder, files, problems_)),
         recorded_(recorded_options(output_.run_document, problems_)),
-        plan_(make_plan(source, recorded_.options)) {}
+        plan_(planned_as_recorded()) {}
 
   VerifyReport verify() {
-    report_.tensors = plan_.tensors.size();
+    report_.tensors = plan_.file_tensors();
+    if (plan_.command != "quantize") report_.notes.push_back("made by: " + plan_.made);
     match_tensors();
     check_documents(output_, plan_, problems_, report_.notes);
     check_engines();
@@ -52,17 +56,45 @@ class Verifier {
   }
 
  private:
+  // The command's own plan, made again.
+  Plan planned_as_recorded() {
+    if (recorded_.command == "dequantize") {
+      if (const auto options = parse_dequantize(recorded_.made))
+        return make_dequantize_plan(source_, *options);
+      problems_.add("nibblecast.json", fmt::format("nibblecast.json: options.made is unknown; found '{}'",
+                                                   printable(recorded_.made)));
+      return make_dequantize_plan(source_, {});
+    }
+    if (recorded_.command == "convert") return make_convert_plan(source_);
+    return make_plan(source_, recorded_.options);
+  }
+
   void match_tensors() {
     std::unordered_set<std::string_view> planned;
     for (const PlannedTensor& tensor : plan_.tensors) {
-      planned.insert(tensor.out.name);
-      matches_.push_back(match(tensor.out));
+      planned.insert(tensor.name_in_file());
+      matches_.push_back(tensor.part ? match_part(tensor) : match(tensor.out));
     }
     for (const Tensor& tensor : output_.tensors) {
       if (planned.contains(tensor.name)) continue;
       problems_.add("tensors", fmt::format("{}: is in {}, but nothing in the source makes it",
                                            printable(tensor.name), output_.shards[tensor.shard]));
     }
+  }
+
+  // Its bytes in the tensor that it is a part of; what is wrong with that one is said once.
+  const Tensor* match_part(const PlannedTensor& planned) {
+    if (planned.begins_tensor()) {
+      Tensor whole = planned.out;
+      whole.name = planned.part->whole;
+      whole.shape = planned.part->shape;
+      stack_ = match(whole);
+    }
+    if (stack_ == nullptr) return nullptr;
+    Tensor part = planned.out;
+    part.shard = stack_->shard;
+    part.offset = stack_->offset + planned.part->index * part.size_bytes;
+    return &parts_.emplace_back(std::move(part));
   }
 
   const Tensor* match(const Tensor& planned) {
@@ -85,7 +117,7 @@ class Verifier {
 
   // Of what is there; an unreadable shard has been reported, and its tensors' absence is no breach.
   void check_engines() {
-    if (!output_.all_shards_read) return;
+    if (!output_.all_shards_read || plan_.command != "quantize") return;
     for (const Breach& breach :
          check_engine_contracts(output_.config, output_.hf_quant_config, output_.tensors)) {
       const std::string line = fmt::format("{}: {}", engine_name(breach.engine), breach.rule);
@@ -104,6 +136,8 @@ class Verifier {
   RecordedOptions recorded_;
   Plan plan_;
   Matches matches_;
+  const Tensor* stack_ = nullptr;  // the output's, whose parts are being matched
+  std::deque<Tensor> parts_;
   VerifyReport report_;
 };
 

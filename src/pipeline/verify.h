@@ -19,6 +19,9 @@
 //   and
 //                true of the tensors; nibblecast.json true of source and blocks
 //   engines      their loaders' contracts (plan/engines.h)
+//
+// Outputs of `dequantize` and `convert`, which nibblecast.json names as such, are held in the same way
+// against the plan that these commands make of the source; engines' contracts say nothing of them.
 #pragma once
 
 #include <cstdint>

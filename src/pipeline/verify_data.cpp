@@ -8,13 +8,16 @@
 #include <cstring>
 #include <map>
 #include <memory>
+#include <numeric>
 #include <optional>
 
 #include "base/parallel.h"
 #include "pipeline/extents.h"
 #include "pipeline/group_maker.h"
 #include "pipeline/reader.h"
+#include "pipeline/units.h"
 #include "pipeline/verify_blocks.h"
+#include "plan/linear.h"
 
 namespace nibblecast {
 namespace {
@@ -24,16 +27,17 @@ constexpr size_t kUnitPieces = 64;
 constexpr uint64_t kRowsPerTask = 64;
 
 // Bytes [begin, begin + size_bytes) of a kept tensor.
-struct Piece {
+struct KeptPiece {
   uint32_t planned = 0;  // index into Plan::tensors
   uint64_t begin = 0, size_bytes = 0;
 };
 
-// Read and compared at once: some kept pieces, or an expert.
-struct Unit {
-  std::vector<Piece> pieces;
+// Read and compared at once: some kept pieces, or linears of a group, or rows of a lone one.
+struct Step {
+  std::vector<KeptPiece> pieces;
   const PlannedGroup* group = nullptr;
-  std::vector<bool> comparable;  // of the group's linears: all of them are there in the output
+  uint64_t first_row = 0, rows = 0;  // of the group's only linear; 0 rows: whole linears
+  std::vector<bool> comparable;      // of the group's linears: all of them are there in the output
   ReadUnit reads;
   std::vector<Place> places;  // pieces: source, output alternating; group: see add_group
   uint32_t shard = 0;         // of the source
@@ -79,9 +83,10 @@ class DataChecker {
       for (const PlannedGroup& group : stage.groups) add_group(group);
     }
     std::ranges::stable_sort(
-        units_, {}, [](const Unit& unit) { return std::pair(unit.reads[0].file, unit.reads[0].begin); });
+        units_, {}, [](const Step& unit) { return std::pair(unit.reads[0].file, unit.reads[0].begin); });
     compare_all();
     report_kept();
+    report_made();
     report_mixed_signs();
   }
 
@@ -100,7 +105,7 @@ class DataChecker {
   }
 
   void list_kept() {
-    Unit unit;
+    Step unit;
     uint64_t bytes = 0;
     const auto flush = [&] {
       if (!unit.pieces.empty()) finish_kept(std::move(unit));
@@ -121,9 +126,9 @@ class DataChecker {
     flush();
   }
 
-  void finish_kept(Unit unit) {
+  void finish_kept(Step unit) {
     std::vector<FileRange> ranges;
-    for (const Piece& piece : unit.pieces) {
+    for (const KeptPiece& piece : unit.pieces) {
       for (FileRange range :
            {source_range(source_tensor(piece.planned)), output_range(*check_.matches[piece.planned])}) {
         ranges.push_back({range.file, range.begin + piece.begin, piece.size_bytes});
@@ -135,15 +140,46 @@ class DataChecker {
 
   Make make_of(const PlannedLinear& linear) const { return plan_.tensors[linear.weight].make; }
 
-  // Places: of each linear what the source has of weight, scale and scale_2; then, of each that can be
-  // compared, what the output has of weight and block scales. Kept linears were listed with the kept tensors.
   void add_group(const PlannedGroup& group) {
     if (make_of(group.linears[0]) == Make::kKeep) return;
-    Unit unit{.pieces = {}, .group = &group, .comparable = {}, .reads = {}, .places = {}};
+    const uint64_t all_rows = stored_rows(check_.source.tensors()[group.linears[0].source_weight]);
+    const uint64_t rows = rows_at_once(check_.source, plan_, group);
+    if (rows == 0) {
+      add_rows(group, 0, 0);
+      return;
+    }
+    for (uint64_t row = 0; row < all_rows; row += rows) add_rows(group, row, std::min(rows, all_rows - row));
+  }
+
+  // What a unit needs of a tensor that belongs to a linear with this weight.
+  FileRange part(const Step& unit, const Tensor& tensor, const Tensor& weight) const {
+    return unit.rows == 0 ? source_range(tensor)
+                          : rows_range(plan_, tensor, weight, unit.first_row, unit.rows);
+  }
+  FileRange source_part(const Step& unit, const PlannedLinear& linear, uint32_t index) const {
+    const std::span<const Tensor> tensors = check_.source.tensors();
+    return part(unit, tensors[index], tensors[linear.source_weight]);
+  }
+  FileRange output_part(const Step& unit, const PlannedLinear& linear, uint32_t index) const {
+    FileRange range = part(unit, *check_.matches[index], *check_.matches[linear.weight]);
+    range.file += static_cast<uint32_t>(source_files());
+    return range;
+  }
+
+  // Places: of each linear what the source has of weight, scale and scale_2; then, of each that can be
+  // compared, what the output has of weight and block scales. Kept linears were listed with the kept tensors.
+  void add_rows(const PlannedGroup& group, uint64_t first_row, uint64_t rows) {
+    Step unit{.pieces = {},
+              .group = &group,
+              .first_row = first_row,
+              .rows = rows,
+              .comparable = {},
+              .reads = {},
+              .places = {}};
     std::vector<FileRange> ranges;
     for (const PlannedLinear& linear : group.linears) {
       for (const uint32_t index : {linear.source_weight, linear.source_scale, linear.source_scale_2}) {
-        if (index != kNone) ranges.push_back(source_range(check_.source.tensors()[index]));
+        if (index != kNone) ranges.push_back(source_part(unit, linear, index));
       }
     }
     for (const PlannedLinear& linear : group.linears) {
@@ -152,14 +188,14 @@ class DataChecker {
                                 there(linear.weight_scale));
       if (!unit.comparable.back()) continue;
       for (const uint32_t index : {linear.weight, linear.block_scale}) {
-        if (index != kNone) ranges.push_back(output_range(*check_.matches[index]));
+        if (index != kNone) ranges.push_back(output_part(unit, linear, index));
       }
     }
     unit.shard = check_.source.tensors()[group.linears[0].source_weight].shard;
     finish(std::move(unit), ranges);
   }
 
-  void finish(Unit unit, const std::vector<FileRange>& ranges) {
+  void finish(Step unit, const std::vector<FileRange>& ranges) {
     MergedRanges merged = merge_ranges(ranges);
     unit.reads = std::move(merged.ranges);
     unit.places = std::move(merged.places);
@@ -176,12 +212,12 @@ class DataChecker {
     }
     std::vector<ReadUnit> reads;
     uint64_t total = 0, done = 0;
-    for (const Unit& unit : units_) {
+    for (const Step& unit : units_) {
       reads.push_back(unit.reads);
       for (const FileRange& range : unit.reads) total += range.size_bytes;
     }
     Reader reader(std::move(files), std::move(reads), check_.options.memory_bytes);
-    for (const Unit& unit : units_) {
+    for (const Step& unit : units_) {
       {
         const Reader::Loaded loaded = reader.next();
         unit.group == nullptr ? compare_kept(unit, loaded) : compare_group(unit, loaded);
@@ -191,7 +227,7 @@ class DataChecker {
     }
   }
 
-  void report_progress(const Unit& unit, uint64_t done, uint64_t total) const {
+  void report_progress(const Step& unit, uint64_t done, uint64_t total) const {
     if (!check_.options.progress) return;
     check_.options.progress({.stage = check_.source.shards()[unit.shard].name,
                              .stages_done = unit.shard,
@@ -200,12 +236,12 @@ class DataChecker {
                              .bytes = total});
   }
 
-  static std::span<const std::byte> at(const Unit& unit, const Reader::Loaded& loaded, size_t place,
+  static std::span<const std::byte> at(const Step& unit, const Reader::Loaded& loaded, size_t place,
                                        uint64_t size) {
     return loaded[unit.places[place].range].subspan(unit.places[place].offset, size);
   }
 
-  void compare_kept(const Unit& unit, const Reader::Loaded& loaded) {
+  void compare_kept(const Step& unit, const Reader::Loaded& loaded) {
     std::vector<Difference> differences(unit.pieces.size());
     parallel_for(unit.pieces.size(), [&](size_t index) {
       const uint64_t size = unit.pieces[index].size_bytes;
@@ -213,14 +249,9 @@ class DataChecker {
           compare_bytes(at(unit, loaded, 2 * index, size), at(unit, loaded, 2 * index + 1, size));
     });
     for (size_t index = 0; index < unit.pieces.size(); ++index) {
-      const Piece& piece = unit.pieces[index];
+      const KeptPiece& piece = unit.pieces[index];
       report_.kept_bytes += piece.size_bytes;
-      if (differences[index].bytes == 0) continue;
-      Difference& tensor = changed_[piece.planned];
-      if (tensor.bytes == 0 || piece.begin + differences[index].first < tensor.first) {
-        tensor.first = piece.begin + differences[index].first;
-      }
-      tensor.bytes += differences[index].bytes;
+      add_difference(piece.planned, piece.begin, differences[index], changed_);
     }
   }
 
@@ -229,29 +260,33 @@ class DataChecker {
     std::span<const std::byte> weight, block_scale;    // of the output, if it can be compared
   };
 
-  std::vector<Stored> stored_of(const Unit& unit, const Reader::Loaded& loaded) const {
+  std::vector<Stored> stored_of(const Step& unit, const Reader::Loaded& loaded) const {
     std::vector<Stored> stored(unit.group->linears.size());
     size_t place = 0;
     for (size_t index = 0; index < stored.size(); ++index) {
       const PlannedLinear& linear = unit.group->linears[index];
       size_t part = 0;
       for (const uint32_t tensor : {linear.source_weight, linear.source_scale, linear.source_scale_2}) {
-        if (tensor != kNone)
-          stored[index].source[part] = at(unit, loaded, place++, check_.source.tensors()[tensor].size_bytes);
+        if (tensor != kNone) {
+          const uint64_t size = source_part(unit, linear, tensor).size_bytes;
+          stored[index].source[part] = at(unit, loaded, place++, size);
+        }
         ++part;
       }
     }
     for (size_t index = 0; index < stored.size(); ++index) {
       if (!unit.comparable[index]) continue;
       const PlannedLinear& linear = unit.group->linears[index];
-      stored[index].weight = at(unit, loaded, place++, check_.matches[linear.weight]->size_bytes);
-      if (linear.block_scale == kNone) continue;
-      stored[index].block_scale = at(unit, loaded, place++, check_.matches[linear.block_scale]->size_bytes);
+      const auto next = [&](uint32_t tensor) {
+        return at(unit, loaded, place++, output_part(unit, linear, tensor).size_bytes);
+      };
+      stored[index].weight = next(linear.weight);
+      if (linear.block_scale != kNone) stored[index].block_scale = next(linear.block_scale);
     }
     return stored;
   }
 
-  void compare_group(const Unit& unit, const Reader::Loaded& loaded) {
+  void compare_group(const Step& unit, const Reader::Loaded& loaded) {
     const std::vector<Stored> stored = stored_of(unit, loaded);
     const auto is_cast = [&](const PlannedLinear& linear) { return make_of(linear) == Make::kCastWeight; };
     compare_cast(unit, stored);
@@ -259,7 +294,7 @@ class DataChecker {
   }
 
   // Cast linears by their values, block by block.
-  void compare_cast(const Unit& unit, const std::vector<Stored>& stored) {
+  void compare_cast(const Step& unit, const std::vector<Stored>& stored) {
     const std::vector<PlannedLinear>& linears = unit.group->linears;
     for (size_t index = 0; index < linears.size(); ++index) {
       if (!unit.comparable[index] || make_of(linears[index]) != Make::kCastWeight) continue;
@@ -279,19 +314,21 @@ class DataChecker {
   }
 
   // Everything else must be, to the byte, what the plain code makes of the source.
-  void compare_made(const Unit& unit, const std::vector<Stored>& stored) {
+  void compare_made(const Step& unit, const std::vector<Stored>& stored) {
     std::vector<std::vector<std::byte>> weights(stored.size()), scales(stored.size());
     std::vector<LinearTask> tasks;
     for (size_t index = 0; index < stored.size(); ++index) {
       const PlannedLinear& linear = unit.group->linears[index];
-      const Shape& shape = check_.source.tensors()[linear.source_weight].shape;
-      weights[index].resize(plan_.tensors[linear.weight].out.size_bytes);
+      const Tensor &weight = check_.source.tensors()[linear.source_weight],
+                   &out = plan_.tensors[linear.weight].out;
+      const uint64_t rows = unit.rows == 0 ? stored_rows(weight) : unit.rows;
+      weights[index].resize(part(unit, out, out).size_bytes);
       if (linear.block_scale != kNone) scales[index].resize(plan_.tensors[linear.block_scale].out.size_bytes);
       tasks.push_back(
           {.linear = &linear,
-           .source = stored_view(check_.source, plan_, linear, 0, shape.size() == 2 ? shape[0] : 1,
-                                 stored[index].source[0], stored[index].source[1], stored[index].source[2]),
-           .first_row = 0,
+           .source = stored_view(check_.source, plan_, linear, unit.first_row, rows, stored[index].source[0],
+                                 stored[index].source[1], stored[index].source[2]),
+           .first_row = unit.first_row,
            .weight = weights[index],
            .block_scale = scales[index]});
     }
@@ -305,9 +342,13 @@ class DataChecker {
     for (size_t index = 0; index < stored.size(); ++index) {
       const PlannedLinear& linear = unit.group->linears[index];
       if (!unit.comparable[index] || make_of(linear) == Make::kCastWeight) continue;
-      compare_tensor(linear.weight, stored[index].weight, weights[index]);
+      const uint64_t begin =
+          part(unit, plan_.tensors[linear.weight].out, plan_.tensors[linear.weight].out).begin -
+          plan_.tensors[linear.weight].out.offset;
+      compare_tensor(linear.weight, begin, stored[index].weight, weights[index]);
       if (linear.block_scale != kNone)
-        compare_tensor(linear.block_scale, stored[index].block_scale, scales[index]);
+        compare_tensor(linear.block_scale, 0, stored[index].block_scale, scales[index]);
+      if (make_of(linear) == Make::kMxfp4Weight) compare_values(linear, tasks[index].source, stored[index]);
       const float found =
           linear.weight_scale == kNone ? made[index].weight_scale : check_.scales[linear.weight_scale];
       if (found == made[index].weight_scale) continue;
@@ -316,16 +357,39 @@ class DataChecker {
     }
   }
 
-  void compare_tensor(uint32_t planned, std::span<const std::byte> found,
+  // `found` begins at byte `begin` of the tensor.
+  void compare_tensor(uint32_t planned, uint64_t begin, std::span<const std::byte> found,
                       std::span<const std::byte> expected) {
     report_.made_bytes += found.size();
-    const Difference difference = compare_bytes(expected, found);
+    add_difference(planned, begin, compare_bytes(expected, found), made_wrong_);
+  }
+
+  static void add_difference(uint32_t planned, uint64_t begin, const Difference& difference,
+                             std::map<uint32_t, Difference>& sums) {
     if (difference.bytes == 0) return;
-    problems_.add(
-        "made tensors",
-        fmt::format("{}: {} of {} bytes are not what the recipe makes of the source, the first at byte {} "
-                    "of the tensor",
-                    name(planned), difference.bytes, found.size(), difference.first));
+    Difference& tensor = sums[planned];
+    if (tensor.bytes == 0 || begin + difference.first < tensor.first) tensor.first = begin + difference.first;
+    tensor.bytes += difference.bytes;
+  }
+
+  // MXFP4 made of NVFP4 by moving codes and exponents: by the formats' definitions both must have the same
+  // values.
+  void compare_values(const PlannedLinear& linear, const StoredLinear& source, const Stored& stored) {
+    const size_t rows = rows_of(source), cols = cols_of(source);
+    const Mxfp4View output{
+        .codes = bytes_of(stored.weight), .scales = bytes_of(stored.block_scale), .rows = rows, .cols = cols};
+    std::vector<uint64_t> wrong((rows + kRowsPerTask - 1) / kRowsPerTask);
+    parallel_for(wrong.size(), [&](size_t task) {
+      const size_t row = task * kRowsPerTask, count = std::min<size_t>(kRowsPerTask, rows - row);
+      std::vector<float> expected(count * cols), found(count * cols);
+      dequantize_rows_ref(source, row, count, expected.data(), cols);
+      dequantize_rows_ref(StoredLinear(output), row, count, found.data(), cols);
+      for (size_t at = 0; at < expected.size(); ++at) wrong[task] += expected[at] != found[at];
+    });
+    const uint64_t sum = std::accumulate(wrong.begin(), wrong.end(), uint64_t{0});
+    if (sum == 0) return;
+    problems_.add("made tensors", fmt::format("{}: {} of {} values are not the source's", name(linear.weight),
+                                              sum, rows * cols));
   }
 
   static int plain_k_max_of(const std::vector<PlannedLinear>& linears, const std::vector<Stored>& stored,
@@ -406,6 +470,17 @@ class DataChecker {
     }
   }
 
+  void report_made() {
+    for (const auto& [planned, difference] : made_wrong_) {
+      problems_.add(
+          "made tensors",
+          fmt::format("{}: {} of {} bytes are not what {} makes of the source, the first at byte "
+                      "{} of the tensor",
+                      name(planned), difference.bytes, plan_.tensors[planned].out.size_bytes,
+                      plan_.command == "quantize" ? "the recipe" : plan_.command, difference.first));
+    }
+  }
+
   // Either policy is right where none is recorded, but not both in one output.
   void report_mixed_signs() {
     if (kept_signs_.empty() || cleared_signs_.empty()) return;
@@ -421,8 +496,9 @@ class DataChecker {
   const Plan& plan_;
   ProblemList& problems_;
   VerifyReport& report_;
-  std::vector<Unit> units_;
-  std::map<uint32_t, Difference> changed_;  // kept tensors
+  std::vector<Step> units_;
+  std::map<uint32_t, Difference> changed_;     // kept tensors
+  std::map<uint32_t, Difference> made_wrong_;  // weights and block scales
   std::vector<uint32_t> kept_signs_, cleared_signs_;
 };
 

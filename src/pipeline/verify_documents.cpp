@@ -119,6 +119,17 @@ RecordedOptions recorded_options(const Json& run_document, ProblemList& problems
   RecordedOptions recorded;
   if (run_document.is_null()) return recorded;
   const Json options = at_or_null(run_document, "options");
+  const Json command = at_or_null(run_document, "command");
+  if (command == "dequantize" || command == "convert") {
+    recorded.command = command.get<std::string>();
+    const Json made = at_or_null(options, "made");
+    recorded.made = made.is_string() ? made.get<std::string>() : made.dump();
+    return recorded;
+  }
+  if (!command.is_null() && command != "quantize") {
+    problems.add("nibblecast.json",
+                 fmt::format("nibblecast.json: command is unknown; found {}", text_of(command)));
+  }
   using Policy = InputScalePolicy;
   recorded.input_scale = choice<Policy>(options, "input_scale",
                                         {{"layer", Policy::kLayer}, {"expert", Policy::kExpert}}, problems);
@@ -140,6 +151,9 @@ RecordedOptions recorded_options(const Json& run_document, ProblemList& problems
     recorded.options.recipe = recipe.get<std::string>();
   else
     choice<bool>(options, "recipe", {}, problems);
+  // Outputs of a file's recipe hold its text; the file may be gone or changed since.
+  const Json recipe_text = at_or_null(options, "recipe_text");
+  if (recipe_text.is_string()) recorded.options.recipe_text = recipe_text.get<std::string>();
   recorded.options.weight_method = named(options, "weight_method", parse_recipe_method, problems);
   recorded.options.kv_cache = named(options, "kv_cache", parse_kv_cache, problems);
   if (recorded.input_scale) recorded.options.input_scale = *recorded.input_scale;
@@ -149,8 +163,13 @@ RecordedOptions recorded_options(const Json& run_document, ProblemList& problems
 
 void check_documents(const OutputFolder& output, const Plan& plan, ProblemList& problems,
                      std::vector<std::string>& notes) {
+  // Where the plan gives a document's text, that is what is to be found.
+  const auto planned = [](const std::string& text, const Json& document, const char* name) {
+    return text.empty() ? document : parse_json(text, name);
+  };
   // The producer says who made it, not what it is.
-  Json config = plan.config, hf_quant_config = plan.hf_quant_config;
+  Json config = planned(plan.config_text, plan.config, "config.json");
+  Json hf_quant_config = plan.hf_quant_config;
   const Json producer = at_or_null(at_or_null(output.config, "quantization_config"), "producer");
   if (producer.is_object() && producer.contains("name")) {
     const auto word = [](const Json& value) {
@@ -159,7 +178,8 @@ void check_documents(const OutputFolder& output, const Plan& plan, ProblemList& 
     notes.push_back(
         fmt::format("made by {} {}", word(producer["name"]), word(at_or_null(producer, "version"))));
   }
-  take_over(producer, "producer", config["quantization_config"]);
+  if (at_or_null(config, "quantization_config").is_object())
+    take_over(producer, "producer", config["quantization_config"]);
   if (!output.config.is_null()) {
     JsonComparison("config.json", problems).compare(config, output.config, "");
     check_quantized_layers("config.json",
@@ -179,7 +199,8 @@ void check_documents(const OutputFolder& output, const Plan& plan, ProblemList& 
                            output, problems);
   }
   if (output.index_metadata.is_object()) {
-    Json metadata = at_or_null(plan.index, "metadata");
+    Json metadata =
+        at_or_null(planned(plan.index_text, plan.index, "model.safetensors.index.json"), "metadata");
     // Held against the tensors themselves when the index was read.
     take_over(at_or_null(output.index_metadata, "total_size"), "total_size", metadata);
     JsonComparison("model.safetensors.index.json", problems)

@@ -15,7 +15,9 @@ namespace nibblecast {
 
 // What nibblecast.json says was chosen.
 struct RecordedOptions {
-  QuantizeOptions options;  // defaults where there is no nibblecast.json
+  std::string command = "quantize";
+  std::string made = {};    // of the other commands: their options in words
+  QuantizeOptions options;  // of quantize; defaults where there is no nibblecast.json
   std::optional<InputScalePolicy> input_scale;
   std::optional<NegativeZero> negative_zero;
 };

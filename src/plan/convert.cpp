@@ -103,6 +103,8 @@ class ConvertPlanner {
       const std::optional<Release> release = read_release(source_);
       if (!release || lay_out_as(*release)) return;
     } catch (const Error& error) {
+      // What could not be read today may well be of use.
+      if (error.kind() == ErrorKind::kIo) throw;
       problem = error.what();
     } catch (const Json::exception&) {
       problem = "it does not record the release";

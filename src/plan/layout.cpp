@@ -44,8 +44,9 @@ class ShardLayout {
     const auto add = [&](const OutputTensor& tensor, uint32_t index) {
       PlannedTensor planned{.out = {.name = tensor.name, .dtype = tensor.dtype, .shape = tensor.shape},
                             .make = tensor.make,
-                            .source = {}};
-      if (tensor.make == Make::kKeep) planned.source = index;
+                            .source = {},
+                            .part = tensor.part};
+      if (tensor.make == Make::kKeep) planned.source = tensor.source == kNone ? index : tensor.source;
       planned.out.size_bytes = *element_count(tensor.shape) * dtype_bytes(tensor.dtype);
       planned.out.offset = offset;
       offset += planned.out.size_bytes;
@@ -60,9 +61,21 @@ class ShardLayout {
     return tensors;
   }
 
+  // As the header is to say it.
+  static Tensor whole(const PlannedTensor& tensor) {
+    if (!tensor.part) return tensor.out;
+    Tensor stack = tensor.out;
+    stack.name = tensor.part->whole;
+    stack.shape = tensor.part->shape;
+    stack.size_bytes *= tensor.part->count;
+    return stack;
+  }
+
   void finish(uint32_t shard, std::vector<PlannedTensor> tensors) {
     std::vector<Tensor> outs;
-    for (const PlannedTensor& tensor : tensors) outs.push_back(tensor.out);
+    for (const PlannedTensor& tensor : tensors) {
+      if (tensor.begins_tensor()) outs.push_back(whole(tensor));
+    }
     PlannedShard planned{.name = source_.shards()[shard].name};
     planned.header = write_safetensors_header(outs, source_.shards()[shard].metadata);
     planned.scalars_begin = planned.scalars_end = planned.size_bytes = planned.header.size();

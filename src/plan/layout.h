@@ -1,6 +1,8 @@
 // plan/layout.h - where the tensors of an output lie: the source's shards, and in each the source's order.
 #pragma once
 
+#include <cstdint>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -15,6 +17,8 @@ struct OutputTensor {
   std::string name;
   Dtype dtype = Dtype::kU8;
   Shape shape;
+  std::optional<StackPart> part = {};  // all parts of a stack stand in place of one source tensor, in order
+  uint32_t source = kNone;             // of a kKeep that stands in place of another: whose bytes it has
 };
 
 // By source tensor.

@@ -164,7 +164,7 @@ void add_group(const Checkpoint& source, PlannedGroup group, Stage& stage, Plan&
 void index_output(const Checkpoint& source, Plan& plan) {
   std::map<std::string, std::string> weight_map;
   for (const PlannedTensor& tensor : plan.tensors) {
-    weight_map.emplace(tensor.out.name, plan.shards[tensor.out.shard].name);
+    weight_map.emplace(tensor.name_in_file(), plan.shards[tensor.out.shard].name);
   }
   plan.index = output_index(source.index_metadata(), weight_map, plan.output_bytes);
 }

@@ -31,6 +31,7 @@ std::string_view engine_name(Engine engine);  // "vllm", "sglang", "trtllm"
 
 struct QuantizeOptions {
   std::string recipe = "nvfp4_experts_only";       // a built-in name, or a path
+  std::string recipe_text = {};                    // the content of the file at that path; empty: it is read
   std::optional<RecipeMethod> weight_method = {};  // instead of the recipe's
   std::optional<KvCache> kv_cache = {};            // instead of the recipe's
   ComputeDtype compute_dtype = ComputeDtype::kBF16;

@@ -38,6 +38,7 @@ class Planner {
     plan_.options = options;
     plan_.model = DeepseekV4Config::parse(source.config(), (source.folder() / "config.json").string());
     recipe_ = recipe_of(source.files(), options);
+    plan_.options.recipe_text = recipe_.text;
     modules_ = resolve_modules(recipe_, plan_.model);
     inventory_ = take_inventory(source, plan_.model);
   }
@@ -312,6 +313,10 @@ class Planner {
 
 }  // namespace
 
+uint64_t Plan::file_tensors() const {
+  return static_cast<uint64_t>(std::ranges::count_if(tensors, &PlannedTensor::begins_tensor));
+}
+
 bool Plan::refused() const {
   return std::any_of(findings.begin(), findings.end(),
                      [](const Finding& finding) { return finding.severity == Severity::kRefusal; });
@@ -323,7 +328,8 @@ bool Plan::needs_activations() const {
 }
 
 Recipe recipe_of(FileSystem& files, const QuantizeOptions& options) {
-  Recipe recipe = load_recipe(files, options.recipe);
+  Recipe recipe = options.recipe_text.empty() ? load_recipe(files, options.recipe)
+                                              : recipe_of_file(options.recipe_text, options.recipe);
   if (options.weight_method) recipe.weight_method = options.weight_method;
   if (options.kv_cache) recipe.kv_cache = *options.kv_cache;
   return recipe;

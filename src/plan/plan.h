@@ -30,10 +30,22 @@ enum class Make {
 };
 constexpr bool is_scalar(Make make) { return make == Make::kWeightScale || make == Make::kInputScale; }
 
+// A tensor of the output that several of the source's make is planned in parts: `count` equal ones, which
+// follow each other in the plan and in the shard.
+struct StackPart {
+  std::string whole = {};  // the tensor's name in the output
+  Shape shape = {};        // and its shape
+  uint64_t index = 0, count = 1;
+};
+
 struct PlannedTensor {
   Tensor out;  // name, dtype, shape; shard and offset in the output
   Make make = Make::kKeep;
-  std::optional<uint32_t> source;  // index into the source's tensors(): kKeep only
+  std::optional<uint32_t> source = {};  // index into the source's tensors(): kKeep only
+  std::optional<StackPart> part = {};   // `out` is one: its own place, its own shape, a name for messages
+
+  const std::string& name_in_file() const { return part ? part->whole : out.name; }
+  bool begins_tensor() const { return !part || part->index == 0; }
 };
 
 struct PlannedShard {
@@ -102,6 +114,7 @@ struct Plan {
   double flops_per_token = 0;  // of the forward pass, products only
   std::vector<Finding> findings;
 
+  uint64_t file_tensors() const;  // as the shards' headers count them: a stacked one is one
   bool refused() const;
   bool needs_activations() const;  // there is an input_scale
 };

@@ -256,8 +256,13 @@ Recipe load_recipe(FileSystem& files, const std::string& name_or_path) {
         ErrorKind::kUsage, {}, fmt::format("unknown recipe '{}'", printable(name_or_path)),
         {.expected = fmt::format("{} or the path of a .yaml file", fmt::join(built_in_recipes(), ", "))});
   }
-  Recipe recipe = parse_recipe(read_text(files, name_or_path, kMaxRecipeBytes), name_or_path);
-  if (recipe.name.empty()) recipe.name = std::filesystem::path(name_or_path).stem().string();
+  return recipe_of_file(read_text(files, name_or_path, kMaxRecipeBytes), name_or_path);
+}
+
+Recipe recipe_of_file(std::string text, const std::string& path) {
+  Recipe recipe = parse_recipe(text, path);
+  if (recipe.name.empty()) recipe.name = std::filesystem::path(path).stem().string();
+  recipe.text = std::move(text);
   return recipe;
 }
 

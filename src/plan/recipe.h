@@ -56,6 +56,7 @@ struct Recipe {
   std::string name = {};
   bool is_built_in = false;
   std::string origin = {};  // the path as given, or "recipe NAME" where built in
+  std::string text = {};    // of a file: its content
   std::string description = {};
   std::vector<RecipeRule> rules = {};
   KvCache kv_cache = KvCache::kNone;
@@ -72,6 +73,8 @@ std::vector<std::string> built_in_recipes();
 // patterns, a pattern over 200 bytes, files over 64 KiB); kUnsupported, likewise, for rules that this version
 // cannot do. The text of a recipe changes nothing outside the returned value.
 Recipe load_recipe(FileSystem& files, const std::string& name_or_path);
+// Of the file at `path`, whose content is `text`.
+Recipe recipe_of_file(std::string text, const std::string& path);
 
 // The same of a text; `origin` is named in errors.
 Recipe parse_recipe(std::string_view text, const std::string& origin);

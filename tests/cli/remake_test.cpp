@@ -17,7 +17,8 @@ TEST_F(Remake, DequantizeSaysWhatItMadeAndIsDone) {
   const CliResult made = run_cli({"dequantize", source(), path("out"), "--quiet"});
   ASSERT_EQ(made.exit_code, 0) << made.err;
   EXPECT_EQ(made.err, "");
-  EXPECT_NE(made.out.find("nibblecast verify --checksums " + path("out")), std::string::npos) << made.out;
+  EXPECT_NE(made.out.find("nibblecast verify " + source() + " " + path("out")), std::string::npos)
+      << made.out;
   EXPECT_EQ(run_cli({"verify", "--checksums", path("out"), "--quiet"}).exit_code, 0);
   const CliResult again = run_cli({"dequantize", source(), path("out"), "--quiet"});
   EXPECT_EQ(again.exit_code, 0);
@@ -27,6 +28,14 @@ TEST_F(Remake, DequantizeSaysWhatItMadeAndIsDone) {
   const Json document = run_json({"dequantize", source(), path("wide"), "--dtype", "float32", "--quiet"});
   EXPECT_EQ(document["command"].get<std::string>(), "dequantize");
   EXPECT_TRUE(document["inexact"].empty());
+}
+
+TEST_F(Remake, TransformersNamesAreAnotherJob) {
+  const Json made = run_json({"dequantize", source(), path("out"), "--names", "transformers", "--quiet"});
+  EXPECT_EQ(made["options"]["made"].get<std::string>(), "dequantize bfloat16 transformers names");
+  EXPECT_EQ(run_cli({"verify", source(), path("out"), "--quiet"}).exit_code, 0);
+  EXPECT_EQ(run_cli({"verify", "--checksums", path("out"), "--quiet"}).exit_code, 0);
+  EXPECT_EQ(run_cli({"dequantize", source(), path("out"), "--quiet"}).exit_code, 5);
 }
 
 TEST_F(Remake, BytesDependNeitherOnThreadsNorOnMemory) {
@@ -70,6 +79,9 @@ TEST_F(Remake, UsageErrors) {
   EXPECT_EQ(error({"dequantize", "a", "b", "--dtype", "half"}),
             "nibblecast: error: --dtype: unknown value 'half' (expected bfloat16 or float32); see nibblecast "
             "dequantize --help\n");
+  EXPECT_EQ(error({"dequantize", "a", "b", "--names", "hub"}),
+            "nibblecast: error: --names: unknown value 'hub' (expected official or transformers); see "
+            "nibblecast dequantize --help\n");
   EXPECT_EQ(error({"convert", "a", "b", "--to", "fp8"}),
             "nibblecast: error: --to: unknown value 'fp8' (expected mxfp4); see nibblecast convert --help\n");
   EXPECT_EQ(error({"convert", "a", "b"}),

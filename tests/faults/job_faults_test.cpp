@@ -3,11 +3,14 @@
 
 #include "faults/every_fault.h"
 #include "pipeline/pipeline_testing.h"
+#include "plan/convert.h"
+#include "plan/dequantize.h"
 
 namespace nibblecast::testing {
 namespace {
 
-const std::filesystem::path kSource = "/memory/source", kDestination = "/memory/output";
+const std::filesystem::path kSource = "/memory/source", kNvfp4 = "/memory/nvfp4",
+                            kDestination = "/memory/output";
 
 const std::vector<Failure> kAllFailures = {Failure::kEio,     Failure::kEnospc, Failure::kEdquot,
                                            Failure::kOneByte, Failure::kHalf,   Failure::kVanished,
@@ -68,6 +71,54 @@ void run_with_rows(FileSystem& files) {
 
 Job job_of(void (*run)(FileSystem&)) { return {machine, run, kDestination, without_times}; }
 
+// ---- dequantize and convert ----
+
+const Activations kNoActivations = {.rows = {}, .amax = {}, .origin = "", .identity = "none"};
+
+void run_dequantize(FileSystem& files) {
+  const Checkpoint source = Checkpoint::open(kSource, files);
+  run_job(source, make_dequantize_plan(source, {}), kNoActivations, kDestination, committing_at_once());
+}
+
+// Stacked tensors, whose parts become durable one by one.
+void run_dequantize_stacked(FileSystem& files) {
+  const Checkpoint source = Checkpoint::open(kSource, files);
+  const Plan plan = make_dequantize_plan(source, {.names = TensorNames::kTransformers});
+  run_job(source, plan, kNoActivations, kDestination, committing_at_once());
+}
+
+// The cast of the source above, which can go back.
+const MemoryFiles& nvfp4_machine() {
+  static MemoryFiles* const files = [] {
+    auto* made = new MemoryFiles();
+    made->share(source_machine(), kSource);
+    const Checkpoint source = Checkpoint::open(kSource, *made);
+    const Plan plan = make_plan(source, {});
+    const Activations amax = {.rows = {}, .amax = plain_amax(plan), .origin = "test", .identity = "amax"};
+    run_job(source, plan, amax, kNvfp4);
+    made->sync_all();
+    return made;
+  }();
+  return *files;
+}
+
+void run_convert(FileSystem& files) {
+  const Checkpoint source = Checkpoint::open(kNvfp4, files);
+  run_job(source, make_convert_plan(source), kNoActivations, kDestination, committing_at_once());
+}
+
+Job convert_job() {
+  const auto nvfp4 = [](NameLoss loss) {
+    auto files = std::make_unique<MemoryFiles>(loss);
+    files->share(nvfp4_machine(), kNvfp4);
+    return files;
+  };
+  return {nvfp4, run_convert, kDestination, without_times};
+}
+
+// Each of these stands for a way in which a call ends; the cast above goes through all of them.
+const std::vector<Failure> kFewFailures = {Failure::kEio, Failure::kEnospc, Failure::kHalf, Failure::kCrash};
+
 void expect_no_problem(const FaultReport& report) {
   std::fputs(report.text().c_str(), stdout);
   EXPECT_GT(report.total(), 0u);
@@ -91,6 +142,24 @@ TEST(JobFaults, EveryPowerCutOfACalibration) {
 TEST(JobFaults, CrashesDuringResume) { expect_no_problem(crash_twice(job_of(run_with_amax), 2, 3)); }
 
 TEST(JobFaults, PowerCutsDuringResume) { expect_no_problem(crash_twice(job_of(run_with_amax), 2, 2, 1)); }
+
+TEST(JobFaults, EveryFaultOfADequantize) {
+  expect_no_problem(inject_every_fault(job_of(run_dequantize), kFewFailures));
+}
+
+TEST(JobFaults, EveryPowerCutOfADequantize) {
+  expect_no_problem(cut_power_everywhere(job_of(run_dequantize_stacked), 1));
+}
+
+TEST(JobFaults, CrashesDuringResumeOfADequantize) {
+  expect_no_problem(crash_twice(job_of(run_dequantize), 1, 1));
+}
+
+TEST(JobFaults, EveryFaultOfAConvert) { expect_no_problem(inject_every_fault(convert_job(), kFewFailures)); }
+
+TEST(JobFaults, EveryPowerCutOfAConvert) { expect_no_problem(cut_power_everywhere(convert_job(), 1)); }
+
+TEST(JobFaults, CrashesDuringResumeOfAConvert) { expect_no_problem(crash_twice(convert_job(), 1, 1)); }
 
 }  // namespace
 }  // namespace nibblecast::testing

@@ -108,6 +108,34 @@ TEST(DeepseekV4Config, BothSpellingsMeanTheSame) {
   EXPECT_EQ(parse(both).compress_ratios, official.compress_ratios);
 }
 
+TEST(DeepseekV4Config, IsWrittenInTransformersSpelling) {
+  Json release = preset_config("v4-tiny");
+  release["torch_dtype"] = "bfloat16";
+  release["mine"] = 1;
+  const Json hub = hub_config(release, parse(release));
+  for (const char* key :
+       {"compress_ratios", "num_hash_layers", "qk_rope_head_dim", "rope_scaling", "torch_dtype"})
+    EXPECT_FALSE(hub.contains(key)) << key;
+  for (const char* key :
+       {"layer_types", "mlp_layer_types", "compress_rates", "partial_rotary_factor", "rope_parameters"})
+    EXPECT_EQ(hub.at(key), transformers_spelling().at(key)) << key;
+  EXPECT_EQ(hub["dtype"].get<std::string>(), "bfloat16");
+  EXPECT_EQ(hub["mine"].get<int>(), 1);
+  for (const std::string_view name : preset_names()) {
+    const Json config = preset_config(name);
+    const auto official = parse(config), read = parse(hub_config(config, parse(config)));
+    EXPECT_EQ(official.compress_ratios, read.compress_ratios) << name;
+    EXPECT_EQ(official.num_hash_layers, read.num_hash_layers) << name;
+    EXPECT_EQ(official.qk_rope_head_dim, read.qk_rope_head_dim) << name;
+    EXPECT_TRUE(official.rope == read.rope && official.compress_rope == read.compress_rope) << name;
+  }
+  // What is spelled so already stays.
+  Json spelled = transformers_spelling();
+  spelled.erase("torch_dtype");
+  spelled["dtype"] = "bfloat16";
+  EXPECT_EQ(hub_config(spelled, parse(spelled)), spelled);
+}
+
 TEST(DeepseekV4Config, SpellingsThatContradictAreRefused) {
   const auto refuse = [](const char* key, const Json& value, const std::string& named) {
     Json both = transformers_spelling();

@@ -1,5 +1,6 @@
 #include <gmock/gmock.h>
 
+#include <map>
 #include <set>
 
 #include "base/file.h"
@@ -32,6 +33,61 @@ TEST(DeepseekV4Modules, HubNames) {
                             "layers.1.ffn.experts.w1", "layers.1.ffn.experts.2.w4", "layers.1.ffn.experts.2.",
                             "layers.1.ffn.shared_experts.w", "mtp.0.attn.wq_a", "layers.1.attn_norm"}) {
     EXPECT_EQ(hub_module_name(other), "") << other;
+  }
+}
+
+TEST(DeepseekV4Modules, HubTensors) {
+  const DeepseekV4Config config = preset("v4-tiny");
+  const std::pair<const char*, const char*> names[] = {
+      {"norm.weight", "model.norm.weight"},
+      {"head.weight", "lm_head.weight"},
+      {"hc_head_base", "model.hc_head.hc_base"},
+      {"layers.3.attn_norm.weight", "model.layers.3.input_layernorm.weight"},
+      {"layers.3.hc_ffn_scale", "model.layers.3.ffn_hc.scale"},
+      {"layers.3.attn.attn_sink", "model.layers.3.self_attn.sinks"},
+      {"layers.3.attn.compressor.ape", "model.layers.3.self_attn.compressor.position_bias"},
+      {"layers.2.attn.indexer.compressor.norm.weight",
+       "model.layers.2.self_attn.compressor.indexer.kv_norm.weight"},
+      {"layers.2.ffn.gate.bias", "model.layers.2.mlp.gate.e_score_correction_bias"},
+      {"layers.2.ffn.shared_experts.w3.weight", "model.layers.2.mlp.shared_experts.up_proj.weight"},
+  };
+  for (const auto& [official, hub] : names) {
+    const auto found = hub_tensor(config, official);
+    ASSERT_TRUE(found) << official;
+    EXPECT_EQ(found->name, hub);
+    EXPECT_FALSE(found->whole) << official;
+  }
+  const auto up = hub_tensor(config, "layers.1.ffn.experts.5.w3.weight");
+  ASSERT_TRUE(up);
+  EXPECT_EQ(up->name, "model.layers.1.mlp.experts.gate_up_proj");
+  EXPECT_EQ(up->part, 11u);
+  EXPECT_EQ(up->parts, 16u);
+  EXPECT_EQ(up->whole, (Shape{8, 2 * config.moe_intermediate_size, config.hidden_size}));
+  for (const char* other : {"", "norm", "mtp.0.norm.weight", "layers.0.ffn.experts.8.w1.weight",
+                            "layers.0.attn.wq_a.scale", "layers.x.attn_norm.weight", "layers.0.w1.weight"})
+    EXPECT_FALSE(hub_tensor(config, other)) << other;
+}
+
+TEST(DeepseekV4Modules, EveryTensorOfTheModelHasItsPlaceInTransformers) {
+  const DeepseekV4Config config = preset("v4-tiny");
+  std::map<std::string, std::set<uint64_t>> parts;
+  std::map<std::string, uint64_t> expected;
+  const auto add = [&](const std::vector<ModelTensor>& tensors) {
+    for (const ModelTensor& tensor : tensors) {
+      const bool is_module = tensor.storage == Storage::kFp8Block || tensor.storage == Storage::kExpert;
+      const auto hub = hub_tensor(config, tensor.name + (is_module ? ".weight" : ""));
+      ASSERT_TRUE(hub) << tensor.name;
+      EXPECT_TRUE(parts[hub->name].insert(hub->part).second) << tensor.name;
+      expected[hub->name] = hub->parts;
+      const Shape whole = hub->whole.value_or(tensor.shape);
+      EXPECT_EQ(*element_count(whole), *element_count(tensor.shape) * hub->parts) << tensor.name;
+    }
+  };
+  add(global_tensors(config));
+  for (uint64_t layer = 0; layer < config.num_hidden_layers; ++layer) add(layer_tensors(config, layer));
+  for (const auto& [name, found] : parts) {
+    EXPECT_EQ(found.size(), expected[name]) << name;
+    EXPECT_EQ(*found.rbegin() + 1, expected[name]) << name;
   }
 }
 

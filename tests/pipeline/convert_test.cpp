@@ -1,13 +1,21 @@
 // `convert --to mxfp4`: release -> NVFP4 -> release, to the byte; what does not fit is refused by name.
 #include "plan/convert.h"
 
+#include <gmock/gmock.h>
+
+#include "pipeline/verify.h"
 #include "stored_checkpoint.h"
 
 namespace nibblecast {
 namespace {
 
 namespace fs = std::filesystem;
+using ::testing::Contains;
+using testing::edit_tensor;
+using ::testing::ElementsAre;
 using testing::expect_error;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
 using testing::plain_amax;
 using testing::run_job;
 using testing::StoredTensor;
@@ -19,24 +27,15 @@ const Activations kNoActivations = {.rows = {}, .amax = {}, .origin = "", .ident
 
 std::string text_of(const fs::path& path) { return read_text(system_files(), path, 1 << 30); }
 
-void edit(const fs::path& folder, const std::string& name, uint64_t at, const std::string& bytes) {
-  const Checkpoint checkpoint = Checkpoint::open(folder, system_files());
-  const Tensor& tensor = checkpoint.at(name);
-  const auto file =
-      system_files().open(folder / checkpoint.shards()[tensor.shard].name, Access::kUpdateDirect);
-  file->write(tensor.offset + at, std::as_bytes(std::span(bytes)));
-  file->close();
-}
-
 class Convert : public ::testing::Test {
  protected:
   // A release with zero blocks under byte 0 and under another, made NVFP4.
   void make_nvfp4(const QuantizeOptions& options = {}) {
     testing::make_tiny_source(path("release"));
     const std::string module = "layers.1.ffn.experts.2.w2";
-    edit(path("release"), module + ".weight", 0, std::string(32, '\0'));
-    edit(path("release"), module + ".weight", 32, std::string(16, '\x80'));
-    edit(path("release"), module + ".scale", 0, std::string(1, '\0'));
+    edit_tensor(path("release"), module + ".weight", 0, std::string(32, '\0'));
+    edit_tensor(path("release"), module + ".weight", 32, std::string(16, '\x80'));
+    edit_tensor(path("release"), module + ".scale", 0, std::string(1, '\0'));
     const Checkpoint in = open("release");
     const Plan plan = make_plan(in, options);
     run_job(in, plan, {.rows = {}, .amax = plain_amax(plan), .origin = "test", .identity = "test"},
@@ -48,6 +47,10 @@ class Convert : public ::testing::Test {
     run_job(in, plan, kNoActivations, path("back"));
     return plan;
   }
+  void convert_again() {
+    fs::remove_all(path("back"));
+    convert();
+  }
   void expect_same_tensors() {
     const Checkpoint release = open("release"), back = open("back");
     ASSERT_EQ(release.tensors().size(), back.tensors().size());
@@ -58,6 +61,10 @@ class Convert : public ::testing::Test {
       EXPECT_EQ(release.shards()[tensor.shard].name, back.shards()[other.shard].name) << tensor.name;
       EXPECT_TRUE(tensor_bytes(release, tensor.name) == tensor_bytes(back, tensor.name)) << tensor.name;
     }
+  }
+
+  std::vector<std::string> problems() const {
+    return verify(open("nvfp4"), path("back"), system_files()).problems;
   }
 
   fs::path path(const std::string& name) const { return folder_.path() / name; }
@@ -109,6 +116,32 @@ TEST_F(Convert, ARecordThatDoesNotFitIsPassedOver) {
   }
 }
 
+// With the release's own documents, and with those that are made without a record of it.
+TEST_F(Convert, VerifyProvesTheOutput) {
+  make_nvfp4();
+  for (const bool recorded : {true, false}) {
+    if (!recorded) {
+      fs::remove(path("nvfp4") / "nibblecast.json");
+      fs::remove_all(path("back"));
+    }
+    convert();
+    const VerifyReport report = verify(open("nvfp4"), path("back"), system_files());
+    EXPECT_THAT(report.problems, IsEmpty());
+    EXPECT_GT(report.made_bytes, 0u);
+    EXPECT_GT(report.kept_bytes, 0u);
+    EXPECT_THAT(report.notes, ElementsAre("made by: convert mxfp4"));
+  }
+  const std::string name = "layers.2.ffn.experts.1.w1.weight";
+  edit_tensor(path("back"), name, 3, std::string(1, '\x77'));
+  EXPECT_THAT(problems(), ElementsAre(HasSubstr(name + ": 2 of"), HasSubstr(name + ": 1 of")));
+  convert_again();
+  edit_tensor(path("back"), "layers.2.ffn.experts.1.w1.scale", 3, std::string(1, '\x01'));
+  EXPECT_THAT(problems(), Contains(HasSubstr("layers.2.ffn.experts.1.w1.scale")));
+  convert_again();
+  edit_tensor(path("back"), "layers.0.attn.wq_a.weight", 3, "abc");
+  EXPECT_THAT(problems(), ElementsAre(HasSubstr("layers.0.attn.wq_a.weight")));
+}
+
 TEST_F(Convert, WhatWasQuantizedIsRefusedWithItsFirstBlock) {
   QuantizeOptions options;
   options.weight_method = RecipeMethod::kMax;
@@ -120,7 +153,7 @@ TEST_F(Convert, WhatWasQuantizedIsRefusedWithItsFirstBlock) {
 
 TEST_F(Convert, OneBlockThatDoesNotFitIsNamed) {
   make_nvfp4();
-  edit(path("nvfp4"), "layers.2.ffn.experts.1.w3.weight_scale", 5, std::string(1, '\x31'));
+  edit_tensor(path("nvfp4"), "layers.2.ffn.experts.1.w3.weight_scale", 5, std::string(1, '\x31'));
   expect_error(
       ErrorKind::kRefused, [&] { convert(); }, "layers.2.ffn.experts.1.w3.weight", "block 2 of 32",
       "halves differ");

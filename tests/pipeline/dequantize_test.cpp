@@ -1,16 +1,30 @@
 // `dequantize` through the whole pipeline: every value of every format, and what is refused.
 #include "plan/dequantize.h"
 
+#include <gmock/gmock.h>
+
 #include <cstring>
+#include <map>
+#include <numeric>
+#include <set>
 
 #include "formats/nvfp4.h"
+#include "model/deepseek_v4_modules.h"
+#include "pipeline/verify.h"
+#include "pipeline/verify_checksums.h"
 #include "stored_checkpoint.h"
 
 namespace nibblecast {
 namespace {
 
 using testing::bytes_of;
+namespace fs = std::filesystem;
+using ::testing::Contains;
+using testing::edit_tensor;
+using ::testing::ElementsAre;
 using testing::expect_error;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
 using testing::run_job;
 using testing::StoredTensor;
 using testing::TemporaryFolder;
@@ -39,17 +53,18 @@ class Dequantize : public ::testing::Test {
     std::filesystem::remove_all(path("out"));
     write_checkpoint(path("source"), tensors, config);
   }
-  RunRecord run(Dtype dtype) {
+  RunRecord run(Dtype dtype) { return run({.dtype = dtype}); }
+  RunRecord run(const DequantizeOptions& options) {
     std::filesystem::remove_all(path("out"));
     const Checkpoint in = source();
-    return run_job(in, make_dequantize_plan(in, dtype), kNoActivations, path("out"));
+    return run_job(in, make_dequantize_plan(in, options), kNoActivations, path("out"));
   }
   void refuse(ErrorKind kind, const std::vector<StoredTensor>& tensors, const std::string& part,
               const Json& config = Json::object(), Dtype dtype = Dtype::kBF16) {
     write(tensors, config);
     const Checkpoint in = source();
     expect_error(
-        kind, [&] { make_dequantize_plan(in, dtype); }, part);
+        kind, [&] { make_dequantize_plan(in, {.dtype = dtype}); }, part);
   }
   // Of both dtypes: the values that `value(index)` says, rounded once more for BF16.
   template <class F>
@@ -68,6 +83,8 @@ class Dequantize : public ::testing::Test {
       ASSERT_EQ(narrow[at].bits, to_bf16(expected).bits) << name << " " << at;
     }
   }
+
+  VerifyReport proof() const { return verify(source(), path("out"), system_files()); }
 
   std::filesystem::path path(const std::string& name) const { return folder_.path() / name; }
   Checkpoint source() const { return Checkpoint::open(path("source"), system_files()); }
@@ -146,6 +163,7 @@ TEST_F(Dequantize, PlainTensorsOfAnyRankWidenOnlyToF32) {
     for (const bf16 value : values_of<bf16>(from)) wide.push_back(to_float(value));
     EXPECT_EQ(to, bytes_of(wide)) << tensor.name;
   }
+  EXPECT_THAT(proof().problems, IsEmpty());
 }
 
 // Tensors of more than a chunk go through by rows.
@@ -165,8 +183,16 @@ TEST_F(Dequantize, LargeTensors) {
   EXPECT_EQ(wrong, 0u);
   EXPECT_GT(inexact, 0u);
   EXPECT_EQ(record.inexact.at("a.weight"), inexact);
+  const VerifyReport report = proof();
+  EXPECT_THAT(report.problems, IsEmpty());
+  EXPECT_EQ(report.made_bytes, values.size() * 2);
+  edit_tensor(path("out"), "a.weight", 7, "x");
+  edit_tensor(path("out"), "a.weight", 30'000'000, "xyz");
+  EXPECT_THAT(proof().problems,
+              ElementsAre(HasSubstr("a.weight: 4 of 34440000 bytes are not what dequantize makes of the "
+                                    "source, the first at byte 7")));
   const Checkpoint in = source();
-  EXPECT_LT(make_dequantize_plan(in, Dtype::kBF16).largest_made_bytes, 34u << 20);
+  EXPECT_LT(make_dequantize_plan(in, {}).largest_made_bytes, 34u << 20);
 }
 
 TEST_F(Dequantize, ARelease) {
@@ -187,6 +213,219 @@ TEST_F(Dequantize, ARelease) {
   }
   EXPECT_GT(weights, 0u);
   EXPECT_FALSE(std::filesystem::exists(path("out") / "hf_quant_config.json"));
+}
+
+// V4-Base: FP8 experts under F32 scales, which BF16 cannot always hold.
+TEST_F(Dequantize, ABaseRelease) {
+  synthesize(preset_config("v4-tiny"), "v4-tiny", {.experts = 4, .fp8_experts = true}, path("source"),
+             system_files());
+  const Checkpoint in = source();
+  for (const Dtype dtype : {Dtype::kBF16, Dtype::kF32}) {
+    const RunRecord record = run(dtype);
+    const Checkpoint made = output();
+    uint64_t weights = 0, values = 0, wrong = 0, inexact = 0;
+    for (const Tensor& tensor : in.tensors()) {
+      if (tensor.dtype != Dtype::kF8E4M3) continue;
+      const std::string module = tensor.name.substr(0, tensor.name.rfind('.'));
+      EXPECT_EQ(in.at(module + ".scale").dtype, Dtype::kF32);
+      EXPECT_EQ(made.find(module + ".scale"), nullptr);
+      EXPECT_EQ(made.at(tensor.name).dtype, dtype);
+      EXPECT_EQ(made.at(tensor.name).shape, tensor.shape);
+      const std::string codes = tensor_bytes(in, tensor.name), found = tensor_bytes(made, tensor.name);
+      const std::vector<float> scales = values_of<float>(tensor_bytes(in, module + ".scale"));
+      const uint64_t cols = tensor.shape[1], tiles = (cols + 127) / 128;
+      ASSERT_EQ(found.size(), codes.size() * dtype_bytes(dtype));
+      for (size_t at = 0; at < codes.size(); ++at) {
+        const float value =
+            decode_e4m3(static_cast<uint8_t>(codes[at])) * scales[at / cols / 128 * tiles + at % cols / 128];
+        const std::string expected = dtype == Dtype::kF32
+                                         ? bytes_of(std::vector<float>{value})
+                                         : bytes_of(std::vector<uint16_t>{to_bf16(value).bits});
+        wrong += found.compare(at * expected.size(), expected.size(), expected) != 0;
+        inexact += dtype == Dtype::kBF16 && to_float(to_bf16(value)) != value;
+      }
+      ++weights, values += codes.size();
+    }
+    EXPECT_GT(weights, 5u * 4 * 3);
+    EXPECT_EQ(wrong, 0u) << "of " << values;
+    const uint64_t counted =
+        std::accumulate(record.inexact.begin(), record.inexact.end(), uint64_t{0},
+                        [](uint64_t sum, const auto& tensor) { return sum + tensor.second; });
+    EXPECT_EQ(counted, inexact);
+    EXPECT_THAT(proof().problems, IsEmpty());
+  }
+}
+
+TEST_F(Dequantize, VerifyProvesTheOutput) {
+  testing::make_tiny_source(path("source"));
+  for (const Dtype dtype : {Dtype::kF32, Dtype::kBF16}) {
+    run(dtype);
+    const VerifyReport report = proof();
+    EXPECT_THAT(report.problems, IsEmpty());
+    EXPECT_GT(report.made_bytes, 0u);
+    EXPECT_THAT(report.notes, ElementsAre(HasSubstr("made by: dequantize ")));
+  }
+  for (const std::string name : {"layers.1.ffn.experts.2.w3.weight", "layers.0.attn.wo_b.weight",
+                                 "mtp.0.e_proj.weight", "norm.weight", "layers.2.ffn.gate.weight"}) {
+    run(Dtype::kBF16);
+    edit_tensor(path("out"), name, 9, "!");
+    EXPECT_THAT(proof().problems, ElementsAre(HasSubstr(name))) << name;
+  }
+}
+
+TEST_F(Dequantize, VerifyReadsTheDocuments) {
+  testing::make_tiny_source(path("source"));
+  run(Dtype::kBF16);
+  const auto with = [&](const std::string& name, const auto& edit) {
+    const std::string text = read_text(system_files(), path("out") / name, 1 << 30);
+    Json document = parse_json(text, name);
+    edit(document);
+    write_text_durably(system_files(), path("out") / name, document.dump());
+    std::vector<std::string> problems = proof().problems;
+    write_text_durably(system_files(), path("out") / name, text);
+    return problems;
+  };
+  EXPECT_THAT(with("config.json", [](Json& config) { config["quantization_config"] = Json::object(); }),
+              ElementsAre(HasSubstr("config.json: quantization_config must be absent")));
+  EXPECT_THAT(with("config.json", [](Json& config) { config["torch_dtype"] = "float32"; }),
+              ElementsAre(HasSubstr("config.json: torch_dtype must be")));
+  // Whatever made it, it is not this.
+  EXPECT_THAT(with("nibblecast.json", [](Json& run) { run["options"]["made"] = "dequantize float32"; }),
+              Contains(HasSubstr("must be F32")));
+  EXPECT_THAT(with("nibblecast.json", [](Json& run) { run["options"]["made"] = "dequantize int3"; }),
+              Contains(HasSubstr("options.made is unknown; found 'dequantize int3'")));
+  EXPECT_THAT(with("nibblecast.json", [](Json& run) { run["command"] = "distil"; }),
+              Contains(HasSubstr("command is unknown; found \"distil\"")));
+}
+
+// ---- transformers' names ----
+
+class TransformersNames : public Dequantize {
+ protected:
+  // Every value of "out", under transformers' names, is the official output's in "official".
+  void expect_same_values() {
+    const Checkpoint made = output(), official = Checkpoint::open(path("official"), system_files());
+    const auto config = DeepseekV4Config::parse(official.config(), "config.json");
+    std::set<std::string> seen;
+    for (const Tensor& tensor : official.tensors()) {
+      const auto hub = hub_tensor(config, tensor.name);
+      const std::string name = hub ? hub->name : tensor.name;
+      EXPECT_EQ(hub.has_value(), !tensor.name.starts_with("mtp.")) << tensor.name;
+      seen.insert(name);
+      const Tensor& found = made.at(name);
+      EXPECT_EQ(found.dtype, tensor.dtype) << name;
+      EXPECT_EQ(found.shape, hub ? hub->whole.value_or(tensor.shape) : tensor.shape) << name;
+      const uint64_t begin = hub ? hub->part * tensor.size_bytes : 0;
+      EXPECT_TRUE(tensor_bytes(made, name).substr(begin, tensor.size_bytes) ==
+                  tensor_bytes(official, tensor.name))
+          << tensor.name;
+    }
+    EXPECT_EQ(seen.size(), made.tensors().size());
+    EXPECT_EQ(made.config(), hub_config(official.config(), config));
+  }
+};
+
+TEST_F(TransformersNames, HoldTheSameValues) {
+  testing::make_tiny_source(path("source"));
+  for (const Dtype dtype : {Dtype::kF32, Dtype::kBF16}) {
+    std::filesystem::remove_all(path("official"));
+    run(dtype);
+    std::filesystem::rename(path("out"), path("official"));
+    run({.dtype = dtype, .names = TensorNames::kTransformers});
+    expect_same_values();
+    const VerifyReport report = proof();
+    EXPECT_THAT(report.problems, IsEmpty());
+    EXPECT_EQ(report.tensors, output().tensors().size());
+    const ChecksumReport checksums = verify_checksums(system_files(), path("out"), {});
+    EXPECT_THAT(checksums.problems, IsEmpty());
+    EXPECT_EQ(checksums.tensors, output().tensors().size());
+  }
+}
+
+// Weights that are kept are stacked as well.
+TEST_F(TransformersNames, OfASourceThatIsBf16Already) {
+  testing::make_tiny_source(path("source"));
+  run(Dtype::kBF16);
+  std::filesystem::rename(path("out"), path("official"));
+  std::filesystem::remove_all(path("source"));
+  std::filesystem::copy(path("official"), path("source"));
+  run({.names = TensorNames::kTransformers});
+  expect_same_values();
+  const VerifyReport report = proof();
+  EXPECT_THAT(report.problems, IsEmpty());
+  EXPECT_EQ(report.made_bytes, 0u);
+}
+
+// A stack goes to where its first expert is, whatever shards the others are in; a shard of others only is
+// left without tensors.
+TEST_F(TransformersNames, StacksOverSeveralShards) {
+  testing::make_tiny_source(path("source"));
+  {
+    const Checkpoint in = source();
+    const fs::path index = path("source") / "model.safetensors.index.json";
+    Json document = parse_json(read_text(system_files(), index, 1 << 30), "index");
+    const std::string name = in.shards()[1].name;  // of layer 0
+    std::map<std::string, std::pair<std::vector<Tensor>, std::string>> shards;
+    for (const Tensor& tensor : in.tensors()) {
+      if (in.shards()[tensor.shard].name != name) continue;
+      const auto has = [&](const char* part) { return tensor.name.find(part) != std::string::npos; };
+      const std::string shard = has("experts.0.w1") ? "y.safetensors"
+                                : has("experts.3.") ? "z.safetensors"
+                                                    : name;
+      auto& [tensors, bytes] = shards[shard];
+      tensors.push_back(tensor);
+      tensors.back().offset = bytes.size();
+      bytes += tensor_bytes(in, tensor.name);
+      document["weight_map"][tensor.name] = shard;
+    }
+    for (const auto& [shard, content] : shards) {
+      write_text_durably(system_files(), path("source") / shard,
+                         write_safetensors_header(content.first, {}) + content.second);
+    }
+    write_text_durably(system_files(), index, document.dump());
+  }
+  run(Dtype::kBF16);
+  std::filesystem::rename(path("out"), path("official"));
+  run({.names = TensorNames::kTransformers});
+  expect_same_values();
+  EXPECT_THAT(proof().problems, IsEmpty());
+  EXPECT_THAT(verify_checksums(system_files(), path("out"), {}).problems, IsEmpty());
+}
+
+TEST_F(TransformersNames, WhatIsWrongIsNamed) {
+  testing::make_tiny_source(path("source"));
+  run({.names = TensorNames::kTransformers});
+  const std::string stack = "model.layers.1.mlp.experts.gate_up_proj";
+  const uint64_t part = output().at(stack).size_bytes / 16;
+  edit_tensor(path("out"), stack, 5 * part + 10, "!");
+  EXPECT_THAT(proof().problems, ElementsAre(HasSubstr(stack + "[5]: 1 of")));
+  EXPECT_THAT(verify_checksums(system_files(), path("out"), {}).problems,
+              ElementsAre(HasSubstr(stack + "[5]")));
+  // Official names under a record that says otherwise.
+  run(Dtype::kBF16);
+  const fs::path record = path("out") / "nibblecast.json";
+  Json document = parse_json(read_text(system_files(), record, 1 << 30), "record");
+  document["options"]["made"] = "dequantize bfloat16 transformers names";
+  write_text_durably(system_files(), record, document.dump());
+  EXPECT_THAT(proof().problems, Contains(HasSubstr("model.embed_tokens.weight: is missing")));
+}
+
+TEST_F(TransformersNames, RefusesWhatThatModelHasNoPlaceFor) {
+  const auto refuse_names = [&](ErrorKind kind, const std::string& part) {
+    expect_error(
+        kind, [&] { make_dequantize_plan(source(), {.names = TensorNames::kTransformers}); }, part);
+  };
+  Json config = preset_config("v4-tiny");
+  write({{"norm.weight", Dtype::kBF16, {4}}}, Json{{"model_type", "llama"}});
+  refuse_names(ErrorKind::kUnsupported, "model_type");
+  write({{"layers.0.attn.extra.weight", Dtype::kBF16, {4, 4}}}, config);
+  refuse_names(ErrorKind::kUnsupported, "layers.0.attn.extra.weight");
+  const auto hidden = config["hidden_size"].get<uint64_t>(),
+             width = config["moe_intermediate_size"].get<uint64_t>();
+  write({{"layers.0.ffn.experts.0.w2.weight", Dtype::kBF16, {hidden, width}}}, config);
+  refuse_names(ErrorKind::kBadInput, "an expert's weight is missing");
+  write({{"layers.0.ffn.experts.0.w2.weight", Dtype::kBF16, {hidden, width / 2}}}, config);
+  refuse_names(ErrorKind::kBadInput, "does not fit the config");
 }
 
 // What only the source's weights have a use for is left out, and its card stays beside ours.

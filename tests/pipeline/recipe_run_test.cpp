@@ -175,6 +175,16 @@ TEST_F(RecipeRunTest, RecipesOfOnesOwn) {
   }
 }
 
+// The output holds the text of its recipe.
+TEST_F(RecipeRunTest, ARecipesFileMayGoOrChangeAfterTheRun) {
+  const Plan plan = plan_of("/mixed.yaml");
+  run_and_verify(plan, amax_of(plan));
+  files_.remove("/mixed.yaml");
+  EXPECT_THAT(problems("/out"), ::testing::IsEmpty());
+  write_text("/mixed.yaml", kBlocks);
+  EXPECT_THAT(problems("/out"), ::testing::IsEmpty());
+}
+
 TEST_F(RecipeRunTest, TheMixedRecipeReachesEveryMake) {
   std::set<Make> makes;
   for (const PlannedTensor& planned : plan_of("/mixed.yaml").tensors) makes.insert(planned.make);

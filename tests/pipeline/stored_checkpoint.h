@@ -66,4 +66,15 @@ inline std::string tensor_bytes(const Checkpoint& checkpoint, const std::string&
   return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
 }
 
+// Puts `bytes` at byte `at` of a tensor.
+inline void edit_tensor(const std::filesystem::path& folder, const std::string& name, uint64_t at,
+                        const std::string& bytes) {
+  const Checkpoint checkpoint = Checkpoint::open(folder, system_files());
+  const Tensor& tensor = checkpoint.at(name);
+  const auto file =
+      system_files().open(folder / checkpoint.shards()[tensor.shard].name, Access::kUpdateDirect);
+  file->write(tensor.offset + at, std::as_bytes(std::span(bytes)));
+  file->close();
+}
+
 }  // namespace nibblecast::testing
