@@ -83,7 +83,7 @@ void time_type(size_t tokens, const std::string& type) {
   const auto x = random_array<T>(tokens * kWidth), y = random_array<T>(tokens * kWidth);
   const auto sums = random_array<float>(tokens * kWidth), more_sums = random_array<float>(tokens * kWidth);
   const auto norm = random_array<float>(kWidth), base = random_array<float>(kOutputs);
-  const auto products = random_array<float>(tokens * kFnParts<T> * kOutputs);
+  const auto products = random_array<float>(kStreams * tokens * kFnParts<T> * kOutputs);
   const DeviceArray<StreamMix> mixes(tokens);
   const DeviceArray<uint32_t> order = ascending(tokens);
 

@@ -180,12 +180,30 @@ class Attention {
 }  // namespace
 
 template <class T>
+void multiply_fn(CudaForwardState<T>& state, const T* streams, size_t count, const T* fn, size_t outputs,
+                 float* products) {
+  const size_t width = state.config.hidden_size, all = state.stream_width();
+  state.products.multiply(state.computing,
+                          {.m = count,
+                           .n = outputs,
+                           .k = width,
+                           .x_stride = all,
+                           .y_stride = outputs,
+                           .w_stride = all,
+                           .count = state.config.hc_mult,
+                           .x_step = width,
+                           .w_step = width,
+                           .y_step = count * outputs},
+                          streams, fn, products);
+}
+
+template <class T>
 void mix_and_norm(CudaForwardState<T>& state, const CudaHyper<T>& hyper, const float* norm, const T* streams,
                   size_t count, T* x, StreamMix* mixes, DeviceAmax seen) {
   const size_t outputs = (2 + state.config.hc_mult) * state.config.hc_mult;
   float* const products = state.attention->products;
   state.timed(Part::kMix, [&] {
-    state.product(streams, count, state.stream_width(), hyper.fn, kFnParts<T> * outputs, products);
+    multiply_fn(state, streams, count, hyper.fn, kFnParts<T> * outputs, products);
     mix_streams_cuda(state.computing, hyper.view, streams, count, products, norm, x, mixes, seen);
   });
 }
@@ -196,6 +214,8 @@ void run_attention(CudaForwardState<T>& state, const CudaAttentionWeights<T>& we
   Attention<T>(state, weights, group, streams).run();
 }
 
+template void multiply_fn(CudaForwardState<float>&, const float*, size_t, const float*, size_t, float*);
+template void multiply_fn(CudaForwardState<bf16>&, const bf16*, size_t, const bf16*, size_t, float*);
 template void mix_and_norm(CudaForwardState<float>&, const CudaHyper<float>&, const float*, const float*,
                            size_t, float*, StreamMix*, DeviceAmax);
 template void mix_and_norm(CudaForwardState<bf16>&, const CudaHyper<bf16>&, const float*, const bf16*, size_t,

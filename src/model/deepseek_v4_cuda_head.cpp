@@ -35,7 +35,7 @@ std::vector<float> row_logits(CudaForwardState<T>& state, const HeadWeights& wei
                            scale = to_device(std::span(weights.hyper.scale));
   const DeviceArray<T> split(kFnParts<T> * fn.size()), x(span.length * width),
       copied(state.memory.streams_resident ? 0 : span.length * state.stream_width());
-  const DeviceArray<float> products(span.length * parts), logits(span.length * vocabulary);
+  const DeviceArray<float> products(streams_count * span.length * parts), logits(span.length * vocabulary);
   const HyperConnectionView hyper{.streams = static_cast<uint32_t>(streams_count),
                                   .width = static_cast<uint32_t>(width),
                                   .eps = weights.hyper.eps,
@@ -44,7 +44,7 @@ std::vector<float> row_logits(CudaForwardState<T>& state, const HeadWeights& wei
                                   .scale = scale.data()};
   const T* const streams = state.load_streams(span.begin, span.length, copied.data());
   split_fn_cuda(state.computing, fn.data(), fn.size(), split.data());
-  state.product(streams, span.length, state.stream_width(), split.data(), parts, products.data());
+  multiply_fn(state, streams, span.length, split.data(), parts, products.data());
   merge_streams_cuda(state.computing, hyper, streams, span.length, products.data(), norm.data(), x.data());
   state.product(x.data(), span.length, width, head.data(), vocabulary, logits.data());
   state.computing.synchronize();

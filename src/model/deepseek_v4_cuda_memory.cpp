@@ -54,7 +54,8 @@ CudaAttentionBuffers<T>::CudaAttentionBuffers(Arena& arena, const DeepseekV4Conf
   const uint64_t entry_count = group / 4, row_entries = workload.longest_row / 4;
   streams = arena.take<T>(resident ? 0 : group * streams_count * width);
   x = arena.take<T>(group * width);
-  products = arena.take<float>(group * fn_parts(sizeof(T)) * (2 + streams_count) * streams_count);
+  products =
+      arena.take<float>(streams_count * group * fn_parts(sizeof(T)) * (2 + streams_count) * streams_count);
   mixes = arena.take<StreamMix>(group);
   sums = arena.take<float>(group * std::max(config.q_lora_rank, config.head_dim));
   qr = arena.take<T>(group * config.q_lora_rank);

@@ -14,7 +14,7 @@
 namespace nibblecast {
 
 // Fixed, so that results do not depend on how much memory there is.
-inline constexpr uint64_t kCudaGroupTokens = 4096;   // rows that attention takes together, or one longer row
+inline constexpr uint64_t kCudaGroupTokens = 8192;   // rows that attention takes together, or one longer row
 inline constexpr uint64_t kCudaExpertTokens = 4096;  // that go through an expert at once
 inline constexpr uint64_t kCudaIndexTokens = 512;    // queries whose index scores exist at once
 inline constexpr uint64_t kCudaRowStep = 128;        // products of experts have a multiple of this many rows
@@ -49,7 +49,7 @@ template <class T>
 struct CudaAttentionBuffers {
   T* streams = nullptr;                       // [G, n, D] where the streams are in host memory
   T* x = nullptr;                             // [G, D]
-  float* products = nullptr;                  // [G, parts of fn * (2 + n) * n]
+  float* products = nullptr;                  // [n, G, parts of fn * (2 + n) * n]
   StreamMix* mixes = nullptr;                 // [G]
   float* sums = nullptr;                      // [G, the wider of q_lora_rank and head_dim]
   T *qr = nullptr, *kv = nullptr;             // [G, q_lora_rank], [G, head_dim]

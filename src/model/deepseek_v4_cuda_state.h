@@ -155,6 +155,11 @@ void CudaForwardState<T>::product(const T* x, size_t m, size_t k, const T* w, si
   products.multiply(computing, {.m = m, .n = n, .k = k, .x_stride = k, .y_stride = n}, x, w, y);
 }
 
+// products [n, count, outputs] of each stream with its columns of fn [outputs, n * D].
+template <class T>
+void multiply_fn(CudaForwardState<T>& state, const T* streams, size_t count, const T* fn, size_t outputs,
+                 float* products);
+
 // Streams into x [count, D] by a layer's half: the projection, then mix_streams_cuda.
 template <class T>
 void mix_and_norm(CudaForwardState<T>& state, const CudaHyper<T>& hyper, const float* norm, const T* streams,

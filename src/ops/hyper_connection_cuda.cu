@@ -31,6 +31,7 @@ template <class T>
 struct MixTask {
   HyperConnectionView connection;
   const T* streams;
+  size_t tokens;
   const float* products;
   const float* norm;
   T* x;
@@ -52,10 +53,14 @@ template <class T>
 __device__ void split_products(const MixTask<T>& task, size_t token, float factor, float* pre) {
   const HyperConnectionView& c = task.connection;
   const uint32_t n = c.streams, outputs = task.mixes == nullptr ? n : (2 + n) * n;
-  const float* products = task.products + token * kFnParts<T> * outputs;
+  const uint32_t width = kFnParts<T> * outputs;
+  const float* products = task.products + token * width;
   for (uint32_t i = threadIdx.x; i < outputs; i += blockDim.x) {
-    float m = products[i];
-    for (uint32_t part = 1; part < kFnParts<T>; ++part) m += products[part * outputs + i];
+    float m = 0;
+    for (uint32_t part = 0; part < kFnParts<T>; ++part) {
+      for (uint32_t stream = 0; stream < n; ++stream)
+        m += products[stream * task.tokens * width + part * outputs + i];
+    }
     m *= factor;
     if (i < n) {
       pre[i] = sigmoid(m * c.scale[0] + c.base[i]) + c.eps;
@@ -355,7 +360,7 @@ void mix_streams_cuda(CudaStreamHandle stream, const HyperConnectionView& connec
                       size_t tokens, const float* products, const float* norm, T* x, StreamMix* mixes,
                       DeviceAmax seen) {
   if (tokens == 0) return;
-  launch_mix<T>(stream, {connection, streams, products, norm, x, mixes, seen}, tokens);
+  launch_mix<T>(stream, {connection, streams, tokens, products, norm, x, mixes, seen}, tokens);
   check_cuda_launch("mix_streams");
   const auto balance = connection.streams <= 4 ? balance_kernel<4> : balance_kernel<8>;
   const size_t blocks = ceil_div(tokens, size_t{kBalanceThreads});
@@ -378,7 +383,7 @@ template <class T>
 void merge_streams_cuda(CudaStreamHandle stream, const HyperConnectionView& head, const T* streams,
                         size_t tokens, const float* products, const float* norm, T* x) {
   if (tokens == 0) return;
-  launch_mix<T>(stream, {head, streams, products, norm, x, nullptr, nullptr}, tokens);
+  launch_mix<T>(stream, {head, streams, tokens, products, norm, x, nullptr, nullptr}, tokens);
   check_cuda_launch("merge_streams");
 }
 

@@ -168,7 +168,8 @@ Product make_product(cublasLtHandle_t handle, const ProductShape& shape) {
   library.check(library.cublasLtMatmulDescSetAttribute(product.description.get(), CUBLASLT_MATMUL_DESC_TRANSA,
                                                        &transposed, sizeof transposed),
                 "cublasLtMatmulDescSetAttribute");
-  product.w = layout(data_type<T>(), shape.k, shape.n, shape.k, shape.count, shape.w_step);
+  product.w = layout(data_type<T>(), shape.k, shape.n, shape.w_stride == 0 ? shape.k : shape.w_stride,
+                     shape.count, shape.w_step);
   product.x = layout(data_type<T>(), shape.k, shape.m, shape.x_stride, shape.count, shape.x_step);
   product.y = layout(data_type<Out>(), shape.n, shape.m, shape.y_stride, shape.count, shape.y_step);
   const Preference wanted = preference();

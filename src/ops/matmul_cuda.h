@@ -22,7 +22,8 @@ namespace nibblecast {
 
 struct ProductShape {
   size_t m = 0, n = 0, k = 0;
-  size_t x_stride = 0, y_stride = 0;  // w's rows are contiguous
+  size_t x_stride = 0, y_stride = 0;
+  size_t w_stride = 0;  // 0: k
   // Several products at once, `*_step` elements from one to the next.
   size_t count = 1, x_step = 0, w_step = 0, y_step = 0;
   auto operator<=>(const ProductShape&) const = default;

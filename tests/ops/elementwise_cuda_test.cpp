@@ -64,18 +64,20 @@ std::vector<T> split_fn(const std::vector<float>& fn) {
   return downloaded(parts);
 }
 
-// [tokens, kFnParts<T> * outputs]: the streams times fn's parts.
+// [streams, tokens, kFnParts<T> * outputs]: each stream times its columns of fn's parts.
 template <class T>
 std::vector<float> fn_products(const HyperConnection& connection, const std::vector<T>& streams) {
-  const size_t k = connection.streams * connection.width;
+  const size_t width = connection.width, k = connection.streams * width;
   const std::vector<T> parts = split_fn<T>(connection.fn);
   std::vector<float> products;
-  for (size_t begin = 0; begin < streams.size(); begin += k) {
-    for (size_t row = 0; row < parts.size(); row += k) {
-      double sum = 0;
-      for (size_t i = 0; i < k; ++i)
-        sum += double{to_float(parts[row + i])} * double{to_float(streams[begin + i])};
-      products.push_back(static_cast<float>(sum));
+  for (size_t stream = 0; stream < k; stream += width) {
+    for (size_t begin = stream; begin < streams.size(); begin += k) {
+      for (size_t row = stream; row < parts.size(); row += k) {
+        double sum = 0;
+        for (size_t i = 0; i < width; ++i)
+          sum += double{to_float(parts[row + i])} * double{to_float(streams[begin + i])};
+        products.push_back(static_cast<float>(sum));
+      }
     }
   }
   return products;
