@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "cli/activations.h"
 #include "cli/source.h"
+#include "pipeline/group_maker.h"
 
 namespace nibblecast {
 namespace {
@@ -55,14 +56,28 @@ class Checks {
   void check_memory_need(bool writes) {
     result_.memory_limit = common_.memory_limit();
     ForwardDevice& device = result_.device.forward;
+    const DeviceMakeCost make = device.cuda && writes ? device_make_cost(source_, plan_) : DeviceMakeCost{};
+    reserve_device(make.device_bytes);
     result_.memory =
         memory_cost(source_, plan_, result_.workload, common_.threads, result_.memory_limit, device);
     if (!writes) result_.memory.write_bytes = 0;
+    result_.memory.make_bytes += make.pinned_bytes;
     add(check_memory(result_.memory, result_.memory_limit));
     if (!device.cuda || result_.workload.tokens == 0) return;
     add(check_device_memory(result_.memory.device, device.memory_bytes));
     device.expert_bytes = largest_expert_bytes(source_, plan_);
     device.held_owners = result_.memory.read_units - 1;
+  }
+
+  // Takes what weights are made in from what a forward pass may have of the device.
+  void reserve_device(uint64_t size_bytes) {
+    uint64_t& free = result_.device.forward.memory_bytes;
+    if (size_bytes > free) {
+      refuse(
+          fmt::format("making weights needs {} bytes of the GPU's memory and may use {}", size_bytes, free),
+          "raise --device-memory, or use --device cpu");
+    }
+    free -= std::min(free, size_bytes);
   }
 
   void check_place(const Path& destination) {
@@ -174,7 +189,7 @@ bool Preflight::refused() const {
 
 // A device is fed from the page cache too, which takes a processor for every few GB/s.
 size_t Preflight::read_threads() const {
-  return device.forward.cuda ? std::max(kIoThreads, std::min<size_t>(default_threads(), 12)) : kIoThreads;
+  return device.forward.cuda ? std::max(kIoThreads, std::min<size_t>(default_threads(), 32)) : kIoThreads;
 }
 
 void add_work_options(CLI::App& app, JobOptions& options) {

@@ -99,6 +99,7 @@ class Run {
     for (uint32_t shard = 0; shard < plan_.shards.size(); ++shard) {
       if (!kept[shard]) forget(shard);
     }
+    device_maker_ = make_device_maker(source_, plan_, options_.device);
     writer_.emplace(std::move(shards), options_.write_memory_bytes);
     committer_.emplace(*writer_, job_.journal(), options_.commit_interval);
   }
@@ -141,7 +142,7 @@ class Run {
     }
     for (const Unit& unit : units_) reads.push_back(unit.reads);
     reader_.emplace(std::move(files), std::move(reads), options_.read_memory_bytes, options_.read_threads,
-                    pass_ ? read_buffers(options_.device) : nullptr);
+                    pass_ || device_maker_ ? read_buffers(options_.device) : nullptr);
     size_t unit = 0;
     for (size_t stage = 0; stage < plan_.stages.size(); ++stage) {
       stage_ = stage;
@@ -310,7 +311,8 @@ class Run {
       task.weight = *next++;
       if (task.linear->block_scale != kNone) task.block_scale = *next++;
     }
-    const std::vector<MadeLinear> made = make_group(source_, plan_, tasks);
+    const std::vector<MadeLinear> made =
+        make_group(source_, plan_, tasks, Kernels::kFast, device_maker_.get());
     DoneUnit done;
     if (unit.rows > 0) {
       add_rows(unit, outputs[0], bytes[0], made[0].counts, done);
@@ -497,6 +499,7 @@ class Run {
   std::optional<CalibrationPass> pass_;
   uint64_t saved_at_ = 0;                        // layer that the saved streams enter
   std::vector<std::vector<std::byte>> scalars_;  // [shard]: the bytes between header and the rest
+  std::unique_ptr<Nvfp4Maker> device_maker_;
   std::optional<Writer> writer_;
   std::optional<Committer> committer_;
   std::vector<Unit> units_;
