@@ -1,7 +1,9 @@
 #include "cli/preflight.h"
 
 #include <fmt/format.h>
+#include <linux/magic.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -20,6 +22,7 @@ using Path = std::filesystem::path;
 
 // Streams this small are saved after every layer without a thought.
 constexpr uint64_t kSmallStreams = 64 << 20;
+constexpr uint64_t kLargestFatFile = 0xffffffff;
 
 Path nearest_existing(Path path) {
   path = std::filesystem::absolute(path);
@@ -156,10 +159,12 @@ class Checks {
 
   void check_file_system(const Path& destination) {
     const Path existing = nearest_existing(destination);
-    const long bits = ::pathconf(existing.c_str(), _PC_FILESIZEBITS);
+    // By name, as pathconf's _PC_FILESIZEBITS is 32 for every file system that the C library does not know.
+    struct statfs about = {};
+    const bool is_fat = ::statfs(existing.c_str(), &about) == 0 && about.f_type == MSDOS_SUPER_MAGIC;
     const long name_length = ::pathconf(existing.c_str(), _PC_NAME_MAX);
     for (const PlannedShard& shard : plan_.shards) {
-      if (bits > 0 && bits < 64 && shard.size_bytes >> (bits - 1) != 0) {
+      if (is_fat && shard.size_bytes > kLargestFatFile) {
         refuse(fmt::format("{} would have {} bytes, more than a file may have on {}", shard.name,
                            shard.size_bytes, existing.string()),
                "name a destination on another file system");

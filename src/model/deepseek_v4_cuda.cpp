@@ -342,25 +342,50 @@ struct DeepseekV4CudaForward<T>::Flow {
     state.use.uploaded_bytes += size_bytes;
   }
 
-  // The linear's bytes into the slot; its view there.
-  StoredLinear send(const StoredLinear& linear, Arena& arena) {
-    const auto sent = [&](const void* from, uint64_t size_bytes) {
-      std::byte* const to = arena.take<std::byte>(size_bytes);
-      send(to, from, size_bytes);
-      return reinterpret_cast<const uint8_t*>(to);
-    };
-    if (const auto* mxfp4 = std::get_if<Mxfp4View>(&linear)) {
-      Mxfp4View view = *mxfp4;
-      view.codes = sent(view.codes, view.rows * view.cols / 2);
-      view.scales = sent(view.scales, view.rows * view.cols / 32);
-      return view;
+  // The expert's bytes into a slot, its views there: in one copy where they lie side by side.
+  StoredExpert send(const StoredExpert& weights, std::byte* slot) {
+    StoredExpert sent = weights;
+    std::vector<std::span<const std::byte>> pieces;
+    for_pieces(sent, [&](auto& at, uint64_t size) {
+      pieces.emplace_back(reinterpret_cast<const std::byte*>(at), size);
+    });
+    const auto begin_of = [](const auto& piece) { return piece.data(); };
+    const auto end_of = [](const auto& piece) { return piece.data() + piece.size(); };
+    const std::byte* const first = begin_of(*std::ranges::min_element(pieces, {}, begin_of));
+    const std::byte* const last = end_of(*std::ranges::max_element(pieces, {}, end_of));
+    // The first weight goes where accesses are widest; the others lie multiples of their rows from it.
+    const uint64_t before = static_cast<uint64_t>(pieces[0].data() - first);
+    const uint64_t shift = round_up(before, Arena::kAlignment) - before;
+    const uint64_t size_bytes = static_cast<uint64_t>(last - first);
+    const bool at_once = shift + size_bytes <= state.memory.slot_bytes;
+    if (at_once) send(slot + shift, first, size_bytes);
+    Arena arena(slot);
+    size_t piece = 0;
+    for_pieces(sent, [&](auto& at, uint64_t size) {
+      const std::byte* const from = pieces[piece++].data();
+      std::byte* const to = at_once ? slot + shift + (from - first) : arena.take<std::byte>(size);
+      if (!at_once) send(to, from, size);
+      at = reinterpret_cast<std::decay_t<decltype(at)>>(to);
+    });
+    assert(arena.size_bytes() <= state.memory.slot_bytes);
+    return sent;
+  }
+
+  // f(pointer, size in bytes) for codes and scales of w1, w2 and w3.
+  template <class F>
+  static void for_pieces(StoredExpert& expert, const F& f) {
+    for (StoredLinear* linear : {&expert.w1, &expert.w2, &expert.w3}) {
+      if (auto* mxfp4 = std::get_if<Mxfp4View>(linear)) {
+        f(mxfp4->codes, mxfp4->rows * mxfp4->cols / 2);
+        f(mxfp4->scales, mxfp4->rows * mxfp4->cols / 32);
+        continue;
+      }
+      auto& fp8 = std::get<Fp8BlockView>(*linear);
+      const uint64_t tiles =
+          (fp8.rows + fp8.tile_rows - 1) / fp8.tile_rows * ((fp8.cols + fp8.tile_cols - 1) / fp8.tile_cols);
+      f(fp8.codes, fp8.rows * fp8.cols);
+      f(fp8.scales, tiles * (fp8.scale_type == ScaleType::kF32 ? sizeof(float) : 1));
     }
-    Fp8BlockView view = std::get<Fp8BlockView>(linear);
-    const uint64_t tiles = (view.rows + view.tile_rows - 1) / view.tile_rows *
-                           ((view.cols + view.tile_cols - 1) / view.tile_cols);
-    view.codes = sent(view.codes, view.rows * view.cols);
-    view.scales = sent(view.scales, tiles * (view.scale_type == ScaleType::kF32 ? sizeof(float) : 1));
-    return view;
   }
 
   void send_expert(uint64_t number, const StoredExpert& weights, const Owner& owner) {
@@ -370,9 +395,7 @@ struct DeepseekV4CudaForward<T>::Flow {
     state.copying.wait(slots[slot].dequantized);
     Waiting sent{.expert = number, .slot = slot, .weights = {}};
     state.copy_clock.time(state.copying, [&] {
-      Arena arena(state.slot_block.data() + slot * state.memory.slot_bytes);
-      sent.weights = {send(weights.w1, arena), send(weights.w2, arena), send(weights.w3, arena)};
-      assert(arena.size_bytes() <= state.memory.slot_bytes);
+      sent.weights = send(weights, state.slot_block.data() + slot * state.memory.slot_bytes);
     });
     slots[slot].copied.record(state.copying);
     held.add(state.copying, owner);

@@ -13,7 +13,8 @@ constexpr uint64_t kMiB = 1 << 20;
 // CUDA's context, kernels and cuBLASLt's code: measured 0.5 GiB on an H100, and room.
 constexpr uint64_t kContextBytes = 800 * kMiB;
 constexpr uint64_t kProductsBytes = 32 * kMiB;  // CudaProducts::kWorkspaceBytes
-constexpr uint64_t kLeastSlots = 2, kMostSlots = 160;
+// So many that copies need not stop while attention computes: 9 GB of V4-Pro's experts.
+constexpr uint64_t kLeastSlots = 2, kMostSlots = 256;
 
 constexpr uint64_t tiles(uint64_t count, uint64_t tile) { return (count + tile - 1) / tile; }
 

@@ -99,8 +99,8 @@ struct CudaMemory {
   }
 };
 
-// Streams are resident where they fit; what is left goes to slots, up to an eighth of a layer's experts or as
-// many as arrive while attention computes. If peak_bytes() is above the limit, it does not fit.
+// Streams are resident where they fit; what is left goes to slots, up to as many as arrive while attention
+// computes. If peak_bytes() is above the limit, it does not fit.
 // expert_bytes 0: MXFP4's.
 template <class T>
 CudaMemory cuda_memory(const DeepseekV4Config& config, const CudaWorkload& workload, uint64_t expert_bytes,
