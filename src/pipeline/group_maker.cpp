@@ -90,7 +90,7 @@ class GroupMaker {
     const StoredLinear& source = tasks_[index].source;
     const DequantizeReport report = reference_ ? dequantize_rows_ref(source, row, rows, values, cols(index))
                                                : dequantize_rows(source, row, rows, values, cols(index));
-    if (report.non_finite) refuse_value(index, row * cols(index) + *report.non_finite);
+    if (report.non_finite) refuse_value(index, *report.non_finite);
     return report;
   }
 
