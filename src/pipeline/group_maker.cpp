@@ -21,14 +21,17 @@ uint8_t* bytes_at(std::span<std::byte> bytes, uint64_t offset) {
 
 class GroupMaker {
  public:
-  GroupMaker(const Checkpoint& source, const Plan& plan, std::span<const LinearTask> tasks, Kernels kernels)
+  GroupMaker(const Checkpoint& source, const Plan& plan, std::span<const LinearTask> tasks, Kernels kernels,
+             Nvfp4Maker* nvfp4)
       : source_(source),
         plan_(plan),
         tasks_(tasks),
         reference_(kernels == Kernels::kReference),
+        nvfp4_(nvfp4),
         made_(tasks.size()) {}
 
   std::vector<MadeLinear> make() {
+    if (nvfp4_ != nullptr) nvfp4_->make(tasks_, made_);
     for (size_t index = 0; index < tasks_.size(); ++index) make(index);
     return std::move(made_);
   }
@@ -45,7 +48,7 @@ class GroupMaker {
         cast(index);
         return;
       case Make::kNvfp4Weight:
-        quantize(index);
+        if (nvfp4_ == nullptr) quantize(index);
         return;
       case Make::kFp8Weight:
         quantize_fp8(index);
@@ -90,16 +93,8 @@ class GroupMaker {
     const StoredLinear& source = tasks_[index].source;
     const DequantizeReport report = reference_ ? dequantize_rows_ref(source, row, rows, values, cols(index))
                                                : dequantize_rows(source, row, rows, values, cols(index));
-    if (report.non_finite) refuse_value(index, *report.non_finite);
+    if (report.non_finite) refuse_value(source_, tasks_[index], *report.non_finite);
     return report;
-  }
-
-  [[noreturn]] void refuse_value(size_t index, size_t position) const {
-    const Tensor& weight = source_.tensors()[tasks_[index].linear->source_weight];
-    throw Error(ErrorKind::kBadInput, source_.where(weight), "a value is not finite",
-                {.found = fmt::format("row {}, column {}", tasks_[index].first_row + position / cols(index),
-                                      position % cols(index)),
-                 .hint = "the source is damaged: fetch this shard again"});
   }
 
   void keep(size_t index) {
@@ -180,11 +175,7 @@ class GroupMaker {
                           bytes_at(task.block_scale, row * cols(index) / 16), &losses[row]);
     });
     made_[index].weight_scale = quantizer.scale_2();
-    RowLoss& sum = made_[index].counts.loss;
-    for (const RowLoss& loss : losses) {
-      sum.squared_error += loss.squared_error;
-      sum.squares += loss.squares;
-    }
+    made_[index].counts.loss = total_loss(losses);
   }
 
   void quantize_fp8(size_t index) {
@@ -264,6 +255,7 @@ class GroupMaker {
   const Plan& plan_;
   std::span<const LinearTask> tasks_;
   const bool reference_;
+  Nvfp4Maker* const nvfp4_;
   std::vector<MadeLinear> made_;
   std::vector<std::optional<float>> amax_of_share_;
 };
@@ -308,8 +300,25 @@ StoredLinear stored_view(const Checkpoint& source, const Plan& plan, const Plann
 }
 
 std::vector<MadeLinear> make_group(const Checkpoint& source, const Plan& plan,
-                                   std::span<const LinearTask> tasks, Kernels kernels) {
-  return GroupMaker(source, plan, tasks, kernels).make();
+                                   std::span<const LinearTask> tasks, Kernels kernels, Nvfp4Maker* nvfp4) {
+  return GroupMaker(source, plan, tasks, kernels, nvfp4).make();
+}
+
+void refuse_value(const Checkpoint& source, const LinearTask& task, size_t position) {
+  const Tensor& weight = source.tensors()[task.linear->source_weight];
+  const size_t cols = cols_of(task.source);
+  throw Error(ErrorKind::kBadInput, source.where(weight), "a value is not finite",
+              {.found = fmt::format("row {}, column {}", task.first_row + position / cols, position % cols),
+               .hint = "the source is damaged: fetch this shard again"});
+}
+
+RowLoss total_loss(std::span<const RowLoss> rows) {
+  RowLoss sum;
+  for (const RowLoss& row : rows) {
+    sum.squared_error += row.squared_error;
+    sum.squares += row.squares;
+  }
+  return sum;
 }
 
 void check_group(const Checkpoint& source, std::span<const LinearTask> tasks) {

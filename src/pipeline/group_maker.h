@@ -44,10 +44,25 @@ StoredLinear stored_view(const Checkpoint& source, const Plan& plan, const Plann
 // Which code does it: what a run uses, or the plain definitions that it is held against.
 enum class Kernels { kFast, kReference };
 
-// All linears of a group. Errors, kBadInput with tensor and place: a value or scale that is not finite;
-// kRefused: NVFP4 that is not exactly MXFP4. Bytes do not depend on threads.
+// Makes the linears of a group that become NVFP4 (Make::kNvfp4Weight) elsewhere than on the CPU: the same
+// bytes, sums and errors. See device_group_maker.h.
+class Nvfp4Maker {
+ public:
+  virtual ~Nvfp4Maker() = default;
+  // made[i] is of tasks[i]; tasks of other makes are left alone.
+  virtual void make(std::span<const LinearTask> tasks, std::span<MadeLinear> made) = 0;
+};
+
+// All linears of a group; NVFP4 by `nvfp4`, unless null. Errors, kBadInput with tensor and place: a value or
+// scale that is not finite; kRefused: NVFP4 that is not exactly MXFP4. Bytes do not depend on threads.
 std::vector<MadeLinear> make_group(const Checkpoint& source, const Plan& plan,
-                                   std::span<const LinearTask> tasks, Kernels kernels = Kernels::kFast);
+                                   std::span<const LinearTask> tasks, Kernels kernels = Kernels::kFast,
+                                   Nvfp4Maker* nvfp4 = nullptr);
+
+// What every maker of NVFP4 says of a value at row * cols + col of the task's source that is not finite, and
+// of what its rows lost.
+[[noreturn]] void refuse_value(const Checkpoint& source, const LinearTask& task, size_t position);
+RowLoss total_loss(std::span<const RowLoss> rows);
 
 // Refuses E8M0 byte 255 in the scales of MXFP4 weights, before anything is computed from them.
 void check_group(const Checkpoint& source, std::span<const LinearTask> tasks);
