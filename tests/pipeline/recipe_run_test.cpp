@@ -294,8 +294,9 @@ TEST_F(RecipeRunTest, LinearsThatShareAScaleHaveOneMethod) {
 TEST_F(RecipeRunTest, AWeightThatIsNotFiniteIsRefusedByNameRowAndColumn) {
   const std::string fp8 = "layers.1.attn.wo_b.weight", plain = "layers.2.attn.compressor.wgate.weight";
   const Plan plan = plan_of("nvfp4");
-  const auto expect_refusal = [&](const std::string& name, size_t element_bytes, uint16_t bits) {
-    const uint64_t cols = source_->at(name).shape[1], row = 3, col = 5;
+  const auto expect_refusal_at = [&](uint64_t row, const std::string& name, size_t element_bytes,
+                                     uint16_t bits) {
+    const uint64_t cols = source_->at(name).shape[1], col = 5;
     std::vector<std::byte> before;
     edit_tensor("/source", name, [&](std::span<std::byte> bytes) {
       before.assign(bytes.begin(), bytes.end());
@@ -304,9 +305,14 @@ TEST_F(RecipeRunTest, AWeightThatIsNotFiniteIsRefusedByNameRowAndColumn) {
     files_.remove("/out");
     expect_error(
         ErrorKind::kBadInput, [&] { run_job(*source_, plan, amax_of(plan), "/out"); }, name,
-        "row 3, column 5");
+        "row " + std::to_string(row) + ", column 5");
     edit_tensor("/source", name,
                 [&](std::span<std::byte> bytes) { std::ranges::copy(before, bytes.begin()); });
+  };
+  // Rows that different threads may make.
+  const auto expect_refusal = [&](const std::string& name, size_t element_bytes, uint16_t bits) {
+    for (const uint64_t row : {uint64_t{3}, source_->at(name).shape[0] - 1})
+      expect_refusal_at(row, name, element_bytes, bits);
   };
   expect_refusal(fp8, 1, 0x7f);
   expect_refusal(fp8, 1, 0xff);
