@@ -67,9 +67,14 @@ CastScan scan_scales(const uint8_t* scales, size_t count) {
   for (size_t i = 0; i < count; ++i)
     max_code_plus_1 = std::max(max_code_plus_1, static_cast<uint8_t>(scales[i] + 1));
   scan.max_code = std::max(0, max_code_plus_1 - 1);
-  const void* nan = count == 0 ? nullptr : std::memchr(scales, 255, count);
-  if (nan != nullptr) scan.nan_scale = static_cast<const uint8_t*>(nan) - scales;
+  scan.nan_scale = find_nan_scale(scales, count);
   return scan;
+}
+
+std::optional<size_t> find_nan_scale(const uint8_t* scales, size_t count) {
+  const void* nan = count == 0 ? nullptr : std::memchr(scales, 255, count);
+  if (nan == nullptr) return std::nullopt;
+  return static_cast<size_t>(static_cast<const uint8_t*>(nan) - scales);
 }
 
 CastCounts cast_mxfp4_to_nvfp4(const Mxfp4View& source, size_t row, size_t count, int k_max,

@@ -33,6 +33,8 @@ struct CastScan {
   float scale_2() const;  // 2^(k_max - 8), exact (may be subnormal)
 };
 CastScan scan_scales(const uint8_t* scales, size_t count);
+// nan_scale of the same, alone: at the rate of memory.
+std::optional<size_t> find_nan_scale(const uint8_t* scales, size_t count);
 
 enum class NegativeZero {
   kKeep,      // nibble 8 stays: the nibbles are the source's bytes

@@ -325,13 +325,13 @@ void check_group(const Checkpoint& source, std::span<const LinearTask> tasks) {
   for (const LinearTask& task : tasks) {
     const auto* view = std::get_if<Mxfp4View>(&task.source);
     if (view == nullptr) continue;
-    const CastScan scan = scan_scales(view->scales, view->rows * view->cols / 32);
-    if (!scan.nan_scale) continue;
+    const std::optional<size_t> nan = find_nan_scale(view->scales, view->rows * view->cols / 32);
+    if (!nan) continue;
     const Tensor& scale = source.tensors()[task.linear->source_scale];
     throw Error(ErrorKind::kBadInput,
                 {.file = source.where(scale).file,
                  .tensor = scale.name,
-                 .offset = scale.offset + task.first_row * view->cols / 32 + *scan.nan_scale},
+                 .offset = scale.offset + task.first_row * view->cols / 32 + *nan},
                 "the scale is NaN (E8M0 byte 255)",
                 {.hint = "the source is damaged: fetch this shard again"});
   }

@@ -24,11 +24,11 @@ namespace nibblecast {
 // Where input scales come from: a forward pass over rows, or an amax file (no forward pass). At most one;
 // neither where the plan needs none.
 struct Activations {
-  std::optional<CalibrationRows> rows;
-  std::optional<AmaxFile> amax;
-  std::string origin;    // path of the text or of the amax file, for messages
-  std::string identity;  // hash of the ids, or of the file's content
-  std::string products;  // of rows: what computes; product_isa() or device_identity()
+  std::optional<CalibrationRows> rows = {};
+  std::optional<AmaxFile> amax = {};
+  std::string origin = {};    // path of the text or of the amax file, for messages
+  std::string identity = {};  // hash of the ids, or of the file's content
+  std::string products = {};  // of rows: what computes; product_isa() or device_identity()
 
   static Activations from_rows(CalibrationRows rows, std::string origin);
   static Activations from_amax(FileSystem& files, const std::filesystem::path& path);

@@ -256,7 +256,7 @@ TEST_F(SynthTiny, ForwardPassIsFiniteAndReachesEveryExpert) {
   for (size_t i = 0; i < row.size(); ++i) ASSERT_EQ(row[i], kSynthFirstByte + kText[i]);
   testing::Model model(folder_->path());
   DeepseekV4Forward<bf16> forward(config, {row, {row.rbegin(), row.rend()}});
-  model.run<bf16>(forward, [&](uint64_t layer, const LayerAmax& amax) {
+  model.run(forward, [&](uint64_t layer, const LayerAmax& amax) {
     for (size_t expert = 0; expert < config.n_routed_experts; ++expert) {
       EXPECT_GT(amax.experts.tokens[expert], 0) << "layer " << layer << " expert " << expert;
     }
