@@ -23,7 +23,7 @@ TEST(CommandLine, HelpListsCommandsAndExitCodes) {
   for (const char* command : kCommands) EXPECT_NE(result.out.find(command), std::string::npos) << command;
   for (const char* line :
        {"   0  done", "   2  usage", "   3  bad input", "   4  unsupported", "   5  refused", "   6  verify",
-        "   7  the system", "   8  disk full", "   9  interrupted", "  70  internal"}) {
+        "   7  the system", "   8  disk full", "   9  interrupted", "  10  the GPU", "  70  internal"}) {
     EXPECT_NE(result.out.find(line), std::string::npos) << line;
   }
 }
@@ -62,6 +62,12 @@ TEST(CommandLine, UsageErrorsAreOneLine) {
        "--engine: none stands alone; see nibblecast plan --help"},
       {{"plan", "a", "--threads", "0"},
        "--threads: '0' is not an integer from 1 to 4096; see nibblecast plan --help"},
+      {{"plan", "a", "--device", "tpu"},
+       "--device: unknown value 'tpu' (expected cpu, cuda or cuda:N); see nibblecast plan --help"},
+      {{"quantize", "a", "b", "--device", "cuda:x"},
+       "--device: unknown value 'cuda:x' (expected cpu, cuda or cuda:N); see nibblecast quantize --help"},
+      {{"calibrate", "a", "--calib", "b", "-o", "c", "--device-memory", "much"},
+       "--device-memory: 'much' is not a size (expected 900M, 4G, 1GiB...); see nibblecast calibrate --help"},
       {{"plan", "a", "--memory", "much"},
        "--memory: 'much' is not a size (expected 900M, 4G, 1GiB...); see nibblecast plan --help"},
       {{"plan", "a", "--calib", "x", "--calib-size", "0"},

@@ -110,6 +110,17 @@ TEST_F(Refusals, DiskTooSmallForV4Pro) {
   EXPECT_FALSE(std::filesystem::exists(path("out")));
 }
 
+TEST_F(Refusals, ADeviceThatCannotBeUsed) {
+  for (const char* device : {"cuda", "cuda:0"}) {
+    const CliResult result = run_cli({"plan", source(), "--device", device});
+    EXPECT_EQ(result.exit_code, 5);
+    EXPECT_NE(result.err.find("--device cpu does without"), std::string::npos) << result.err;
+  }
+  const CliResult on_cpu = run_cli({"plan", source(), path("out")});
+  EXPECT_EQ(on_cpu.exit_code, 0);
+  EXPECT_NE(on_cpu.out.find("device       cpu ("), std::string::npos) << on_cpu.out;  // and why
+}
+
 TEST_F(Refusals, PlanRefusesAsQuantizeDoes) {
   const CliResult plan = run_cli({"plan", source(), "--memory", "20M"});
   EXPECT_EQ(plan.exit_code, 5);
