@@ -45,7 +45,6 @@ class DeepseekV4CudaForward : public ForwardPass {
   std::vector<float> nll(size_t row, const StoredTensors& tensors);
 
  private:
-  struct Layer;
   struct Flow;
 
   std::unique_ptr<Flow> flow_;

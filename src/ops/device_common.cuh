@@ -34,8 +34,8 @@ requires(kCount % 2 == 0) struct alignas(2 * kCount < 16 ? 2 * kCount : 16) Pack
 template <class A, class B = A>
 inline constexpr int kPackOf = 16 / static_cast<int>(sizeof(A) > sizeof(B) ? sizeof(A) : sizeof(B));
 
-// Whether packs may be used: on rows of `width` that follow each other at all of `pointers`. The order of sums
-// depends on it, so a run's buffers must be aligned alike in every call.
+// Whether packs may be used: on rows of `width` that follow each other at all of `pointers`. The order of
+// sums depends on it, so a run's buffers must be aligned alike in every call.
 template <int kCount, class... T>
 bool fits_packs(size_t width, const T*... pointers) {
   return width % kCount == 0 && ((reinterpret_cast<uintptr_t>(pointers) % 16 == 0) && ...);

@@ -18,16 +18,6 @@ std::vector<std::string> CalibrationPass::needed(const Plan& plan, uint64_t laye
   return DeepseekV4Forward<float>::dense_tensor_names(plan.model, layer);
 }
 
-uint64_t CalibrationPass::stored_bytes(const Checkpoint& source, const Plan& plan) {
-  uint64_t most = 0;
-  for (uint64_t layer = 0; layer < plan.model.num_hidden_layers; ++layer) {
-    uint64_t bytes = 0;
-    for (const std::string& name : needed(plan, layer)) bytes += source.at(name).size_bytes;
-    most = std::max(most, bytes);
-  }
-  return most;
-}
-
 void CalibrationPass::expect_layer(uint64_t layer) {
   expected_.clear();
   std::vector<Tensor> dense;

@@ -34,8 +34,6 @@ class CalibrationPass {
 
   // The names of a layer's tensors that take() must have seen before begin_layer().
   static std::vector<std::string> needed(const Plan& plan, uint64_t layer);
-  // Most bytes of stored tensors held at once, beyond the forward pass's own memory.
-  static uint64_t stored_bytes(const Checkpoint& source, const Plan& plan);
 
  private:
   void take_embedding(const Tensor& tensor, uint64_t begin_in_tensor, std::span<const std::byte> bytes);

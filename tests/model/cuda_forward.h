@@ -1,5 +1,5 @@
-// tests/model/cuda_forward.h - the forward pass on a CUDA device, with the calls of DeepseekV4Forward, for the
-// suites that run on both.
+// tests/model/cuda_forward.h - the forward pass on a CUDA device, with the calls of DeepseekV4Forward, for
+// the suites that run on both.
 #pragma once
 
 #include <memory>
@@ -29,10 +29,8 @@ class CudaForward {
   void begin_layer(uint64_t layer, const StoredTensors& dense) {
     std::vector<Tensor> tensors;
     for (const auto& [name, tensor] : dense) {
-      tensors.push_back({.name = name,
-                         .dtype = tensor.dtype,
-                         .shape = tensor.shape,
-                         .size_bytes = tensor.bytes.size()});
+      tensors.push_back(
+          {.name = name, .dtype = tensor.dtype, .shape = tensor.shape, .size_bytes = tensor.bytes.size()});
     }
     forward_.expect_layer(layer, tensors);
     for (const auto& [name, tensor] : dense) {
@@ -51,7 +49,9 @@ class CudaForward {
     return streams_;
   }
   std::span<const int32_t> chosen_experts() const { return forward_.chosen_experts(); }
-  std::vector<float> logits(size_t row, const StoredTensors& tensors) { return forward_.logits(row, tensors); }
+  std::vector<float> logits(size_t row, const StoredTensors& tensors) {
+    return forward_.logits(row, tensors);
+  }
   std::vector<float> nll(size_t row, const StoredTensors& tensors) { return forward_.nll(row, tensors); }
 
  private:

@@ -120,13 +120,13 @@ TEST_F(ForwardCuda, NamesADamagedWeight) {
   SKIP_WITHOUT_CUDA();
   const auto given = rows({40});
   // An E8M0 scale of 255 makes a row of the expert's weight NaN.
-  auto scales = std::vector<uint8_t>(
-      std::get<Mxfp4View>(layers_[0].experts[0].w1).scales,
-      std::get<Mxfp4View>(layers_[0].experts[0].w1).scales + config_.moe_intermediate_size *
-                                                                 config_.hidden_size / 32);
+  auto scales = std::vector<uint8_t>(std::get<Mxfp4View>(layers_[0].experts[0].w1).scales,
+                                     std::get<Mxfp4View>(layers_[0].experts[0].w1).scales +
+                                         config_.moe_intermediate_size * config_.hidden_size / 32);
   scales[5] = 255;
   for (StoredExpert& expert : layers_[0].experts) std::get<Mxfp4View>(expert.w1).scales = scales.data();
-  expect_error(ErrorKind::kBadInput, [&] { run<bf16>(given, 0); }, "layers.0.ffn.experts.", "w2", "not finite");
+  expect_error(
+      ErrorKind::kBadInput, [&] { run<bf16>(given, 0); }, "layers.0.ffn.experts.", "w2", "not finite");
 }
 
 TEST_F(ForwardCuda, NamesADamagedEmbedding) {
@@ -134,7 +134,8 @@ TEST_F(ForwardCuda, NamesADamagedEmbedding) {
   const auto given = rows({40});
   const bf16 nan{0x7fc0};
   std::memcpy(embedding_.data() + static_cast<size_t>(given[0][7]) * config_.hidden_size * 2, &nan, 2);
-  expect_error(ErrorKind::kBadInput, [&] { run<bf16>(given, 0); }, "embed.weight");
+  expect_error(
+      ErrorKind::kBadInput, [&] { run<bf16>(given, 0); }, "embed.weight");
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
-// tests/model/forward_golden_suite.h - the forward pass against goldens made with transformers in float32 (tools/make_forward_golden.py) for what
-// the shared tiny model does not exercise: SwiGLU's clamp on both sides, in routed and shared experts, and a
-// sliding layer, with one row shorter and one longer than its window.
+// tests/model/forward_golden_suite.h - the forward pass against goldens made with transformers in float32
+// (tools/make_forward_golden.py) for what the shared tiny model does not exercise: SwiGLU's clamp on both
+// sides, in routed and shared experts, and a sliding layer, with one row shorter and one longer than its
+// window.
 //
 // One text for every device: what includes it defines Device (with its Forward<T>) and
 // SKIP_WITHOUT_DEVICE() before.

@@ -1,6 +1,6 @@
-// tests/model/forward_oracle_suite.h - the forward pass against transformers 5.17.0 in float32 on the shared tiny model (its README says what the
-// oracle holds). Tolerances: what two runs of the oracle's own software differ by on other hardware, with
-// room for what near-ties in router and indexer flip.
+// tests/model/forward_oracle_suite.h - the forward pass against transformers 5.17.0 in float32 on the shared
+// tiny model (its README says what the oracle holds). Tolerances: what two runs of the oracle's own software
+// differ by on other hardware, with room for what near-ties in router and indexer flip.
 //
 // One text for every device: what includes it defines Device (with its Forward<T>) and
 // SKIP_WITHOUT_DEVICE() before.

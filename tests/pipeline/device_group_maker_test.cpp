@@ -109,7 +109,8 @@ class DeviceGroupMakerTest : public ::testing::Test {
   }
 
   Plan plan_of(const char* recipe, std::optional<RecipeMethod> method) {
-    files_.open("/recipe.yaml", Access::kCreate)->write(0, std::as_bytes(std::span(std::string_view(recipe))));
+    files_.open("/recipe.yaml", Access::kCreate)
+        ->write(0, std::as_bytes(std::span(std::string_view(recipe))));
     QuantizeOptions options;
     options.recipe = "/recipe.yaml";
     options.weight_method = method;
