@@ -17,14 +17,14 @@
 namespace nibblecast {
 namespace {
 
-struct Arguments {
+struct CalibrateArguments {
   std::string source, output;
   ActivationOptions activations;
   JobOptions job;
   QuantizeOptions options;
 };
 
-Json document_of(const Arguments& arguments, const Workload& workload, const RunRecord& record) {
+Json document_of(const CalibrateArguments& arguments, const Workload& workload, const RunRecord& record) {
   Json layers = Json::array();
   for (const LayerAmax& layer : record.layers) {
     layers.push_back(
@@ -37,7 +37,7 @@ Json document_of(const Arguments& arguments, const Workload& workload, const Run
           {"device", device_use_json(record)}};
 }
 
-int run(const Arguments& arguments, const CommonOptions& common) {
+int run(const CalibrateArguments& arguments, const CommonOptions& common) {
   const Checkpoint source = open_source(arguments.source);
   check_amax_output(arguments.output, source);
   const Plan plan = make_plan(source, arguments.options);
@@ -79,7 +79,7 @@ int run(const Arguments& arguments, const CommonOptions& common) {
 }  // namespace
 
 void add_calibrate(CLI::App& app, CommonOptions& common, Action& action) {
-  const auto arguments = std::make_shared<Arguments>();
+  const auto arguments = std::make_shared<CalibrateArguments>();
   arguments->options.engines.clear();  // no output that one would load
   CLI::App& command =
       add_command(app, "calibrate", "Measures activations: calibration only, for quantize --amax.",

@@ -9,12 +9,12 @@
 namespace nibblecast {
 namespace {
 
-struct Arguments {
+struct DequantizeArguments {
   PlanRunArguments run;
   DequantizeOptions options;
 };
 
-int run(const Arguments& arguments, const CommonOptions& common) {
+int run(const DequantizeArguments& arguments, const CommonOptions& common) {
   const Checkpoint source = open_source(arguments.run.source);
   return run_plan(source, make_dequantize_plan(source, arguments.options), arguments.run, common);
 }
@@ -34,7 +34,7 @@ TensorNames parse_names(const std::string& text) {
 }  // namespace
 
 void add_dequantize(CLI::App& app, CommonOptions& common, Action& action) {
-  const auto arguments = std::make_shared<Arguments>();
+  const auto arguments = std::make_shared<DequantizeArguments>();
   CLI::App& command = add_command(app, "dequantize", "Makes DST of SRC with every weight as BF16 or F32.",
                                   "nibblecast dequantize DeepSeek-V4-Flash DeepSeek-V4-Flash-BF16");
   command

@@ -7,11 +7,11 @@
 namespace nibblecast {
 namespace {
 
-struct Arguments {
+struct InspectArguments {
   std::string path, tensor;
 };
 
-Shown show(const Arguments& arguments) {
+Shown show(const InspectArguments& arguments) {
   const StoredFiles stored = StoredFiles::open(arguments.path);
   if (!arguments.tensor.empty()) return show_tensor(stored, arguments.tensor);
   const auto format = stored.metadata().find("format");
@@ -21,7 +21,7 @@ Shown show(const Arguments& arguments) {
   return show_checkpoint(arguments.path, stored);
 }
 
-int run(const Arguments& arguments, const CommonOptions& common) {
+int run(const InspectArguments& arguments, const CommonOptions& common) {
   const Shown shown = show(arguments);
   if (common.json)
     print_json(shown.json);
@@ -33,7 +33,7 @@ int run(const Arguments& arguments, const CommonOptions& common) {
 }  // namespace
 
 void add_inspect(CLI::App& app, CommonOptions& common, Action& action) {
-  const auto arguments = std::make_shared<Arguments>();
+  const auto arguments = std::make_shared<InspectArguments>();
   CLI::App& command = add_command(app, "inspect", "Says what is in a checkpoint, a tensor or an amax file.",
                                   "nibblecast inspect DeepSeek-V4-Flash --tensor layers.3.ffn.experts.0.w1");
   add_text(command, "PATH", arguments->path, "", "checkpoint folder, safetensors file or amax file")

@@ -18,7 +18,7 @@
 namespace nibblecast {
 namespace {
 
-struct Arguments {
+struct PlanArguments {
   std::string source, destination, explain;
   ActivationOptions activations;
   JobOptions job;
@@ -32,7 +32,7 @@ std::vector<Breach> breaches_of(const Plan& plan) {
 }
 
 // --explain NAME: what becomes of one module, and by which rule.
-int explain(const Checkpoint& source, const Arguments& arguments) {
+int explain(const Checkpoint& source, const PlanArguments& arguments) {
   const auto config = DeepseekV4Config::parse(source.config(), (source.folder() / "config.json").string());
   const std::vector<ResolvedModule> modules =
       resolve_modules(recipe_of(source.files(), arguments.options), config);
@@ -53,7 +53,7 @@ int explain(const Checkpoint& source, const Arguments& arguments) {
   return 0;
 }
 
-int run(const Arguments& arguments, const CommonOptions& common) {
+int run(const PlanArguments& arguments, const CommonOptions& common) {
   const ActivationOptions& from = arguments.activations;
   require_one_origin(from);
   const Checkpoint source = open_source(arguments.source);
@@ -82,7 +82,7 @@ int run(const Arguments& arguments, const CommonOptions& common) {
 }  // namespace
 
 void add_plan(CLI::App& app, CommonOptions& common, Action& action) {
-  const auto arguments = std::make_shared<Arguments>();
+  const auto arguments = std::make_shared<PlanArguments>();
   CLI::App& command =
       add_command(app, "plan", "Says what quantize would make and what it takes, or why it would refuse.",
                   "nibblecast plan DeepSeek-V4-Flash /data/DeepSeek-V4-Flash-NVFP4 --calib texts.jsonl");

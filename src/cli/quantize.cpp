@@ -20,7 +20,7 @@
 namespace nibblecast {
 namespace {
 
-struct Arguments {
+struct QuantizeArguments {
   std::string source, destination, amax_output;
   ActivationOptions activations;
   JobOptions job;
@@ -29,7 +29,7 @@ struct Arguments {
 };
 
 void print_summary(const Checkpoint& source, const Plan& plan, const Activations& activations,
-                   const RunRecord& record, const Job& job, const Arguments& arguments, bool json) {
+                   const RunRecord& record, const Job& job, const QuantizeArguments& arguments, bool json) {
   if (json) {
     print_json(summary_document(source, plan, activations, record, job, arguments.destination));
     return;
@@ -41,7 +41,7 @@ void print_summary(const Checkpoint& source, const Plan& plan, const Activations
 }
 
 // What --export-only promises: no forward pass.
-void require_calibrated(const Checkpoint& source, const Plan& plan, const Arguments& arguments) {
+void require_calibrated(const Checkpoint& source, const Plan& plan, const QuantizeArguments& arguments) {
   if (!arguments.activations.amax.empty() || !plan.needs_activations()) return;
   const auto job = read_job(source.files(), std::filesystem::path(arguments.destination) / kJobFolder);
   if (job && job->state.layers.size() == plan.model.num_hidden_layers) return;
@@ -53,8 +53,8 @@ void require_calibrated(const Checkpoint& source, const Plan& plan, const Argume
 }
 
 // --validate-only: the preflight was passed; is what there is of the output right?
-int validate(const Checkpoint& source, const Plan& plan, DestinationState state, const Arguments& arguments,
-             const CommonOptions& common) {
+int validate(const Checkpoint& source, const Plan& plan, DestinationState state,
+             const QuantizeArguments& arguments, const CommonOptions& common) {
   if (state == DestinationState::kNew) {
     if (common.json)
       print_json({{"ok", true}, {"state", "new"}});
@@ -80,7 +80,7 @@ int validate(const Checkpoint& source, const Plan& plan, DestinationState state,
 }
 
 // A finished output is not looked into, but that its shards are there costs nothing to see.
-int say_finished(const Checkpoint& source, const Plan& plan, const Arguments& arguments, bool json) {
+int say_finished(const Checkpoint& source, const Plan& plan, const QuantizeArguments& arguments, bool json) {
   for (const PlannedShard& shard : plan.shards) {
     const std::filesystem::path path = std::filesystem::path(arguments.destination) / shard.name;
     const auto status = source.files().status(path);
@@ -96,7 +96,7 @@ int say_finished(const Checkpoint& source, const Plan& plan, const Arguments& ar
   return 0;
 }
 
-int run(const Arguments& arguments, const CommonOptions& common) {
+int run(const QuantizeArguments& arguments, const CommonOptions& common) {
   require_one_origin(arguments.activations);
   const Checkpoint source = open_source(arguments.source);
   if (!arguments.amax_output.empty()) {
@@ -144,7 +144,7 @@ int run(const Arguments& arguments, const CommonOptions& common) {
 }  // namespace
 
 void add_quantize(CLI::App& app, CommonOptions& common, Action& action) {
-  const auto arguments = std::make_shared<Arguments>();
+  const auto arguments = std::make_shared<QuantizeArguments>();
   CLI::App& command =
       add_command(app, "quantize", "Makes the NVFP4 checkpoint DST of the release SRC.",
                   "nibblecast quantize DeepSeek-V4-Flash DeepSeek-V4-Flash-NVFP4 --calib texts.jsonl");

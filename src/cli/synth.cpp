@@ -18,7 +18,7 @@ namespace {
 
 constexpr uint64_t kConfigLimit = 16 << 20;
 
-struct Arguments {
+struct SynthArguments {
   std::string config, output;
   SynthOptions options;
 };
@@ -32,7 +32,7 @@ LayerRange parse_layers(const std::string& text) {
                              fmt::format("'{}' is not a range (expected A..B, both included)", text));
 }
 
-Json config_of(const Arguments& arguments, FileSystem& files) {
+Json config_of(const SynthArguments& arguments, FileSystem& files) {
   const auto names = preset_names();
   if (std::find(names.begin(), names.end(), arguments.config) != names.end())
     return preset_config(arguments.config);
@@ -46,7 +46,7 @@ Json config_of(const Arguments& arguments, FileSystem& files) {
   return parse_json(read_text(files, path, kConfigLimit), path.string());
 }
 
-int run(Arguments& arguments, const CommonOptions& common) {
+int run(SynthArguments& arguments, const CommonOptions& common) {
   FileSystem& files = system_files();
   const Json config = config_of(arguments, files);
   uint64_t made_bytes = 0;
@@ -71,7 +71,7 @@ int run(Arguments& arguments, const CommonOptions& common) {
 }  // namespace
 
 void add_synth(CLI::App& app, CommonOptions& common, Action& action) {
-  const auto arguments = std::make_shared<Arguments>();
+  const auto arguments = std::make_shared<SynthArguments>();
   CLI::App& command = add_command(app, "synth", "Makes a release-like checkpoint with random weights.",
                                   "nibblecast synth v4-tiny /tmp/tiny-v4");
   add_text(command, "CONFIG", arguments->config, "",

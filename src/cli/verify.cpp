@@ -19,7 +19,7 @@
 namespace nibblecast {
 namespace {
 
-struct Arguments {
+struct VerifyArguments {
   std::string source, destination;
   QuantizeOptions options;  // of which only the engines count
   bool checksums = false;
@@ -54,7 +54,7 @@ std::string text_of(const VerifyReport& report) {
 }
 
 // `verify --checksums DST`, or with a source that is then not looked at.
-int run_checksums(const Arguments& arguments, const CommonOptions& common) {
+int run_checksums(const VerifyArguments& arguments, const CommonOptions& common) {
   const std::string& output = arguments.destination.empty() ? arguments.source : arguments.destination;
   ChecksumReport report;
   {
@@ -68,7 +68,7 @@ int run_checksums(const Arguments& arguments, const CommonOptions& common) {
   return report.ok() ? 0 : static_cast<int>(ErrorKind::kVerifyFailed);
 }
 
-int run(const Arguments& arguments, const CommonOptions& common) {
+int run(const VerifyArguments& arguments, const CommonOptions& common) {
   if (arguments.checksums) return run_checksums(arguments, common);
   if (arguments.destination.empty()) {
     throw Error(ErrorKind::kUsage, {}, "DST is missing",
@@ -93,7 +93,7 @@ int run(const Arguments& arguments, const CommonOptions& common) {
 }  // namespace
 
 void add_verify(CLI::App& app, CommonOptions& common, Action& action) {
-  const auto arguments = std::make_shared<Arguments>();
+  const auto arguments = std::make_shared<VerifyArguments>();
   CLI::App& command = add_command(app, "verify", "Proves DST against SRC: reads every byte of both.",
                                   "nibblecast verify DeepSeek-V4-Flash DeepSeek-V4-Flash-NVFP4");
   add_text(command, "SRC", arguments->source, "", "the source checkpoint")->required();

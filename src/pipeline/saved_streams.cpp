@@ -13,7 +13,7 @@
 namespace nibblecast {
 namespace {
 
-constexpr uint64_t kBlockBytes = 8 << 20;
+constexpr uint64_t kPieceBytes = 8 << 20;
 
 }  // namespace
 
@@ -29,8 +29,8 @@ SavedStreams save_streams(FileSystem& files, const std::filesystem::path& folder
   file[0]->reserve(saved.size_bytes);
   Writer writer(std::move(file), kSaveStreamsBytes);
   Hash hash;
-  for (uint64_t begin = 0; begin < saved.size_bytes; begin += kBlockBytes) {
-    const uint64_t size = std::min<uint64_t>(kBlockBytes, saved.size_bytes - begin);
+  for (uint64_t begin = 0; begin < saved.size_bytes; begin += kPieceBytes) {
+    const uint64_t size = std::min<uint64_t>(kPieceBytes, saved.size_bytes - begin);
     Writer::Batch batch = writer.take({{0, begin, size}});
     pass.get_streams(begin, batch[0]);
     hash.add(batch[0]);
@@ -56,9 +56,9 @@ bool load_streams(FileSystem& files, const std::filesystem::path& folder, const 
   Hash hash;
   try {
     const auto file = files.open(path, Access::kRead);
-    std::vector<std::byte> buffer(std::min<uint64_t>(kBlockBytes, saved.size_bytes));
-    for (uint64_t begin = 0; begin < saved.size_bytes; begin += kBlockBytes) {
-      const auto block = std::span(buffer).first(std::min<uint64_t>(kBlockBytes, saved.size_bytes - begin));
+    std::vector<std::byte> buffer(std::min<uint64_t>(kPieceBytes, saved.size_bytes));
+    for (uint64_t begin = 0; begin < saved.size_bytes; begin += kPieceBytes) {
+      const auto block = std::span(buffer).first(std::min<uint64_t>(kPieceBytes, saved.size_bytes - begin));
       file->read(begin, block);
       hash.add(block);
       pass.set_streams(begin, block);

@@ -17,7 +17,7 @@ namespace {
 
 using Path = std::filesystem::path;
 
-constexpr uint64_t kBlockBytes = 16 << 20;
+constexpr uint64_t kCheckedBytes = 16 << 20;
 constexpr uint64_t kRecordLimit = 1 << 30;
 
 // A tensor whose bytes must give `checksum`.
@@ -91,13 +91,13 @@ class Comparison {
       do {
         const bool joins = !reads_.empty() && reads_.back()[0].file == range.file &&
                            reads_.back()[0].end() == range.begin + done &&
-                           reads_.back()[0].size_bytes < kBlockBytes;
+                           reads_.back()[0].size_bytes < kCheckedBytes;
         if (!joins) {
           reads_.push_back({{range.file, range.begin + done, 0}});
           parts_.emplace_back();
         }
         FileRange& block = reads_.back()[0];
-        const uint64_t size = std::min(kBlockBytes - block.size_bytes, range.size_bytes - done);
+        const uint64_t size = std::min(kCheckedBytes - block.size_bytes, range.size_bytes - done);
         parts_.back().push_back({index, done, size});
         block.size_bytes += size;
         done += size;
