@@ -174,6 +174,8 @@ bool has_bf16_products() {
 #endif
 }
 
+bool rows_stand_alone() { return cpu_isa() == CpuIsa::kAvx512; }
+
 template <class T>
 void matmul_tile(const TileShape& shape, const T* x, size_t x_stride, const T* w, size_t w_stride, float* y) {
   try {
