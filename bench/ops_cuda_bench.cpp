@@ -17,6 +17,7 @@
 #include "base/cuda_devices.h"
 #include "ops/amax_cuda.h"
 #include "ops/hyper_connection_cuda.h"
+#include "ops/matmul_cuda.h"
 #include "ops/rmsnorm_cuda.h"
 #include "ops/router_cuda.h"
 #include "ops/rows_cuda.h"
@@ -103,6 +104,25 @@ void time_type(size_t tokens, const std::string& type) {
     norm_and_turn_cuda(stream, sums.data(), tokens, kHeadDim, norm.data(), 1e-6f, rope.view(), order.data(),
                        y.data());
   });
+  CudaProducts multiplier;
+  const size_t outputs = kFnParts<T> * kOutputs, group = std::min<size_t>(tokens, 8192);
+  const auto fn = random_array<T>(kStreams * kWidth * outputs);
+  table.add("product with fn, groups of 8192", size * row * kStreams + 4 * n * kStreams * outputs, copy, [&] {
+    for (size_t begin = 0; begin + group <= tokens; begin += group)
+      multiplier.multiply(stream,
+                          {.m = group,
+                           .n = outputs,
+                           .k = kWidth,
+                           .x_stride = kStreams * kWidth,
+                           .y_stride = outputs,
+                           .w_stride = kStreams * kWidth,
+                           .count = kStreams,
+                           .x_step = kWidth,
+                           .w_step = kWidth,
+                           .y_step = group * outputs},
+                          streams.data() + begin * kStreams * kWidth, fn.data(),
+                          products.data() + begin * kStreams * outputs);
+  });
   const HyperConnectionView connection{kStreams, kWidth, 20, 1e-6f, 1e-6f, base.data(), norm.data()};
   table.add("mix_streams", size * row * (kStreams + 1), copy, [&] {
     mix_streams_cuda(stream, connection, streams.data(), tokens, products.data(), norm.data(), x.data(),
@@ -137,8 +157,8 @@ void time_type(size_t tokens, const std::string& type) {
       scatter_add_rows_cuda(stream, sums.data() + batch * kBatch * kWidth, kWidth,
                             order.data() + batch * kBatch, kBatch, more_sums.data());
   });
-  table.add("round_sum", (8 + size) * row, copy,
-            [&] { round_sum_cuda(stream, sums.data(), more_sums.data(), tokens * kWidth, y.data()); });
+  table.add("round", (4 + size) * row, copy,
+            [&] { round_cuda(stream, sums.data(), tokens * kWidth, y.data()); });
   const auto embedding = random_array<bf16>(tokens * kWidth);
   const auto* ids = reinterpret_cast<const int32_t*>(order.data());
   table.add("embed", (2 + size * kStreams) * row, copy, [&] {

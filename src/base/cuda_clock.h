@@ -1,7 +1,7 @@
 // base/cuda_clock.h - how long a device was busy with something, by its own clock. Only in builds with CUDA.
 #pragma once
 
-#include <memory>
+#include <deque>
 #include <utility>
 #include <vector>
 
@@ -14,24 +14,28 @@ class CudaClock {
   // What f() puts on `stream` is timed, from the moment it begins there.
   template <class F>
   void time(CudaStreamHandle stream, const F& f) {
-    if (used_ == spans_.size()) spans_.emplace_back(CudaEvent::Timing::kOn, CudaEvent::Timing::kOn);
-    auto& [begin, end] = spans_[used_++];
-    begin.record(stream);
+    if (idle_.empty()) idle_.emplace_back(CudaEvent::Timing::kOn, CudaEvent::Timing::kOn);
+    timed_.push_back(std::move(idle_.back()));
+    idle_.pop_back();
+    timed_.back().first.record(stream);
     f();
-    end.record(stream);
+    timed_.back().second.record(stream);
   }
 
-  // Adds up what was timed since the last call; it must be done.
+  // Adds up what was timed and ended since the last call.
   double take_seconds() {
     double seconds = 0;
-    for (size_t i = 0; i < used_; ++i) seconds += spans_[i].second.seconds_since(spans_[i].first);
-    used_ = 0;
+    for (; !timed_.empty() && timed_.front().second.done(); timed_.pop_front()) {
+      seconds += timed_.front().second.seconds_since(timed_.front().first);
+      idle_.push_back(std::move(timed_.front()));
+    }
     return seconds;
   }
 
  private:
-  std::vector<std::pair<CudaEvent, CudaEvent>> spans_;  // kept from one use to the next
-  size_t used_ = 0;
+  using Span = std::pair<CudaEvent, CudaEvent>;
+  std::deque<Span> timed_;
+  std::vector<Span> idle_;
 };
 
 }  // namespace nibblecast

@@ -13,6 +13,7 @@
 #include "base/error.h"
 #include "cli/activations.h"
 #include "cli/source.h"
+#include "model/deepseek_v4_checks.h"
 #include "pipeline/group_maker.h"
 
 namespace nibblecast {
@@ -61,10 +62,16 @@ class Checks {
     ForwardDevice& device = result_.device.forward;
     const DeviceMakeCost make = device.cuda && writes ? device_make_cost(source_, plan_) : DeviceMakeCost{};
     reserve_device(make.device_bytes);
+    const bool forward = result_.workload.tokens > 0;
+    if (device.cuda && forward) check_cuda_config(plan_.model);
+    // A forward pass counts CUDA's libraries itself.
+    const uint64_t libraries = make.device_bytes > 0 && !forward ? kCudaHostBytes : 0;
+    const uint64_t taken = std::min(result_.memory_limit, make.pinned_bytes + libraries);
     result_.memory =
-        memory_cost(source_, plan_, result_.workload, common_.threads, result_.memory_limit, device);
+        memory_cost(source_, plan_, result_.workload, common_.threads, result_.memory_limit - taken, device);
     if (!writes) result_.memory.write_bytes = 0;
     result_.memory.make_bytes += make.pinned_bytes;
+    result_.memory.fixed_bytes += libraries;
     add(check_memory(result_.memory, result_.memory_limit));
     if (!device.cuda || result_.workload.tokens == 0) return;
     add(check_device_memory(result_.memory.device, device.memory_bytes));

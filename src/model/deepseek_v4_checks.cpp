@@ -27,6 +27,22 @@ void check_forward_config(const DeepseekV4Config& config) {
                .found = std::to_string(config.hc_mult)});
 }
 
+void check_cuda_config(const DeepseekV4Config& config) {
+  const auto check = [](const char* name, uint64_t value, uint64_t most, uint64_t step) {
+    if (value <= most && value % step == 0) return;
+    throw Error(ErrorKind::kUnsupported, {}, "the kernels for GPUs do not take this model",
+                {.expected = std::string(name) + " up to " + std::to_string(most) +
+                             (step == 1 ? "" : ", a multiple of " + std::to_string(step)),
+                 .found = std::to_string(value),
+                 .hint = "use --device cpu"});
+  };
+  // ops/attention_cuda.h, indexer_cuda.h, router_cuda.h
+  check("head_dim", config.head_dim, 512, 16);
+  check("index_head_dim", config.index_head_dim, 128, 16);
+  check("n_routed_experts", config.n_routed_experts, 1024, 1);
+  check("num_experts_per_tok", config.num_experts_per_tok, 32, 1);
+}
+
 void check_expert(const DeepseekV4Config& config, uint64_t layer, uint64_t expert,
                   const StoredExpert& weights) {
   const size_t width = config.hidden_size, inner = config.moe_intermediate_size;

@@ -11,6 +11,8 @@ namespace nibblecast {
 
 // kUnsupported: numbers that no forward pass here can take.
 void check_forward_config(const DeepseekV4Config& config);
+// The same of a CUDA device.
+void check_cuda_config(const DeepseekV4Config& config);
 
 // kBadInput where the expert's weights are not of the model's shapes.
 void check_expert(const DeepseekV4Config& config, uint64_t layer, uint64_t expert,

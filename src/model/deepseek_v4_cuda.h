@@ -3,9 +3,9 @@
 // builds with CUDA.
 //
 // Weights cross the bus as they are stored and are dequantized on the device. Copies run ahead of the
-// computation as far as there are slots; the host waits only for the routing, where no slot is free, and at
-// the end of a layer. Results are the same in every run, with any device memory: everything that is divided
-// is divided by fixed numbers.
+// computation as far as there are slots, from one layer into the next; the host waits only for room: for the
+// routing where no slot is free, and for copies of the owners that it keeps. Results are the same in every
+// run, with any device memory: everything that is divided is divided by fixed numbers.
 #pragma once
 
 #include <memory>
@@ -36,11 +36,13 @@ class DeepseekV4CudaForward : public ForwardPass {
             const Owner& owner) override;
   void begin_layer() override;
   void expert(uint64_t expert, const StoredExpert& weights, const Owner& owner) override;
-  LayerAmax end_layer() override;
+  void end_layer() override;
+  bool layer_done() const override;
+  LayerAmax layer_amax() override;
   DeviceUse device_use() const override;
 
   // As DeepseekV4Forward has them, for tests and measurements.
-  std::span<const int32_t> chosen_experts() const;  // after end_layer()
+  std::span<const int32_t> chosen_experts() const;  // after layer_amax()
   std::vector<float> logits(size_t row, const StoredTensors& tensors);
   std::vector<float> nll(size_t row, const StoredTensors& tensors);
 

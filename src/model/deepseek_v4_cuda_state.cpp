@@ -126,6 +126,7 @@ void CudaForwardState<T>::upload_tokens(const TokenRows& token_rows) {
   upload(token_rows.positions, tokens->positions);
   upload(sliding.turns(), tokens->sliding_turns);
   upload(compress.turns(), tokens->compress_turns);
+  fill_async(computing, tokens->findings, 0, findings_at.count() * sizeof(uint32_t));
   const uint32_t pairs = static_cast<uint32_t>(config.qk_rope_head_dim / 2);
   sliding_rope = {tokens->sliding_turns, pairs};
   compress_rope = {tokens->compress_turns, pairs};
@@ -189,6 +190,12 @@ void CudaForwardState<T>::store_streams(size_t begin, size_t count, const T* buf
   const size_t width = stream_width();
   copy_async(computing, reinterpret_cast<T*>(host_streams.data()) + begin * width, buffer,
              count * width * sizeof(T));
+}
+
+template <class T>
+void CudaForwardState<T>::send(std::byte* to, const std::byte* from, uint64_t size_bytes) {
+  copy_async(copying, to, from, size_bytes);
+  use.uploaded_bytes += size_bytes;
 }
 
 template class CudaForwardState<float>;

@@ -2,7 +2,7 @@
 // of a layer. Internal to model/deepseek_v4_cuda*.cpp.
 //
 // Two streams: weights cross the bus on `copying`, everything else happens on `computing`, in the order of
-// calls. The host waits for the device at the end of a layer only, and for the routing when no slot is free.
+// calls.
 #pragma once
 
 #include <array>
@@ -128,6 +128,9 @@ class CudaForwardState {
   T* load_streams(size_t begin, size_t count, T* buffer);
   // After load_streams() and changes.
   void store_streams(size_t begin, size_t count, const T* buffer);
+
+  // Weights to the device, on the stream of copies.
+  void send(std::byte* to, const std::byte* from, uint64_t size_bytes);
 
   // x · wᵀ.
   template <class Out>

@@ -3,6 +3,7 @@
 #include <cassert>
 #include <cstring>
 #include <unordered_map>
+#include <utility>
 
 namespace nibblecast {
 
@@ -54,7 +55,8 @@ class CpuForwardPass : public ForwardPass {
   void expert(uint64_t expert, const StoredExpert& weights, const Owner&) override {
     forward_.expert(expert, weights);
   }
-  LayerAmax end_layer() override { return forward_.end_layer(); }
+  void end_layer() override { ended_ = forward_.end_layer(); }
+  LayerAmax layer_amax() override { return std::move(ended_); }
 
  private:
   struct Held {
@@ -65,6 +67,7 @@ class CpuForwardPass : public ForwardPass {
   uint64_t layer_ = 0;
   std::unordered_map<std::string, Held> stored_;
   std::span<std::byte> resumed_;
+  LayerAmax ended_;
 };
 
 }  // namespace

@@ -4,7 +4,9 @@
 //
 // Order of calls: embed() until all of the vocabulary was seen, or resume_at() and set_streams(); then per
 // layer expect_layer(), take() for each part of its dense tensors, begin_layer(), expert() ascending,
-// end_layer(). One caller. Results do not depend on threads, or on how bytes are divided into calls.
+// end_layer(), layer_amax(). A device may be behind the calls: so that it never waits for them, the next
+// layer may begin before layer_amax(), but not end. One caller. Results do not depend on threads, or on how
+// bytes are divided into calls.
 #pragma once
 
 #include <cstddef>
@@ -54,7 +56,8 @@ class ForwardPass {
 
   // Instead of embed(): goes on with `layer`, after set_streams() for all bytes of the streams that enter it.
   virtual void resume_at(uint64_t layer) = 0;
-  // The residual streams after the last finished layer: [tokens, hc_mult, D] in the compute dtype.
+  // The residual streams after the last layer that ended, before the next begins: [tokens, hc_mult, D] in the
+  // compute dtype.
   virtual uint64_t streams_bytes() const = 0;
   virtual void set_streams(uint64_t begin, std::span<const std::byte> bytes) = 0;
   virtual void get_streams(uint64_t begin, std::span<std::byte> bytes) const = 0;
@@ -66,8 +69,11 @@ class ForwardPass {
                     const Owner& owner) = 0;
   virtual void begin_layer() = 0;
   virtual void expert(uint64_t expert, const StoredExpert& weights, const Owner& owner) = 0;
-  // Errors of the layer that a device finds late appear here at the latest.
-  virtual LayerAmax end_layer() = 0;
+  virtual void end_layer() = 0;
+  // Whether layer_amax() would not wait.
+  virtual bool layer_done() const { return true; }
+  // Of the layer that ended last. Errors that a device finds late appear here at the latest.
+  virtual LayerAmax layer_amax() = 0;
 
   virtual DeviceUse device_use() const { return {}; }
 };

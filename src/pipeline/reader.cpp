@@ -12,6 +12,10 @@ uint64_t padded_bytes(const ReadUnit& unit) {
   return std::max<uint64_t>(bytes, kDirectAlignment);
 }
 
+uint64_t request_bytes(size_t threads) {
+  return std::max<uint64_t>(1 << 20, round_down(kIoThreads * kIoRequestBytes / threads, kDirectAlignment));
+}
+
 }  // namespace
 
 struct Reader::Pending {
@@ -23,7 +27,11 @@ struct Reader::Pending {
 
 Reader::Reader(std::vector<std::unique_ptr<File>> files, std::vector<ReadUnit> units, uint64_t memory_bytes,
                size_t threads, BufferAllocator allocate)
-    : files_(std::move(files)), units_(std::move(units)), pool_(memory_bytes, allocate), threads_(threads) {
+    : files_(std::move(files)),
+      units_(std::move(units)),
+      request_bytes_(request_bytes(threads)),
+      pool_(memory_bytes, allocate),
+      threads_(threads) {
   if (allocate != nullptr) {
     for (const ReadUnit& unit : units_)
       least_buffer_bytes_ = std::max(least_buffer_bytes_, padded_bytes(unit));
@@ -62,7 +70,7 @@ void Reader::begin(const ReadUnit& unit, Buffer buffer) {
     const uint64_t end =
         std::min(page + range.padded_bytes(), std::max(file_sizes_[range.file], range.end()));
     for (uint64_t offset = page; offset < end;) {
-      uint64_t size = std::min(kIoRequestBytes, end - offset);
+      uint64_t size = std::min(request_bytes_, end - offset);
       if (size > kDirectAlignment) size = round_down(size, kDirectAlignment);
       requests.push_back({files_[range.file].get(), offset, {at + (offset - page), size}});
       offset += size;

@@ -38,7 +38,7 @@ class Reader {
     std::vector<std::span<std::byte>> ranges_;
   };
 
-  // Begins to read. `memory_bytes` bounds the units read and not yet given back (one unit may exceed it).
+  // Begins to read. As many bytes are under way whatever the number of threads. `memory_bytes` bounds the units read and not yet given back (one unit may exceed it).
   // With an allocator, whose memory is costly to make, all buffers are as large as the largest unit, so that
   // each serves all.
   Reader(std::vector<std::unique_ptr<File>> files, std::vector<ReadUnit> units, uint64_t memory_bytes,
@@ -60,6 +60,7 @@ class Reader {
   std::vector<uint64_t> file_sizes_;
   std::vector<ReadUnit> units_;
   uint64_t least_buffer_bytes_ = 0;
+  const uint64_t request_bytes_;
   size_t begun_ = 0;
   BufferPool pool_;
   std::mutex mutex_;

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstring>
 #include <memory>
+#include <utility>
 
 #include "base/error.h"
 #include "base/hash.h"
@@ -158,10 +159,14 @@ class Run {
           attended = true;
         }
         work(units_[unit], loaded);
+        if (ended_ && pass_->forward().layer_done()) settle_forward();
         record_.read_bytes += units_[unit].size_bytes();
         report(Phase::kRead);
       }
-      if (plan_.stages[stage].layer) end_layer(*plan_.stages[stage].layer, layer_forward);
+      if (layer_forward)
+        end_forward();
+      else if (plan_.stages[stage].layer)
+        end_known_layer(*plan_.stages[stage].layer);
       const auto now = std::chrono::steady_clock::now();
       if (layer_forward) {
         record_.layer_seconds[*plan_.stages[stage].layer] =
@@ -368,23 +373,22 @@ class Run {
     std::memcpy(scalars_[tensor.shard].data() + at, &value, sizeof value);
   }
 
-  void end_layer(uint64_t layer, bool forward) {
-    if (forward) {
-      report(Phase::kForward);
-      finish_forward(layer);
-    } else if (activations_.rows) {
+  // Of a layer that no forward pass goes through.
+  void end_known_layer(uint64_t layer) {
+    if (activations_.rows) {
       record_.layers.push_back(job_.state().layers.at(layer));
     } else if (activations_.amax) {
       record_.layers.push_back(layer_of(*activations_.amax, layer));
     } else {
       return;  // nothing hangs on activations
     }
-    set_input_scales(layer, record_.layers.back());
+    set_input_scales(stage_, record_.layers.back());
   }
 
-  void set_input_scales(uint64_t layer, const LayerAmax& amax) {
+  void set_input_scales(size_t stage, const LayerAmax& amax) {
+    const uint64_t layer = *plan_.stages[stage].layer;
     std::optional<LayerInputScales> experts;
-    for (const PlannedGroup& group : plan_.stages[stage_].groups) {
+    for (const PlannedGroup& group : plan_.stages[stage].groups) {
       if (!group.expert) {
         const float largest = group_input_amax(source_, group, amax, activations_.origin);
         if (!writer_) continue;
@@ -405,8 +409,24 @@ class Run {
     if (experts) record_.without_tokens[layer] = std::move(experts->without_tokens);
   }
 
-  void finish_forward(uint64_t layer) {
-    record_.layers.push_back(pass_->forward().end_layer());
+  // The layer's last unit was worked on. While a device is still computing it, the next one begins.
+  void end_forward() {
+    report(Phase::kForward);
+    if (ended_) settle_forward();
+    pass_->forward().end_layer();
+    ended_ = stage_;
+    const uint64_t next = *plan_.stages[stage_].layer + 1;
+    const bool last = next == plan_.model.num_hidden_layers;
+    const bool save = !last && next - saved_at_ >= options_.checkpoint_every;
+    if (last || save || pass_->forward().layer_done()) settle_forward();
+    if (save) save_streams_before(next);
+  }
+
+  // What the forward pass found out about the layer that ended.
+  void settle_forward() {
+    const size_t stage = *std::exchange(ended_, std::nullopt);
+    const uint64_t layer = *plan_.stages[stage].layer;
+    record_.layers.push_back(pass_->forward().layer_amax());
     record_.device = pass_->forward().device_use();
     const auto before = job_.state().layers.find(layer);
     if (before != job_.state().layers.end() && before->second != record_.layers.back()) {
@@ -417,13 +437,15 @@ class Run {
     }
     job_.journal().append(layer_entry(record_.layers.back()));
     if (!options_.amax_output.empty()) save_amax();
-    const uint64_t next = layer + 1;
-    if (next == plan_.model.num_hidden_layers || next - saved_at_ < options_.checkpoint_every) return;
+    set_input_scales(stage, record_.layers.back());
+  }
+
+  void save_streams_before(uint64_t layer) {
     report(Phase::kSaveStreams);
-    const SavedStreams saved = save_streams(source_.files(), job_.work_folder(), next, pass_->forward());
+    const SavedStreams saved = save_streams(source_.files(), job_.work_folder(), layer, pass_->forward());
     job_.journal().append(streams_entry(saved));
     remove_streams(source_.files(), job_.work_folder(), saved.file);
-    saved_at_ = next;
+    saved_at_ = layer;
   }
 
   LayerAmax layer_of(const AmaxFile& amax, uint64_t layer) const {
@@ -497,6 +519,7 @@ class Run {
   Work work_;
   std::optional<Reader> reader_;  // before pass_, which may hold what it loaded
   std::optional<CalibrationPass> pass_;
+  std::optional<size_t> ended_;                  // stage of the layer that ended and is not settled
   uint64_t saved_at_ = 0;                        // layer that the saved streams enter
   std::vector<std::vector<std::byte>> scalars_;  // [shard]: the bytes between header and the rest
   std::unique_ptr<Nvfp4Maker> device_maker_;

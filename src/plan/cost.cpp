@@ -26,10 +26,9 @@ constexpr uint64_t kProgramBytes = 96 * kMiB;
 constexpr uint64_t kBytesPerTensor = 1000;
 // Buffers for this many experts, read and written, keep the disk busy while others are worked on.
 constexpr uint64_t kUnitsUnderWay = 4;
-// For a device, which takes them at some 50 GB/s, as they may come from the page cache.
-constexpr uint64_t kUnitsToDevice = 24;
-// Of CUDA's libraries, mapped and allocated: 0.7 GB measured, most of it code.
-constexpr uint64_t kCudaHostBytes = 1024 * kMiB;
+// For a device. So few stay in the processor's cache between being read and being sent: with 24, memory
+// traffic held reading to 36 GB/s where the bus does 53 (bench/results/gpu.md).
+constexpr uint64_t kUnitsToDevice = 5;
 constexpr uint64_t kLeastUnit = 16 * kMiB;  // a chunk of kept bytes
 
 double seconds_since(std::chrono::steady_clock::time_point start) {

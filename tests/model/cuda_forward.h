@@ -41,7 +41,10 @@ class CudaForward {
     forward_.begin_layer();
   }
   void expert(uint64_t expert, const StoredExpert& weights) { forward_.expert(expert, weights, nullptr); }
-  LayerAmax end_layer() { return forward_.end_layer(); }
+  LayerAmax end_layer() {
+    forward_.end_layer();
+    return forward_.layer_amax();
+  }
 
   std::span<const T> streams() {
     streams_.resize(forward_.streams_bytes() / sizeof(T));

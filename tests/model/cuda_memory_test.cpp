@@ -2,8 +2,10 @@
 #include <gtest/gtest.h>
 
 #include "formats/bf16.h"
+#include "model/deepseek_v4_checks.h"
 #include "model/deepseek_v4_cuda_memory.h"
 #include "model/presets.h"
+#include "testing.h"
 
 namespace nibblecast {
 namespace {
@@ -25,6 +27,18 @@ TEST(Arena, CountsWhatItHandsOut) {
   Arena arena(block);
   EXPECT_EQ(static_cast<void*>(arena.take<float>(3)), block);
   EXPECT_EQ(static_cast<void*>(arena.take<float>(3)), block + Arena::kAlignment);
+}
+
+TEST(CudaConfig, RefusesWhatNoKernelTakes) {
+  DeepseekV4Config pro = config("v4-pro");
+  check_cuda_config(pro);
+  pro.index_head_dim = 256;
+  testing::expect_error(
+      ErrorKind::kUnsupported, [&] { check_cuda_config(pro); }, "index_head_dim", "--device cpu");
+  pro = config("v4-pro");
+  pro.n_routed_experts = 1025;
+  testing::expect_error(
+      ErrorKind::kUnsupported, [&] { check_cuda_config(pro); }, "n_routed_experts");
 }
 
 TEST(CudaMemory, CardsOf24GigabytesTakeV4Pro) {
