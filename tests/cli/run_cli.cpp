@@ -38,8 +38,10 @@ CliProcess::CliProcess(const std::vector<std::string>& arguments, const std::str
   std::vector<char*> argv;
   for (std::string& word : words) argv.push_back(word.data());
   argv.push_back(nullptr);
-  // These suites are about the program on the CPU, on machines with a GPU too.
-  ::setenv("CUDA_VISIBLE_DEVICES", "", 1);
+  if (programs_see_gpus)
+    ::unsetenv("CUDA_VISIBLE_DEVICES");
+  else
+    ::setenv("CUDA_VISIBLE_DEVICES", "", 1);
   const int failed = posix_spawn(&pid_, NIBBLECAST_BINARY, &actions, nullptr, argv.data(), environ);
   posix_spawn_file_actions_destroy(&actions);
   if (failed == 0) return;

@@ -12,6 +12,9 @@
 
 namespace nibblecast::testing {
 
+// Whether programs find the machine's GPUs; most suites are about the program on the CPU.
+inline bool programs_see_gpus = false;
+
 struct CliResult {
   int exit_code = -1;  // -1: ended by a signal
   std::string out, err;
