@@ -38,9 +38,9 @@ class Reader {
     std::vector<std::span<std::byte>> ranges_;
   };
 
-  // Begins to read. As many bytes are under way whatever the number of threads. `memory_bytes` bounds the units read and not yet given back (one unit may exceed it).
-  // With an allocator, whose memory is costly to make, all buffers are as large as the largest unit, so that
-  // each serves all.
+  // Begins to read. As many bytes are under way whatever the number of threads. `memory_bytes` bounds the
+  // units read and not yet given back (one unit may exceed it). With an allocator, whose memory is costly to
+  // make, all buffers are as large as the largest unit, so that each serves all.
   Reader(std::vector<std::unique_ptr<File>> files, std::vector<ReadUnit> units, uint64_t memory_bytes,
          size_t threads = kIoThreads, BufferAllocator allocate = nullptr);
   ~Reader();
