@@ -1,5 +1,7 @@
 #include "cli/interrupt.h"
 
+#include <gmock/gmock.h>
+
 #include <chrono>
 #include <csignal>
 #include <thread>
