@@ -17,7 +17,6 @@
 #include "base/cuda_devices.h"
 #include "ops/amax_cuda.h"
 #include "ops/hyper_connection_cuda.h"
-#include "ops/matmul_cuda.h"
 #include "ops/rmsnorm_cuda.h"
 #include "ops/router_cuda.h"
 #include "ops/rows_cuda.h"
@@ -109,17 +108,7 @@ void time_type(size_t tokens, const std::string& type) {
   const auto fn = random_array<T>(kStreams * kWidth * outputs);
   table.add("product with fn, groups of 8192", size * row * kStreams + 4 * n * kStreams * outputs, copy, [&] {
     for (size_t begin = 0; begin + group <= tokens; begin += group)
-      multiplier.multiply(stream,
-                          {.m = group,
-                           .n = outputs,
-                           .k = kWidth,
-                           .x_stride = kStreams * kWidth,
-                           .y_stride = outputs,
-                           .w_stride = kStreams * kWidth,
-                           .count = kStreams,
-                           .x_step = kWidth,
-                           .w_step = kWidth,
-                           .y_step = group * outputs},
+      multiplier.multiply(stream, fn_product(group, kStreams, kWidth, outputs),
                           streams.data() + begin * kStreams * kWidth, fn.data(),
                           products.data() + begin * kStreams * outputs);
   });

@@ -1,4 +1,4 @@
-# Flags every target of the project compiles with, and three small functions to declare targets.
+# Flags every target of the project compiles with, and small functions to declare targets.
 
 add_library(nc_flags INTERFACE)
 target_link_libraries(nc_flags INTERFACE OpenMP::OpenMP_CXX)

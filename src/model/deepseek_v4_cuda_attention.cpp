@@ -182,19 +182,9 @@ class Attention {
 template <class T>
 void multiply_fn(CudaForwardState<T>& state, const T* streams, size_t count, const T* fn, size_t outputs,
                  float* products) {
-  const size_t width = state.config.hidden_size, all = state.stream_width();
   state.products.multiply(state.computing,
-                          {.m = count,
-                           .n = outputs,
-                           .k = width,
-                           .x_stride = all,
-                           .y_stride = outputs,
-                           .w_stride = all,
-                           .count = state.config.hc_mult,
-                           .x_step = width,
-                           .w_step = width,
-                           .y_step = count * outputs},
-                          streams, fn, products);
+                          fn_product(count, state.config.hc_mult, state.config.hidden_size, outputs), streams,
+                          fn, products);
 }
 
 template <class T>

@@ -72,9 +72,7 @@ void CudaLayerFindings::record_experts(ExpertAmax& experts) const {
   experts.tokens = tokens_;
 }
 
-std::string CudaLayerFindings::module(const std::string& name) const {
-  return "layers." + std::to_string(layer_) + "." + name;
-}
+std::string CudaLayerFindings::module(const std::string& name) const { return layer_module(layer_, name); }
 
 float CudaLayerFindings::finding(size_t index) const { return std::bit_cast<float>(bits_[index]); }
 

@@ -6,8 +6,6 @@
 #pragma once
 
 #include <array>
-#include <cstring>
-#include <deque>
 #include <memory>
 #include <string>
 #include <unordered_map>
@@ -17,6 +15,7 @@
 #include "base/cuda_clock.h"
 #include "model/deepseek_v4_cuda_memory.h"
 #include "model/deepseek_v4_rows.h"
+#include "model/deepseek_v4_tensors.h"
 #include "model/deepseek_v4_weights.h"
 #include "model/forward_pass.h"
 #include "ops/attention_cuda.h"
@@ -122,7 +121,7 @@ class CudaForwardState {
   size_t token_count() const { return ids.size(); }
   size_t stream_width() const { return config.hc_mult * config.hidden_size; }
   uint32_t* finding(size_t index) const { return tokens->findings + index; }
-  std::string module(const std::string& name) const { return "layers." + std::to_string(layer) + "." + name; }
+  std::string module(const std::string& name) const { return layer_module(layer, name); }
 
   // The streams of tokens [begin, begin + count) in device memory: where they lie, or a copy in `buffer`.
   T* load_streams(size_t begin, size_t count, T* buffer);

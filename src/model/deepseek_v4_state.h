@@ -8,6 +8,7 @@
 
 #include "model/deepseek_v4.h"
 #include "model/deepseek_v4_rows.h"
+#include "model/deepseek_v4_tensors.h"
 #include "model/deepseek_v4_weights.h"
 #include "ops/amax.h"
 #include "ops/rope.h"
@@ -53,7 +54,7 @@ struct ForwardState {
   LayerAmax amax;
 
   size_t tokens() const { return ids.size(); }
-  std::string module(const std::string& name) const { return "layers." + std::to_string(layer) + "." + name; }
+  std::string module(const std::string& name) const { return layer_module(layer, name); }
   // Error kBadInput if the input of module `name` was not finite.
   void check(const std::string& name, const Amax& input) const;
   // check(), and into `amax.linears`.

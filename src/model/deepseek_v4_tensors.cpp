@@ -181,9 +181,12 @@ std::optional<ExpertName> parse_expert_name(std::string_view module) {
   return ExpertName{*layer, *expert, module[0] - '0'};
 }
 
+std::string layer_module(uint64_t layer, const std::string& name) {
+  return "layers." + std::to_string(layer) + "." + name;
+}
+
 std::string expert_module(uint64_t layer, uint64_t expert, int projection) {
-  return "layers." + std::to_string(layer) + ".ffn.experts." + std::to_string(expert) + ".w" +
-         std::to_string(projection);
+  return layer_module(layer, "ffn.experts." + std::to_string(expert) + ".w") + std::to_string(projection);
 }
 
 }  // namespace nibblecast

@@ -49,6 +49,8 @@ struct ExpertName {
   bool operator==(const ExpertName&) const = default;
 };
 std::optional<ExpertName> parse_expert_name(std::string_view module);
+// "layers.LAYER.NAME".
+std::string layer_module(uint64_t layer, const std::string& name);
 std::string expert_module(uint64_t layer, uint64_t expert, int projection);
 
 }  // namespace nibblecast

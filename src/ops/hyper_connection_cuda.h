@@ -11,6 +11,7 @@
 #include "formats/bf16.h"
 #include "ops/amax_cuda.h"
 #include "ops/hyper_connection.h"
+#include "ops/matmul_cuda.h"
 
 namespace nibblecast {
 
@@ -20,6 +21,20 @@ inline constexpr size_t kFnParts = sizeof(T) == 2 ? 3 : 1;
 // fn [count] -> parts [kFnParts<T>, count], in device memory.
 template <class T>
 void split_fn_cuda(CudaStreamHandle stream, const float* fn, size_t count, T* parts);
+
+// streams [tokens, n, width] with parts of fn [rows, n * width] -> products [n, tokens, rows].
+inline ProductShape fn_product(size_t tokens, size_t streams, size_t width, size_t rows) {
+  return {.m = tokens,
+          .n = rows,
+          .k = width,
+          .x_stride = streams * width,
+          .y_stride = rows,
+          .w_stride = streams * width,
+          .count = streams,
+          .x_step = width,
+          .w_step = width,
+          .y_step = tokens * rows};
+}
 
 // Borrowed device memory but for the numbers.
 struct HyperConnectionView {

@@ -45,7 +45,7 @@ void matmul_tile_ref(const TileShape& shape, const T* x, size_t x_stride, const 
 // Whether matmul_tile<bf16> runs on BF16 instructions: the CPU has them and cpu_isa() is kAvx512.
 bool has_bf16_products();
 
-// Whether a row's result does not depend on m and n.
+// Whether a row's result does not depend on m, on the other rows, or on which outputs are made with it.
 bool rows_stand_alone();
 
 // Bytes that one thread may hold for products of at most `n` columns and a reduction of at most `k`.
