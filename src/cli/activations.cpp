@@ -25,11 +25,15 @@ void require_one_origin(const ActivationOptions& options) {
 }
 
 void require_origin(const ActivationOptions& options, const Plan& plan) {
+  if (!options.amax.empty() && plan.options.input_scale == InputScalePolicy::kConstant) {
+    throw Error(ErrorKind::kUsage, {}, "--amax and a constant --input-scale exclude each other",
+                {.hint = "nothing of the amax file would be used"});
+  }
   if (!options.calib.empty() || !options.amax.empty() || !plan.needs_activations()) return;
   throw Error(
       ErrorKind::kUsage, {}, "the activations are missing",
-      {.hint = "give --calib FILE (texts to calibrate on) or --amax FILE (what `nibblecast calibrate` "
-               "measured)"});
+      {.hint = "give --calib FILE (texts to calibrate on), --amax FILE (what `nibblecast calibrate` "
+               "measured), or --input-scale 1.0 (a constant: nothing is measured)"});
 }
 
 Activations load_activations(const ActivationOptions& options, const Checkpoint& source, const Plan& plan,

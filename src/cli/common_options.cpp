@@ -167,9 +167,15 @@ void add_quantize_options(CLI::App& app, QuantizeOptions& options) {
   add_parsed<KvCache>(app, "--kv-cache", options.kv_cache, parse_kv_cache, "none|fp8_cast|fp8|nvfp4_cast",
                       "instead of the recipe's");
   add_compute_dtype(app, options);
-  add_choice<InputScalePolicy>(app, "--input-scale", options.input_scale,
-                               {{"layer", InputScalePolicy::kLayer}, {"expert", InputScalePolicy::kExpert}},
-                               "one for all experts of a layer, or each its own (layer)");
+  const auto input_scale = [&options](const std::string& text) {
+    if (parse_input_scale(text, options)) return;
+    throw CLI::ValidationError(
+        "--input-scale",
+        fmt::format("unknown value '{}' (expected layer, expert or a number above 0, such as 1.0)", text));
+  };
+  app.add_option_function<std::string>("--input-scale", input_scale,
+                                       "measured: a layer's or each expert's; or a constant (layer)")
+      ->option_text("layer|expert|X");
   add_choice<W2Input>(
       app, "--w2-input", options.w2_input,
       {{"max", W2Input::kMax}, {"weighted", W2Input::kWeighted}, {"unweighted", W2Input::kUnweighted}},

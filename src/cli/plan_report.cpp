@@ -61,19 +61,6 @@ const PlannedShard& largest_shard(const Plan& plan) {
       [](const PlannedShard& a, const PlannedShard& b) { return a.size_bytes < b.size_bytes; });
 }
 
-// The w2 input that --w2-input looks at.
-float w2_bound(const Plan& plan, const ActivationBound& bound) {
-  switch (plan.options.w2_input) {
-    case W2Input::kMax:
-      return std::max(bound.w2, bound.w2_weighted);
-    case W2Input::kWeighted:
-      return bound.w2_weighted;
-    case W2Input::kUnweighted:
-      return bound.w2;
-  }
-  return bound.w2;
-}
-
 bool is_safe(float bound) { return bound <= kNvfp4Max; }
 
 struct Bounds {

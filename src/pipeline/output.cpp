@@ -41,7 +41,7 @@ Json options_document(const QuantizeOptions& options) {
       {"weight_method", options.weight_method ? Json(recipe_method_name(*options.weight_method)) : Json()},
       {"kv_cache", options.kv_cache ? Json(kv_cache_name(*options.kv_cache)) : Json()},
       {"compute_dtype", compute_dtype_name(options.compute_dtype)},
-      {"input_scale", options.input_scale == InputScalePolicy::kLayer ? "layer" : "expert"},
+      {"input_scale", input_scale_text(options)},
       {"w2_input", kW2Inputs[static_cast<int>(options.w2_input)]},
       {"negative_zero", options.negative_zero == NegativeZero::kKeep ? "keep" : "modelopt"},
       {"engines", std::move(engines)}};

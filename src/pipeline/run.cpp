@@ -131,8 +131,17 @@ class Run {
     }
     if (writer_) {
       for (const auto& [tensor, value] : job_.state().scalars) set_scalar(tensor, value);
+      set_constant_input_scales();
     }
     work_.write = [this](uint32_t tensor) { return writer_ && !durable_.contains(tensor); };
+  }
+
+  void set_constant_input_scales() {
+    if (plan_.options.input_scale != InputScalePolicy::kConstant) return;
+    for (uint32_t index = 0; index < plan_.tensors.size(); ++index) {
+      if (plan_.tensors[index].make == Make::kInputScale)
+        set_scalar(index, plan_.options.constant_input_scale);
+    }
   }
 
   void go_through_stages() {
@@ -385,13 +394,15 @@ class Run {
     set_input_scales(stage_, record_.layers.back());
   }
 
+  // A constant is there already; what was measured says then only which experts saw tokens.
   void set_input_scales(size_t stage, const LayerAmax& amax) {
+    const bool set = writer_ && plan_.options.input_scale != InputScalePolicy::kConstant;
     const uint64_t layer = *plan_.stages[stage].layer;
     std::optional<LayerInputScales> experts;
     for (const PlannedGroup& group : plan_.stages[stage].groups) {
       if (!group.expert) {
         const float largest = group_input_amax(source_, group, amax, activations_.origin);
-        if (!writer_) continue;
+        if (!set) continue;
         for (const PlannedLinear& linear : group.linears) {
           if (linear.input_scale == kNone) continue;
           set_scalar(linear.input_scale, input_scale_of(plan_.tensors[linear.weight].make, largest));
@@ -400,7 +411,7 @@ class Run {
       }
       if (group.linears[0].input_scale == kNone) continue;
       if (!experts) experts = layer_input_scales(plan_, layer, amax.experts, activations_.origin);
-      if (!writer_) continue;
+      if (!set) continue;
       for (size_t slot = 0; slot < 3; ++slot) {
         const std::vector<float>& scales = slot == 1 ? experts->w2 : experts->w13;
         set_scalar(group.linears[slot].input_scale, scales[*group.expert]);

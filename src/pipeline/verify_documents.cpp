@@ -130,9 +130,11 @@ RecordedOptions recorded_options(const Json& run_document, ProblemList& problems
     problems.add("nibblecast.json",
                  fmt::format("nibblecast.json: command is unknown; found {}", text_of(command)));
   }
-  using Policy = InputScalePolicy;
-  recorded.input_scale = choice<Policy>(options, "input_scale",
-                                        {{"layer", Policy::kLayer}, {"expert", Policy::kExpert}}, problems);
+  const Json input_scale = at_or_null(options, "input_scale");
+  if (input_scale.is_string() && parse_input_scale(input_scale.get<std::string>(), recorded.options))
+    recorded.input_scale = recorded.options.input_scale;
+  else
+    choice<bool>(options, "input_scale", {}, problems);
   recorded.negative_zero =
       choice<NegativeZero>(options, "negative_zero",
                            {{"keep", NegativeZero::kKeep}, {"modelopt", NegativeZero::kModelOpt}}, problems);
@@ -156,7 +158,6 @@ RecordedOptions recorded_options(const Json& run_document, ProblemList& problems
   if (recipe_text.is_string()) recorded.options.recipe_text = recipe_text.get<std::string>();
   recorded.options.weight_method = named(options, "weight_method", parse_recipe_method, problems);
   recorded.options.kv_cache = named(options, "kv_cache", parse_kv_cache, problems);
-  if (recorded.input_scale) recorded.options.input_scale = *recorded.input_scale;
   if (recorded.negative_zero) recorded.options.negative_zero = *recorded.negative_zero;
   return recorded;
 }

@@ -57,6 +57,13 @@ class ScaleCheck {
     }
   }
 
+  void check_constant() {
+    for (uint32_t index = 0; index < plan_.tensors.size(); ++index) {
+      if (plan_.tensors[index].make == Make::kInputScale)
+        check_value(index, plan_.options.constant_input_scale);
+    }
+  }
+
   // Throws Error: the file does not hold what the policy needs.
   void check_against_amax(FileSystem& files, const std::filesystem::path& path) {
     const AmaxFile amax = read_amax(files, path);
@@ -130,10 +137,8 @@ class ScaleCheck {
 
   void check_value(uint32_t index, float expected) {
     if (matches_[index] == nullptr || same_bits(values_[index], expected)) return;
-    problems_.add("input scales",
-                  fmt::format("{}: must be {} by policy `{}`; found {}", name(index), expected,
-                              plan_.options.input_scale == InputScalePolicy::kLayer ? "layer" : "expert",
-                              values_[index]));
+    problems_.add("input scales", fmt::format("{}: must be {} by policy `{}`; found {}", name(index),
+                                              expected, input_scale_text(plan_.options), values_[index]));
   }
 
   const Checkpoint& source_;
@@ -152,6 +157,7 @@ std::vector<float> check_scales(const Checkpoint& source, const OutputFolder& ou
   ScaleCheck check(source, output, matches, plan, problems);
   std::vector<float> values = check.read(files);
   check.check_shared();
+  if (plan.options.input_scale == InputScalePolicy::kConstant) check.check_constant();
   if (!plan.needs_activations()) return values;
   const std::filesystem::path amax = output.path / "calibration" / "amax.safetensors";
   if (recorded.input_scale && files.status(amax)) {

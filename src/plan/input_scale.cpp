@@ -42,7 +42,7 @@ std::vector<float> scales_of(std::vector<float> amax, InputScalePolicy policy, u
                 "no expert of this layer saw a token", {.hint = "calibrate with more text"});
   }
   for (float& value : amax) {
-    value = nvfp4_global_scale(policy == InputScalePolicy::kLayer || value == 0 ? largest : value);
+    value = nvfp4_global_scale(policy != InputScalePolicy::kExpert || value == 0 ? largest : value);
     if (!(value > 0)) {
       throw Error(ErrorKind::kBadInput,
                   {.file = file, .tensor = fmt::format("layers.{}.ffn.experts.{}", layer, name)},

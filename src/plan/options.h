@@ -19,7 +19,9 @@ std::string_view compute_dtype_name(ComputeDtype dtype);  // "bfloat16", "float3
 enum class InputScalePolicy {
   kLayer,  // the largest of all experts of the layer, one value for w1/w3 and one for w2: what engines reduce
            // to
-  kExpert,  // each expert's own; an expert without tokens gets its layer's largest
+  kExpert,    // each expert's own; an expert without tokens gets its layer's largest
+  kConstant,  // none: every input_scale is QuantizeOptions::constant_input_scale, and nothing need be
+              // measured
 };
 // Which measured input of w2 counts: DeepSeek's code and ModelOpt's script apply the routing weight before
 // w2, the engines' fused kernels after it.
@@ -36,9 +38,15 @@ struct QuantizeOptions {
   std::optional<KvCache> kv_cache = {};            // instead of the recipe's
   ComputeDtype compute_dtype = ComputeDtype::kBF16;
   InputScalePolicy input_scale = InputScalePolicy::kLayer;
+  float constant_input_scale = 1;  // of kConstant: finite and > 0
   W2Input w2_input = W2Input::kMax;
   NegativeZero negative_zero = NegativeZero::kKeep;
   std::set<Engine> engines = {Engine::kVllm, Engine::kSglang};  // whose contract a breach is a refusal of
 };
+
+// "layer", "expert" or the constant, as --input-scale takes it and nibblecast.json holds it.
+std::string input_scale_text(const QuantizeOptions& options);
+// Sets both of the options' fields. False: `text` is none of these, or no finite number above 0.
+bool parse_input_scale(std::string_view text, QuantizeOptions& options);
 
 }  // namespace nibblecast

@@ -11,6 +11,7 @@
 #include "base/hash.h"
 #include "checkpoint/manifest.h"
 #include "formats/bf16.h"
+#include "formats/nvfp4.h"
 #include "model/deepseek_v4_groups.h"
 #include "plan/engines.h"
 #include "plan/inventory.h"
@@ -48,6 +49,7 @@ class Planner {
     lay_out(source_, replacements_, plan_);
     order_work();
     bound_activations();
+    if (plan_.options.input_scale == InputScalePolicy::kConstant) check_constant_scale();
     count_flops();
     describe();
     return std::move(plan_);
@@ -251,6 +253,40 @@ class Planner {
     }
   }
 
+  // What weights prove of a constant: of experts, that nothing clips, or in how many layers it could.
+  void check_constant_scale() {
+    const float largest = kNvfp4Max * plan_.options.constant_input_scale;
+    uint64_t dense = 0, unsafe_layers = 0;
+    float bound = 0;
+    for (const Stage& stage : plan_.stages) {
+      bool experts = false;
+      for (const PlannedGroup& group : stage.groups) {
+        for (const PlannedLinear& linear : group.linears) {
+          if (linear.input_scale == kNone) continue;
+          experts |= group.expert.has_value();
+          dense += !group.expert;
+        }
+      }
+      if (!experts) continue;
+      const ActivationBound& of = plan_.bounds[*stage.layer];
+      const float in_layer = std::max(of.w13, w2_bound(plan_, of));
+      unsafe_layers += !(in_layer <= largest);
+      bound = std::max(bound, in_layer);
+    }
+    const std::string constant =
+        fmt::format("a constant input_scale of {} represents activations up to {:.6g}",
+                    plan_.options.constant_input_scale, largest);
+    if (unsafe_layers > 0) {
+      warn(
+          fmt::format("{}; in {} of {} layers the weights allow more, up to {:.6g}: what is above is clipped",
+                      constant, unsafe_layers, plan_.bounds.size(), bound));
+    }
+    if (dense > 0) {
+      warn(fmt::format("{}; the weights prove no bound for the inputs of {} linears outside the experts",
+                       constant, dense));
+    }
+  }
+
   void count_flops() {
     for (uint64_t layer = 0; layer < plan_.model.num_hidden_layers; ++layer) {
       for (const ModelTensor& tensor : layer_tensors(plan_.model, layer)) {
@@ -323,8 +359,20 @@ bool Plan::refused() const {
 }
 
 bool Plan::needs_activations() const {
-  return std::any_of(tensors.begin(), tensors.end(),
-                     [](const PlannedTensor& tensor) { return tensor.make == Make::kInputScale; });
+  return options.input_scale != InputScalePolicy::kConstant &&
+         std::ranges::find(tensors, Make::kInputScale, &PlannedTensor::make) != tensors.end();
+}
+
+float w2_bound(const Plan& plan, const ActivationBound& bound) {
+  switch (plan.options.w2_input) {
+    case W2Input::kMax:
+      return std::max(bound.w2, bound.w2_weighted);
+    case W2Input::kWeighted:
+      return bound.w2_weighted;
+    case W2Input::kUnweighted:
+      return bound.w2;
+  }
+  return bound.w2;
 }
 
 Recipe recipe_of(FileSystem& files, const QuantizeOptions& options) {
@@ -359,7 +407,7 @@ Json plan_identity(const Plan& plan, const Checkpoint& source, std::string_view 
           {"recipe", plan.made},
           {"kv cache", options.kv_cache ? kv_cache_name(*options.kv_cache) : "recipe"},
           {"compute dtype", compute_dtype_name(options.compute_dtype)},
-          {"input scale", options.input_scale == InputScalePolicy::kLayer ? "layer" : "expert"},
+          {"input scale", input_scale_text(options)},
           {"w2 input", kW2Inputs[static_cast<int>(options.w2_input)]},
           {"negative zero", options.negative_zero == NegativeZero::kKeep ? "keep" : "modelopt"},
           {"calibration rows or amax file", activations}};

@@ -116,8 +116,11 @@ struct Plan {
 
   uint64_t file_tensors() const;  // as the shards' headers count them: a stacked one is one
   bool refused() const;
-  bool needs_activations() const;  // there is an input_scale
+  bool needs_activations() const;  // there is an input_scale that hangs on them
 };
+
+// Of the inputs of w2 that the plan's --w2-input counts.
+float w2_bound(const Plan& plan, const ActivationBound& bound);
 
 // Throws kBadInput / kUnsupported, naming file and tensor, for what makes a Plan impossible: unknown, missing
 // or ill-shaped tensors, experts in another format than MXFP4. What merely must not be run is in `findings`.

@@ -113,6 +113,31 @@ TEST_F(EndToEnd, InspectShowsCoverageAndOutliersOfAnAmaxFile) {
   EXPECT_EQ(json["outliers"][1]["layer"], 2);
 }
 
+TEST_F(EndToEnd, AConstantInputScaleNeedsNoCalibration) {
+  run_json({"quantize", source(), path("out"), "--input-scale", "0.25", "--quiet"});
+  for (const char* name : {"layers.0.ffn.experts.1.w2", "layers.2.ffn.experts.0.w3"}) {
+    const Json seen = run_json({"inspect", path("out"), "--tensor", std::string(name) + ".weight"});
+    EXPECT_EQ(seen["input_scale"].get<double>(), 0.25);
+  }
+  EXPECT_EQ(run_json({"verify", source(), path("out"), "--quiet"})["ok"], true);
+  // The same weights, another scale: what the record says is what is demanded.
+  const std::filesystem::path record = std::filesystem::path(path("out")) / "nibblecast.json";
+  Json document = Json::parse(read_text(system_files(), record, 1 << 30));
+  EXPECT_EQ(document["options"]["input_scale"], "0.25");
+  document["options"]["input_scale"] = "0.5";
+  write_text_durably(system_files(), record, document.dump());
+  EXPECT_EQ(run_cli({"verify", source(), path("out"), "--quiet"}).exit_code, 6);
+  EXPECT_EQ(run_cli({"quantize", source(), path("two"), "--input-scale", "0"}).exit_code, 2);
+  EXPECT_EQ(run_cli({"quantize", source(), path("two"), "--input-scale", "1", "--amax", "x"}).exit_code, 2);
+}
+
+TEST_F(EndToEnd, AConstantInputScaleWithTextsIsStillTheConstant) {
+  run_json({"quantize", source(), path("out"), "--input-scale", "1", "--calib", texts(), "--quiet"});
+  const Json seen = run_json({"inspect", path("out"), "--tensor", "layers.0.ffn.experts.1.w1.weight"});
+  EXPECT_EQ(seen["input_scale"].get<double>(), 1);
+  EXPECT_EQ(run_json({"verify", source(), path("out"), "--quiet"})["ok"], true);
+}
+
 TEST_F(EndToEnd, SavedAmaxGivesTheSameWeightsAndScales) {
   const std::string calib = texts();
   run_json({"quantize", source(), path("a"), "--calib", calib, "--save-amax", path("saved.safetensors"),

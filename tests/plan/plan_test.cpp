@@ -200,6 +200,45 @@ TEST_F(InputScaleTest, RefusesGarbage) {
       ErrorKind::kBadInput, [&] { scales(); }, "expected 4 values, found 3");
 }
 
+TEST_F(PlanTest, AConstantInputScaleNeedsNoActivations) {
+  QuantizeOptions options;
+  ASSERT_TRUE(parse_input_scale("1.0", options));
+  const Checkpoint in = source();
+  const Plan plan = make_plan(in, options);
+  EXPECT_TRUE(make_plan(in, {}).needs_activations());
+  EXPECT_FALSE(plan.needs_activations());
+  EXPECT_TRUE(plan.findings.empty());  // the weights prove that nothing can clip
+  EXPECT_NE(plan_identity(plan, in, "none"), plan_identity(make_plan(in, {}), in, "none"));
+}
+
+TEST_F(PlanTest, AConstantThatCouldClipIsAWarningWithBothNumbers) {
+  QuantizeOptions options;
+  ASSERT_TRUE(parse_input_scale("0.001", options));
+  const Plan plan = make_plan(source(), options);
+  ASSERT_EQ(plan.findings.size(), 1u);
+  EXPECT_NE(plan.findings[0].reason.find("up to 2.688; in 2 of 2 layers"), std::string::npos)
+      << plan.findings[0].reason;
+  options.recipe = "nvfp4";
+  ASSERT_TRUE(parse_input_scale("1", options));
+  const std::vector<Finding> dense = make_plan(source(), options).findings;
+  EXPECT_TRUE(std::ranges::any_of(dense, [](const Finding& finding) {
+    return finding.reason.find("no bound for the inputs of") != std::string::npos;
+  }));
+}
+
+TEST(InputScaleOption, TakesPoliciesAndNumbersAboveZero) {
+  for (const char* text : {"layer", "expert", "1", "0.5", "0.00037202382"}) {
+    QuantizeOptions options;
+    EXPECT_TRUE(parse_input_scale(text, options)) << text;
+    EXPECT_EQ(input_scale_text(options), text);
+  }
+  for (const char* text : {"", "0", "-1", "nan", "inf", "1e99", "1x", "max", " 1"}) {
+    QuantizeOptions options;
+    EXPECT_FALSE(parse_input_scale(text, options)) << text;
+    EXPECT_EQ(options.input_scale, InputScalePolicy::kLayer);
+  }
+}
+
 TEST_F(PlanTest, MemoryShrinksToTheLimitAndSaysWhenItCannot) {
   const Checkpoint in = source();
   const Plan plan = make_plan(in, {});
