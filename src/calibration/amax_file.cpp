@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <cmath>
@@ -197,6 +198,45 @@ class Reader {
 };
 
 }  // namespace
+
+const LayerAmax* find_layer(const std::vector<LayerAmax>& layers, uint64_t layer) {
+  const auto found = std::ranges::find(layers, layer, &LayerAmax::layer);
+  return found == layers.end() ? nullptr : &*found;
+}
+
+bool knows_experts(const ExpertAmax& experts) {
+  return !experts.tokens.empty() || !experts.w13.empty() || !experts.w2.empty() ||
+         !experts.w2_weighted.empty();
+}
+
+std::vector<uint64_t> experts_without_tokens(const ExpertAmax& experts) {
+  std::vector<uint64_t> starved;
+  for (size_t expert = 0; expert < experts.tokens.size(); ++expert) {
+    if (experts.tokens[expert] == 0) starved.push_back(expert);
+  }
+  if (!experts.tokens.empty()) return starved;
+  const std::vector<float>& amax = !experts.w13.empty()  ? experts.w13
+                                   : !experts.w2.empty() ? experts.w2
+                                                         : experts.w2_weighted;
+  for (size_t expert = 0; expert < amax.size(); ++expert) {
+    if (amax[expert] == 0) starved.push_back(expert);
+  }
+  return starved;
+}
+
+std::vector<uint64_t> contradicting_experts(const ExpertAmax& experts) {
+  std::vector<uint64_t> found;
+  for (size_t expert = 0; expert < experts.tokens.size(); ++expert) {
+    const bool has_tokens = experts.tokens[expert] > 0;
+    bool contradicts = false;
+    for (const ExpertVector& vector : kExpertVectors) {
+      const std::vector<float>& amax = experts.*vector.values;
+      contradicts |= !amax.empty() && (amax[expert] > 0) != has_tokens;
+    }
+    if (contradicts) found.push_back(expert);
+  }
+  return found;
+}
 
 void write_amax(FileSystem& files, const std::filesystem::path& path, const AmaxFile& amax) {
   Builder builder;

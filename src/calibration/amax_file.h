@@ -15,10 +15,21 @@ namespace nibblecast {
 inline constexpr std::string_view kAmaxFormat = "nibblecast.amax/1";
 
 struct AmaxFile {
-  // Besides `format`: model (identity hash), model_type, layers, rows, tokens, compute_dtype, producer.
+  // Besides `format`: model and weights (identity hashes), calibration (of the rows), model_type, layers,
+  // rows, tokens, compute_dtype, producer.
   std::map<std::string, std::string> metadata;
   std::vector<LayerAmax> layers;  // ascending; layers the file lacks are absent
 };
+
+// nullptr where there is no such layer.
+const LayerAmax* find_layer(const std::vector<LayerAmax>& layers, uint64_t layer);
+
+// Whether anything is known of the layer's experts.
+bool knows_experts(const ExpertAmax& experts);
+// By the counts of tokens; where there are none, by an amax of 0.
+std::vector<uint64_t> experts_without_tokens(const ExpertAmax& experts);
+// Experts that have tokens and an amax of 0, or no tokens and an amax: no calibration gives that.
+std::vector<uint64_t> contradicting_experts(const ExpertAmax& experts);
 
 // Writes path.partial, syncs, renames: at every moment the file is whole.
 void write_amax(FileSystem& files, const std::filesystem::path& path, const AmaxFile& amax);

@@ -1,11 +1,19 @@
 #include "cli/activations.h"
 
+#include <fmt/format.h>
+#include <unistd.h>
+
 #include <optional>
+#include <utility>
+#include <vector>
 
 #include "base/error.h"
+#include "calibration/amax_file.h"
 #include "calibration/hub_dataset.h"
+#include "checkpoint/printable.h"
 #include "cli/source.h"
 #include "pipeline/destination.h"
+#include "plan/amax_fit.h"
 
 namespace nibblecast {
 namespace {
@@ -14,6 +22,50 @@ void require_file(FileSystem& files, const std::string& path) {
   const auto status = files.status(path);
   if (status && !status->is_folder) return;
   throw Error(ErrorKind::kBadInput, {.file = path}, status ? "is a folder" : "there is no such file");
+}
+
+struct Input {
+  std::string path;
+  const char* what;
+};
+
+// Every file that the command reads, as far as it has a name.
+std::vector<Input> inputs_of(const ActivationOptions& options, const QuantizeOptions& recipe,
+                             const Checkpoint& source) {
+  std::vector<Input> inputs;
+  if (!options.calib.empty()) {
+    for (const CalibrationSet& set :
+         find_calibration_sets(source.files(), options.calib, options.calib_size, hub_cache())) {
+      for (const std::string& file : set.files) inputs.push_back({file, "the calibration texts"});
+    }
+  }
+  if (!options.amax.empty()) inputs.push_back({options.amax, "--amax"});
+  inputs.push_back({recipe.recipe, "--recipe"});
+  for (const Shard& shard : source.shards())
+    inputs.push_back({(source.folder() / shard.name).string(), "the source"});
+  for (const std::filesystem::path& file : source.side_files())
+    inputs.push_back({(source.folder() / file).string(), "the source"});
+  return inputs;
+}
+
+// Under any name, and through links. The amax file is written to `output`.partial first.
+void require_other_file(const std::string& output, const std::string& input, const char* what) {
+  for (const std::string& written : {output, output + ".partial"}) {
+    std::error_code missing;
+    if (!std::filesystem::equivalent(written, input, missing)) continue;
+    throw Error(ErrorKind::kRefused, {.file = written}, fmt::format("is an input of this command: {}", what),
+                {.hint = "name another file"});
+  }
+}
+
+// kRefused unless it is an amax file.
+AmaxFile read_existing_amax(FileSystem& files, const std::string& path) {
+  try {
+    return read_amax(files, path);
+  } catch (const Error& error) {
+    throw Error(ErrorKind::kRefused, {.file = path}, "exists, and is no amax file of this calibration",
+                {.hint = "name another file, or remove it"});
+  }
 }
 
 }  // namespace
@@ -43,7 +95,10 @@ Activations load_activations(const ActivationOptions& options, const Checkpoint&
     return {.rows = {}, .amax = {}, .origin = "", .identity = "none", .products = ""};
   if (!options.amax.empty()) {
     require_file(files, options.amax);
-    return Activations::from_amax(files, options.amax);
+    Activations activations = Activations::from_amax(files, options.amax);
+    require_fitting_amax(source, plan, *activations.amax, options.amax);
+    activations.warnings = amax_warnings(source, plan, *activations.amax, options.amax);
+    return activations;
   }
   const auto sets = find_calibration_sets(files, options.calib, options.calib_size, hub_cache());
   const std::filesystem::path tokenizer_json = source.folder() / "tokenizer.json";
@@ -66,17 +121,47 @@ Workload workload_of(const Activations& activations) {
           .longest_row = activations.rows->longest()};
 }
 
-void check_amax_output(const std::filesystem::path& output, const Checkpoint& source) {
+void check_amax_output(const std::string& output, const ActivationOptions& options,
+                       const QuantizeOptions& recipe, const Checkpoint& source) {
   if (lies_in(output, source.folder())) {
-    throw Error(ErrorKind::kUsage, {.file = output.string()},
-                "lies in the source, which is never written to");
+    throw Error(ErrorKind::kUsage, {.file = output}, "lies in the source, which is never written to");
   }
-  const auto folder = source.files().status(std::filesystem::absolute(output).parent_path());
-  if (!folder || !folder->is_folder) {
-    throw Error(ErrorKind::kUsage, {.file = output.string()}, "its folder does not exist");
+  FileSystem& files = source.files();
+  const std::filesystem::path folder = std::filesystem::absolute(output).parent_path();
+  const auto folder_status = files.status(folder);
+  if (!folder_status || !folder_status->is_folder) {
+    throw Error(ErrorKind::kUsage, {.file = output}, "its folder does not exist");
   }
-  const auto status = source.files().status(output);
-  if (status && status->is_folder) throw Error(ErrorKind::kUsage, {.file = output.string()}, "is a folder");
+  const auto status = files.status(output);
+  if (status && status->is_folder) throw Error(ErrorKind::kUsage, {.file = output}, "is a folder");
+  for (const auto& [input, what] : inputs_of(options, recipe, source))
+    require_other_file(output, input, what);
+  if (status) read_existing_amax(files, output);
+  if (::access(folder.c_str(), W_OK | X_OK) != 0) {
+    throw Error(ErrorKind::kRefused, {.file = output}, "its folder cannot be written to",
+                {.hint = "change its permissions, or name another file"});
+  }
+}
+
+bool require_own_amax(const std::string& output, const Checkpoint& source, const Plan& plan,
+                      const CalibrationRows& rows) {
+  FileSystem& files = source.files();
+  if (!files.status(output)) return false;
+  const AmaxFile found = read_existing_amax(files, output);
+  const auto own = amax_metadata(source, plan, rows);
+  for (const auto& [key, what] : {std::pair("model", "model"),
+                                  {"weights", "weights"},
+                                  {"calibration", "calibration rows"},
+                                  {"compute_dtype", "--compute-dtype"}}) {
+    const auto said = found.metadata.find(key);
+    if (said != found.metadata.end() && said->second == own.at(key)) continue;
+    throw Error(ErrorKind::kRefused, {.file = output},
+                fmt::format("is another calibration's amax file: its {} differ", what),
+                {.expected = own.at(key),
+                 .found = said == found.metadata.end() ? "none" : printable(said->second),
+                 .hint = "name another file, or remove it"});
+  }
+  return found.layers.size() == plan.model.num_hidden_layers;
 }
 
 }  // namespace nibblecast

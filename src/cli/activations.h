@@ -14,14 +14,22 @@ void require_one_origin(const ActivationOptions& options);
 // kUsage if neither is given where the plan needs activations.
 void require_origin(const ActivationOptions& options, const Plan& plan);
 
-// Reads and tokenizes the texts, or reads the amax file; neither where none is named. Warnings go to stderr.
-// `device`: where a forward pass would run.
+// Reads and tokenizes the texts, or reads the amax file; neither where none is named. kBadInput for an amax
+// file that a run with this plan would refuse. Warnings are in the result. `device`: where a forward pass
+// would run.
 Activations load_activations(const ActivationOptions& options, const Checkpoint& source, const Plan& plan,
                              const ForwardDevice& device);
 
 Workload workload_of(const Activations& activations);
 
-// Where an amax file may be written: not into the source; its folder exists. Error kUsage.
-void check_amax_output(const std::filesystem::path& output, const Checkpoint& source);
+// Where an amax file may be written, as far as it shows before the texts are read. kUsage: into the source, a
+// folder, or where there is no folder. kRefused: over an input, over anything that is no amax file, or into a
+// folder that cannot be written to.
+void check_amax_output(const std::string& output, const ActivationOptions& options,
+                       const QuantizeOptions& recipe, const Checkpoint& source);
+// kRefused unless what stands at `output`, if anything does, is what a calibration of this model on these
+// rows left: its metadata say so. Whether it holds all layers.
+bool require_own_amax(const std::string& output, const Checkpoint& source, const Plan& plan,
+                      const CalibrationRows& rows);
 
 }  // namespace nibblecast

@@ -1,5 +1,7 @@
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <iterator>
 #include <memory>
 
 #include "base/error.h"
@@ -10,6 +12,7 @@
 #include "cli/job_run.h"
 #include "cli/preflight.h"
 #include "cli/progress.h"
+#include "cli/require.h"
 #include "cli/source.h"
 #include "cli/summary.h"
 #include "cli/text.h"
@@ -22,6 +25,7 @@ struct CalibrateArguments {
   ActivationOptions activations;
   JobOptions job;
   QuantizeOptions options;
+  Conditions conditions;
 };
 
 Json document_of(const CalibrateArguments& arguments, const Workload& workload, const RunRecord& record) {
@@ -37,15 +41,32 @@ Json document_of(const CalibrateArguments& arguments, const Workload& workload, 
           {"device", device_use_json(record)}};
 }
 
+int say_finished(const Checkpoint& source, const Plan& plan, const Conditions& conditions,
+                 const std::string& output, bool json) {
+  if (json)
+    print_json({{"output", output}, {"finished", true}});
+  else
+    print_data(summary_line("output", output + ": this calibration's finished amax file; nothing to do"));
+  RunRecord record;
+  record.layers = read_amax(source.files(), output).layers;
+  return report_unmet(unmet(conditions, plan, record));
+}
+
 int run(const CalibrateArguments& arguments, const CommonOptions& common) {
   const Checkpoint source = open_source(arguments.source);
-  check_amax_output(arguments.output, source);
+  check_amax_output(arguments.output, arguments.activations, arguments.options, source);
   const Plan plan = make_plan(source, arguments.options);
   const ChosenDevice device = choose_device(common);
   const Activations activations = load_activations(arguments.activations, source, plan, device.forward);
-  const Preflight found =
+  const bool whole = require_own_amax(arguments.output, source, plan, *activations.rows);
+  const Conditions conditions = with_strict(arguments.conditions, arguments.job.strict, plan);
+  Preflight found =
       preflight_calibration(source, plan, activations, arguments.output, arguments.job, common, device);
+  std::ranges::move(unmet_before(arguments.conditions, source, plan, activations),
+                    std::back_inserter(found.findings));
   if (report_findings(found.findings)) return static_cast<int>(ErrorKind::kRefused);
+  if (whole && !source.files().status(calibration_job_folder(arguments.output)))
+    return say_finished(source, plan, conditions, arguments.output, common.json);
   const Workload& workload = found.workload;
   const InterruptWatch watch(kResumeHint);
   ProgressPrinter printer(common.quiet);
@@ -65,7 +86,7 @@ int run(const CalibrateArguments& arguments, const CommonOptions& common) {
   for (const std::string& note : record.notes) print_warning(note);
   if (common.json) {
     print_json(document_of(arguments, workload, record));
-    return 0;
+    return report_unmet(unmet(conditions, plan, record));
   }
   print_data(
       summary_line("output", arguments.output) +
@@ -73,7 +94,7 @@ int run(const CalibrateArguments& arguments, const CommonOptions& common) {
                                              record.layers.size(), grouped(workload.rows),
                                              grouped(workload.tokens), grouped(workload.longest_row))) +
       coverage_text(record, plan.model.n_routed_experts) + speed_text(record));
-  return 0;
+  return report_unmet(unmet(conditions, plan, record));
 }
 
 }  // namespace
@@ -91,6 +112,7 @@ void add_calibrate(CLI::App& app, CommonOptions& common, Action& action) {
       ->required();
   add_compute_dtype(command, arguments->options);
   add_job_options(command, arguments->job);
+  add_require(command, arguments->conditions, kCalibrationConditions);
   add_threads_options(command, common);
   add_device_options(command, common);
   add_common_options(command, common);

@@ -84,7 +84,11 @@ CLI::App& add_command(CLI::App& app, const std::string& name, const std::string&
 
 CLI::Option* add_text(CLI::App& app, const std::string& name, std::string& target, const std::string& value,
                       const std::string& description) {
-  return app.add_option(name, target, description)->option_text(value);
+  // An unset shell variable is no value.
+  const auto is_blank = [](const std::string& text) {
+    return text.find_first_not_of(" ,\t\n") == std::string::npos ? std::string("is empty") : std::string();
+  };
+  return app.add_option(name, target, description)->option_text(value)->check(is_blank);
 }
 
 CLI::Option* add_count(CLI::App& app, const std::string& name, uint64_t& target, uint64_t least,

@@ -40,7 +40,7 @@ using Action = std::function<int()>;
 CLI::App& add_command(CLI::App& app, const std::string& name, const std::string& description,
                       const std::string& example);
 
-// An argument with the word that help shows for its value.
+// An argument with the word that help shows for its value, which is more than blanks and commas.
 CLI::Option* add_text(CLI::App& app, const std::string& name, std::string& target, const std::string& value,
                       const std::string& description);
 // An integer of at least `least` (0 or 1) in decimal digits.

@@ -16,6 +16,8 @@ namespace {
 // the other its own scale is far from the layer's: few tokens, or a damaged file.
 constexpr float kFarAbove = 4;
 constexpr float kFarBelow = 16;
+// On each side of a layer.
+constexpr size_t kNeighbours = 2;
 constexpr size_t kMostOutliers = 10;
 constexpr size_t kMostRanges = 8;
 
@@ -32,10 +34,11 @@ float median(std::vector<float> amax) {
   return *middle;
 }
 
-// A value far from the median of its like: the experts of one layer, or one linear in all layers.
+// A value far from what is usual among its like: the experts of one layer, one linear in all layers, the
+// layers beside its own.
 struct Outlier {
   uint64_t layer = 0;
-  std::string module;  // "expert 17 w13", "attn.wq_a"
+  std::string module;  // "expert 17 w13", "attn.wq_a", "all experts w13": the median of the layer
   float amax = 0, ratio = 0;
 
   float distance() const { return std::max(ratio, 1 / ratio); }
@@ -78,19 +81,43 @@ Linears linears_of(const AmaxFile& amax) {
   return linears;
 }
 
+constexpr std::pair<const char*, std::vector<float> ExpertAmax::*> kProjections[] = {
+    {"w13", &ExpertAmax::w13}, {"w2", &ExpertAmax::w2}, {"w2_weighted", &ExpertAmax::w2_weighted}};
+
+// Layers whose experts' median is far from that of the layers around: grows and shrinks slowly in a model.
+void add_odd_layers(const AmaxFile& amax, std::vector<Outlier>& outliers) {
+  for (const auto& [projection, values] : kProjections) {
+    std::vector<float> medians;
+    for (const LayerAmax& layer : amax.layers) medians.push_back(median(layer.experts.*values));
+    for (size_t at = 0; at < medians.size(); ++at) {
+      std::vector<float> around;
+      for (size_t other = at - std::min(at, kNeighbours); other <= at + kNeighbours; ++other) {
+        if (other != at && other < medians.size()) around.push_back(medians[other]);
+      }
+      const float usual = median(around);
+      if (medians[at] == 0 || usual == 0) continue;
+      const float ratio = medians[at] / usual;
+      if (ratio > kFarBelow || ratio * kFarBelow < 1)
+        outliers.push_back(
+            {amax.layers[at].layer, fmt::format("all experts {}", projection), medians[at], ratio});
+    }
+  }
+}
+
 std::vector<Outlier> outliers_of(const AmaxFile& amax, const Linears& linears) {
   std::vector<Outlier> outliers;
   for (const LayerAmax& layer : amax.layers) {
     const ExpertAmax& experts = layer.experts;
-    for (const auto& [projection, values] :
-         {std::pair("w13", &experts.w13), {"w2", &experts.w2}, {"w2_weighted", &experts.w2_weighted}}) {
-      const float usual = median(*values);
-      for (size_t expert = 0; expert < values->size(); ++expert) {
-        add_outlier(layer.layer, fmt::format("expert {} {}", expert, projection), (*values)[expert], usual,
+    for (const auto& [projection, member] : kProjections) {
+      const std::vector<float>& values = experts.*member;
+      const float usual = median(values);
+      for (size_t expert = 0; expert < values.size(); ++expert) {
+        add_outlier(layer.layer, fmt::format("expert {} {}", expert, projection), values[expert], usual,
                     outliers);
       }
     }
   }
+  add_odd_layers(amax, outliers);
   for (const auto& [kind, linear] : linears) {
     const float usual = median(linear.amax);
     for (size_t i = 0; i < linear.amax.size(); ++i) {
@@ -100,18 +127,6 @@ std::vector<Outlier> outliers_of(const AmaxFile& amax, const Linears& linears) {
   std::stable_sort(outliers.begin(), outliers.end(),
                    [](const Outlier& a, const Outlier& b) { return a.distance() > b.distance(); });
   return outliers;
-}
-
-std::vector<uint64_t> without_tokens(const ExpertAmax& experts) {
-  const std::vector<float>* amax = &experts.w13;
-  for (const auto* other : {&experts.w2, &experts.w2_weighted}) {
-    if (amax->empty()) amax = other;
-  }
-  std::vector<uint64_t> starved;
-  for (size_t expert = 0; expert < std::max(amax->size(), experts.tokens.size()); ++expert) {
-    if (amax->empty() ? experts.tokens[expert] == 0 : (*amax)[expert] == 0) starved.push_back(expert);
-  }
-  return starved;
 }
 
 // null where the file has none.
@@ -129,7 +144,8 @@ Json layer_json(const LayerAmax& layer) {
           {"w2", {{"max", largest(experts.w2)}, {"median", median(experts.w2)}}},
           {"w2_weighted", {{"max", largest(experts.w2_weighted)}, {"median", median(experts.w2_weighted)}}},
           {"tokens", tokens_json(experts.tokens)},
-          {"experts_without_tokens", without_tokens(experts)}};
+          {"experts_without_tokens", experts_without_tokens(experts)},
+          {"experts_that_contradict", contradicting_experts(experts)}};
 }
 
 std::string layer_text(const LayerAmax& layer) {
@@ -141,7 +157,7 @@ std::string layer_text(const LayerAmax& layer) {
   if (!experts.tokens.empty()) {
     text += fmt::format(" {:>8}", *std::min_element(experts.tokens.begin(), experts.tokens.end()));
   }
-  const std::vector<uint64_t> starved = without_tokens(experts);
+  const std::vector<uint64_t> starved = experts_without_tokens(experts);
   if (!starved.empty())
     text += fmt::format("  {} without tokens: {}", starved.size(), list_text(starved, kMostRanges));
   return summary_line("", text);
@@ -150,7 +166,7 @@ std::string layer_text(const LayerAmax& layer) {
 std::string coverage_line(const AmaxFile& amax) {
   uint64_t starved = 0, layers = 0;
   for (const LayerAmax& layer : amax.layers) {
-    const size_t here = without_tokens(layer.experts).size();
+    const size_t here = experts_without_tokens(layer.experts).size();
     starved += here;
     layers += here > 0 ? 1 : 0;
   }
@@ -159,6 +175,20 @@ std::string coverage_line(const AmaxFile& amax) {
       "coverage",
       fmt::format("{} of {} layers; {} experts without tokens, in {} layers", amax.layers.size(),
                   total == amax.metadata.end() ? "?" : printable(total->second), starved, layers));
+}
+
+// Experts whose count of tokens and amax exclude each other.
+std::string contradictions_text(const AmaxFile& amax) {
+  std::string text;
+  for (const LayerAmax& layer : amax.layers) {
+    const std::vector<uint64_t> experts = contradicting_experts(layer.experts);
+    if (experts.empty()) continue;
+    text +=
+        summary_line(text.empty() ? "contradicts" : "",
+                     fmt::format("layer {}: tokens without an amax, or an amax without tokens, in experts {}",
+                                 layer.layer, list_text(experts, kMostRanges)));
+  }
+  return text;
 }
 
 std::string linears_text(const Linears& linears) {
@@ -175,8 +205,8 @@ std::string outliers_text(const std::vector<Outlier>& outliers) {
   std::string text = summary_line(
       "outliers",
       fmt::format("{} values above {} times or below 1/{} of the median of their layer's experts, or of "
-                  "their linear in all layers",
-                  outliers.size(), kFarAbove, kFarBelow));
+                  "their linear in all layers; or layers {} times above or below those around",
+                  outliers.size(), kFarAbove, kFarBelow, kFarBelow));
   for (size_t i = 0; i < std::min(outliers.size(), kMostOutliers); ++i) {
     const Outlier& outlier = outliers[i];
     text += summary_line("", fmt::format("layer {} {}: {:.4g}, {:.3g} times the median", outlier.layer,
@@ -209,7 +239,7 @@ Shown show_amax(const std::string& path, const AmaxFile& amax) {
   for (const auto& [key, value] : amax.metadata) {
     shown.text += summary_line("metadata", fmt::format("{}: {}", printable(key), printable(value)));
   }
-  shown.text += coverage_line(amax);
+  shown.text += coverage_line(amax) + contradictions_text(amax);
   shown.text += summary_line(
       "experts", "layer w1/w3 max    median    w2 max    median  weighted    median least tokens");
   Json layers = Json::array();

@@ -22,7 +22,8 @@ void print_summary(const Checkpoint& source, const Plan& plan, const Activations
     return;
   }
   print_data(output_text(plan, arguments.destination) + blocks_text(record) + speed_text(record) +
-             summary_line("next", "nibblecast verify " + arguments.source + " " + arguments.destination));
+             summary_line("next", "nibblecast verify " + shell_quoted(arguments.source) + " " +
+                                      shell_quoted(arguments.destination)));
 }
 
 int say_finished(const std::string& destination, bool json) {

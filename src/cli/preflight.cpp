@@ -49,6 +49,8 @@ class Checks {
       for (const std::string& warning : activations.rows->warnings)
         result_.findings.push_back({Severity::kWarning, warning, ""});
     }
+    for (const std::string& warning : activations.warnings)
+      result_.findings.push_back({Severity::kWarning, warning, ""});
     result_.workload = workload_of(activations);
     result_.work = work_cost(plan, result_.workload);
     result_.job = describe_job(source, run_identity(source, plan, activations),

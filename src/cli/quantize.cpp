@@ -1,5 +1,7 @@
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <iterator>
 #include <memory>
 
 #include "base/error.h"
@@ -10,6 +12,7 @@
 #include "cli/job_run.h"
 #include "cli/preflight.h"
 #include "cli/progress.h"
+#include "cli/require.h"
 #include "cli/source.h"
 #include "cli/summary.h"
 #include "cli/text.h"
@@ -25,6 +28,7 @@ struct QuantizeArguments {
   ActivationOptions activations;
   JobOptions job;
   QuantizeOptions options;
+  Conditions conditions;
   bool export_only = false, validate_only = false;
 };
 
@@ -34,10 +38,10 @@ void print_summary(const Checkpoint& source, const Plan& plan, const Activations
     print_json(summary_document(source, plan, activations, record, job, arguments.destination));
     return;
   }
-  print_data(
-      output_text(plan, arguments.destination) + blocks_text(record) +
-      coverage_text(record, plan.model.n_routed_experts) + speed_text(record) +
-      summary_line("next", fmt::format("nibblecast verify {} {}", arguments.source, arguments.destination)));
+  print_data(output_text(plan, arguments.destination) + blocks_text(record) +
+             coverage_text(record, plan.model.n_routed_experts) + speed_text(record) +
+             summary_line("next", fmt::format("nibblecast verify {} {}", shell_quoted(arguments.source),
+                                              shell_quoted(arguments.destination))));
 }
 
 // What --export-only promises: no forward pass.
@@ -104,21 +108,28 @@ int run(const QuantizeArguments& arguments, const CommonOptions& common) {
       throw Error(ErrorKind::kUsage, {.file = arguments.amax_output}, "lies in the destination",
                   {.hint = "the output holds calibration/amax.safetensors anyway"});
     }
-    check_amax_output(arguments.amax_output, source);
+    check_amax_output(arguments.amax_output, arguments.activations, arguments.options, source);
   }
   const Plan plan = make_plan(source, arguments.options);
   require_origin(arguments.activations, plan);
   const ChosenDevice device = choose_device(common);
   const Activations activations = load_activations(arguments.activations, source, plan, device.forward);
-  const Preflight found =
+  if (!arguments.amax_output.empty())
+    require_own_amax(arguments.amax_output, source, plan, *activations.rows);
+  Preflight found =
       preflight(source, plan, activations, arguments.destination, arguments.job, common, device, false);
+  const Conditions conditions = with_strict(arguments.conditions, arguments.job.strict, plan);
+  std::ranges::move(unmet_before(arguments.conditions, source, plan, activations),
+                    std::back_inserter(found.findings));
   if (report_findings(found.findings)) return static_cast<int>(ErrorKind::kRefused);
   if (arguments.export_only && found.destination != DestinationState::kFinished)
     require_calibrated(source, plan, arguments);
   if (arguments.validate_only) return validate(source, plan, *found.destination, arguments, common);
   if (found.destination == DestinationState::kFinished) {
     clean_finished_destination(source.files(), arguments.destination);
-    return say_finished(source, plan, arguments, common.json);
+    const int said = say_finished(source, plan, arguments, common.json);
+    if (conditions.empty()) return said;
+    return report_unmet(unmet(conditions, plan, recorded_run(source.files(), arguments.destination)));
   }
   const InterruptWatch watch(kResumeHint);
   ProgressPrinter printer(common.quiet);
@@ -138,7 +149,7 @@ int run(const QuantizeArguments& arguments, const CommonOptions& common) {
   });
   for (const std::string& note : record.notes) print_warning(note);
   print_summary(source, plan, activations, record, job, arguments, common.json);
-  return 0;
+  return report_unmet(unmet(conditions, plan, record));
 }
 
 }  // namespace
@@ -159,6 +170,7 @@ void add_quantize(CLI::App& app, CommonOptions& common, Action& action) {
       ->needs("--calib");
   add_quantize_options(command, arguments->options);
   add_job_options(command, arguments->job);
+  add_require(command, arguments->conditions, kAllConditions);
   command.add_flag("--export-only", arguments->export_only,
                    "no forward pass: --amax, or a finished calibration");
   command.add_flag("--validate-only", arguments->validate_only,

@@ -96,6 +96,8 @@ std::string blocks_text(const RunRecord& record) {
 
 std::string coverage_text(const RunRecord& record, uint64_t experts) {
   std::string text;
+  const auto is_known = [](const LayerAmax& layer) { return knows_experts(layer.experts); };
+  if (std::ranges::none_of(record.layers, is_known)) return text;  // nothing was measured
   for (size_t layer = 0; layer < record.without_tokens.size(); ++layer) {
     const std::vector<uint64_t>& starved = record.without_tokens[layer];
     if (starved.empty()) continue;
@@ -133,6 +135,7 @@ void print_checksums(const ChecksumReport& report, const std::string& state, boo
     print_json({{"ok", report.ok()},
                 {"state", state},
                 {"problems", report.problems},
+                {"notes", report.notes},
                 {"tensors", report.tensors},
                 {"bytes", report.bytes},
                 {"files", report.files}});
@@ -140,6 +143,7 @@ void print_checksums(const ChecksumReport& report, const std::string& state, boo
   }
   std::string text = summary_line("state", state);
   for (const std::string& problem : report.problems) text += summary_line("problem", problem);
+  for (const std::string& note : report.notes) text += summary_line("note", note);
   text += summary_line("checked", fmt::format("{} tensors, {} bytes; {} other files", grouped(report.tensors),
                                               grouped(report.bytes), report.files));
   print_data(text + summary_line("result", report.ok()

@@ -15,13 +15,15 @@
 #include "cli/summary.h"
 #include "cli/text.h"
 #include "pipeline/verify_checksums.h"
+#include "pipeline/verify_folder.h"
 
 namespace nibblecast {
 namespace {
 
 struct VerifyArguments {
   std::string source, destination;
-  QuantizeOptions options;  // of which only the engines count
+  QuantizeOptions options;         // of which only the engines count
+  CLI::Option* engines = nullptr;  // --engine
   bool checksums = false;
 };
 
@@ -68,6 +70,30 @@ int run_checksums(const VerifyArguments& arguments, const CommonOptions& common)
   return report.ok() ? 0 : static_cast<int>(ErrorKind::kVerifyFailed);
 }
 
+void require_finished(const std::string& output) {
+  if (!is_unfinished_output(output, system_files())) return;
+  throw Error(ErrorKind::kVerifyFailed, {.file = output}, "is unfinished",
+              {.hint = "nibblecast status " + shell_quoted(output)});
+}
+
+bool holds_nvfp4(const Checkpoint& checkpoint) {
+  return std::ranges::any_of(checkpoint.tensors(),
+                             [](const Tensor& tensor) { return tensor.name.ends_with(".weight_scale_2"); });
+}
+
+// Where no plan fits SRC because it is what quantize makes, the two were likely named in the wrong order.
+VerifyReport verify_as_meant(const Checkpoint& source, const std::string& destination,
+                             const VerifyOptions& options) {
+  try {
+    return verify(source, destination, source.files(), options);
+  } catch (const Error& error) {
+    const bool unplanned = error.kind() == ErrorKind::kBadInput || error.kind() == ErrorKind::kUnsupported;
+    if (!unplanned || !holds_nvfp4(source)) throw;
+    throw Error(error.kind(), {.file = source.folder().string()}, "is in NVFP4 already, and given as SRC",
+                {.hint = "are the two swapped? nibblecast verify SRC DST"});
+  }
+}
+
 int run(const VerifyArguments& arguments, const CommonOptions& common) {
   if (arguments.checksums) return run_checksums(arguments, common);
   if (arguments.destination.empty()) {
@@ -75,13 +101,15 @@ int run(const VerifyArguments& arguments, const CommonOptions& common) {
                 {.hint = "give SRC and DST, or --checksums and an output"});
   }
   const Checkpoint source = open_source(arguments.source);
+  require_finished(arguments.destination);
   VerifyReport report;
   {
     const InterruptWatch watch("");
     ProgressPrinter printer(common.quiet);
-    VerifyOptions options{.engines = arguments.options.engines, .progress = progress_to(printer, watch)};
+    VerifyOptions options{.engines = {}, .progress = progress_to(printer, watch)};
+    if (arguments.engines->count() > 0) options.engines = arguments.options.engines;
     options.memory_bytes = std::min(options.memory_bytes, common.memory_limit() / 2);
-    report = verify(source, arguments.destination, source.files(), options);
+    report = verify_as_meant(source, arguments.destination, options);
   }
   if (common.json)
     print_json(json_of(report));
@@ -100,6 +128,8 @@ void add_verify(CLI::App& app, CommonOptions& common, Action& action) {
   add_text(command, "DST", arguments->destination, "", "what was made of it");
   command.add_flag("--checksums", arguments->checksums, "one folder: against its own record, without SRC");
   add_engines(command, arguments->options);
+  arguments->engines = command.get_option("--engine");
+  arguments->engines->description("vllm|sglang|trtllm|none; repeatable (those that DST records)");
   add_threads_options(command, common);
   add_common_options(command, common);
   command.callback(

@@ -417,7 +417,7 @@ class Run {
         set_scalar(group.linears[slot].input_scale, scales[*group.expert]);
       }
     }
-    if (experts) record_.without_tokens[layer] = std::move(experts->without_tokens);
+    record_.without_tokens[layer] = experts_without_tokens(amax.experts);
   }
 
   // The layer's last unit was worked on. While a device is still computing it, the next one begins.
@@ -459,13 +459,10 @@ class Run {
     saved_at_ = layer;
   }
 
-  LayerAmax layer_of(const AmaxFile& amax, uint64_t layer) const {
-    for (const LayerAmax& candidate : amax.layers) {
-      if (candidate.layer == layer) return candidate;
-    }
-    throw Error(ErrorKind::kBadInput, {.file = activations_.origin},
-                fmt::format("holds no amax of layer {}", layer),
-                {.hint = "was calibration interrupted, or made for another model?"});
+  // Nothing is known of a layer that the file lacks; set_input_scales() refuses it where it is needed.
+  static LayerAmax layer_of(const AmaxFile& amax, uint64_t layer) {
+    const LayerAmax* found = find_layer(amax.layers, layer);
+    return found == nullptr ? LayerAmax{.layer = layer, .linears = {}, .experts = {}} : *found;
   }
 
   void save_amax() const {
@@ -548,16 +545,21 @@ class Run {
 
 }  // namespace
 
-Activations Activations::from_rows(CalibrationRows rows, std::string origin) {
+std::string rows_identity(const CalibrationRows& rows) {
   Hash hash;
   for (const std::vector<int32_t>& row : rows.ids) {
     hash.add(std::to_string(row.size()) + ":");
     hash.add(std::as_bytes(std::span(row)));
   }
+  return hash.hex();
+}
+
+Activations Activations::from_rows(CalibrationRows rows, std::string origin) {
+  std::string identity = rows_identity(rows);
   return {.rows = std::move(rows),
           .amax = {},
           .origin = std::move(origin),
-          .identity = hash.hex(),
+          .identity = std::move(identity),
           .products = product_isa()};
 }
 
@@ -584,6 +586,8 @@ std::map<std::string, std::string> amax_metadata(const Checkpoint& source, const
           {"model_type", "deepseek_v4"},
           {"layers", std::to_string(plan.model.num_hidden_layers)},
           {"model", source_identity(source)},
+          {"weights", plan.weights},
+          {"calibration", rows_identity(rows)},
           {"rows", std::to_string(rows.ids.size())},
           {"tokens", std::to_string(rows.tokens())},
           {"compute_dtype", std::string(compute_dtype_name(plan.options.compute_dtype))}};

@@ -26,13 +26,17 @@ namespace nibblecast {
 struct Activations {
   std::optional<CalibrationRows> rows = {};
   std::optional<AmaxFile> amax = {};
-  std::string origin = {};    // path of the text or of the amax file, for messages
-  std::string identity = {};  // hash of the ids, or of the file's content
-  std::string products = {};  // of rows: what computes; product_isa() or device_identity()
+  std::string origin = {};                 // path of the text or of the amax file, for messages
+  std::string identity = {};               // hash of the ids, or of the file's content
+  std::string products = {};               // of rows: what computes; product_isa() or device_identity()
+  std::vector<std::string> warnings = {};  // about the amax file: another model's, experts without tokens...
 
   static Activations from_rows(CalibrationRows rows, std::string origin);
   static Activations from_amax(FileSystem& files, const std::filesystem::path& path);
 };
+
+// Hash (hex) of the rows' ids.
+std::string rows_identity(const CalibrationRows& rows);
 
 // What the running thread is about to do.
 enum class Phase { kRead, kForward, kMake, kSaveStreams, kFinish };
@@ -59,8 +63,9 @@ struct RunOptions {
 
 // What a run found out.
 struct RunRecord {
-  std::vector<LayerAmax> layers;                      // measured, or from the amax file
-  std::vector<std::vector<uint64_t>> without_tokens;  // [layer]: experts that saw no token
+  std::vector<LayerAmax> layers;  // measured, or from the amax file
+  // [layer]: experts that saw no token; of layers whose experts are known (knows_experts())
+  std::vector<std::vector<uint64_t>> without_tokens;
   CastCounts blocks;
   std::map<std::string, uint64_t> outside_window;  // weight tensor -> blocks requantized
   std::map<std::string, RowLoss> losses;           // weight tensor -> what quantizing it lost

@@ -32,9 +32,14 @@ class Verifier {
 
   VerifyReport verify() {
     report_.tensors = plan_.file_tensors();
+    if (is_source_copy()) {
+      report_.problems = {"every tensor is as the source has it: is DST the source, or a copy of it?"};
+      return std::move(report_);
+    }
     if (plan_.command != "quantize") report_.notes.push_back("made by: " + plan_.made);
     match_tensors();
     check_documents(output_, plan_, problems_, report_.notes);
+    check_side_files(output_, source_, files_, problems_);
     check_engines();
     const std::vector<float> scales =
         check_scales(source_, output_, matches_, plan_, recorded_, files_, problems_, report_.notes);
@@ -67,6 +72,16 @@ class Verifier {
     }
     if (recorded_.command == "convert") return make_convert_plan(source_);
     return make_plan(source_, recorded_.options);
+  }
+
+  // Tensors that the plan makes anew are all there under the source's names, dtypes and shapes.
+  bool is_source_copy() const {
+    const bool all_kept = std::ranges::all_of(
+        plan_.tensors, [](const PlannedTensor& tensor) { return tensor.make == Make::kKeep; });
+    return !all_kept && std::ranges::all_of(source_.tensors(), [&](const Tensor& tensor) {
+      const Tensor* found = output_.find(tensor.name);
+      return found != nullptr && found->dtype == tensor.dtype && found->shape == tensor.shape;
+    });
   }
 
   void match_tensors() {
@@ -121,7 +136,7 @@ class Verifier {
     for (const Breach& breach :
          check_engine_contracts(output_.config, output_.hf_quant_config, output_.tensors)) {
       const std::string line = fmt::format("{}: {}", engine_name(breach.engine), breach.rule);
-      if (options_.engines.contains(breach.engine))
+      if (options_.engines.value_or(recorded_.options.engines).contains(breach.engine))
         problems_.add("engine contracts", line);
       else
         report_.notes.push_back(line);

@@ -27,6 +27,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -39,8 +40,9 @@
 namespace nibblecast {
 
 struct VerifyOptions {
-  std::set<Engine> engines = {Engine::kVllm,
-                              Engine::kSglang};  // whose breached contract is a problem, not a note
+  // Whose breached contract is a problem, not a note; nothing: those that nibblecast.json records, or without
+  // one the default of quantize.
+  std::optional<std::set<Engine>> engines = {};
   uint64_t memory_bytes = 256 << 20;  // of read buffers; at least one expert of source and output is held
   // Called from the calling thread; stage is the source's shard, bytes are those of source and output. May be
   // empty.

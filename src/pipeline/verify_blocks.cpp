@@ -151,6 +151,7 @@ class BlockChecker::Rows {
     uint8_t codes[kBlockBytes], scales[2];
     cast_mxfp4_to_nvfp4_ref({.codes = in_, .scales = &scale_, .rows = 1, .cols = 32}, 0, 1, pair_.k_max,
                             NegativeZero::kKeep, codes, scales);
+    if (is_zero_block(out_) && !is_zero_block(in_)) ++counts_.zeroed;
     for (size_t element = 0; element < 32; ++element) {
       const double value = source_value(element), error = std::fabs(output_value(element) - value);
       counts_.value_squared += value * value;
@@ -218,6 +219,7 @@ void BlockCounts::merge(const BlockCounts& later) {
   blocks += later.blocks;
   identical += later.identical;
   requantized += later.requantized;
+  zeroed += later.zeroed;
   signs_kept += later.signs_kept;
   signs_cleared += later.signs_cleared;
   error_squared += later.error_squared;

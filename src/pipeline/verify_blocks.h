@@ -33,6 +33,7 @@ struct BlockCounts {
   uint64_t blocks = 0;       // of 32 elements
   uint64_t identical = 0;    // same values in source and output
   uint64_t requantized = 0;  // outside the window
+  uint64_t zeroed = 0;       // of those: all values of the output are 0, not all of the source
   // Of zeros with a sign in the source, inside the window.
   uint64_t signs_kept = 0, signs_cleared = 0;
   // Over the requantized blocks: sums of squares of errors and of the source's values, largest |error|.

@@ -11,6 +11,7 @@
 #include "base/hash.h"
 #include "checkpoint/checkpoint.h"
 #include "pipeline/reader.h"
+#include "pipeline/verify_folder.h"
 
 namespace nibblecast {
 namespace {
@@ -154,16 +155,16 @@ Json read_record(FileSystem& files, const Path& output) {
 
 void check_files(FileSystem& files, const Path& output, const Json& record, ChecksumReport& report) {
   for (const auto& [name, checksum] : record["files"].items()) {
-    const Path relative = name;
-    const bool inside = relative.is_relative() && std::ranges::find(relative, "..") == relative.end();
-    const auto status = inside ? files.status(output / relative) : std::nullopt;
+    const auto status = is_inside(name) ? files.status(output / name) : std::nullopt;
+    // A card is for its publisher to edit.
+    std::vector<std::string>& lines = is_model_card(name) ? report.notes : report.problems;
     if (!status || status->is_folder) {
-      report.problems.push_back(name + ": is missing");
+      lines.push_back(name + ": is missing");
       continue;
     }
     ++report.files;
-    if (file_checksum(files, output / relative) != text_of(checksum)) {
-      report.problems.push_back(name + ": was changed since it was written");
+    if (file_checksum(files, output / name) != text_of(checksum)) {
+      lines.push_back(name + ": was changed since it was written");
     }
   }
 }

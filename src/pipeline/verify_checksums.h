@@ -16,6 +16,7 @@ namespace nibblecast {
 
 struct ChecksumReport {
   std::vector<std::string> problems;  // one line each, naming tensor or file
+  std::vector<std::string> notes;     // model cards that were edited or taken away
   uint64_t tensors = 0, files = 0;    // compared
   uint64_t bytes = 0;                 // of the tensors
 

@@ -454,11 +454,14 @@ class DataChecker {
     if (counts.requantized == 0) return;
     const double relative =
         counts.value_squared > 0 ? std::sqrt(counts.error_squared / counts.value_squared) : 0;
-    report_.notes.push_back(
-        fmt::format("{}: {} of {} blocks lie outside the cast's window and were requantized; error {:.3g} "
-                    "relative to these "
-                    "blocks' norm, at most {:.3g}",
-                    weight, counts.requantized, counts.blocks, relative, counts.largest_error));
+    const bool all_zeroed = counts.zeroed == counts.requantized;
+    std::string error;
+    if (counts.zeroed > 0)
+      error = all_zeroed ? "; all of their values became 0" : fmt::format("; {} became all 0", counts.zeroed);
+    if (!all_zeroed) error += fmt::format("; error {:.3g} relative to the norm of these blocks", relative);
+    report_.notes.push_back(fmt::format(
+        "{}: {} of {} blocks lie outside the cast's window and were requantized{}, at most {:.3g} off",
+        weight, counts.requantized, counts.blocks, error, counts.largest_error));
   }
 
   void report_kept() {

@@ -2,13 +2,22 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <set>
+#include <utility>
 
 #include "checkpoint/printable.h"
 #include "model/deepseek_v4_tensors.h"
 
 namespace nibblecast {
 namespace {
+
+// What engines load beside config and weights, by the names that transformers gives it.
+constexpr const char* kLoadedFiles[] = {
+    "tokenizer.json",      "tokenizer_config.json", "generation_config.json",
+    "chat_template.jinja", "chat_template.json",    "special_tokens_map.json",
+    "added_tokens.json",   "tokenizer.model",       "vocab.json",
+    "merges.txt"};
 
 Json at_or_null(const Json& object, const std::string& key) {
   return object.is_object() && object.contains(key) ? object.at(key) : Json();
@@ -113,6 +122,21 @@ std::optional<T> named(const Json& options, const char* key, std::optional<T> (*
   return value;
 }
 
+// A list of names; the default stays where nothing is recorded.
+void read_engines(const Json& recorded, std::set<Engine>& engines, ProblemList& problems) {
+  if (recorded.is_null()) return;
+  std::set<Engine> named;
+  for (const Engine engine : kAllEngines) {
+    if (recorded.is_array() && std::ranges::find(recorded, Json(engine_name(engine))) != recorded.end())
+      named.insert(engine);
+  }
+  if (recorded.is_array() && named.size() == recorded.size())
+    engines = std::move(named);
+  else
+    problems.add("nibblecast.json",
+                 fmt::format("nibblecast.json: options.engines is unknown; found {}", text_of(recorded)));
+}
+
 }  // namespace
 
 RecordedOptions recorded_options(const Json& run_document, ProblemList& problems) {
@@ -158,6 +182,7 @@ RecordedOptions recorded_options(const Json& run_document, ProblemList& problems
   if (recipe_text.is_string()) recorded.options.recipe_text = recipe_text.get<std::string>();
   recorded.options.weight_method = named(options, "weight_method", parse_recipe_method, problems);
   recorded.options.kv_cache = named(options, "kv_cache", parse_kv_cache, problems);
+  read_engines(at_or_null(options, "engines"), recorded.options.engines, problems);
   if (recorded.negative_zero) recorded.options.negative_zero = *recorded.negative_zero;
   return recorded;
 }
@@ -206,6 +231,26 @@ void check_documents(const OutputFolder& output, const Plan& plan, ProblemList& 
     take_over(at_or_null(output.index_metadata, "total_size"), "total_size", metadata);
     JsonComparison("model.safetensors.index.json", problems)
         .compare(metadata, output.index_metadata, "metadata");
+  }
+}
+
+void check_side_files(const OutputFolder& output, const Checkpoint& source, FileSystem& files,
+                      ProblemList& problems) {
+  std::set<std::string> expected;
+  const Json recorded = at_or_null(output.run_document, "files");
+  for (const auto& [name, unused] : recorded.items()) {
+    if (recorded.is_object() && !is_model_card(name) && is_inside(name)) expected.insert(name);
+  }
+  for (const char* name : kLoadedFiles) {
+    if (files.status(source.folder() / name)) expected.insert(name);
+  }
+  // Those that are read are held against the plan, and say what their absence means.
+  for (const char* document : {"config.json", "hf_quant_config.json", "model.safetensors.index.json",
+                               "calibration/amax.safetensors"})
+    expected.erase(document);
+  for (const std::string& name : expected) {
+    const auto status = files.status(output.path / name);
+    if (!status || status->is_folder) problems.add("files", printable(name) + ": is missing");
   }
 }
 

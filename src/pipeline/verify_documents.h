@@ -17,7 +17,7 @@ namespace nibblecast {
 struct RecordedOptions {
   std::string command = "quantize";
   std::string made = {};    // of the other commands: their options in words
-  QuantizeOptions options;  // of quantize; defaults where there is no nibblecast.json
+  QuantizeOptions options;  // of quantize, its engines too; defaults where there is no nibblecast.json
   std::optional<InputScalePolicy> input_scale;
   std::optional<NegativeZero> negative_zero;
 };
@@ -28,6 +28,11 @@ RecordedOptions recorded_options(const Json& run_document, ProblemList& problems
 // true of the tensors; the producer is a note.
 void check_documents(const OutputFolder& output, const Plan& plan, ProblemList& problems,
                      std::vector<std::string>& notes);
+
+// The files beside the weights: those that nibblecast.json records are there, and of what engines load with a
+// model (tokenizer, chat template, generation config) each that the source has. Model cards may be missing.
+void check_side_files(const OutputFolder& output, const Checkpoint& source, FileSystem& files,
+                      ProblemList& problems);
 
 // nibblecast.json against the source and, at the end, against the blocks counted.
 void check_run_document(const OutputFolder& output, const Checkpoint& source, const VerifyReport& report,

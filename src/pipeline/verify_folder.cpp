@@ -10,6 +10,7 @@
 #include "checkpoint/index.h"
 #include "checkpoint/printable.h"
 #include "checkpoint/safetensors.h"
+#include "pipeline/destination.h"
 
 namespace nibblecast {
 namespace {
@@ -174,7 +175,7 @@ class FolderReader {
 
   void check_strangers() {
     for (const std::string& name : files_.list(folder_.path)) {
-      if (name.ends_with(".partial") || name == ".nibblecast") {
+      if (name.ends_with(".partial") || name == kJobFolder) {
         problems_.add("files", fmt::format("{}: left by a run that has not finished", printable(name)));
       }
     }
@@ -192,6 +193,20 @@ class FolderReader {
 const Tensor* OutputFolder::find(std::string_view name) const {
   const auto found = by_name.find(name);
   return found == by_name.end() ? nullptr : &tensors[found->second];
+}
+
+bool is_model_card(std::string_view name) { return name == "README.md" || name == "README.source.md"; }
+
+bool is_inside(const fs::path& relative) {
+  return relative.is_relative() && std::ranges::find(relative, "..") == relative.end();
+}
+
+bool is_unfinished_output(const fs::path& path, FileSystem& files) {
+  const auto status = files.status(path);
+  if (!status || !status->is_folder || files.status(path / "config.json")) return false;
+  return std::ranges::any_of(files.list(path), [](const std::string& name) {
+    return name == kJobFolder || name.ends_with(".safetensors.partial");
+  });
 }
 
 OutputFolder read_output_folder(const fs::path& path, FileSystem& files, ProblemList& problems) {

@@ -35,4 +35,12 @@ struct OutputFolder {
 // Throws kBadInput if `path` is no folder, kIo.
 OutputFolder read_output_folder(const std::filesystem::path& path, FileSystem& files, ProblemList& problems);
 
+// README.md and README.source.md, which whoever publishes a model edits.
+bool is_model_card(std::string_view name);
+// Whether a relative path stays in its folder.
+bool is_inside(const std::filesystem::path& relative);
+
+// A run began it and has not ended: no config.json, but its job, or shards that have no name yet.
+bool is_unfinished_output(const std::filesystem::path& path, FileSystem& files);
+
 }  // namespace nibblecast

@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "calibration/amax_file.h"
+#include "plan/amax_fit.h"
 #include "plan/input_scale.h"
 
 namespace nibblecast {
@@ -65,16 +66,16 @@ class ScaleCheck {
   }
 
   // Throws Error: the file does not hold what the policy needs.
-  void check_against_amax(FileSystem& files, const std::filesystem::path& path) {
+  void check_against_amax(FileSystem& files, const std::filesystem::path& path,
+                          std::vector<std::string>& notes) {
     const AmaxFile amax = read_amax(files, path);
+    if (auto foreign = foreign_amax(source_, plan_, amax, path.string()))
+      notes.push_back(std::move(*foreign));
+    require_fitting_amax(source_, plan_, amax, path.string());
     for (const Stage& stage : plan_.stages) {
       if (!stage.layer) continue;
-      const auto layer = std::ranges::find(amax.layers, *stage.layer, &LayerAmax::layer);
-      if (layer == amax.layers.end()) {
-        throw Error(ErrorKind::kBadInput, {.file = path.string()},
-                    fmt::format("holds no amax of layer {}", *stage.layer));
-      }
-      check_stage(stage, *layer, path.string());
+      if (const LayerAmax* layer = find_layer(amax.layers, *stage.layer))
+        check_stage(stage, *layer, path.string());
     }
   }
 
@@ -162,7 +163,7 @@ std::vector<float> check_scales(const Checkpoint& source, const OutputFolder& ou
   const std::filesystem::path amax = output.path / "calibration" / "amax.safetensors";
   if (recorded.input_scale && files.status(amax)) {
     try {
-      check.check_against_amax(files, amax);
+      check.check_against_amax(files, amax, notes);
     } catch (const Error& error) {
       if (error.kind() != ErrorKind::kBadInput && error.kind() != ErrorKind::kUnsupported) throw;
       problems.add("input scales", error.what());

@@ -1,5 +1,7 @@
 #include "plan/convert.h"
 
+#include <fmt/format.h>
+
 #include <cstring>
 #include <optional>
 #include <utility>
@@ -10,6 +12,7 @@
 #include "model/deepseek_v4_tensors.h"
 #include "plan/linear.h"
 #include "plan/packed_linears.h"
+#include "plan/weight_sample.h"
 
 namespace nibblecast {
 namespace {
@@ -32,19 +35,40 @@ const std::string& text_at(const Json& object, const char* key) {
   return object.at(key).get_ref<const std::string&>();
 }
 
-// Nothing where there is no such file. Throws what JSON and headers throw where it is not what we write.
-std::optional<Release> read_release(const Checkpoint& source) {
+// The weights that quantize could not cast, as the record has them: with blocks outside the cast's window, or
+// quantized anew. A count without names is named as such.
+std::vector<std::string> changed_weights(const Json& record) {
+  std::vector<std::string> names;
+  for (const char* list : {"outside_window", "relative_error"}) {
+    const Json weights = record.value(list, Json::object());
+    for (const auto& [name, unused] : weights.items()) names.push_back(name);
+  }
+  if (!names.empty()) return names;
+  const Json& blocks = record.at("blocks");
+  const auto outside = blocks.at("outside_window").get<uint64_t>(),
+             total = blocks.at("total").get<uint64_t>();
+  if (outside > 0 || blocks.at("lossless").get<uint64_t>() != total)
+    names.push_back(fmt::format("{} of {} blocks", outside, total));
+  return names;
+}
+
+// Nothing where there is no such file.
+std::optional<Json> read_record(const Checkpoint& source) {
   const std::filesystem::path path = source.folder() / kRecordName;
   if (!source.files().status(path)) return {};
-  const Json document = parse_json(read_text(source.files(), path, kMostRecordBytes), path.string());
-  const Json& recorded = document.at("source");
+  return parse_json(read_text(source.files(), path, kMostRecordBytes), path.string());
+}
+
+// Throws what JSON and headers throw where it is not what we write; `file` is named then.
+Release release_of(const Json& record, const std::string& file) {
+  const Json& recorded = record.at("source");
   Release release{.config = text_at(recorded, "config"), .index = text_at(recorded, "index"), .shards = {}};
   for (const Json& shard : recorded.at("shards")) {
     const auto size = shard.at("size_bytes").get<uint64_t>();
     const std::string& name = text_at(shard, "name");
     release.shards.push_back(
         {.name = name,
-         .header = parse_safetensors_header(text_at(shard, "header"), size, path.string() + ": " + name),
+         .header = parse_safetensors_header(text_at(shard, "header"), size, file + ": " + name),
          .size_bytes = size});
   }
   return release;
@@ -63,6 +87,7 @@ class ConvertPlanner {
     const TileSize tiles = tile_size(source_);
     plan_.command = "convert";
     plan_.made = "convert mxfp4";
+    plan_.weights = weight_sample(source_);
     plan_.model.tile_rows = tiles.rows;
     plan_.model.tile_cols = tiles.cols;
     for (const PackedLinear& packed : find_packed_linears(source_)) {
@@ -100,8 +125,16 @@ class ConvertPlanner {
   void restore_release() {
     std::string problem = "the release that it records has other tensors";
     try {
-      const std::optional<Release> release = read_release(source_);
-      if (!release || lay_out_as(*release)) return;
+      const std::optional<Json> record = read_record(source_);
+      if (!record) {
+        warn(std::string("there is no ") + kRecordName +
+             " to say whether blocks had to be requantized: values come back as they are here, which need "
+             "not be "
+             "the release's");
+        return;
+      }
+      check_values(*record);
+      if (lay_out_as(release_of(*record, (source_.folder() / kRecordName).string()))) return;
     } catch (const Error& error) {
       // What could not be read today may well be of use.
       if (error.kind() == ErrorKind::kIo) throw;
@@ -109,11 +142,31 @@ class ConvertPlanner {
     } catch (const Json::exception&) {
       problem = "it does not record the release";
     }
-    plan_.findings.push_back(
-        {.severity = Severity::kWarning,
-         .reason = std::string(kRecordName) +
-                   " is of no use, so that tensors stand in this source's order: " + problem,
-         .remedy = {}});
+    warn(std::string(kRecordName) +
+         " is of no use, so that tensors stand in this source's order: " + problem);
+  }
+
+  // Exactly or not at all: what the record says of values, whatever it says of the layout.
+  void check_values(const Json& record) {
+    const std::vector<std::string> changed = changed_weights(record);
+    if (!changed.empty()) {
+      const std::string rest = changed.size() == 1 ? "" : fmt::format(" and {} more", changed.size() - 1);
+      plan_.findings.push_back(
+          {.severity = Severity::kRefusal,
+           .reason = fmt::format("{} records weights that were requantized, and no longer hold the release's "
+                                 "values: {}{}",
+                                 kRecordName, changed.front(), rest),
+           .remedy = "take the release itself, or `nibblecast dequantize` for the values that are here"});
+    }
+    const Json options = record.value("options", Json::object());
+    if (options.value("negative_zero", "keep") != "keep")
+      warn(
+          "made with --negative-zero modelopt: all values come back, but each -0 as +0, so that bytes may "
+          "differ from the release's");
+  }
+
+  void warn(std::string reason) {
+    plan_.findings.push_back({.severity = Severity::kWarning, .reason = std::move(reason), .remedy = {}});
   }
 
   // Moves the plan's tensors to where the release has them; false, and nothing moved, where they differ.

@@ -6,6 +6,10 @@
 
 namespace nibblecast {
 
+// The release's values exactly, or a refusal among the findings: where the source's nibblecast.json records
+// weights with requantized blocks, or quantized anew, it names them. Without a record nobody knows, which is
+// a warning; so is an output with --negative-zero modelopt, whose -0 are gone.
+//
 // Every NVFP4 weight as MXFP4 under the release's names, input scales left out; every other tensor stays.
 // config.json loses ModelOpt's keys. Where the source's nibblecast.json records the release that it was made
 // of, shards, headers, index and config.json are the release's to the byte; a record that does not fit these

@@ -12,6 +12,7 @@
 #include "model/deepseek_v4_modules.h"
 #include "plan/linear.h"
 #include "plan/packed_linears.h"
+#include "plan/weight_sample.h"
 
 namespace nibblecast {
 namespace {
@@ -27,6 +28,7 @@ class DequantizePlanner {
     const TileSize tiles = tile_size(source_);
     plan_.command = "dequantize";
     plan_.made = dequantize_text(options_);
+    plan_.weights = weight_sample(source_);
     plan_.model.tile_rows = tiles.rows;
     plan_.model.tile_cols = tiles.cols;
     for (const PackedLinear& packed : find_packed_linears(source_)) widen(packed);

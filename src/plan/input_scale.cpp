@@ -39,7 +39,7 @@ std::vector<float> scales_of(std::vector<float> amax, InputScalePolicy policy, u
   if (!(largest > 0)) {
     throw Error(ErrorKind::kBadInput,
                 {.file = file, .tensor = fmt::format("layers.{}.ffn.experts.{}", layer, name)},
-                "no expert of this layer saw a token", {.hint = "calibrate with more text"});
+                "every amax of this layer is 0: no expert saw a token", {.hint = "calibrate with more text"});
   }
   for (float& value : amax) {
     value = nvfp4_global_scale(policy != InputScalePolicy::kExpert || value == 0 ? largest : value);
@@ -71,12 +71,15 @@ LayerInputScales layer_input_scales(const Plan& plan, uint64_t layer, const Expe
       w2[expert] = std::max(w2[expert], experts.w2_weighted[expert]);
   }
   LayerInputScales scales;
-  for (uint64_t expert = 0; expert < count; ++expert) {
-    if (experts.w13[expert] == 0) scales.without_tokens.push_back(expert);
-  }
   scales.w13 = scales_of(experts.w13, options.input_scale, layer, "w13.input_amax", file);
   scales.w2 = scales_of(std::move(w2), options.input_scale, layer, "w2.input_amax", file);
   return scales;
+}
+
+std::string source_module(const Checkpoint& source, const PlannedLinear& linear) {
+  std::string module = source.tensors()[linear.source_weight].name;
+  module.resize(module.size() - std::string_view(".weight").size());
+  return module;
 }
 
 float group_input_amax(const Checkpoint& source, const PlannedGroup& group, const LayerAmax& amax,
@@ -84,8 +87,7 @@ float group_input_amax(const Checkpoint& source, const PlannedGroup& group, cons
   float largest = 0;
   for (const PlannedLinear& linear : group.linears) {
     if (linear.input_scale == kNone) continue;
-    std::string module = source.tensors()[linear.source_weight].name;
-    module.resize(module.size() - std::string_view(".weight").size());
+    const std::string module = source_module(source, linear);
     const auto found = amax.linears.find(module);
     if (found == amax.linears.end() || !(nvfp4_global_scale(found->second) > 0) ||
         !std::isfinite(found->second)) {

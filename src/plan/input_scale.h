@@ -14,16 +14,18 @@ namespace nibblecast {
 // Of one layer, by expert; all values finite and > 0.
 struct LayerInputScales {
   std::vector<float> w13, w2;
-  std::vector<uint64_t> without_tokens;  // experts that got the layer's largest amax
 };
 
-// Checks and reduces. An expert whose amax is 0 saw no token; it gets its own layer's largest amax.
+// Checks and reduces. An expert whose amax is 0, as it is without tokens, gets its own layer's largest amax.
 // Throws kBadInput naming layer, projection and expert: `experts` lacks a vector that the policy needs or has
 // another length than the layer has experts; a value above what the weights allow (`bound`; in a run of ours
-// that is a bug, in a file somebody else's); no expert of the layer saw a token. `file` names the amax's
+// that is a bug, in a file somebody else's); every amax of the layer is 0. `file` names the amax's
 // origin.
 LayerInputScales layer_input_scales(const Plan& plan, uint64_t layer, const ExpertAmax& experts,
                                     const std::string& file);
+
+// The linear's official name, "layers.3.attn.wq_a".
+std::string source_module(const Checkpoint& source, const PlannedLinear& linear);
 
 // The amax of dense linears that share their input: the largest of those that have an input_scale; 0 where
 // none has. Throws kBadInput naming the linear whose amax is missing, zero or not finite.

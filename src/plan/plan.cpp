@@ -18,6 +18,7 @@
 #include "plan/layout.h"
 #include "plan/linear.h"
 #include "plan/recipe_modules.h"
+#include "plan/weight_sample.h"
 
 namespace nibblecast {
 namespace {
@@ -37,6 +38,7 @@ class Planner {
  public:
   Planner(const Checkpoint& source, const QuantizeOptions& options) : source_(source) {
     plan_.options = options;
+    plan_.weights = weight_sample(source);
     plan_.model = DeepseekV4Config::parse(source.config(), (source.folder() / "config.json").string());
     recipe_ = recipe_of(source.files(), options);
     plan_.options.recipe_text = recipe_.text;
@@ -234,7 +236,7 @@ class Planner {
     for (uint64_t layer = 0; layer < plan_.model.num_hidden_layers; ++layer) {
       const Tensor& norm = source_.at(fmt::format("layers.{}.ffn_norm.weight", layer));
       const std::vector<std::byte> bytes = reader.read(norm);
-      double largest = 0;
+      double largest = 0, least = std::numeric_limits<float>::max();
       for (size_t at = 0; at + 1 < bytes.size(); at += 2) {
         bf16 value;
         std::memcpy(&value.bits, bytes.data() + at, 2);
@@ -245,9 +247,11 @@ class Planner {
                       "a norm weight is not finite");
         }
         largest = std::max(largest, magnitude);
+        least = std::min(least, magnitude);
       }
       plan_.bounds.push_back(
           {.w13 = rounded_up(std::sqrt(static_cast<double>(plan_.model.hidden_size)) * largest),
+           .w13_least = static_cast<float>(least / kBf16Slack),
            .w2 = rounded_up(clamp),
            .w2_weighted = rounded_up(clamp * std::max(1.0, plan_.model.routed_scaling_factor))});
     }
@@ -312,6 +316,15 @@ class Planner {
     plan_.hf_quant_config = output_hf_quant_config(manifest);
     index_output(source_, plan_);
     for (std::string& sentence : unmatched_patterns(recipe_, modules_)) warn(std::move(sentence));
+    if (std::ranges::all_of(plan_.tensors, [](const auto& tensor) { return tensor.make == Make::kKeep; })) {
+      plan_.findings.push_back(
+          {.severity = Severity::kRefusal,
+           .reason =
+               fmt::format("no module is quantized: by {} every tensor stays as it is, and the output would "
+                           "be a copy of the source",
+                           recipe_.origin),
+           .remedy = "`nibblecast plan --explain MODULE` says what becomes of a module, and why"});
+    }
     if (std::optional<std::string> sentence = check_kv_cache(recipe_.kv_cache)) warn(std::move(*sentence));
     ask_engines();
   }
@@ -404,6 +417,7 @@ Json plan_identity(const Plan& plan, const Checkpoint& source, std::string_view 
   return {{"format", kFormatVersion},
           {"version", NIBBLECAST_VERSION},
           {"source", source_identity(source)},
+          {"weights", plan.weights},
           {"recipe", plan.made},
           {"kv cache", options.kv_cache ? kv_cache_name(*options.kv_cache) : "recipe"},
           {"compute dtype", compute_dtype_name(options.compute_dtype)},

@@ -1,6 +1,6 @@
 // plan/plan.h - the Plan: everything a run will do, as a value, known before the first byte is written.
 //
-// `make_plan` reads headers, config and norm vectors, nothing else. `quantize` executes the Plan, `verify`
+// `make_plan` reads headers, config, norm vectors and a sample of the weights, nothing else. `quantize` executes the Plan, `verify`
 // checks an output against it, `plan` prints it. A Plan with a refusal in `findings` is never executed.
 #pragma once
 
@@ -83,7 +83,10 @@ struct Stage {
 
 // What weights alone prove of a layer's activations.
 struct ActivationBound {
-  float w13 = 0;          // sqrt(hidden_size) * max |ffn_norm.weight|: RMSNorm's output, times its weight
+  float w13 = 0;  // sqrt(hidden_size) * max |ffn_norm.weight|: RMSNorm's output, times its weight
+  // min |ffn_norm.weight|: the largest value of a normalized row is at least 1. Of a token whose row is not
+  // nearly zero (eps).
+  float w13_least = 0;
   float w2 = 0;           // swiglu_limit^2: |silu(gate) * up|
   float w2_weighted = 0;  // times max(1, routed_scaling_factor)
 };
@@ -98,6 +101,7 @@ struct Finding {
 struct Plan {
   QuantizeOptions options;
   std::string command = "quantize";  // or another that makes a checkpoint: "dequantize", "convert"
+  std::string weights;               // weight_sample() of the source
   std::string made;  // the recipe's name and a hash of what it decides, or another command's name and options
   DeepseekV4Config model;               // of other commands than quantize only the tile size
   std::vector<PlannedTensor> tensors;   // by shard, then offset
@@ -133,8 +137,8 @@ Recipe recipe_of(FileSystem& files, const QuantizeOptions& options);
 std::string source_identity(const Checkpoint& source);
 
 // Everything that decides the output's bytes, by name, so that two jobs can be told apart by what differs:
-// source headers and config, options, format version and `activations` (the hash of the rows' ids, or of the
-// amax file's content).
+// source headers, config and sampled weights, options, format version and `activations` (the hash of the
+// rows' ids, or of the amax file's content).
 Json plan_identity(const Plan& plan, const Checkpoint& source, std::string_view activations);
 // Its hash.
 std::string identity_hash(const Json& identity);

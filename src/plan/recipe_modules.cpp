@@ -3,6 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <numeric>
+#include <set>
+#include <utility>
 
 #include "base/error.h"
 #include "checkpoint/printable.h"
@@ -69,6 +72,54 @@ bool matches(std::string_view pattern, const WeightModule& module) {
   return glob_match(pattern, module.name) || glob_match(pattern, module.hub_name);
 }
 
+std::vector<std::string_view> words_of(std::string_view name) {
+  std::vector<std::string_view> words;
+  while (true) {
+    const size_t dot = name.find('.');
+    words.push_back(name.substr(0, dot));
+    if (dot == std::string_view::npos) return words;
+    name.remove_prefix(dot + 1);
+  }
+}
+
+char lower(char letter) { return letter >= 'A' && letter <= 'Z' ? static_cast<char>(letter + 32) : letter; }
+
+// How many letters must be put in, left out or changed, whatever their case.
+size_t edit_distance(std::string_view a, std::string_view b) {
+  std::vector<size_t> row(b.size() + 1);
+  std::iota(row.begin(), row.end(), size_t{0});
+  for (size_t i = 0; i < a.size(); ++i) {
+    size_t diagonal = std::exchange(row[0], i + 1);
+    for (size_t j = 0; j < b.size(); ++j) {
+      const size_t changed = diagonal + (lower(a[i]) == lower(b[j]) ? 0 : 1);
+      diagonal = row[j + 1];
+      row[j + 1] = std::min({changed, row[j] + 1, diagonal + 1});
+    }
+  }
+  return row.back();
+}
+
+// "; no name holds 'expert': is 'experts' meant?", for the pattern's first word without a wildcard that is in
+// no name.
+std::string near_name(std::string_view pattern, std::span<const ResolvedModule> modules) {
+  std::set<std::string_view> words;
+  for (const auto& [module, unused] : modules) {
+    for (const std::string_view name : {std::string_view(module.name), std::string_view(module.hub_name)}) {
+      for (const std::string_view word : words_of(name)) words.insert(word);
+    }
+  }
+  for (const std::string_view word : words_of(pattern)) {
+    if (word.empty() || word.find_first_of("*?[") != std::string_view::npos || words.contains(word)) continue;
+    const auto distance = [&](std::string_view other) { return edit_distance(word, other); };
+    const std::string_view nearest = *std::ranges::min_element(words, {}, distance);
+    const bool is_near = distance(nearest) <= std::max<size_t>(1, word.size() / 2);
+    return fmt::format("; no name holds '{}'{}", printable(std::string(word)),
+                       is_near ? fmt::format(": is '{}' meant?", nearest) : "");
+  }
+  return fmt::format("; names are such as {} or {}", modules.back().module.name,
+                     modules.back().module.hub_name);
+}
+
 }  // namespace
 
 std::vector<ResolvedModule> resolve_modules(const Recipe& recipe, const DeepseekV4Config& config) {
@@ -107,8 +158,9 @@ std::vector<std::string> unmatched_patterns(const Recipe& recipe, std::span<cons
                              return matches(pattern, each.module);
                            });
       if (!is_used)
-        sentences.push_back(fmt::format("{}:{}:{}: '{}' matches no module that a recipe can change",
-                                        recipe.origin, rule.line, rule.column, printable(pattern)));
+        sentences.push_back(fmt::format("{}:{}:{}: '{}' matches no module that a recipe can change{}",
+                                        recipe.origin, rule.line, rule.column, printable(pattern),
+                                        near_name(pattern, modules)));
     }
   }
   return sentences;

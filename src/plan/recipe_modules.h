@@ -28,8 +28,9 @@ std::vector<ResolvedModule> resolve_modules(const Recipe& recipe, const Deepseek
 // By official or Hub name, with or without ".weight"; null where nothing has that name.
 const ResolvedModule* find_module(std::span<const ResolvedModule> modules, std::string_view name);
 
-// A sentence for each pattern of a recipe file that no module's name matches, mtp.* aside; none for built-in
-// recipes, which serve models of other kinds too.
+// A sentence for each pattern of a recipe file that no module's name matches, mtp.* aside, with the word of
+// it that is in no name and the nearest word that is; none for built-in recipes, which serve models of other
+// kinds too.
 std::vector<std::string> unmatched_patterns(const Recipe& recipe, std::span<const ResolvedModule> modules);
 
 // What the manifests say of them: one entry a module, all routed experts of a layer as one,

@@ -192,7 +192,7 @@ TEST_F(EndToEnd, TokenIdsNeedNoTokenizer) {
   write_file(path("source") + "/tokenizer.json", "{");
   const Json again =
       run_json({"calibrate", path("source"), "--calib", path("ids.jsonl") + ":1," + path("ids.jsonl") + ":1",
-                "-o", path("amax"), "--quiet"});
+                "-o", path("again"), "--quiet"});
   EXPECT_EQ(again["tokens"], 24);
   EXPECT_EQ(run_cli({"calibrate", path("source"), "--calib", texts(), "-o", path("amax")}).exit_code, 3);
 }

@@ -90,7 +90,10 @@ TEST_F(Convert, FromOurOutputEveryFileOfTheReleaseComesBack) {
 TEST_F(Convert, WithoutARecordTensorsAndConfigAreTheReleases) {
   make_nvfp4();
   fs::remove(path("nvfp4") / "nibblecast.json");
-  EXPECT_TRUE(convert().findings.empty());
+  const Plan plan = convert();
+  ASSERT_EQ(plan.findings.size(), 1u);
+  EXPECT_EQ(plan.findings[0].severity, Severity::kWarning);
+  EXPECT_THAT(plan.findings[0].reason, HasSubstr("there is no nibblecast.json"));
   expect_same_tensors();
   EXPECT_TRUE(open("release").config() == open("back").config());
 }
@@ -149,6 +152,40 @@ TEST_F(Convert, WhatWasQuantizedIsRefusedWithItsFirstBlock) {
   expect_error(
       ErrorKind::kRefused, [&] { convert(); }, ".weight", "row 0, block 0", "not exactly MXFP4");
   EXPECT_FALSE(fs::exists(path("back") / "config.json"));
+}
+
+// Values that the record calls changed would come back as another model's, even where they are MXFP4.
+TEST_F(Convert, ARecordOfRequantizedBlocksIsARefusal) {
+  make_nvfp4();
+  const Json good = parse_json(text_of(path("nvfp4") / "nibblecast.json"), "");
+  const auto refusals = [&](const Json& record) {
+    write_text_durably(system_files(), path("nvfp4") / "nibblecast.json", record.dump());
+    std::vector<std::string> reasons;
+    for (const Finding& finding : make_convert_plan(open("nvfp4")).findings)
+      if (finding.severity == Severity::kRefusal) reasons.push_back(finding.reason);
+    return reasons;
+  };
+  EXPECT_THAT(refusals(good), IsEmpty());
+  const std::string weight = "layers.2.ffn.experts.1.w1.weight";
+  Json record = good;
+  record["outside_window"] = {{weight, 4}};
+  EXPECT_THAT(refusals(record), ElementsAre(HasSubstr(weight)));
+  record["source"]["shards"] = "none";  // of no use for the layout, but not for this
+  EXPECT_THAT(refusals(record), ElementsAre(HasSubstr(weight)));
+  record = good;
+  record["relative_error"] = {{weight, 0.06}};
+  EXPECT_THAT(refusals(record), ElementsAre(HasSubstr(weight)));
+  record = good;
+  record["blocks"]["outside_window"] = 4;
+  EXPECT_THAT(refusals(record), ElementsAre(HasSubstr("4 of ")));
+}
+
+TEST_F(Convert, LostSignsOfZeroAreAWarning) {
+  make_nvfp4({.negative_zero = NegativeZero::kModelOpt});
+  const Plan plan = make_convert_plan(open("nvfp4"));
+  ASSERT_EQ(plan.findings.size(), 1u);
+  EXPECT_EQ(plan.findings[0].severity, Severity::kWarning);
+  EXPECT_THAT(plan.findings[0].reason, HasSubstr("--negative-zero modelopt"));
 }
 
 TEST_F(Convert, OneBlockThatDoesNotFitIsNamed) {

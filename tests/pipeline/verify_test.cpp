@@ -202,8 +202,9 @@ TEST_F(VerifyTest, PassesWhatTheRunWrote) {
     EXPECT_EQ(report.requantized_blocks, 1u);
     EXPECT_EQ(report.identical_blocks, report.blocks - 1);
     EXPECT_GT(report.kept_bytes, 1'000'000u);
-    EXPECT_THAT(report.notes,
-                Contains(HasSubstr(std::string(kRequantized) + ": 1 of 1024 blocks lie outside")));
+    EXPECT_THAT(report.notes, Contains(HasSubstr(std::string(kRequantized) +
+                                                 ": 1 of 1024 blocks lie outside the cast's window "
+                                                 "and were requantized; all of their values became 0")));
   }
 }
 
@@ -262,6 +263,11 @@ TEST_F(VerifyTest, OtherEnginesBreachesAreNotes) {
   const VerifyReport report = verify_outputs(source(), folder, {.engines = {Engine::kVllm}});
   EXPECT_THAT(report.problems, ::testing::Not(breach));
   EXPECT_THAT(report.notes, breach);
+  // Without a choice, those that were chosen when it was made.
+  edit_json(folder, "nibblecast.json", [](Json& run) { run["options"]["engines"] = {"vllm"}; });
+  EXPECT_THAT(verify_outputs(source(), folder).problems, ::testing::Not(breach));
+  edit_json(folder, "nibblecast.json", [](Json& run) { run["options"]["engines"] = {"vllm", "llama"}; });
+  EXPECT_THAT(verify_outputs(source(), folder).problems, Contains(HasSubstr("options.engines is unknown")));
 }
 
 TEST_F(VerifyTest, NoFolderIsAnError) {

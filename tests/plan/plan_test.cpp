@@ -135,6 +135,8 @@ TEST_F(PlanTest, BoundsComeFromNormWeightsAndClamp) {
       std::sqrt(static_cast<double>(exact.model.hidden_size));  // the test's norms are all 1
   EXPECT_GE(exact.bounds[0].w13, expected);
   EXPECT_LE(exact.bounds[0].w13, expected * (1 + 1e-6));
+  EXPECT_GT(exact.bounds[0].w13_least, 0);
+  EXPECT_LE(exact.bounds[0].w13_least, 1);
   EXPECT_GE(exact.bounds[0].w2, 100);
   EXPECT_LE(exact.bounds[0].w2_weighted, 250.001f);
   options.compute_dtype = ComputeDtype::kBF16;
@@ -154,6 +156,39 @@ TEST_F(PlanTest, IdentityHangsOnWhatDecidesTheBytes) {
   EXPECT_EQ(plan_identity(make_plan(in, options), in, "rows"), identity);
 }
 
+TEST_F(PlanTest, IdentityTellsAFineTuneFromItsBase) {
+  const Checkpoint base = source();
+  const Plan plan = make_plan(base, {});
+  const std::string before = plan_identity(plan, base, "rows").dump();
+  for (const char* name : {"layers.1.attn_norm.weight", "layers.0.attn.wq_b.weight", "norm.weight",
+                           "layers.1.ffn.experts.0.w2.weight"}) {
+    const Tensor& tensor = base.at(name);
+    const std::string value(1, '\x07');
+    const auto file =
+        system_files().open(folder_.path() / base.shards()[tensor.shard].name, Access::kUpdateDirect);
+    file->write(tensor.offset, std::as_bytes(std::span(value)));
+    file->close();
+    const Checkpoint tuned = Checkpoint::open(folder_.path(), system_files());
+    EXPECT_EQ(source_identity(tuned), source_identity(base));
+    EXPECT_NE(plan_identity(make_plan(tuned, {}), tuned, "rows").dump(), before) << name;
+    source();
+  }
+}
+
+TEST_F(PlanTest, ARecipeThatKeepsEverythingIsRefused) {
+  const Checkpoint in = source();
+  for (const char* rules :
+       {"rules: [{modules: '*.ffn.expert.*', format: nvfp4}]", "rules: []",
+        "rules: [{modules: '*', format: keep}]", "rules: [{modules: head, format: bf16}]"}) {
+    QuantizeOptions options;
+    options.recipe = "mine.yaml", options.recipe_text = rules;
+    const Plan plan = make_plan(in, options);
+    ASSERT_TRUE(plan.refused()) << rules;
+    EXPECT_NE(plan.findings.back().reason.find("no module is quantized"), std::string::npos);
+  }
+  EXPECT_FALSE(make_plan(in, {}).refused());
+}
+
 class InputScaleTest : public PlanTest {
  protected:
   InputScaleTest() {
@@ -171,7 +206,6 @@ TEST_F(InputScaleTest, LayerPolicyTakesTheLargest) {
   const LayerInputScales found = scales();
   EXPECT_EQ(found.w13, std::vector<float>(4, 4.0f / 2688));
   EXPECT_EQ(found.w2, std::vector<float>(4, 16.0f / 2688));  // the larger of both conventions
-  EXPECT_EQ(found.without_tokens, std::vector<uint64_t>{2});
 }
 
 TEST_F(InputScaleTest, ExpertPolicyFillsInTheLayersLargest) {
@@ -194,7 +228,7 @@ TEST_F(InputScaleTest, RefusesGarbage) {
   refuse(1e30f, "expert 1");
   experts_.w13.assign(4, 0);
   expect_error(
-      ErrorKind::kBadInput, [&] { scales(); }, "no expert of this layer saw a token");
+      ErrorKind::kBadInput, [&] { scales(); }, "every amax of this layer is 0");
   experts_.w13.resize(3);
   expect_error(
       ErrorKind::kBadInput, [&] { scales(); }, "expected 4 values, found 3");

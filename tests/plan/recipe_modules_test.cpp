@@ -14,6 +14,7 @@ namespace {
 
 using ::testing::ElementsAre;
 using testing::expect_error;
+using ::testing::HasSubstr;
 
 const std::filesystem::path kGolden =
     std::filesystem::path(NIBBLECAST_SOURCE_DIR) / "tests/plan/golden/modelopt_presets.json";
@@ -165,7 +166,17 @@ TEST(RecipeModules, PatternsThatMatchNothingAreNamed) {
   const Recipe mine =
       parse_recipe("rules:\n- {modules: [mtp.*, '*.wq_a', '*.wq_c'], format: keep}", "r.yaml");
   EXPECT_THAT(unmatched_patterns(mine, resolve_modules(mine, config)),
-              ElementsAre("r.yaml:2:3: '*.wq_c' matches no module that a recipe can change"));
+              ElementsAre("r.yaml:2:3: '*.wq_c' matches no module that a recipe can change; no name holds "
+                          "'wq_c': is 'wq_a' meant?"));
+  const auto near = [&](const std::string& pattern) {
+    const Recipe one = parse_recipe("rules: [{modules: '" + pattern + "', format: keep}]", "r");
+    return unmatched_patterns(one, resolve_modules(one, config)).at(0);
+  };
+  EXPECT_THAT(near("*.ffn.expert.*"), HasSubstr("is 'experts' meant?"));
+  EXPECT_THAT(near("*.FFN.experts.*"), HasSubstr("no name holds 'FFN': is 'ffn' meant?"));
+  EXPECT_THAT(near("*.self_atn.*"), HasSubstr("is 'self_attn' meant?"));
+  EXPECT_THAT(near("layers.77.*"), HasSubstr("no name holds '77'"));
+  EXPECT_THAT(near("ffn*"), HasSubstr("names are such as "));
   const Recipe built_in = load_recipe(system_files(), "nvfp4_omlp_only");
   EXPECT_TRUE(unmatched_patterns(built_in, resolve_modules(built_in, config)).empty());
 }

@@ -1,0 +1,41 @@
+#include "plan/weight_sample.h"
+
+#include <algorithm>
+#include <string_view>
+#include <vector>
+
+#include "base/hash.h"
+
+namespace nibblecast {
+namespace {
+
+constexpr uint64_t kSampledBytes = 16 << 10;
+
+// Official and Hub names: "ffn.experts.17.w1", "mlp.experts.17.gate_proj".
+bool is_sampled(std::string_view name) {
+  constexpr std::string_view kExperts = ".experts.";
+  const size_t experts = name.find(kExperts);
+  return experts == std::string_view::npos || name.substr(experts + kExperts.size()).starts_with("0.");
+}
+
+}  // namespace
+
+std::string weight_sample(const Checkpoint& source) {
+  std::vector<const Tensor*> sampled;
+  for (const Tensor& tensor : source.tensors()) {
+    if (is_sampled(tensor.name)) sampled.push_back(&tensor);
+  }
+  std::ranges::sort(sampled, {}, &Tensor::name);
+  TensorReader reader(source);
+  Hash hash;
+  std::vector<std::byte> bytes;
+  for (const Tensor* tensor : sampled) {
+    bytes.resize(std::min(tensor->size_bytes, kSampledBytes));
+    reader.read(*tensor, 0, bytes);
+    hash.add(tensor->name + "\n");
+    hash.add(bytes);
+  }
+  return hash.hex();
+}
+
+}  // namespace nibblecast
