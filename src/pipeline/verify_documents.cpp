@@ -10,10 +10,6 @@
 namespace nibblecast {
 namespace {
 
-Json at_or_null(const Json& object, const std::string& key) {
-  return object.is_object() && object.contains(key) ? object.at(key) : Json();
-}
-
 std::string text_of(const Json& value) { return printable(value.dump()); }
 
 // Adds a line for each value in which `found` is not `expected`.
