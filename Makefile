@@ -1,21 +1,33 @@
 # `make demo` and `make test` do everything on a bare Debian or Ubuntu machine: install, build, run.
 # The build itself is CMake's (CMakePresets.json); these are its front doors.
-.PHONY: help deps configure build parquet demo test fuzz asan format
+.PHONY: help deps configure build parquet demo test clang-deps asan tsan scalar fuzz sanitize tidy tidy-changed format
 
 help:
-	@echo "make demo    install what is missing, build, and take a tiny DeepSeek-V4 through the whole job"
-	@echo "make test    install what is missing, build, and run every test"
-	@echo "make build   the program, at build/release/nibblecast"
-	@echo "make parquet the program again, reading Parquet files too (gets Arrow C++ from PyPI, 55 MB)"
-	@echo "make fuzz    libFuzzer, briefly, over the readers of hostile input (part of make test)"
-	@echo "make asan    the tests under AddressSanitizer and UBSan"
+	@echo "make demo     install what is missing, build, and take a tiny DeepSeek-V4 through the whole job"
+	@echo "make test     install what is missing, build, and run every test"
+	@echo "make build    the program, at build/release/nibblecast"
+	@echo "make parquet  the program again, reading Parquet files too (gets Arrow C++ from PyPI, 55 MB)"
+	@echo "make sanitize asan, tsan and scalar:"
+	@echo "  make asan   every test under AddressSanitizer and UBSan, and libFuzzer, briefly, over the readers of"
+	@echo "              other people's bytes"
+	@echo "  make tsan   the suites with threads under ThreadSanitizer"
+	@echo "  make scalar the kernels' suites in a build without kernels: what other processors run"
+	@echo "make fuzz     the fuzz targets alone; tools/fuzz-long runs them as long as you like"
+	@echo "make tidy     clang-tidy over everything; make tidy-changed: over what differs from the main branch"
 
 deps:
 	@tools/install-deps
 
+clang-deps:
+	@tools/install-deps clang libclang-rt-dev libomp-dev
+
+# $(call configure,PRESET): silent unless it fails.
+configure = mkdir -p build && { cmake --preset $(1) >build/$(1).configure.log 2>&1 || { cat build/$(1).configure.log; exit 1; }; }
+# $(call check,PRESET): configures, builds, tests.
+check = $(call configure,$(1)) && cmake --build --preset $(1) && ctest --preset $(1) -j 2
+
 configure: deps
-	@mkdir -p build
-	@cmake --preset release >build/release.configure.log 2>&1 || { cat build/release.configure.log; exit 1; }
+	@$(call configure,release)
 
 build: configure
 	@cmake --build --preset release --target nibblecast
@@ -29,19 +41,30 @@ parquet: deps
 demo: build
 	@tools/demo build/release/nibblecast
 
-test: configure fuzz
-	@cmake --build --preset release
-	@ctest --preset release -j 2
+test: deps
+	@$(call check,release)
 
-asan: deps
-	@cmake --workflow --preset asan
+asan: clang-deps
+	@$(call check,asan)
 
-fuzz: deps
-	@tools/install-deps clang libclang-rt-dev libomp-dev
-	@mkdir -p build
-	@cmake --preset fuzz >build/fuzz.configure.log 2>&1 || { cat build/fuzz.configure.log; exit 1; }
-	@cmake --build --preset fuzz --target fuzzers
-	@ctest --preset fuzz
+tsan: clang-deps
+	@$(call check,tsan)
+
+scalar: deps
+	@$(call check,scalar)
+
+sanitize: asan tsan scalar
+
+fuzz: clang-deps
+	@$(call configure,asan)
+	@cmake --build --preset asan --target fuzzers
+	@ctest --preset asan -L fuzz
+
+# Both read how files are compiled from build/asan, and its precompiled headers.
+tidy tidy-changed: clang-deps
+	@tools/install-deps clang-tidy
+	@$(call configure,asan)
+	@tools/tidy $(if $(filter tidy-changed,$@),--changed)
 
 format:
 	@git ls-files '*.h' '*.cpp' | xargs clang-format -i

@@ -19,6 +19,9 @@ if(SANITIZE)
                                             -fno-sanitize-recover=all)
   target_link_options(nc_flags INTERFACE -fsanitize=${SANITIZE})
 endif()
+if(FUZZ)  # harmless in what is no fuzzer, so that one build serves both
+  target_compile_options(nc_flags INTERFACE -fsanitize=fuzzer-no-link)
+endif()
 
 # Headers that take longer to read than most of our files, read once: with them half of a file's time went there.
 set(nc_slow_headers <nlohmann/json.hpp> <fmt/format.h> <algorithm> <filesystem> <functional> <map> <memory>
@@ -61,7 +64,8 @@ function(nc_isa_sources isa)
   set_source_files_properties(${ARGN} PROPERTIES COMPILE_OPTIONS "${flags}")
 endfunction()
 
-# nc_test(name SOURCES... [LINK targets...] [LABELS labels...])
+# nc_test(name SOURCES... [LINK targets...] [LABELS label]). Labels: gpu; oracle: wants the shared models;
+# kernels: also in the build without kernels (preset `scalar`); unit: the others.
 function(nc_test name)
   cmake_parse_arguments(ARG "" "" "SOURCES;LINK;LABELS" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})

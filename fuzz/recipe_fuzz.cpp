@@ -1,17 +1,13 @@
 // Any bytes as a recipe: refused with Error, or a recipe that decides every module.
-#include <cstdint>
-#include <cstdlib>
 #include <string_view>
 
-#include "base/error.h"
+#include "fuzzing.h"
 #include "plan/recipe.h"
 
 namespace nibblecast {
 namespace {
 
-void require(bool holds) {
-  if (!holds) std::abort();
-}
+using fuzzing::require;
 
 void try_recipe(std::string_view text) {
   const Recipe recipe = parse_recipe(text, "recipe");
@@ -30,9 +26,7 @@ void try_recipe(std::string_view text) {
 }  // namespace nibblecast
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t size) {
-  try {
-    nibblecast::try_recipe({reinterpret_cast<const char*>(bytes), size});
-  } catch (const nibblecast::Error&) {
-  }
+  using namespace nibblecast;
+  fuzzing::refused_or([&] { try_recipe(fuzzing::text_of(bytes, size)); });
   return 0;
 }

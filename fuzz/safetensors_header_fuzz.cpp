@@ -1,19 +1,15 @@
 // Any bytes as a safetensors file: refused with Error, or a header whose parts agree with each other and
 // that, written, reads back as the same.
-#include <cstdint>
-#include <cstdlib>
 #include <string>
 
-#include "base/error.h"
 #include "checkpoint/memory_file.h"
 #include "checkpoint/safetensors.h"
+#include "fuzzing.h"
 
 namespace nibblecast {
 namespace {
 
-void require(bool holds) {
-  if (!holds) std::abort();
-}
+using fuzzing::require;
 
 SafetensorsHeader read(std::string_view content) {
   testing::MemoryFile file("fuzz.safetensors", content);
@@ -44,10 +40,8 @@ void check(std::string_view content, SafetensorsHeader header) {
 }  // namespace nibblecast
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t size) {
-  const std::string_view content(reinterpret_cast<const char*>(bytes), size);
-  try {
-    nibblecast::check(content, nibblecast::read(content));
-  } catch (const nibblecast::Error&) {
-  }
+  using namespace nibblecast;
+  const std::string_view content = fuzzing::text_of(bytes, size);
+  fuzzing::refused_or([&] { check(content, read(content)); });
   return 0;
 }

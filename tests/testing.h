@@ -62,4 +62,5 @@ void expect_error(ErrorKind kind, const F& f, const Parts&... parts) {
 // Skips the test, saying so, where a clone has no shared models beside it.
 #define SKIP_WITHOUT_SHARED_MODEL(variable, name)                                   \
   const std::filesystem::path variable = ::nibblecast::testing::shared_model(name); \
-  if (variable.empty()) GTEST_SKIP() << "test model '" << name << "' is not beside the project"
+  if (variable.empty())                                                             \
+  GTEST_SKIP() << "test model '" << name << "' is neither in ../shared/models nor in $NIBBLECAST_TEST_MODELS"

@@ -19,6 +19,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <span>
@@ -70,9 +71,20 @@ enum class Access {
 
 struct FileStatus {
   uint64_t size_bytes = 0;
+  uint64_t disk_bytes = 0;  // that it takes; less than its size where it has holes
   int64_t mtime_ns = 0;
   bool is_folder = false;
   bool is_symlink = false;  // of the name itself; the other fields describe its target
+};
+
+// A disk (a mounted file system), as a path sees it: in the nearest folder above the path that is there.
+struct Disk {
+  std::filesystem::path folder;  // that folder, absolute
+  bool is_writable = false;      // this process may make names in it
+  uint64_t id = 0;               // equal for paths on one disk
+  uint64_t free_bytes = 0;       // that an unprivileged user may still write
+  uint64_t most_file_bytes = std::numeric_limits<uint64_t>::max();  // of one file
+  uint64_t most_name_bytes = std::numeric_limits<uint64_t>::max();  // of one name in a folder
 };
 
 // Held until destroyed. The file stays; whoever removes it must hold the lock.
@@ -104,9 +116,10 @@ class FileSystem {
   virtual void copy(const Path& from, const Path& to) = 0;
   // Makes the names in a folder durable.
   virtual void sync_folder(const Path& folder) = 0;
-  // Bytes an unprivileged user may still write to the file system that holds `path` (its nearest
-  // existing ancestor).
-  virtual uint64_t free_bytes(const Path& path) = 0;
+  virtual Disk disk(const Path& path) = 0;
+  // A new file on the disk of `path`, without a name: it is gone when it is closed, or the process ends.
+  // Aligned requests bypass the page cache. nullptr where the disk has no such files.
+  virtual std::unique_ptr<File> open_unnamed(const Path& path) = 0;
   // Makes the file if it is missing, locks it against every other holder (process or FileLock) and writes
   // `holder` into it. nullptr where it is held: the holder's text is then in the file (but empty for the
   // moment that it takes to write it). The lock ends with the process, so a file without a living holder is

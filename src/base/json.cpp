@@ -74,4 +74,8 @@ Json parse_json(std::string_view text, const std::string& file, uint64_t offset_
               {.hint = "is the file complete, and is it the one meant?"});
 }
 
+Json at_or_null(const Json& object, const std::string& key) {
+  return object.is_object() && object.contains(key) ? object.at(key) : Json();
+}
+
 }  // namespace nibblecast

@@ -14,4 +14,7 @@ using Json = nlohmann::json;  // keys in sorted order
 // (a safetensors header starts at byte 8).
 Json parse_json(std::string_view text, const std::string& file, uint64_t offset_base = 0);
 
+// The value under `key`; null where there is none, or `object` is no object.
+Json at_or_null(const Json& object, const std::string& key);
+
 }  // namespace nibblecast

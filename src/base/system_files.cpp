@@ -1,13 +1,16 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <utility>
 
 #include "base/buffer.h"
 #include "base/descriptor.h"
@@ -18,6 +21,8 @@
 namespace nibblecast {
 namespace {
 
+constexpr uint64_t kMostFatFileBytes = 0xffffffff;
+
 bool is_direct_request(uint64_t offset, const void* memory, size_t size) {
   return (offset | reinterpret_cast<uintptr_t>(memory) | size) % kDirectAlignment == 0 && size > 0;
 }
@@ -26,6 +31,8 @@ bool is_direct_request(uint64_t offset, const void* memory, size_t size) {
 // others the page cache. A file system without O_DIRECT has only the second.
 class SystemFile : public File {
  public:
+  SystemFile(const std::string& path, Descriptor cached, Descriptor direct)
+      : File(path), cached_(std::move(cached)), direct_(std::move(direct)) {}
   SystemFile(const std::string& path, Access access) : File(path) {
     const bool create = access == Access::kCreate || access == Access::kCreateDirect;
     const int mode = create || access == Access::kUpdateDirect ? O_RDWR : O_RDONLY;
@@ -98,6 +105,13 @@ class SystemFile : public File {
   Descriptor direct_;
 };
 
+std::filesystem::path nearest_folder(std::filesystem::path path) {
+  path = std::filesystem::absolute(path);
+  std::error_code ignored;
+  while (!std::filesystem::is_directory(path, ignored) && path != path.root_path()) path = path.parent_path();
+  return path;
+}
+
 class SystemFiles : public FileSystem {
  public:
   std::unique_ptr<File> open(const Path& path, Access access) override {
@@ -113,6 +127,7 @@ class SystemFiles : public FileSystem {
     struct stat name;
     const bool is_symlink = ::lstat(path.c_str(), &name) == 0 && S_ISLNK(name.st_mode);
     return FileStatus{.size_bytes = static_cast<uint64_t>(target.st_size),
+                      .disk_bytes = static_cast<uint64_t>(target.st_blocks) * 512,
                       .mtime_ns = target.st_mtim.tv_sec * 1'000'000'000 + target.st_mtim.tv_nsec,
                       .is_folder = S_ISDIR(target.st_mode),
                       .is_symlink = is_symlink};
@@ -180,17 +195,33 @@ class SystemFiles : public FileSystem {
     }
   }
 
-  uint64_t free_bytes(const Path& path) override {
-    Path existing = path.empty() ? "." : path;
-    struct statvfs info;
-    while (::statvfs(existing.c_str(), &info) != 0) {
-      const Path parent = existing.parent_path();
-      if ((errno != ENOENT && errno != ENOTDIR) || existing == "." || parent == existing) {
-        throw_system_error(existing.string(), "examine file system", errno);
-      }
-      existing = parent.empty() ? "." : parent;
-    }
-    return static_cast<uint64_t>(info.f_bavail) * info.f_frsize;
+  Disk disk(const Path& path) override {
+    Disk disk{.folder = nearest_folder(path)};
+    struct stat folder;
+    struct statvfs space;
+    struct statfs kind;
+    const char* name = disk.folder.c_str();
+    if (::stat(name, &folder) != 0 || ::statvfs(name, &space) != 0 || ::statfs(name, &kind) != 0)
+      throw_system_error(disk.folder.string(), "examine file system", errno);
+    disk.is_writable = ::access(name, W_OK | X_OK) == 0;
+    disk.id = folder.st_dev;
+    disk.free_bytes = static_cast<uint64_t>(space.f_bavail) * space.f_frsize;
+    // By kind, as pathconf's _PC_FILESIZEBITS is 32 for every file system that the C library does not know.
+    if (kind.f_type == MSDOS_SUPER_MAGIC) disk.most_file_bytes = kMostFatFileBytes;
+    if (space.f_namemax > 0) disk.most_name_bytes = space.f_namemax;
+    return disk;
+  }
+
+  std::unique_ptr<File> open_unnamed(const Path& path) override {
+    const Path folder = nearest_folder(path);
+    Descriptor direct(::open(folder.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC | O_DIRECT, 0600));
+    if (!direct) return nullptr;
+    // The same file again, for requests that are not aligned.
+    const std::string self = "/proc/self/fd/" + std::to_string(direct.get());
+    Descriptor cached(::open(self.c_str(), O_RDWR | O_CLOEXEC));
+    if (!cached) return nullptr;
+    return std::make_unique<SystemFile>((folder / "(unnamed)").string(), std::move(cached),
+                                        std::move(direct));
   }
 
   std::unique_ptr<FileLock> try_lock(const Path& path, std::string_view holder) override {

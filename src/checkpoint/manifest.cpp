@@ -159,13 +159,6 @@ void set_modelopt_keys(Json& quantization, const Manifest& manifest, const Json&
   quantization["quantized_layers"] = layers;
 }
 
-std::vector<ManifestModule> experts_alone(std::span<const std::string> names) {
-  std::vector<ManifestModule> modules;
-  for (const std::string& name : names)
-    modules.push_back({.name = name, .format = WeightFormat::kNvfp4, .quantize_input = true});
-  return modules;
-}
-
 }  // namespace
 
 Json output_config(const Json& source_config, const Manifest& manifest) {
@@ -195,18 +188,6 @@ Json output_hf_quant_config(const Manifest& manifest) {
             {"group_size", kGroupSize},
             {"quantized_layers", std::move(layers)},
             {"exclude_modules", excluded_modules(manifest)}}}};
-}
-
-Json nvfp4_experts_config(const Json& source_config, std::span<const std::string> nvfp4_modules,
-                          const std::string& producer_version) {
-  const std::vector<ManifestModule> modules = experts_alone(nvfp4_modules);
-  return output_config(source_config, {.modules = modules, .producer_version = producer_version});
-}
-
-Json nvfp4_experts_hf_quant_config(std::span<const std::string> nvfp4_modules,
-                                   const std::string& producer_version) {
-  const std::vector<ManifestModule> modules = experts_alone(nvfp4_modules);
-  return output_hf_quant_config({.modules = modules, .producer_version = producer_version});
 }
 
 Json dequantized_config(const Json& source_config, const std::string& dtype) {

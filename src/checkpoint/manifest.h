@@ -50,12 +50,6 @@ Json output_config(const Json& source_config, const Manifest& manifest);
 // hf_quant_config.json of the output; null where no module is NVFP4 or FP8, then there is no such file.
 Json output_hf_quant_config(const Manifest& manifest);
 
-// The two for NVFP4 routed experts alone; `nvfp4_modules` are names such as "layers.0.ffn.experts".
-Json nvfp4_experts_config(const Json& source_config, std::span<const std::string> nvfp4_modules,
-                          const std::string& producer_version);
-Json nvfp4_experts_hf_quant_config(std::span<const std::string> nvfp4_modules,
-                                   const std::string& producer_version);
-
 // config.json of a checkpoint whose every weight is `dtype` ("bfloat16" or "float32"): without
 // quantization_config and expert_dtype; torch_dtype and dtype say `dtype`. Error kBadInput: the config is not
 // an object.

@@ -1,10 +1,6 @@
 #include "cli/preflight.h"
 
 #include <fmt/format.h>
-#include <linux/magic.h>
-#include <sys/stat.h>
-#include <sys/statfs.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <iterator>
@@ -23,26 +19,12 @@ using Path = std::filesystem::path;
 
 // Streams this small are saved after every layer without a thought.
 constexpr uint64_t kSmallStreams = 64 << 20;
-constexpr uint64_t kLargestFatFile = 0xffffffff;
-
-Path nearest_existing(Path path) {
-  path = std::filesystem::absolute(path);
-  std::error_code ignored;
-  while (!std::filesystem::exists(path, ignored) && path != path.root_path()) path = path.parent_path();
-  return path;
-}
-
-bool on_same_disk(const Path& a, const Path& b) {
-  struct stat one = {}, other = {};
-  return ::stat(nearest_existing(a).c_str(), &one) == 0 && ::stat(nearest_existing(b).c_str(), &other) == 0 &&
-         one.st_dev == other.st_dev;
-}
 
 class Checks {
  public:
   Checks(const Checkpoint& source, const Plan& plan, const Activations& activations,
          const JobOptions& options, const CommonOptions& common, const ChosenDevice& device)
-      : source_(source), plan_(plan), activations_(activations), options_(options), common_(common) {
+      : source_(source), plan_(plan), options_(options), common_(common) {
     result_.findings = plan.findings;
     result_.device = device;
     if (activations.rows) {
@@ -100,13 +82,14 @@ class Checks {
     } else {
       try {
         result_.destination = check_destination(files, source_.folder(), destination, result_.job);
-        result_.disk_free = folder_bytes(destination);
+        result_.disk_free = folder_bytes(files, destination);
       } catch (const Error& error) {
         if (error.kind() != ErrorKind::kRefused) throw;
         refuse(error.what(), "");
       }
-      check_writable(destination);
-      check_file_system(destination);
+      const Disk disk = files.disk(destination);
+      check_writable(disk);
+      check_sizes(disk);
     }
     result_.disk_need = disk_need(source_, plan_);
     check_space(result_.disk_need);
@@ -115,19 +98,19 @@ class Checks {
   // Of the work folder, and of `need` bytes of output beside it.
   void check_space(uint64_t need) {
     FileSystem& files = source_.files();
-    const bool work_elsewhere =
-        !options_.work_folder.empty() && !on_same_disk(options_.work_folder, result_.disk_folder);
+    const Disk disk = files.disk(result_.disk_folder);
+    const Disk work = options_.work_folder.empty() ? disk : files.disk(options_.work_folder);
+    const bool work_elsewhere = work.id != disk.id;
     result_.disk_need = need + (work_elsewhere ? 0 : result_.work.bytes());
-    result_.disk_free += files.free_bytes(result_.disk_folder);
+    result_.disk_free += disk.free_bytes;
     add(check_disk(result_.disk_need, result_.disk_free, result_.disk_folder));
     if (options_.work_folder.empty()) return;
     if (lies_in(options_.work_folder, source_.folder())) {
       refuse("the work folder lies in the source, which is never written to", "name another --work-dir");
     }
-    check_writable(options_.work_folder);
+    check_writable(work);
     if (!work_elsewhere) return;
-    add(check_disk(result_.work.bytes(),
-                   files.free_bytes(options_.work_folder) + folder_bytes(options_.work_folder),
+    add(check_disk(result_.work.bytes(), work.free_bytes + folder_bytes(files, options_.work_folder),
                    options_.work_folder));
   }
 
@@ -136,7 +119,7 @@ class Checks {
     const bool choose = forward && options_.checkpoint_every == 0;
     if (forward) result_.checkpoint_every = std::max<uint64_t>(1, options_.checkpoint_every);
     if (!always && !(choose && result_.work.streams_bytes > kSmallStreams)) return;
-    result_.disk = probe_disk(result_.disk_folder);
+    result_.disk = probe_disk(source_.files(), result_.disk_folder);
     if (forward) result_.compute = probe_compute(plan_.options.compute_dtype, result_.device.forward);
     if (choose && result_.disk && result_.work.streams_bytes > kSmallStreams) {
       result_.checkpoint_every = checkpoint_interval(plan_, result_.workload, *result_.disk, result_.compute);
@@ -160,35 +143,30 @@ class Checks {
     std::move(findings.begin(), findings.end(), std::back_inserter(result_.findings));
   }
 
-  void check_writable(const Path& folder) {
-    const Path existing = nearest_existing(folder);
-    if (::access(existing.c_str(), W_OK | X_OK) == 0) return;
-    refuse(existing.string() + " cannot be written to", "change its permissions, or name another folder");
+  void check_writable(const Disk& disk) {
+    if (disk.is_writable) return;
+    refuse(disk.folder.string() + " cannot be written to", "change its permissions, or name another folder");
   }
 
-  void check_file_system(const Path& destination) {
-    const Path existing = nearest_existing(destination);
-    // By name, as pathconf's _PC_FILESIZEBITS is 32 for every file system that the C library does not know.
-    struct statfs about = {};
-    const bool is_fat = ::statfs(existing.c_str(), &about) == 0 && about.f_type == MSDOS_SUPER_MAGIC;
-    const long name_length = ::pathconf(existing.c_str(), _PC_NAME_MAX);
+  void check_sizes(const Disk& disk) {
+    constexpr std::string_view kPartial = ".partial";
+    const std::string remedy = "name a destination on another file system";
     for (const PlannedShard& shard : plan_.shards) {
-      if (is_fat && shard.size_bytes > kLargestFatFile) {
+      if (shard.size_bytes > disk.most_file_bytes) {
         refuse(fmt::format("{} would have {} bytes, more than a file may have on {}", shard.name,
-                           shard.size_bytes, existing.string()),
-               "name a destination on another file system");
+                           shard.size_bytes, disk.folder.string()),
+               remedy);
       }
-      if (name_length > 0 &&
-          shard.name.size() + std::string_view(".partial").size() > static_cast<size_t>(name_length)) {
-        refuse(fmt::format("'{}.partial' is longer than a name may be on {}", shard.name, existing.string()),
-               "name a destination on another file system");
+      if (shard.name.size() + kPartial.size() > disk.most_name_bytes) {
+        refuse(fmt::format("'{}{}' is longer than a name may be on {}", shard.name, kPartial,
+                           disk.folder.string()),
+               remedy);
       }
     }
   }
 
   const Checkpoint& source_;
   const Plan& plan_;
-  const Activations& activations_;
   const JobOptions& options_;
   const CommonOptions& common_;
   Preflight result_;
@@ -234,7 +212,7 @@ Preflight preflight_calibration(const Checkpoint& source, const Plan& plan, cons
   checks.check_memory_need(false);
   const Path folder = calibration_job_folder(amax_output);
   checks.result().disk_folder = std::filesystem::absolute(amax_output).parent_path();
-  checks.result().disk_free = folder_bytes(folder);
+  checks.result().disk_free = folder_bytes(source.files(), folder);
   if (const auto record = read_job(source.files(), folder)) {
     require_same_job(record->description, checks.result().job, folder.string());
   }

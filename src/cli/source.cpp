@@ -1,7 +1,6 @@
 #include "cli/source.h"
 
 #include <fmt/format.h>
-#include <sys/stat.h>
 
 #include <algorithm>
 
@@ -25,11 +24,13 @@ bool looks_like_hub_id(const std::string& path) {
 
 // The snapshot of a model in the Hub's cache (models--OWNER--NAME), or the pattern of its name.
 Path snapshot_of(const Path& model) {
-  std::error_code ignored;
-  for (const auto& entry : std::filesystem::directory_iterator(model / "snapshots", ignored)) {
-    if (std::filesystem::exists(entry.path() / "config.json", ignored)) return entry.path();
+  FileSystem& files = system_files();
+  const Path snapshots = model / "snapshots";
+  if (const auto status = files.status(snapshots); status && status->is_folder) {
+    for (const std::string& revision : files.list(snapshots))
+      if (files.status(snapshots / revision / "config.json")) return snapshots / revision;
   }
-  return model / "snapshots" / "REVISION";
+  return snapshots / "REVISION";
 }
 
 [[noreturn]] void fail(const std::string& path, const std::string& problem, const std::string& hint) {
@@ -81,12 +82,18 @@ uint64_t disk_need(const Checkpoint& source, const Plan& plan) {
          plan.index_text.size() + kDocumentBytes;
 }
 
-uint64_t folder_bytes(const Path& folder) {
+uint64_t folder_bytes(FileSystem& files, const Path& folder) {
   uint64_t bytes = 0;
-  std::error_code ignored;
-  for (const auto& entry : std::filesystem::recursive_directory_iterator(folder, ignored)) {
-    struct stat status = {};
-    if (lstat(entry.path().c_str(), &status) == 0) bytes += static_cast<uint64_t>(status.st_blocks) * 512;
+  try {
+    if (!files.status(folder)) return 0;
+    for (const std::string& name : files.list(folder)) {
+      const auto status = files.status(folder / name);
+      if (!status || status->is_symlink) continue;
+      bytes += status->disk_bytes;
+      if (status->is_folder) bytes += folder_bytes(files, folder / name);
+    }
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::kIo) throw;
   }
   return bytes;
 }

@@ -17,8 +17,8 @@ Checkpoint open_source(const std::string& path, bool require_config = true);
 
 // Bytes that a finished output takes on disk: shards, side files, documents.
 uint64_t disk_need(const Checkpoint& source, const Plan& plan);
-// Bytes in the files of a folder, as far as they can be read: what a job that
-// goes on need not take again.
-uint64_t folder_bytes(const std::filesystem::path& folder);
+// Bytes that the files of a folder take on disk, as far as they can be read: what a job that goes on need not
+// take again.
+uint64_t folder_bytes(FileSystem& files, const std::filesystem::path& folder);
 
 }  // namespace nibblecast

@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 
+#include "base/integers.h"
 #include "base/parallel.h"
 #include "model/deepseek_v4_checks.h"
 #include "model/deepseek_v4_state.h"
@@ -22,8 +23,6 @@ namespace {
 constexpr size_t kGroupTokens = 2048;
 constexpr size_t kIndexTokens = 512;  // queries whose indexer heads exist at once
 constexpr size_t kTaskTokens = 16;
-
-constexpr size_t blocks(size_t count, size_t block) { return (count + block - 1) / block; }
 
 // RMSNorm of one vector, then RoPE of its last channels, in FP32, rounded once.
 template <class T, class From>
@@ -59,7 +58,7 @@ class Attention {
       const size_t first = row;
       size_t tokens = 0, padded = 0;
       while (row < state_.rows.size()) {
-        padded += blocks(state_.rows[row].length, kPanel) * kPanel;
+        padded += ceil_div(state_.rows[row].length, kPanel) * kPanel;
         if (row > first && padded > kGroupTokens) break;
         tokens += state_.rows[row++].length;
       }
@@ -89,7 +88,7 @@ class Attention {
     const size_t width = config_.hidden_size;
     T* x = x_.take(count_ * width);
     mixes_.resize(count_);
-    parallel_for(blocks(count_, kHyperRows), [&](size_t block) {
+    parallel_for(ceil_div(count_, kHyperRows), [&](size_t block) {
       const size_t first = block * kHyperRows, count = std::min(kHyperRows, count_ - first);
       mix_and_norm(state_, weights_.hyper, weights_.attn_norm, begin_ + first, count, x + first * width,
                    mixes_.data() + first, x_amax_);
@@ -99,7 +98,7 @@ class Attention {
   // f(token) for every token of the group.
   template <class F>
   void for_tokens(const F& f) const {
-    parallel_for(blocks(count_, kTaskTokens), [&](size_t block) {
+    parallel_for(ceil_div(count_, kTaskTokens), [&](size_t block) {
       const size_t end = std::min(count_, (block + 1) * kTaskTokens);
       for (size_t token = block * kTaskTokens; token < end; ++token) f(token);
     });
@@ -151,7 +150,7 @@ class Attention {
     Entries<T> entries;
     entries.first.push_back(0);
     for (const RowSpan& row : rows_) {
-      entries.first.push_back(entries.first.back() + blocks(row.length / shape.ratio, step) * step);
+      entries.first.push_back(entries.first.back() + ceil_div(row.length / shape.ratio, step) * step);
     }
     entries.values.resize(entries.first.back() * shape.dim);
     for (size_t row = 0; row < rows_.size(); ++row) {
@@ -180,7 +179,7 @@ class Attention {
     linear(x_.data(), count_, weights.weights_proj, head_weights.data());
     const float scale = 1.0f / std::sqrt(static_cast<float>(config_.index_head_dim * heads));
     for (float& weight : head_weights) weight *= scale;
-    chosen_words_ = blocks(longest, 64);
+    chosen_words_ = ceil_div(longest, 64);
     chosen_.assign(count_ * chosen_words_, 0);
     for (size_t row = 0; row < rows_.size(); ++row) {
       if (rows_[row].length / ratio_ <= config_.index_topk) {
@@ -209,8 +208,8 @@ class Attention {
     std::vector<T> q(count * heads * dim);
     linear(qr_.data() + first * rank, count, weights.wq_b, q.data());
     // Keys that the chunk's last query sees; the rest of the row is not scored.
-    const size_t key_count = blocks((begin + count) / ratio_, kIndexKeyStep) * kIndexKeyStep;
-    parallel_for(blocks(count, kTaskTokens), [&](size_t block) {
+    const size_t key_count = ceil_div((begin + count) / ratio_, kIndexKeyStep) * kIndexKeyStep;
+    parallel_for(ceil_div(count, kTaskTokens), [&](size_t block) {
       const size_t at = block * kTaskTokens, queries = std::min(kTaskTokens, count - at);
       thread_local std::vector<float> scores;
       scores.resize(kTaskTokens * key_count);
@@ -338,7 +337,7 @@ void run_attention(ForwardState<T>& state, const AttentionWeights& weights) {
 
 template <class T>
 uint64_t attention_bytes(const DeepseekV4Config& c, uint64_t tokens, uint64_t longest_row, size_t threads) {
-  const uint64_t padded = std::max<uint64_t>(blocks(longest_row, kPanel) * kPanel, kGroupTokens);
+  const uint64_t padded = std::max<uint64_t>(ceil_div(longest_row, kPanel) * kPanel, kGroupTokens);
   const uint64_t group = std::min(tokens, padded), chunk = std::min<uint64_t>(group, kGroupTokens);
   const uint64_t heads = c.num_attention_heads / c.o_groups, index_width = c.index_n_heads * c.index_head_dim;
   // A row of r tokens has r / 4 entries at most, padded to a panel or, for the indexer, to kIndexKeyStep.
@@ -349,7 +348,7 @@ uint64_t attention_bytes(const DeepseekV4Config& c, uint64_t tokens, uint64_t lo
   const uint64_t whole =
       group * ((c.hidden_size + c.q_lora_rank + c.head_dim) * sizeof(T) +
                (std::max(c.q_lora_rank, c.head_dim) + 2 * channels) * sizeof(float) + sizeof(StreamMix)) +
-      keys + group * blocks(longest_row / 4, 64) * sizeof(uint64_t);
+      keys + group * ceil_div(longest_row / 4, 64) * sizeof(uint64_t);
   const uint64_t compressing = group / 4 * c.head_dim * sizeof(T);
   const uint64_t indexing = group * c.index_n_heads * sizeof(float) +
                             (group / 4 + rows * kIndexKeyStep) * c.index_head_dim * sizeof(T) +

@@ -149,7 +149,7 @@ std::byte* CudaDenseTensors::take(const std::string& name, uint64_t begin, std::
   Held& held = held_.at(name);
   assert(begin + bytes.size() <= held.tensor.size_bytes);
   if (held.device != nullptr) return held.device + begin;
-  if (!bytes.empty()) std::memcpy(held.host.data() + begin, bytes.data(), bytes.size());
+  std::ranges::copy(bytes, held.host.data() + begin);
   return nullptr;
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string>
 
+#include "base/integers.h"
 #include "formats/bf16.h"
 #include "model/deepseek_v4_tensors.h"
 
@@ -15,8 +16,6 @@ constexpr uint64_t kContextBytes = 800 * kMiB;
 constexpr uint64_t kProductsBytes = 32 * kMiB;  // CudaProducts::kWorkspaceBytes
 // So many that copies need not stop while attention computes: 9 GB of V4-Pro's experts.
 constexpr uint64_t kLeastSlots = 2, kMostSlots = 256;
-
-constexpr uint64_t tile_count(uint64_t count, uint64_t tile) { return (count + tile - 1) / tile; }
 
 uint64_t group_tokens(const CudaWorkload& workload) {
   return std::min(workload.tokens, std::max(kCudaGroupTokens, workload.longest_row));
@@ -66,7 +65,7 @@ CudaAttentionBuffers<T>::CudaAttentionBuffers(Arena& arena, const DeepseekV4Conf
   entries = arena.take<T>(entry_count * config.head_dim);
   index_entries = arena.take<T>(entry_count * config.index_head_dim);
   head_weights = arena.take<float>(group * config.index_n_heads);
-  chosen = arena.take<uint64_t>(group * tile_count(row_entries, 64));
+  chosen = arena.take<uint64_t>(group * ceil_div(row_entries, 64));
   index_q = arena.take<T>(index_chunk * index_width);
   scores = arena.take<float>(index_chunk * row_entries);
   q = arena.take<T>(chunk * config.num_attention_heads * config.head_dim);
@@ -96,8 +95,8 @@ CudaLayerBytes cuda_layer_bytes(const DeepseekV4Config& config, size_t element_b
       const uint64_t count = *element_count(tensor.shape);
       if (tensor.storage == Storage::kFp8Block) {
         stored.take<std::byte>(count);
-        stored.take<float>(tile_count(tensor.shape[0], config.tile_rows) *
-                           tile_count(tensor.shape[1], config.tile_cols));
+        stored.take<float>(ceil_div(tensor.shape[0], config.tile_rows) *
+                           ceil_div(tensor.shape[1], config.tile_cols));
         // The shared expert goes through the buffers of the routed ones.
         const bool shared = tensor.name.find(".shared_experts.") != std::string::npos;
         if (!shared) weights.take<std::byte>(count * element_bytes);

@@ -18,7 +18,7 @@ class Upload {
     const size_t begin = round_up(used_, Arena::kAlignment);
     used_ = begin + values.size() * sizeof(V);
     if (host_.size() < used_) host_.resize(used_);
-    std::memcpy(host_.data() + begin, values.data(), values.size() * sizeof(V));
+    std::ranges::copy(std::as_bytes(std::span(values)), host_.data() + begin);
     return begin;
   }
   DeviceBuffer send() const {
@@ -142,8 +142,7 @@ void CudaForwardState<T>::lay_out_groups() {
     size_t chunk;
   };
   std::vector<Place> places;
-  const size_t most = attention_block_queries(static_cast<uint32_t>(config.num_attention_heads),
-                                              static_cast<uint32_t>(config.head_dim));
+  const size_t most = kAttentionBlockQueries;
   for (const RowGroup& rows_of_group : group_rows(rows, kCudaGroupTokens)) {
     CudaGroup group{.rows = rows_of_group};
     for (size_t row = 0; row < rows_of_group.count; ++row) {

@@ -7,6 +7,7 @@
 #include <span>
 
 #include "base/file.h"
+#include "base/integers.h"
 #include "base/parallel.h"
 #include "model/deepseek_v4_checks.h"
 #include "model/deepseek_v4_state.h"
@@ -21,8 +22,6 @@ namespace {
 constexpr size_t kExpertTokens = kPanelRows;  // taken through an expert at once
 constexpr size_t kRouterTokens = 4096;
 constexpr size_t kTaskTokens = 64;
-
-constexpr size_t tiles(size_t length, size_t tile) { return (length + tile - 1) / tile; }
 
 // silu(x · w1ᵀ) * (x · w3ᵀ), clamped, for x [rows, D]: times row_weights (may be null: 1) to act [rows, I].
 template <class T>
@@ -45,7 +44,7 @@ void activate(const T* x, size_t rows, const MlpWeights& weights, float limit, c
 template <class T>
 void prepare(ForwardState<T>& state, const FfnWeights& weights, Amax& x_amax) {
   const size_t width = state.config.hidden_size;
-  parallel_for(tiles(state.tokens(), kHyperRows), [&](size_t block) {
+  parallel_for(ceil_div(state.tokens(), kHyperRows), [&](size_t block) {
     const size_t begin = block * kHyperRows, count = std::min(kHyperRows, state.tokens() - begin);
     std::fill_n(state.sum.data() + begin * width, count * width, 0.0f);
     mix_and_norm(state, weights.hyper, weights.ffn_norm, begin, count, state.x_ffn.data() + begin * width,
@@ -110,7 +109,7 @@ void assign(ForwardState<T>& state, const FfnWeights& weights) {
 // The tokens' inputs one after the other, then rows of zeros up to a whole step of rows; the rows in all.
 template <class T>
 size_t gather(const ForwardState<T>& state, std::span<const Assignment> tokens, T* x, Amax& seen) {
-  const size_t width = state.config.hidden_size, steps = tiles(tokens.size(), kRowStep);
+  const size_t width = state.config.hidden_size, steps = ceil_div(tokens.size(), kRowStep);
   parallel_for(steps, [&](size_t step) {
     T* own = x + step * kRowStep * width;
     for (size_t row = 0; row < kRowStep; ++row) {
@@ -150,7 +149,7 @@ template <class T>
 void run_expert(ForwardState<T>& state, uint64_t expert, const MlpWeights& weights) {
   const std::vector<Assignment>& assigned = state.assigned[expert];
   const size_t width = state.config.hidden_size, inner = state.config.moe_intermediate_size;
-  const size_t most = tiles(std::min(kExpertTokens, assigned.size()), kRowStep) * kRowStep;
+  const size_t most = ceil_div(std::min(kExpertTokens, assigned.size()), kRowStep) * kRowStep;
   T* x = state.expert_x.take(most * width);
   T* act = state.expert_act.take(most * inner);
   Amax x_amax, unweighted, weighted;
@@ -219,7 +218,7 @@ void SharedExpert::keep(const MlpWeights& stored) {
   for (size_t i = 0; i < 3; ++i) {
     Fp8BlockView view = std::get<Fp8BlockView>(*from[i]);
     const size_t code_bytes = view.rows * view.cols;
-    const size_t scales = tiles(view.rows, view.tile_rows) * tiles(view.cols, view.tile_cols);
+    const size_t scales = ceil_div(view.rows, view.tile_rows) * ceil_div(view.cols, view.tile_cols);
     const size_t scale_bytes = scales * (view.scale_type == ScaleType::kF32 ? sizeof(float) : 1);
     bytes[i].resize(code_bytes + scale_bytes);
     std::memcpy(bytes[i].data(), view.codes, code_bytes);
@@ -236,7 +235,7 @@ uint64_t ffn_bytes(const DeepseekV4Config& config, uint64_t tokens, size_t threa
   const uint64_t experts = config.n_routed_experts, top = config.num_experts_per_tok;
   const uint64_t widest = std::max(width, inner);
   const uint64_t router = kRouterTokens * (experts + top) * sizeof(float) + config.vocab_size * top * 8;
-  const uint64_t most = tiles(std::min<uint64_t>(tokens, kExpertTokens), kRowStep) * kRowStep;
+  const uint64_t most = ceil_div(std::min<uint64_t>(tokens, kExpertTokens), kRowStep) * kRowStep;
   const uint64_t expert = most * ((width + inner) * sizeof(T) + sizeof(float)) + 2 * kDirectAlignment;
   const uint64_t thread =
       linear_scratch_bytes<T>(2, widest) + mix_streams_scratch_bytes(config.hc_mult, width);

@@ -3,6 +3,8 @@
 #include <charconv>
 #include <utility>
 
+#include "base/integers.h"
+
 namespace nibblecast {
 namespace {
 
@@ -99,8 +101,6 @@ Tensor make_tensor(std::string name, Dtype dtype, Shape shape) {
   return tensor;
 }
 
-uint64_t tiles(uint64_t length, uint64_t tile) { return (length + tile - 1) / tile; }
-
 // Decimal without sign or leading zeros, as the names are written; advances `text` past it.
 std::optional<uint64_t> take_number(std::string_view& text) {
   uint64_t value = 0;
@@ -152,7 +152,7 @@ std::vector<Tensor> release_tensors(const DeepseekV4Config& config, const ModelT
   const auto fp8_block = [&]() -> std::vector<Tensor> {
     return {make_tensor(tensor.name + ".weight", Dtype::kF8E4M3, shape),
             make_tensor(tensor.name + ".scale", is_base ? Dtype::kF32 : Dtype::kF8E8M0,
-                        {tiles(shape[0], config.tile_rows), tiles(shape[1], config.tile_cols)})};
+                        {ceil_div(shape[0], config.tile_rows), ceil_div(shape[1], config.tile_cols)})};
   };
   switch (tensor.storage) {
     case Storage::kBF16:

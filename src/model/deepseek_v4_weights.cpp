@@ -45,7 +45,7 @@ class Tensors {
   std::vector<int64_t> integers(const std::string& name, const Shape& shape) const {
     const StoredTensor& tensor = find(name, {Dtype::kI64}, shape);
     std::vector<int64_t> values(tensor.bytes.size() / sizeof(int64_t));
-    std::memcpy(values.data(), tensor.bytes.data(), tensor.bytes.size());
+    if (!values.empty()) std::memcpy(values.data(), tensor.bytes.data(), tensor.bytes.size());
     return values;
   }
   HyperConnection hyper(const std::string& name, size_t outputs, size_t scales) const {

@@ -1,13 +1,13 @@
 #include "model/forward_pass.h"
 
+#include <algorithm>
 #include <cassert>
-#include <cstring>
 #include <unordered_map>
 #include <utility>
 
 namespace nibblecast {
 
-// model/deepseek_v4_cuda.cpp or model/no_cuda.cpp.
+// model/forward_pass_cuda.cpp or model/no_cuda.cpp.
 template <class T>
 std::unique_ptr<ForwardPass> make_cuda_forward_pass(const DeepseekV4Config& config,
                                                     std::vector<std::vector<int32_t>> rows,
@@ -28,10 +28,10 @@ class CpuForwardPass : public ForwardPass {
   void resume_at(uint64_t layer) override { resumed_ = std::as_writable_bytes(forward_.resume_at(layer)); }
   uint64_t streams_bytes() const override { return forward_.streams().size_bytes(); }
   void set_streams(uint64_t begin, std::span<const std::byte> bytes) override {
-    std::memcpy(resumed_.data() + begin, bytes.data(), bytes.size());
+    std::ranges::copy(bytes, resumed_.data() + begin);
   }
   void get_streams(uint64_t begin, std::span<std::byte> bytes) const override {
-    std::memcpy(bytes.data(), std::as_bytes(forward_.streams()).data() + begin, bytes.size());
+    std::ranges::copy(std::as_bytes(forward_.streams()).subspan(begin, bytes.size()), bytes.data());
   }
 
   void expect_layer(uint64_t layer, std::span<const Tensor> dense) override {
@@ -44,7 +44,7 @@ class CpuForwardPass : public ForwardPass {
             const Owner&) override {
     std::vector<std::byte>& to = stored_.at(name).bytes;
     assert(begin + bytes.size() <= to.size());
-    if (!bytes.empty()) std::memcpy(to.data() + begin, bytes.data(), bytes.size());
+    std::ranges::copy(bytes, to.data() + begin);
   }
   void begin_layer() override {
     StoredTensors tensors;

@@ -6,18 +6,17 @@
 #include <cmath>
 #include <type_traits>
 
+#include "base/integers.h"
 #include "ops/attention_cuda.h"
 #include "ops/mma_cuda.cuh"
 
 namespace nibblecast {
 namespace {
 
-constexpr uint32_t kBlockQueries = 16;
+constexpr uint32_t kBlockQueries = kAttentionBlockQueries;
 constexpr uint32_t kMostWidth = 512;
 constexpr uint32_t kEveryLane = 0xffffffff;
 constexpr float kHidden = -INFINITY;
-
-__host__ __device__ constexpr uint32_t div_up(uint32_t value, uint32_t by) { return (value + by - 1) / by; }
 
 // Numbers that one access to memory takes.
 template <class T>
@@ -71,7 +70,7 @@ __device__ __forceinline__ void raise_amax(DeviceAmax seen, uint32_t bits) {
 }
 
 // Both halves of the channels are multiples of what a step of multiply_keys takes; zeros fill them up.
-__device__ __forceinline__ uint32_t padded_width(uint32_t width) { return div_up(width, 64) * 64; }
+__device__ __forceinline__ uint32_t padded_width(uint32_t width) { return ceil_div(width, 64) * 64; }
 
 // direction 1 or -1; `channel` is even.
 __device__ __forceinline__ void turn(const RopeView& rope, uint32_t width, uint32_t position,
@@ -197,10 +196,10 @@ class KeyTiles {
         block_(block),
         end_(block.first + block.count),
         first_(first_visible(block.first)),
-        raw_tiles_(div_up(end_ - first_, Tile::kKeys)),
+        raw_tiles_(ceil_div(end_ - first_, Tile::kKeys)),
         entries_(visible_entries(end_ - 1)) {}
 
-  __device__ uint32_t count() const { return raw_tiles_ + div_up(entries_, Tile::kKeys); }
+  __device__ uint32_t count() const { return raw_tiles_ + ceil_div(entries_, Tile::kKeys); }
 
   // Bit i: query `query` of the block sees the tile's key i. 0 for queries and tiles that do not exist.
   __device__ uint64_t mask(uint32_t tile, uint32_t query) const {
@@ -631,14 +630,12 @@ void launch(CudaStreamHandle stream, const AttentionCuda<typename Tile::T>& atte
   constexpr int kBytes = sizeof(typename Tile::Shared);
   check_cuda(cudaFuncSetAttribute(attend_kernel<Tile>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
              "cudaFuncSetAttribute");
-  const dim3 grid(static_cast<uint32_t>(block_count), div_up(attention.heads, Tile::kHeads));
+  const dim3 grid(static_cast<uint32_t>(block_count), ceil_div(attention.heads, Tile::kHeads));
   attend_kernel<Tile><<<grid, Tile::kThreads, kBytes, stream>>>(attention, arguments...);
   check_cuda_launch("attend_kernel");
 }
 
 }  // namespace
-
-uint32_t attention_block_queries(uint32_t, uint32_t) { return kBlockQueries; }
 
 template <>
 void attend_cuda(CudaStreamHandle stream, const AttentionCuda<bf16>& attention, const QueryBlock* blocks,

@@ -4,7 +4,7 @@
 // No matrix of queries by keys is held: a block of queries (all heads of a few tokens of one row) meets its
 // keys tile by tile with a running maximum. p is rounded to T against the running maximum of its tile, so
 // results differ from the CPU's within that rounding. They do not depend on how queries are divided into
-// calls, as blocks start at multiples of attention_block_queries() in their row.
+// calls, as blocks start at multiples of kAttentionBlockQueries in their row.
 #pragma once
 
 #include <cstdint>
@@ -16,8 +16,10 @@
 
 namespace nibblecast {
 
+inline constexpr uint32_t kAttentionBlockQueries = 16;
+
 // Queries [first, first + count) of one row, the unit of work: first is a multiple of
-// attention_block_queries(heads), count at most that.
+// kAttentionBlockQueries, count at most that.
 struct QueryBlock {
   uint32_t row = 0;    // index into `rows`
   uint32_t first = 0;  // position in the row
@@ -39,9 +41,6 @@ struct AttentionCuda {
   float eps = 0;                 // of the queries' RMSNorm, which has no weight
   RopeView rope;
 };
-
-// Queries per block for `heads` heads on the device in use; the same for every call of a run.
-uint32_t attention_block_queries(uint32_t heads, uint32_t width);
 
 // blocks [block_count]: queries of the chunk that begins at token `chunk_begin` of the group. q [tokens of
 // the chunk, heads, width] becomes the output. max |output| into `seen`.

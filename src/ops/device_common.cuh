@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "base/integers.h"
 #include "ops/amax_cuda.h"
 
 namespace nibblecast {
@@ -65,11 +66,6 @@ __device__ Pack<T, kCount> round_to_pack(const float (&values)[kCount]) {
     for (int i = 0; i < kCount; ++i) pack.values[i] = from_float<T>(values[i]);
   }
   return pack;
-}
-
-template <class T>
-constexpr T ceil_div(T count, T size) {
-  return (count + size - 1) / size;
 }
 
 // Threads, whole warps, of which each takes equally many of `items` one after the other; at most `most`.

@@ -2,15 +2,14 @@
 
 #include <algorithm>
 
+#include "base/integers.h"
 #include "base/parallel.h"
 #include "ops/matmul.h"
 
 namespace nibblecast {
 namespace {
 
-constexpr size_t round_up_to(size_t value, size_t multiple) {
-  return (value + multiple - 1) / multiple * multiple;
-}
+constexpr size_t round_up_to(size_t value, size_t multiple) { return ceil_div(value, multiple) * multiple; }
 
 // One panel's keys [count, width] into all columns of `values`, each `column_stride` elements.
 template <class T>

@@ -9,7 +9,7 @@ template <class Stored, class T>
 void read_plain(const void* values, size_t first, size_t count, T* out) {
   const char* from = static_cast<const char*>(values) + first * sizeof(Stored);
   if constexpr (std::is_same_v<Stored, T>) {
-    std::memcpy(out, from, count * sizeof(T));
+    if (count > 0) std::memcpy(out, from, count * sizeof(T));
   } else {
     for (size_t i = 0; i < count; ++i) {
       Stored value;

@@ -116,8 +116,9 @@ void replay_attempt(const Json& entry, JobState& state) {
 }
 
 void replay(const Json& entry, JobState& state) {
-  const std::string& kind = entry.items().begin().key();
-  const Json& value = entry.items().begin().value();
+  const auto& members = entry.get_ref<const Json::object_t&>();
+  if (members.empty()) return;
+  const auto& [kind, value] = *members.begin();
   if (kind == "attempt") {
     replay_attempt(value, state);
   } else if (kind == "end" && !state.attempts.empty()) {

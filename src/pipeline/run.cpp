@@ -269,7 +269,7 @@ class Run {
       const auto part = bytes.subspan(begin, piece.size_bytes);
       begin += piece.size_bytes;
       if (!piece.write) continue;
-      std::memcpy(batch[place->range].data() + place->offset, part.data(), part.size());
+      std::ranges::copy(part, batch[place->range].data() + place->offset);
       ++place;
       add_kept(piece, part, done);
     }

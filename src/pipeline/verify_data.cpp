@@ -49,7 +49,7 @@ struct Difference {
 
 Difference compare_bytes(std::span<const std::byte> a, std::span<const std::byte> b) {
   Difference difference;
-  if (std::memcmp(a.data(), b.data(), a.size()) == 0) return difference;
+  if (a.empty() || std::memcmp(a.data(), b.data(), a.size()) == 0) return difference;
   for (size_t at = 0; at < a.size(); ++at) {
     if (a[at] == b[at]) continue;
     if (difference.bytes++ == 0) difference.first = at;

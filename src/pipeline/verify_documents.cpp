@@ -19,10 +19,6 @@ constexpr const char* kLoadedFiles[] = {
     "added_tokens.json",   "tokenizer.model",       "vocab.json",
     "merges.txt"};
 
-Json at_or_null(const Json& object, const std::string& key) {
-  return object.is_object() && object.contains(key) ? object.at(key) : Json();
-}
-
 std::string text_of(const Json& value) { return printable(value.dump()); }
 
 // Adds a line for each value in which `found` is not `expected`.

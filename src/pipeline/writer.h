@@ -50,7 +50,6 @@ class Writer {
   void wait();
 
   File& file(uint32_t index) { return *files_[index]; }
-  size_t file_count() const { return files_.size(); }
   uint64_t written_bytes() const { return submitted_bytes_; }
 
  private:

@@ -1,8 +1,6 @@
 #include "plan/cost.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
@@ -12,6 +10,7 @@
 #include <string>
 
 #include "base/buffer.h"
+#include "base/error.h"
 #include "base/parallel.h"
 #include "model/deepseek_v4.h"
 #include "ops/matmul.h"
@@ -142,13 +141,6 @@ void add_device_cost(const Checkpoint& source, const Plan& plan, const Workload&
   cost.forward_bytes = routing + ids + (cost.device.streams_resident ? 0 : cost.device.streams_bytes);
 }
 
-std::filesystem::path nearest_existing(std::filesystem::path folder) {
-  folder = std::filesystem::absolute(folder);
-  while (!std::filesystem::is_directory(folder) && folder != folder.root_path())
-    folder = folder.parent_path();
-  return folder;
-}
-
 }  // namespace
 
 uint64_t largest_expert_bytes(const Checkpoint& source, const Plan& plan) {
@@ -204,24 +196,24 @@ uint64_t available_memory() {
   return std::min(meminfo("MemAvailable").value_or(std::numeric_limits<uint64_t>::max()), cgroup_room());
 }
 
-std::optional<DiskRates> probe_disk(const std::filesystem::path& folder) {
-  constexpr size_t kProbeBytes = 256 * kMiB, kRequest = 8 * kMiB;
-  const int fd = ::open(nearest_existing(folder).c_str(), O_TMPFILE | O_RDWR | O_DIRECT | O_CLOEXEC, 0600);
-  if (fd < 0) return std::nullopt;
+std::optional<DiskRates> probe_disk(FileSystem& files, const std::filesystem::path& path) {
+  constexpr uint64_t kProbeBytes = 256 * kMiB, kRequest = 8 * kMiB;
   const Buffer buffer(kRequest);
   std::fill(buffer.bytes().begin(), buffer.bytes().end(), std::byte{0x5a});
-  const auto transfer = [&](auto request) -> double {
+  const auto rate = [&](const auto& request) {
     const auto start = std::chrono::steady_clock::now();
-    for (size_t at = 0; at < kProbeBytes; at += kRequest) {
-      if (request(static_cast<off_t>(at)) != static_cast<ssize_t>(kRequest)) return 0;
-    }
+    for (uint64_t at = 0; at < kProbeBytes; at += kRequest) request(at);
     return static_cast<double>(kProbeBytes) / seconds_since(start);
   };
-  const double write = transfer([&](off_t at) { return ::pwrite(fd, buffer.data(), kRequest, at); });
-  const double read = transfer([&](off_t at) { return ::pread(fd, buffer.data(), kRequest, at); });
-  ::close(fd);
-  if (!(read > 0) || !(write > 0)) return std::nullopt;
-  return DiskRates{.read_bytes_per_second = read, .write_bytes_per_second = write};
+  try {
+    const auto file = files.open_unnamed(path);
+    if (!file) return std::nullopt;
+    const double write = rate([&](uint64_t at) { file->write(at, buffer.bytes()); });
+    const double read = rate([&](uint64_t at) { file->read(at, buffer.bytes()); });
+    return DiskRates{.read_bytes_per_second = read, .write_bytes_per_second = write};
+  } catch (const Error&) {  // no estimate is no reason not to run
+    return std::nullopt;
+  }
 }
 
 namespace {

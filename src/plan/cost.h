@@ -54,9 +54,9 @@ uint64_t available_memory();
 struct DiskRates {
   double read_bytes_per_second = 0, write_bytes_per_second = 0;
 };
-// Writes and reads 256 MiB in an unnamed temporary file in `folder` (or its nearest existing ancestor),
-// direct; nothing remains. nullopt where the file system cannot (read-only, no such files).
-std::optional<DiskRates> probe_disk(const std::filesystem::path& folder);
+// Writes and reads 256 MiB in an unnamed file on the disk of `path`, direct; nothing remains. nullopt where
+// that cannot be done (read-only, no such files, full).
+std::optional<DiskRates> probe_disk(FileSystem& files, const std::filesystem::path& path);
 // Of products in the plan's compute dtype, from a short run of all threads or of the device.
 ComputeRates probe_compute(ComputeDtype dtype, const ForwardDevice& device);
 

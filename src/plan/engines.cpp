@@ -18,10 +18,6 @@ namespace {
 
 using enum Engine;
 
-Json at_or_null(const Json& object, const std::string& key) {
-  return object.is_object() && object.contains(key) ? object.at(key) : Json();
-}
-
 std::string found_text(const Json& found) { return found.is_null() ? "nothing" : printable(found.dump()); }
 
 // One value that engines demand of quantization_config.

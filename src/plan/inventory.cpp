@@ -1,10 +1,10 @@
 #include "plan/inventory.h"
 
 #include <string>
-#include <tuple>
 #include <utility>
 
 #include "base/error.h"
+#include "base/integers.h"
 
 namespace nibblecast {
 namespace {
@@ -14,7 +14,6 @@ class InventoryTaker {
   InventoryTaker(const Checkpoint& source, const DeepseekV4Config& config)
       : source_(source), config_(config), known_(source.tensors().size(), false) {
     inventory_.layer_of.assign(source.tensors().size(), static_cast<int64_t>(config.num_hidden_layers));
-    inventory_.experts.resize(config.num_hidden_layers);
   }
 
   Inventory take() {
@@ -22,7 +21,6 @@ class InventoryTaker {
       take(tensor, tensor.name == "embed.weight" ? -1 : static_cast<int64_t>(config_.num_hidden_layers));
     }
     for (uint64_t layer = 0; layer < config_.num_hidden_layers; ++layer) {
-      inventory_.experts[layer].resize(config_.n_routed_experts);
       for (const ModelTensor& tensor : layer_tensors(config_, layer))
         take(tensor, static_cast<int64_t>(layer));
     }
@@ -51,30 +49,25 @@ class InventoryTaker {
     }
   }
 
-  std::pair<uint32_t, uint32_t> take_fp8_block(const ModelTensor& tensor, int64_t layer) {
+  void take_fp8_block(const ModelTensor& tensor, int64_t layer) {
     const uint64_t tile_rows = config_.tile_rows, tile_cols = config_.tile_cols;
-    const Shape scale_shape = {(tensor.shape[0] + tile_rows - 1) / tile_rows,
-                               (tensor.shape[1] + tile_cols - 1) / tile_cols};
-    const uint32_t weight = take(tensor.name + ".weight", {Dtype::kF8E4M3}, tensor.shape, layer);
-    return {weight, take(tensor.name + ".scale", {Dtype::kF8E8M0, Dtype::kF32}, scale_shape, layer)};
+    const Shape scale_shape = {ceil_div(tensor.shape[0], tile_rows), ceil_div(tensor.shape[1], tile_cols)};
+    take(tensor.name + ".weight", {Dtype::kF8E4M3}, tensor.shape, layer);
+    take(tensor.name + ".scale", {Dtype::kF8E8M0, Dtype::kF32}, scale_shape, layer);
   }
 
   // MXFP4 or, in Base releases, FP8 in blocks.
   void take_expert(const ModelTensor& tensor, int64_t layer) {
     const uint64_t out = tensor.shape[0], in = tensor.shape[1];
-    const ExpertName name = *parse_expert_name(tensor.name);
-    SourceExpert& expert = inventory_.experts[name.layer][name.expert];
-    const size_t slot = static_cast<size_t>(name.projection - 1);
     if (source_.at(tensor.name + ".weight").dtype == Dtype::kF8E4M3) {
-      std::tie(expert.weights[slot], expert.scales[slot]) = take_fp8_block(tensor, layer);
+      take_fp8_block(tensor, layer);
       return;
     }
-    expert.weights[slot] = take(tensor.name + ".weight", {Dtype::kI8}, {out, in / 2}, layer);
-    expert.scales[slot] = take(tensor.name + ".scale", {Dtype::kF8E8M0}, {out, in / 32}, layer);
+    take(tensor.name + ".weight", {Dtype::kI8}, {out, in / 2}, layer);
+    take(tensor.name + ".scale", {Dtype::kF8E8M0}, {out, in / 32}, layer);
   }
 
-  uint32_t take(const std::string& name, std::initializer_list<Dtype> dtypes, const Shape& shape,
-                int64_t layer) {
+  void take(const std::string& name, std::initializer_list<Dtype> dtypes, const Shape& shape, int64_t layer) {
     const Tensor& tensor = source_.at(name);
     bool dtype_fits = false;
     std::string expected;
@@ -96,7 +89,6 @@ class InventoryTaker {
     const uint32_t index = static_cast<uint32_t>(&tensor - source_.tensors().data());
     known_[index] = true;
     inventory_.layer_of[index] = layer;
-    return index;
   }
 
   void refuse_unknown() {

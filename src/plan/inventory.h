@@ -1,7 +1,6 @@
 // plan/inventory.h - a source checkpoint held against the model's table of tensors.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -11,13 +10,7 @@
 
 namespace nibblecast {
 
-// Indices into the source's tensors() of one routed expert: w1, w2, w3.
-struct SourceExpert {
-  std::array<uint32_t, 3> weights = {}, scales = {};
-};
-
 struct Inventory {
-  std::vector<std::vector<SourceExpert>> experts;  // [layer][expert]
   // For each source tensor: the main layer it belongs to, -1 for the embedding, num_hidden_layers for all
   // that comes after the layers (norm, head, hc_head, mtp).
   std::vector<int64_t> layer_of;

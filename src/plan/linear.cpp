@@ -4,12 +4,11 @@
 #include <map>
 #include <utility>
 
+#include "base/integers.h"
 #include "checkpoint/manifest.h"
 
 namespace nibblecast {
 namespace {
-
-uint64_t tiles(uint64_t size, uint64_t tile) { return (size + tile - 1) / tile; }
 
 // Names of the tensors that a linear may consist of, in a release and in ModelOpt's dialect.
 struct Names {
@@ -28,7 +27,7 @@ constexpr uint64_t kChunkBytes = 16 << 20;
 // Bytes of a linear's tensor in memory while `rows` of `all_rows` rows are made; 0 rows: all.
 uint64_t bytes_at_once(const Plan& plan, const Tensor& tensor, uint64_t rows, uint64_t all_rows) {
   if (rows == 0 || tensor.shape.size() != 2 || tensor.shape[0] == 1) return tensor.size_bytes;
-  const uint64_t parts = tensor.shape[0] == all_rows ? rows : tiles(rows, plan.model.tile_rows);
+  const uint64_t parts = tensor.shape[0] == all_rows ? rows : ceil_div(rows, plan.model.tile_rows);
   return tensor.size_bytes / tensor.shape[0] * parts;
 }
 
@@ -64,7 +63,7 @@ void replace_linear(const Checkpoint& source, const SourceLinear& linear, const 
       scale = {{Make::kBlockScale,
                 names.release_scale,
                 make.dtype,
-                {tiles(shape[0], make.tile_rows), tiles(shape[1], make.tile_cols)}}};
+                {ceil_div(shape[0], make.tile_rows), ceil_div(shape[1], make.tile_cols)}}};
       break;
     case Make::kWideWeight:
       weight = {{make.make, names.weight, make.dtype, shape}};

@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "base/error.h"
+#include "base/integers.h"
 
 namespace nibblecast {
 namespace {
@@ -71,14 +72,13 @@ class Search {
   }
 
   void add_fp8_scale(const Tensor& weight, PackedLinear& packed) {
-    const auto tiles = [](uint64_t size, uint64_t tile) { return (size + tile - 1) / tile; };
     const bool is_tensor = source_.find(packed.linear.module + ".scale") == nullptr &&
                            source_.find(packed.linear.module + ".weight_scale") != nullptr;
     packed.format = PackedFormat::kFp8;
     packed.linear.scale =
         is_tensor ? scale(weight, ".weight_scale", {Dtype::kF32}, {})
                   : scale(weight, ".scale", {Dtype::kF8E8M0, Dtype::kF32},
-                          {tiles(weight.shape[0], tiles_.rows), tiles(weight.shape[1], tiles_.cols)});
+                          {ceil_div(weight.shape[0], tiles_.rows), ceil_div(weight.shape[1], tiles_.cols)});
   }
 
   // The scale named like the weight, of this dtype and shape; an empty shape: one value, however shaped.

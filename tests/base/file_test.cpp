@@ -118,10 +118,33 @@ TEST(FileSystem, CreateFoldersMakesWhatIsMissing) {
       ErrorKind::kIo, [&] { system_files().create_folders(folder.path() / "f" / "g"); }, "create folder");
 }
 
-TEST(FileSystem, FreeBytesAreThoseOfTheNearestFolder) {
+TEST(FileSystem, ADiskIsThatOfTheNearestFolder) {
   TemporaryFolder folder;
-  EXPECT_GT(system_files().free_bytes(folder.path() / "not" / "there"), 0u);
-  EXPECT_GT(system_files().free_bytes("not-there"), 0u);
+  write_text_durably(system_files(), folder.path() / "f", "");
+  const Disk disk = system_files().disk(folder.path());
+  EXPECT_GT(disk.free_bytes, 0u);
+  EXPECT_GE(disk.most_name_bytes, 100u);
+  EXPECT_TRUE(disk.is_writable);
+  for (const char* below : {"not/there", "f", "f/g", ""}) {
+    const Disk found = system_files().disk(folder.path() / below);
+    EXPECT_EQ(found.folder.lexically_relative(folder.path()), below[0] == 0 ? "" : ".") << below;
+    EXPECT_EQ(found.id, disk.id) << below;
+  }
+  EXPECT_EQ(system_files().disk("not-there").folder, std::filesystem::current_path());
+  EXPECT_NE(system_files().disk("/proc").id, disk.id);
+}
+
+TEST(FileSystem, AnUnnamedFileLeavesNothing) {
+  TemporaryFolder folder;
+  const auto file = system_files().open_unnamed(folder.path() / "not-there");
+  if (!file) GTEST_SKIP() << "this disk has no unnamed files";
+  const Buffer block(2 * kDirectAlignment);
+  std::ranges::fill(block.bytes(), std::byte{7});
+  file->write(0, block.bytes());
+  std::ranges::fill(block.bytes(), std::byte{0});
+  file->read(0, block.bytes());
+  EXPECT_EQ(std::ranges::count(block.bytes(), std::byte{7}), std::ssize(block.bytes()));
+  EXPECT_TRUE(system_files().list(folder.path()).empty());
 }
 
 TEST(Buffer, IsAlignedAndMoves) {

@@ -20,6 +20,25 @@ void expect_nibblecast(const Json& producer) {
   EXPECT_EQ(producer, (Json{{"name", "nibblecast"}, {"version", "1.2.3"}}));
 }
 
+// Routed experts alone; `names` are such as "layers.0.ffn.experts".
+std::vector<ManifestModule> experts_alone(std::span<const std::string> names) {
+  std::vector<ManifestModule> modules;
+  for (const std::string& name : names)
+    modules.push_back({.name = name, .format = WeightFormat::kNvfp4, .quantize_input = true});
+  return modules;
+}
+
+Json nvfp4_experts_config(const Json& source_config, std::span<const std::string> names,
+                          const std::string& version) {
+  const std::vector<ManifestModule> modules = experts_alone(names);
+  return output_config(source_config, {.modules = modules, .producer_version = version});
+}
+
+Json nvfp4_experts_hf_quant_config(std::span<const std::string> names, const std::string& version) {
+  const std::vector<ManifestModule> modules = experts_alone(names);
+  return output_hf_quant_config({.modules = modules, .producer_version = version});
+}
+
 // `golden` holds what ModelOpt's script wrote; only the producer differs.
 void expect_same_as_modelopt(const Json& source_config, const std::vector<std::string>& modules,
                              const Json& golden_config, const Json& golden_hf_quant_config) {

@@ -10,8 +10,8 @@ namespace nibblecast::testing {
 namespace {
 
 constexpr const char* kOperationNames[] = {
-    "open",   "create", "read",           "write",  "size",   "resize", "reserve",     "sync",       "close",
-    "status", "list",   "create folders", "rename", "remove", "copy",   "sync folder", "free bytes", "lock"};
+    "open",   "create", "read",           "write",  "size",   "resize", "reserve",     "sync", "close",
+    "status", "list",   "create folders", "rename", "remove", "copy",   "sync folder", "disk", "lock"};
 static_assert(std::size(kOperationNames) == kOperations);
 
 constexpr const char* kFailureNames[] = {"EIO", "ENOSPC", "EDQUOT", "one byte", "half", "vanished", "crash"};
@@ -213,9 +213,9 @@ void FaultyFiles::sync_folder(const Path& folder) {
   files_.sync_folder(folder);
 }
 
-uint64_t FaultyFiles::free_bytes(const Path& path) {
-  pass(Operation::kFreeBytes, path);
-  return files_.free_bytes(path);
+Disk FaultyFiles::disk(const Path& path) {
+  pass(Operation::kDisk, path);
+  return files_.disk(path);
 }
 
 std::unique_ptr<FileLock> FaultyFiles::try_lock(const Path& path, std::string_view holder) {

@@ -33,7 +33,7 @@ enum class Operation {
   kRemove,
   kCopy,
   kSyncFolder,
-  kFreeBytes,
+  kDisk,
   kTryLock,
 };
 inline constexpr size_t kOperations = static_cast<size_t>(Operation::kTryLock) + 1;
@@ -81,7 +81,9 @@ class FaultyFiles : public FileSystem {
   void remove(const Path& path) override;
   void copy(const Path& from, const Path& to) override;
   void sync_folder(const Path& folder) override;
-  uint64_t free_bytes(const Path& path) override;
+  Disk disk(const Path& path) override;
+  // Not an operation that counts: no job has such a file.
+  std::unique_ptr<File> open_unnamed(const Path& path) override { return files_.open_unnamed(path); }
   std::unique_ptr<FileLock> try_lock(const Path& path, std::string_view holder) override;
 
  private:

@@ -187,6 +187,7 @@ std::optional<FileStatus> MemoryFiles::status(const Path& path) {
   const NodePointer node = find(path);
   if (!node) return std::nullopt;
   return FileStatus{.size_bytes = node->content.size(),
+                    .disk_bytes = node->content.size(),
                     .mtime_ns = node->mtime_ns,
                     .is_folder = node->is_folder,
                     .is_symlink = false};
@@ -277,7 +278,17 @@ void MemoryFiles::make_first_durable(size_t count) {
   unsynced_names_.erase(unsynced_names_.begin(), end);
 }
 
-uint64_t MemoryFiles::free_bytes(const Path&) { return uint64_t{1} << 40; }
+Disk MemoryFiles::disk(const Path& path) {
+  const std::lock_guard lock(mutex_);
+  Path folder = normal(path);
+  for (NodePointer node = find(folder); !node || !node->is_folder; node = find(folder))
+    folder = folder.parent_path();
+  return {.folder = folder, .is_writable = true, .id = 1, .free_bytes = uint64_t{1} << 40};
+}
+
+std::unique_ptr<File> MemoryFiles::open_unnamed(const Path& path) {
+  return std::make_unique<OpenFile>(path.string(), *this, std::make_shared<Node>(false), true);
+}
 
 std::unique_ptr<FileLock> MemoryFiles::try_lock(const Path& path, std::string_view holder) {
   const std::lock_guard lock(mutex_);

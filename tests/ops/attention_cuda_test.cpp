@@ -358,7 +358,7 @@ struct Cuda {
 
  private:
   static std::vector<QueryBlock> blocks_of(const AttentionCase<T>& in) {
-    const uint32_t most = attention_block_queries(in.shape.heads, in.shape.width);
+    const uint32_t most = kAttentionBlockQueries;
     std::vector<QueryBlock> blocks;
     for (uint32_t row = 0; row < in.rows.size(); ++row) {
       for (uint32_t first = 0; first < in.rows[row].length; first += most) {

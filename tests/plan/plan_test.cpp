@@ -294,7 +294,7 @@ TEST(CostTest, DiskFindingHasTheNumbers) {
 
 TEST(CostTest, DiskProbeLeavesNothing) {
   TemporaryFolder folder;
-  const auto rates = probe_disk(folder.path() / "not/yet/there");
+  const auto rates = probe_disk(system_files(), folder.path() / "not/yet/there");
   EXPECT_GT(rates.value_or(DiskRates{1, 1}).read_bytes_per_second, 0);
   EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
 }

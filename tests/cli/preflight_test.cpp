@@ -1,0 +1,89 @@
+// What a disk says of itself decides before the run whether there is one.
+#include "cli/preflight.h"
+
+#include <gmock/gmock.h>
+
+#include <functional>
+
+#include "cli/common_options.h"
+#include "faults/faulty_files.h"
+#include "run_cli.h"
+
+namespace nibblecast::testing {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+// The system's files on disks that `edit` changes.
+class OtherDisks : public FaultyFiles {
+ public:
+  explicit OtherDisks(std::function<void(const Path&, Disk&)> edit)
+      : FaultyFiles(system_files()), edit_(std::move(edit)) {}
+  Disk disk(const Path& path) override {
+    Disk found = FaultyFiles::disk(path);
+    edit_(path, found);
+    return found;
+  }
+
+ private:
+  std::function<void(const Path&, Disk&)> edit_;
+};
+
+// Reasons of the refusals for a cast into `out`.
+std::vector<std::string> refusals(std::function<void(const std::filesystem::path&, Disk&)> edit,
+                                  const JobOptions& options = {}) {
+  TemporaryFolder folder;
+  OtherDisks files(std::move(edit));
+  const Checkpoint source = Checkpoint::open(tiny_checkpoint(), files);
+  const Plan plan = make_plan(source, {});
+  const Activations activations = {.rows = {}, .amax = {}, .origin = "", .identity = "none"};
+  CommonOptions common;
+  common.threads = 1;
+  std::vector<std::string> reasons;
+  const Preflight found =
+      preflight(source, plan, activations, folder.path() / "out", options, common, {}, false);
+  for (const Finding& finding : found.findings)
+    if (finding.severity == Severity::kRefusal) reasons.push_back(finding.reason);
+  EXPECT_EQ(found.refused(), !reasons.empty());
+  EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
+  return reasons;
+}
+
+TEST(Preflight, NothingHindersOnARoomyDisk) {
+  EXPECT_THAT(refusals([](const auto&, Disk& disk) { disk.free_bytes = uint64_t{1} << 50; }), IsEmpty());
+}
+
+TEST(Preflight, ADiskWithoutRoom) {
+  EXPECT_THAT(refusals([](const auto&, Disk& disk) { disk.free_bytes = 1000; }),
+              ElementsAre(HasSubstr("the job takes ")));
+}
+
+TEST(Preflight, AWorkFolderOnAnotherDiskWithoutRoom) {
+  const auto edit = [](const std::filesystem::path& path, Disk& disk) {
+    const bool is_work = path == "/work";
+    disk.id = is_work ? 1 : 2;
+    disk.free_bytes = is_work ? 10 : uint64_t{1} << 50;
+    disk.is_writable = true;
+  };
+  EXPECT_THAT(refusals(edit, {.work_folder = "/work"}), ElementsAre(HasSubstr("/work")));
+}
+
+TEST(Preflight, ADiskThatMayNotBeWrittenTo) {
+  EXPECT_THAT(refusals([](const auto&, Disk& disk) { disk.is_writable = false; }),
+              ElementsAre(HasSubstr("cannot be written to")));
+}
+
+TEST(Preflight, ADiskOfSmallFiles) {
+  EXPECT_THAT(refusals([](const auto&, Disk& disk) { disk.most_file_bytes = 100'000; }),
+              ::testing::Contains(HasSubstr("more than a file may have")));
+}
+
+TEST(Preflight, ADiskOfShortNames) {
+  EXPECT_THAT(refusals([](const auto&, Disk& disk) { disk.most_name_bytes = 14; }),
+              ::testing::Contains(HasSubstr("longer than a name may be")));
+}
+
+}  // namespace
+}  // namespace nibblecast::testing
