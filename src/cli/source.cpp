@@ -82,11 +82,14 @@ uint64_t disk_need(const Checkpoint& source, const Plan& plan) {
 }
 
 uint64_t folder_bytes(const Path& folder) {
+  // Not a range-for, whose ++ throws at a folder that may not be read: what is in there does not count.
   uint64_t bytes = 0;
-  std::error_code ignored;
-  for (const auto& entry : std::filesystem::recursive_directory_iterator(folder, ignored)) {
+  std::error_code failed;
+  constexpr auto kSkip = std::filesystem::directory_options::skip_permission_denied;
+  std::filesystem::recursive_directory_iterator entry(folder, kSkip, failed);
+  for (; !failed && entry != std::filesystem::recursive_directory_iterator(); entry.increment(failed)) {
     struct stat status = {};
-    if (lstat(entry.path().c_str(), &status) == 0) bytes += static_cast<uint64_t>(status.st_blocks) * 512;
+    if (lstat(entry->path().c_str(), &status) == 0) bytes += static_cast<uint64_t>(status.st_blocks) * 512;
   }
   return bytes;
 }
