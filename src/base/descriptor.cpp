@@ -33,9 +33,12 @@ bool same_file(const struct stat& a, const struct stat& b) {
 void throw_system_error(const std::string& path, const char* action, int error,
                         std::optional<uint64_t> offset) {
   const bool full = error == ENOSPC || error == EDQUOT;
+  const char* hint = full             ? "free some space and run the same command again"
+                     : error == EFBIG ? "`ulimit -f` or the file system allows no larger file"
+                     : error == EMFILE || error == ENFILE ? "raise `ulimit -n`"
+                                                          : "";
   throw Error(full ? ErrorKind::kDiskFull : ErrorKind::kIo, {.file = path, .offset = offset},
-              std::string("cannot ") + action + ": " + std::strerror(error),
-              {.hint = full ? "free some space and run the same command again" : ""});
+              std::string("cannot ") + action + ": " + std::strerror(error), {.hint = hint});
 }
 
 Descriptor::~Descriptor() {

@@ -20,6 +20,8 @@ void File::read(uint64_t offset, std::span<std::byte> to) {
 void File::write(uint64_t offset, std::span<const std::byte> from) {
   while (!from.empty()) {
     const size_t done = write_some(offset, from);
+    if (done == 0)
+      throw Error(ErrorKind::kIo, {.file = path(), .offset = offset}, "the system wrote nothing");
     offset += done;
     from = from.subspan(done);
   }

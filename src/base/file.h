@@ -32,6 +32,15 @@ namespace nibblecast {
 // Direct requests bypass the page cache where offset, length and memory are multiples of this.
 inline constexpr size_t kDirectAlignment = 4096;
 
+// Which file it is and when it was last changed in any way (inode and its time of change, which no program
+// can set): as long as a name has the same stamp, nobody has written to its file or put another one in its
+// place.
+struct FileStamp {
+  uint64_t id = 0;
+  int64_t changed_ns = 0;
+  bool operator==(const FileStamp&) const = default;
+};
+
 class File {
  public:
   virtual ~File() = default;
@@ -47,6 +56,8 @@ class File {
   virtual void sync() = 0;
   // Reports what the system held back until now; the destructor closes silently.
   virtual void close() = 0;
+  // nullopt where it is not known.
+  virtual std::optional<FileStamp> stamp() { return std::nullopt; }
 
   // Whole range or Error; an end of file inside the range is kIo "ends early".
   void read(uint64_t offset, std::span<std::byte> to);
@@ -75,6 +86,7 @@ struct FileStatus {
   int64_t mtime_ns = 0;
   bool is_folder = false;
   bool is_symlink = false;  // of the name itself; the other fields describe its target
+  std::optional<FileStamp> stamp = {};
 };
 
 // A disk (a mounted file system), as a path sees it: in the nearest folder above the path that is there.

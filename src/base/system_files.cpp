@@ -27,6 +27,10 @@ bool is_direct_request(uint64_t offset, const void* memory, size_t size) {
   return (offset | reinterpret_cast<uintptr_t>(memory) | size) % kDirectAlignment == 0 && size > 0;
 }
 
+FileStamp stamp_of(const struct stat& info) {
+  return {.id = info.st_ino, .changed_ns = info.st_ctim.tv_sec * 1'000'000'000 + info.st_ctim.tv_nsec};
+}
+
 // Two descriptors of one file: requests that meet the alignment of O_DIRECT take the direct one, all
 // others the page cache. A file system without O_DIRECT has only the second.
 class SystemFile : public File {
@@ -90,6 +94,12 @@ class SystemFile : public File {
     if (cached_ && ::close(cached_.release()) != 0) throw_system_error(path(), "close", errno);
   }
 
+  std::optional<FileStamp> stamp() override {
+    struct stat info;
+    if (::fstat(cached_.get(), &info) != 0) return std::nullopt;
+    return stamp_of(info);
+  }
+
  private:
   // EINVAL from the direct descriptor means that this file system wants another alignment than ours:
   // the page cache takes the request.
@@ -130,7 +140,8 @@ class SystemFiles : public FileSystem {
                       .disk_bytes = static_cast<uint64_t>(target.st_blocks) * 512,
                       .mtime_ns = target.st_mtim.tv_sec * 1'000'000'000 + target.st_mtim.tv_nsec,
                       .is_folder = S_ISDIR(target.st_mode),
-                      .is_symlink = is_symlink};
+                      .is_symlink = is_symlink,
+                      .stamp = stamp_of(target)};
   }
 
   std::vector<std::string> list(const Path& folder) override {

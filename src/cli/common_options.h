@@ -8,6 +8,7 @@
 #include <string>
 
 #include "calibration/rows.h"
+#include "cli/command_line.h"
 #include "plan/options.h"
 
 namespace nibblecast {
@@ -22,6 +23,7 @@ struct CommonOptions {
   std::optional<uint64_t> device_memory;   // bytes
   bool device_profile = false;
   bool json = false, quiet = false;
+  CommandLine command_line;
 
   uint64_t memory_limit() const;  // --memory, or what this process may use
 };

@@ -15,7 +15,9 @@ ChosenDevice choose_device(const CommonOptions& options) {
   const bool asked_for = options.device != "auto";
   auto device = found.usable.begin();
   if (options.device_ordinal) {
-    device = std::ranges::find(found.usable, static_cast<int>(*options.device_ordinal), &CudaDevice::ordinal);
+    device = std::ranges::find_if(found.usable, [&](const CudaDevice& one) {
+      return static_cast<uint64_t>(one.ordinal) == *options.device_ordinal;
+    });
   }
   if (device == found.usable.end()) {
     const std::string reason = found.usable.empty()

@@ -1,6 +1,7 @@
 // cli/interrupt.h - Ctrl-C and SIGTERM end a long job in order: the error says what is left and what to do.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <thread>
 
@@ -26,6 +27,16 @@ class InterruptWatch {
   const std::string hint_;
   int wake_[2] = {-1, -1};  // a pipe: the handler writes the signal, the destructor 0
   std::thread deadline_;
+};
+
+// While it lives, a process that ends at the deadline calls `note` with the reason before, and waits for it
+// for a moment. One at a time.
+class DeadlineNote {
+ public:
+  explicit DeadlineNote(std::function<void(const std::string& reason)> note);
+  ~DeadlineNote();
+  DeadlineNote(const DeadlineNote&) = delete;
+  DeadlineNote& operator=(const DeadlineNote&) = delete;
 };
 
 }  // namespace nibblecast

@@ -166,11 +166,14 @@ std::string cost_text(const PlanReport& report) {
       "disk", fmt::format("{} bytes needed, {} free at {}", grouped(report.preflight.disk_need),
                           grouped(report.preflight.disk_free), report.preflight.disk_folder.string()));
   if (report.preflight.checkpoint_every > 0) {
-    text += summary_line(
-        "resume",
-        fmt::format("calibration's state, {}, saved every {} layers; journal {} at most",
-                    size_text(report.preflight.work.streams_bytes), report.preflight.checkpoint_every,
-                    size_text(report.preflight.work.journal_bytes)));
+    text +=
+        summary_line("resume", fmt::format("calibration's state, {}; journal {} at most",
+                                           report.preflight.work.streams_bytes == 0
+                                               ? "never saved"
+                                               : fmt::format("{}, saved every {} layers",
+                                                             size_text(report.preflight.work.streams_bytes),
+                                                             report.preflight.checkpoint_every),
+                                           size_text(report.preflight.work.journal_bytes)));
   }
   if (!report.seconds) return text + summary_line("time", "unknown: the disk cannot be measured there");
   std::string time = fmt::format("about {}: read {}, write {}", duration_text(*report.seconds),

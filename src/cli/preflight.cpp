@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "cli/activations.h"
+#include "cli/job_run.h"
 #include "cli/source.h"
 #include "model/deepseek_v4_checks.h"
 #include "pipeline/group_maker.h"
@@ -39,6 +40,9 @@ class Checks {
                                {{"tensors", plan.tensors.size()},
                                 {"bytes", plan.output_bytes},
                                 {"layers", activations.rows ? plan.model.num_hidden_layers : 0}});
+    describe_command(common, plan, source.files(), result_.job);
+    // No layer but the last is that far away, and after that one nothing is saved.
+    if (options.checkpoint_every >= plan.model.num_hidden_layers) result_.work.streams_bytes = 0;
   }
 
   void check_memory_need(bool writes) {
@@ -51,9 +55,8 @@ class Checks {
     // A forward pass counts CUDA's libraries itself.
     const uint64_t libraries = make.device_bytes > 0 && !forward ? kCudaHostBytes : 0;
     const uint64_t taken = std::min(result_.memory_limit, make.pinned_bytes + libraries);
-    result_.memory =
-        memory_cost(source_, plan_, result_.workload, common_.threads, result_.memory_limit - taken, device);
-    if (!writes) result_.memory.write_bytes = 0;
+    result_.memory = memory_cost(source_, plan_, result_.workload, common_.threads,
+                                 result_.memory_limit - taken, device, writes);
     result_.memory.make_bytes += make.pinned_bytes;
     result_.memory.fixed_bytes += libraries;
     add(check_memory(result_.memory, result_.memory_limit));
@@ -209,11 +212,12 @@ Preflight preflight_calibration(const Checkpoint& source, const Plan& plan, cons
                                 const Path& amax_output, const JobOptions& options,
                                 const CommonOptions& common, const ChosenDevice& device) {
   Checks checks(source, plan, activations, options, common, device);
+  checks.result().job.totals = {{"tensors", 0}, {"bytes", 0}, {"layers", plan.model.num_hidden_layers}};
   checks.check_memory_need(false);
   const Path folder = calibration_job_folder(amax_output);
   checks.result().disk_folder = std::filesystem::absolute(amax_output).parent_path();
   checks.result().disk_free = folder_bytes(source.files(), folder);
-  if (const auto record = read_job(source.files(), folder)) {
+  if (const auto record = read_job_document(source.files(), folder)) {
     require_same_job(record->description, checks.result().job, folder.string());
   }
   checks.check_space(1 << 20);

@@ -9,6 +9,7 @@
 #include "cli/commands.h"
 #include "cli/console.h"
 #include "cli/interrupt.h"
+#include "cli/job_folder.h"
 #include "cli/job_run.h"
 #include "cli/preflight.h"
 #include "cli/progress.h"
@@ -18,6 +19,7 @@
 #include "cli/text.h"
 #include "pipeline/destination.h"
 #include "pipeline/output.h"
+#include "pipeline/saved_rows.h"
 #include "pipeline/verify_checksums.h"
 
 namespace nibblecast {
@@ -111,9 +113,15 @@ int run(const QuantizeArguments& arguments, const CommonOptions& common) {
     check_amax_output(arguments.amax_output, arguments.activations, arguments.options, source);
   }
   const Plan plan = make_plan(source, arguments.options);
-  require_origin(arguments.activations, plan);
+  const bool from_job = arguments.export_only && arguments.activations.calib.empty() &&
+                        arguments.activations.amax.empty() && plan.needs_activations() &&
+                        !is_finished(source.files(), arguments.destination);
+  if (!from_job) require_origin(arguments.activations, plan);
   const ChosenDevice device = choose_device(common);
-  const Activations activations = load_activations(arguments.activations, source, plan, device.forward);
+  const Activations activations =
+      from_job ? saved_activations(source.files(), std::filesystem::path(arguments.destination) / kJobFolder,
+                                   device.forward)
+               : load_activations(arguments.activations, source, plan, device.forward);
   if (!arguments.amax_output.empty())
     require_own_amax(arguments.amax_output, source, plan, *activations.rows);
   Preflight found =
@@ -135,6 +143,7 @@ int run(const QuantizeArguments& arguments, const CommonOptions& common) {
   ProgressPrinter printer(common.quiet);
   Job job = open_destination(source, arguments.destination, arguments.job.work_folder, found.job, plan);
   report_resumption(job, common.quiet);
+  if (activations.rows) save_rows(source.files(), job.folder(), *activations.rows);
   const RunRecord record = ending_noted(job, [&] {
     RunRecord made = quantize(source, plan, activations, job, arguments.destination,
                               {.read_memory_bytes = found.memory.read_bytes,

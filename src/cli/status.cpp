@@ -1,15 +1,18 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <ctime>
 #include <memory>
 
 #include "base/error.h"
+#include "base/shell.h"
+#include "calibration/amax_file.h"
 #include "cli/commands.h"
 #include "cli/console.h"
-#include "cli/preflight.h"
+#include "cli/job_folder.h"
 #include "cli/summary.h"
 #include "cli/text.h"
-#include "pipeline/destination.h"
+#include "pipeline/job.h"
 
 namespace nibblecast {
 namespace {
@@ -17,12 +20,7 @@ namespace {
 using Path = std::filesystem::path;
 
 constexpr uint64_t kRecordLimit = 1 << 30;
-
-// The job's folder: of an output, or of an amax file that `calibrate` is making.
-Path job_folder(FileSystem& files, const Path& path) {
-  const Path calibration = calibration_job_folder(path);
-  return files.status(calibration / "job.json") ? calibration : path / kJobFolder;
-}
+constexpr double kLeastSeconds = 2;  // times are kept in seconds
 
 std::string attempt_text(const Json& attempt, bool running) {
   const std::string ended = attempt.value("ended", ""), last = attempt.value("last", "");
@@ -53,7 +51,58 @@ bool is_running(FileSystem& files, const Path& folder, const std::string& holder
   }
 }
 
-Json unfinished_json(const JobRecord& job, bool running, bool work_folder_is_there) {
+// How fast the last attempt was, and how long it takes to the end at that rate. Of bytes made durable, or,
+// where a calibration is all there is to do, of layers.
+struct Pace {
+  double done = 0, of = 0;
+  double per_second = 0;  // 0: not known
+  bool is_bytes = true;
+  double share() const { return of > 0 ? done / of : 0; }
+};
+
+Pace pace_of(const JobRecord& job, bool running) {
+  const Json& totals = job.description.totals;
+  Pace pace;
+  pace.of = static_cast<double>(totals.value("bytes", uint64_t{0}));
+  pace.is_bytes = pace.of > 0;
+  if (!pace.is_bytes) pace.of = static_cast<double>(totals.value("layers", uint64_t{0}));
+  pace.done = static_cast<double>(pace.is_bytes ? job.state.durable_bytes : job.state.layers.size());
+  if (job.state.attempts.empty()) return pace;
+  const Attempt& last = job.state.attempts.back();
+  // Killed: it worked as long as it wrote.
+  const double end =
+      running ? static_cast<double>(std::time(nullptr)) : static_cast<double>(job.journal_changed_ns) / 1e9;
+  const double seconds = end - static_cast<double>(utc_seconds(last.began).value_or(0));
+  const double made = static_cast<double>(pace.is_bytes ? last.bytes : last.layers);
+  if (seconds >= kLeastSeconds && made > 0) pace.per_second = made / seconds;
+  return pace;
+}
+
+Json pace_json(const Pace& pace) {
+  const bool known = pace.per_second > 0;
+  return {{"percent", 100 * pace.share()},
+          {pace.is_bytes ? "bytes_per_second" : "layers_per_second", known ? Json(pace.per_second) : Json()},
+          {"seconds_left", known ? Json((pace.of - pace.done) / pace.per_second) : Json()}};
+}
+
+std::string pace_text(const Pace& pace, bool running) {
+  std::string text = fmt::format("{:.0f} %", 100 * pace.share());
+  if (pace.per_second <= 0) return text;
+  text += pace.is_bytes ? ", " + rate_text(pace.per_second)
+                        : fmt::format(", {} a layer", duration_text(1 / pace.per_second));
+  return text + fmt::format(", about {} {}", duration_text((pace.of - pace.done) / pace.per_second),
+                            running ? "left" : "of work left");
+}
+
+// Ready to be pasted.
+std::string begun_by(const JobDescription& job) {
+  if (!job.command) return "";
+  std::error_code ignored;
+  const bool here = std::filesystem::current_path(ignored) == Path(job.command->folder);
+  return (here ? "" : "cd " + shell_word(job.command->folder) + " && ") + command_text(*job.command);
+}
+
+Json unfinished_json(const JobRecord& job, const Path& destination, bool running, bool work_folder_is_there) {
   const JobState& state = job.state;
   Json attempts = Json::array(), passes = Json::object();
   for (const Attempt& attempt : state.attempts) attempts.push_back(attempt.json());
@@ -72,17 +121,23 @@ Json unfinished_json(const JobRecord& job, bool running, bool work_folder_is_the
           {"work_folder", job.work_folder.string()},
           {"work_folder_is_there", work_folder_is_there},
           {"source", job.description.source.value("path", "")},
+          {"command", begun_by(job.description)},
+          {"resume", "nibblecast resume " + shell_word(destination.string())},
+          {"pace", pace_json(pace_of(job, running))},
           {"attempts", std::move(attempts)}};
 }
 
-std::string unfinished_text(const Json& status) {
+std::string unfinished_text(const Json& status, const Pace& pace) {
   const auto number = [&](const char* group, const char* name) {
     return grouped(status[group][name].get<uint64_t>());
   };
   std::string text =
-      summary_line("state", status["running"].get<bool>() ? "unfinished, and being worked on"
-                                                          : "unfinished; the command that began it goes on");
+      summary_line("state", status["running"].get<bool>()
+                                ? "unfinished, and being worked on"
+                                : "unfinished; `" + status["resume"].get<std::string>() + "` goes on");
   text += summary_line("source", status["source"].get<std::string>());
+  if (!status["command"].get_ref<const std::string&>().empty())
+    text += summary_line("command", status["command"].get<std::string>());
   if (!status["work_folder_is_there"].get<bool>()) {
     return text +
            summary_line("problem", "the job's work folder " + status["work_folder"].get<std::string>() +
@@ -100,6 +155,7 @@ std::string unfinished_text(const Json& status) {
                                       ? ""
                                       : "; saved state enters layer " + status["state_before_layer"].dump()));
   }
+  if (pace.of > 0) text += summary_line("pace", pace_text(pace, status["running"].get<bool>()));
   if (status["journal"]["torn_bytes"].get<uint64_t>() > 0) {
     text += summary_line(
         "journal", number("journal", "torn_bytes") + " bytes at its end are torn; their work is done again");
@@ -107,13 +163,25 @@ std::string unfinished_text(const Json& status) {
   return text + attempts_text(status["attempts"], status["running"].get<bool>());
 }
 
-int report_unfinished(const JobRecord& job, const Path& folder, FileSystem& files, bool json) {
-  const Json status =
-      unfinished_json(job, is_running(files, folder, job.holder), files.status(job.work_folder).has_value());
+int report_unfinished(const JobRecord& job, const Path& destination, const Path& folder, FileSystem& files,
+                      bool json) {
+  const bool running = is_running(files, folder, job.holder);
+  const Json status = unfinished_json(job, destination, running, files.status(job.work_folder).has_value());
   if (json)
     print_json(status);
   else
-    print_data(unfinished_text(status));
+    print_data(unfinished_text(status, pace_of(job, running)));
+  return 0;
+}
+
+// What `calibrate` made; its job's folder is gone.
+int report_finished_amax(FileSystem& files, const Path& path, bool json) {
+  const AmaxFile amax = read_amax(files, path);
+  if (json)
+    print_json({{"finished", true}, {"running", false}, {"layers", amax.layers.size()}});
+  else
+    print_data(summary_line("state", "finished") +
+               summary_line("calibrated", fmt::format("{} layers", amax.layers.size())));
   return 0;
 }
 
@@ -137,10 +205,13 @@ int report_finished(FileSystem& files, const Path& record, bool json) {
 int run(const std::string& destination, const CommonOptions& common) {
   FileSystem& files = system_files();
   const Path path = destination, folder = job_folder(files, path);
-  if (files.status(path / "config.json") && files.status(path / "nibblecast.json")) {
+  if (is_finished(files, path)) {
     return report_finished(files, path / "nibblecast.json", common.json);
   }
-  if (const auto job = read_job(files, folder)) return report_unfinished(*job, folder, files, common.json);
+  if (const auto job = read_job(files, folder))
+    return report_unfinished(*job, path, folder, files, common.json);
+  const auto status = files.status(path);
+  if (status && !status->is_folder) return report_finished_amax(files, path, common.json);
   throw Error(ErrorKind::kBadInput, {.file = destination}, "holds no job of nibblecast, finished or not");
 }
 

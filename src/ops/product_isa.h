@@ -6,7 +6,9 @@
 
 namespace nibblecast {
 
-// "avx512 bf16 amx", "avx512", "avx2", "scalar": cpu_isa(), and what the CPU has beyond it that oneDNN uses.
+// "avx512 bf16 amx, oneDNN 2.6.2", "scalar, oneDNN 2.6.2": cpu_isa(), what the CPU has beyond it that oneDNN
+// uses, and the library that is loaded.
 std::string product_isa();
+std::string onednn_version();  // "2.6.2"
 
 }  // namespace nibblecast

@@ -3,10 +3,13 @@
 #include <set>
 #include <utility>
 
+#include "base/threads.h"
+#include "pipeline/job.h"
+
 namespace nibblecast {
 
 Committer::Committer(Writer& writer, Journal& journal, std::chrono::milliseconds interval)
-    : writer_(writer), journal_(journal), interval_(interval), thread_([this] { work(); }) {}
+    : writer_(writer), journal_(journal), interval_(interval), thread_(start_thread([this] { work(); })) {}
 
 Committer::~Committer() {
   {
@@ -60,7 +63,12 @@ void Committer::commit() {
   }
   if (entries.empty()) return;
   try {
-    for (const uint32_t shard : shards) writer_.file(shard).sync();
+    ShardStamps stamps;
+    for (const uint32_t shard : shards) {
+      writer_.file(shard).sync();
+      if (const auto stamp = writer_.file(shard).stamp()) stamps[shard] = *stamp;
+    }
+    if (!stamps.empty()) entries.push_back(stamps_entry(stamps));
     journal_.append_all(entries);
   } catch (...) {
     // After a sync that failed, one that succeeds proves nothing: there is no commit after this one.

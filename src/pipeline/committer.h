@@ -1,5 +1,5 @@
 // pipeline/committer.h - makes finished work durable in groups, behind the back of whoever does it: one fsync
-// of each shard for a batch of tensors, then the batch's journal entries.
+// of each shard for a batch of tensors, then the batch's journal entries, with the shards' stamps.
 #pragma once
 
 #include <chrono>

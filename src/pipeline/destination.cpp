@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "pipeline/kept_shards.h"
 #include "pipeline/output.h"
 
 namespace nibblecast {
@@ -53,7 +54,7 @@ DestinationState check_destination(FileSystem& files, const Path& source, const 
     if (*identity == Json(identity_hash(job.identity)).dump()) return DestinationState::kFinished;
     refuse(destination, "holds the finished output of another job", "name a new or empty folder");
   }
-  if (const auto record = read_job(files, destination / kJobFolder)) {
+  if (const auto record = read_job_document(files, destination / kJobFolder)) {
     require_same_job(record->description, job, destination.string());
     return DestinationState::kPartial;
   }
@@ -70,8 +71,9 @@ Job open_destination(const Checkpoint& source, const Path& destination, const Pa
   }
   Job job = Job::open(files, destination / kJobFolder, work_folder, description);
   for (const PlannedShard& shard : plan.shards) {
-    if (files.status(destination / shard.name)) {
-      files.rename(destination / shard.name, destination / (shard.name + ".partial"));
+    // Where both are there, the one with the name is not from this job's end.
+    if (files.status(destination / shard.name) && !files.status(partial_path(destination, shard))) {
+      files.rename(destination / shard.name, partial_path(destination, shard));
     }
   }
   const std::set<std::string> ours = output_names(source);
@@ -85,7 +87,7 @@ Job open_destination(const Checkpoint& source, const Path& destination, const Pa
 void clean_finished_destination(FileSystem& files, const Path& destination) {
   const Path folder = destination / kJobFolder;
   if (!files.status(folder)) return;
-  const auto record = read_job(files, folder);
+  const auto record = read_job_document(files, folder);
   remove_job(files, folder, record ? record->work_folder : folder);
 }
 

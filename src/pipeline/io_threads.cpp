@@ -2,13 +2,22 @@
 
 #include <utility>
 
+#include "base/threads.h"
+
 namespace nibblecast {
 
 IoThreads::IoThreads(size_t threads) {
-  for (size_t index = 0; index < threads; ++index) threads_.emplace_back([this] { work(); });
+  try {
+    for (size_t index = 0; index < threads; ++index) threads_.push_back(start_thread([this] { work(); }));
+  } catch (...) {
+    stop();
+    throw;
+  }
 }
 
-IoThreads::~IoThreads() {
+IoThreads::~IoThreads() { stop(); }
+
+void IoThreads::stop() {
   {
     const std::lock_guard lock(mutex_);
     stop_ = true;

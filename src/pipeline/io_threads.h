@@ -21,6 +21,7 @@ inline constexpr uint64_t kIoRequestBytes = 8 << 20;
 
 class IoThreads {
  public:
+  // Error kRefused where the system starts no more threads.
   explicit IoThreads(size_t threads);
   // Waits for running tasks; drops those that have not begun.
   ~IoThreads();
@@ -29,6 +30,7 @@ class IoThreads {
 
  private:
   void work();
+  void stop();
 
   std::mutex mutex_;
   std::condition_variable wake_;

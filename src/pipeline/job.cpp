@@ -11,8 +11,10 @@
 #include <functional>
 #include <thread>
 
+#include "base/build_info.h"
 #include "base/error.h"
 #include "base/hash.h"
+#include "base/shell.h"
 #include "plan/plan.h"
 
 namespace nibblecast {
@@ -20,7 +22,7 @@ namespace {
 
 using Path = std::filesystem::path;
 
-constexpr const char* kJobFormat = "nibblecast.job/1";
+constexpr const char* kJobFormat = "nibblecast.job/2";
 constexpr uint64_t kJobFileLimit = 64 << 20;
 constexpr int kLockAttempts = 3;
 constexpr auto kLockPause = std::chrono::milliseconds(50);
@@ -92,17 +94,41 @@ MadeCounts to_counts(const Json& json) {
   return counts;
 }
 
+void forget(uint32_t tensor, JobState& state) {
+  const auto known = state.tensors.find(tensor);
+  if (known == state.tensors.end()) return;
+  state.durable_bytes -= known->second.size_bytes;
+  state.tensors.erase(known);
+}
+
 void replay_done(const Json& done, JobState& state) {
+  uint64_t bytes = 0;
   for (const Json& item : done.at("tensors")) {
-    DurableTensor tensor{.checksum = item.at(1), .counts = {}};
-    if (item.size() > 2) tensor.counts = to_counts(item.at(2));
-    if (!state.tensors.insert_or_assign(item.at(0), std::move(tensor)).second) ++state.tensors_made_twice;
+    DurableTensor tensor{.checksum = item.at(1), .counts = {}, .size_bytes = item.at(2)};
+    if (item.size() > 3) tensor.counts = to_counts(item.at(3));
+    const uint32_t index = item.at(0);
+    state.tensors_made_twice += state.tensors.contains(index);
+    forget(index, state);
+    bytes += tensor.size_bytes;
+    state.tensors.emplace(index, std::move(tensor));
   }
+  state.durable_bytes += bytes;
   for (const Json& item : done.at("scalars")) {
     state.scalars[item.at(0)] = std::bit_cast<float>(item.at(1).get<uint32_t>());
   }
-  state.durable_bytes += done.at("bytes").get<uint64_t>();
-  if (!state.attempts.empty()) state.attempts.back().last = done.at("stage");
+  if (state.attempts.empty()) return;
+  state.attempts.back().last = done.at("stage");
+  state.attempts.back().bytes += bytes;
+}
+
+void replay_layer(const Json& entry, JobState& state) {
+  LayerAmax layer = to_layer(entry);
+  ++state.layer_passes[layer.layer];
+  if (!state.attempts.empty()) {
+    state.attempts.back().last = fmt::format("layer {}", layer.layer);
+    ++state.attempts.back().layers;
+  }
+  state.layers.insert_or_assign(layer.layer, std::move(layer));
 }
 
 void replay_attempt(const Json& entry, JobState& state) {
@@ -112,7 +138,9 @@ void replay_attempt(const Json& entry, JobState& state) {
                             .pid = entry.at("pid"),
                             .ended = {},
                             .end = {},
-                            .last = {}});
+                            .last = {},
+                            .bytes = 0,
+                            .layers = 0});
 }
 
 void replay(const Json& entry, JobState& state) {
@@ -127,18 +155,17 @@ void replay(const Json& entry, JobState& state) {
   } else if (kind == "done") {
     replay_done(value, state);
   } else if (kind == "layer") {
-    LayerAmax layer = to_layer(value);
-    ++state.layer_passes[layer.layer];
-    if (!state.attempts.empty()) state.attempts.back().last = fmt::format("layer {}", layer.layer);
-    state.layers.insert_or_assign(layer.layer, std::move(layer));
+    replay_layer(value, state);
   } else if (kind == "streams") {
     state.streams = SavedStreams{.layer = value.at("layer"),
                                  .file = value.at("file"),
                                  .size_bytes = value.at("bytes"),
                                  .checksum = value.at("checksum")};
+  } else if (kind == "shards") {
+    for (const Json& item : value)
+      state.stamps[item.at(0)] = FileStamp{.id = item.at(1), .changed_ns = item.at(2)};
   } else if (kind == "lost") {
-    for (const Json& tensor : value.at("tensors")) state.tensors.erase(tensor.get<uint32_t>());
-    state.durable_bytes -= std::min(state.durable_bytes, value.at("bytes").get<uint64_t>());
+    for (const Json& tensor : value) forget(tensor, state);
   }
 }
 
@@ -193,9 +220,8 @@ Json first_entry(const JobDescription& description, const Path& folder, const Pa
 }
 
 Json attempt_entry() {
-  return {
-      {"attempt",
-       {{"began", utc_now()}, {"host", host_name()}, {"pid", ::getpid()}, {"version", NIBBLECAST_VERSION}}}};
+  return {{"attempt",
+           {{"began", utc_now()}, {"host", host_name()}, {"pid", ::getpid()}, {"version", build_version()}}}};
 }
 
 std::string holder_text() {
@@ -218,6 +244,85 @@ std::unique_ptr<FileLock> lock_or_refuse(FileSystem& files, const Path& folder) 
 
 std::string short_text(const Json& value) {
   return value.is_null() ? "nothing" : value.is_string() ? value.get<std::string>() : text_of(value);
+}
+
+// A part of the identity, and the options that decide it.
+struct IdentityPart {
+  const char* name;
+  std::vector<const char*> options;
+};
+const std::vector<IdentityPart>& identity_parts() {
+  static const std::vector<IdentityPart> parts = {
+      {"recipe", {"command", "--recipe", "--weight-method", "--dtype", "--names"}},
+      {"kv cache", {"--kv-cache"}},
+      {"compute dtype", {"--compute-dtype"}},
+      {"input scale", {"--input-scale"}},
+      {"w2 input", {"--w2-input"}},
+      {"negative zero", {"--negative-zero"}},
+      {"calibration rows or amax file",
+       {"--calib", "--calib-size", "--calib-seq", "--calib-rows", "--calib-key", "--bos", "--amax"}},
+      {"products", {"--device", "--cpu-isa"}},
+  };
+  return parts;
+}
+
+// Of the part `name` of the identity: the options that were others, or else its values.
+void add_differences(const std::string& name, const Json& before, const Json& now, const Json& options_before,
+                     const Json& options_now, std::vector<std::string>& differences) {
+  const auto& parts = identity_parts();
+  const auto part = std::ranges::find(parts, name, &IdentityPart::name);
+  const size_t known = differences.size();
+  for (const char* option : part == parts.end() ? std::vector<const char*>() : part->options) {
+    const Json was = options_before.value(option, Json("not given")),
+               is = options_now.value(option, Json("not given"));
+    if (was != is)
+      differences.push_back(fmt::format("{} was {}, is {}", option, short_text(was), short_text(is)));
+  }
+  if (differences.size() > known) return;
+  if (name == "source") {
+    differences.emplace_back("the source's headers or config.json were others");
+    return;
+  }
+  const bool one = part != parts.end() && part->options.size() == 1;
+  differences.push_back(
+      fmt::format("{} was {}, is {}", one ? part->options[0] : name, short_text(before), short_text(now)));
+}
+
+// The command that gives a file its time back.
+std::string touch_text(const std::string& path, int64_t mtime_ns) {
+  constexpr int64_t kSecond = 1'000'000'000;
+  const int64_t seconds = mtime_ns / kSecond - (mtime_ns % kSecond < 0);
+  return fmt::format("touch -d @{}.{:09} {}", seconds, mtime_ns - seconds * kSecond, shell_word(path));
+}
+
+// All files whose time alone differs are named in one command.
+void require_same_source(const Json& before, const Json& now) {
+  std::vector<std::string> touches;
+  std::string first;
+  for (size_t shard = 0; shard < now.at("shards").size() && shard < before.at("shards").size(); ++shard) {
+    const Json &was = before.at("shards")[shard], &is = now.at("shards")[shard];
+    if (was == is) continue;
+    const std::string path = now.at("path").get<std::string>() + "/" + is.at("name").get<std::string>();
+    for (const char* field : {"name", "size_bytes", "header"}) {
+      if (was.at(field) == is.at(field)) continue;
+      throw Error(
+          ErrorKind::kRefused, {.file = path}, "was changed since this job began",
+          {.expected = fmt::format("{} {}", field, short_text(was.at(field))),
+           .found = short_text(is.at(field)),
+           .hint = "what was made of it is not to be trusted: restore the file with its time, or begin "
+                   "again in another folder"});
+    }
+    if (first.empty()) first = path;
+    touches.push_back(touch_text(path, was.at("mtime_ns")));
+  }
+  if (touches.empty()) return;
+  throw Error(
+      ErrorKind::kRefused, {.file = first},
+      "was changed since this job began, or only touched: its time is another, size and header are not",
+      {.hint = fmt::format(
+           "if the content is the same, give {} back: {}",
+           touches.size() == 1 ? "the file its time" : fmt::format("{} files their times", touches.size()),
+           fmt::join(touches, " && "))});
 }
 
 struct Replayed {
@@ -250,6 +355,13 @@ std::string utc_now() {
   return text;
 }
 
+std::optional<int64_t> utc_seconds(const std::string& text) {
+  std::tm parts = {};
+  const char* end = ::strptime(text.c_str(), "%Y-%m-%dT%H:%M:%SZ", &parts);
+  if (end == nullptr || *end != 0) return std::nullopt;
+  return ::timegm(&parts);
+}
+
 Json Attempt::json() const {
   return {{"began", began}, {"host", host}, {"version", version}, {"pid", pid},
           {"ended", ended}, {"end", end},   {"last", last}};
@@ -258,7 +370,7 @@ Json Attempt::json() const {
 Json done_entry(const DoneUnit& unit) {
   Json tensors = Json::array(), scalars = Json::array();
   for (const DoneTensor& done : unit.tensors) {
-    Json item = {done.tensor, done.is.checksum};
+    Json item = {done.tensor, done.is.checksum, done.is.size_bytes};
     const Json counts = counts_json(done.is.counts);
     if (!counts.empty()) item.push_back(counts);
     tensors.push_back(std::move(item));
@@ -266,11 +378,8 @@ Json done_entry(const DoneUnit& unit) {
   for (const auto& [tensor, value] : unit.scalars) {
     scalars.push_back({tensor, std::bit_cast<uint32_t>(value)});
   }
-  return {{"done",
-           {{"stage", unit.stage},
-            {"tensors", std::move(tensors)},
-            {"scalars", std::move(scalars)},
-            {"bytes", unit.size_bytes}}}};
+  return {
+      {"done", {{"stage", unit.stage}, {"tensors", std::move(tensors)}, {"scalars", std::move(scalars)}}}};
 }
 
 Json layer_entry(const LayerAmax& layer) {
@@ -293,9 +402,13 @@ Json streams_entry(const SavedStreams& streams) {
             {"checksum", streams.checksum}}}};
 }
 
-Json lost_entry(const std::vector<uint32_t>& tensors, uint64_t bytes) {
-  return {{"lost", {{"tensors", tensors}, {"bytes", bytes}}}};
+Json stamps_entry(const ShardStamps& stamps) {
+  Json shards = Json::array();
+  for (const auto& [shard, stamp] : stamps) shards.push_back({shard, stamp.id, stamp.changed_ns});
+  return {{"shards", std::move(shards)}};
 }
+
+Json lost_entry(const std::vector<uint32_t>& tensors) { return {{"lost", tensors}}; }
 
 JobDescription describe_job(const Checkpoint& source, Json identity, Json totals) {
   Json shards = Json::array();
@@ -310,27 +423,43 @@ JobDescription describe_job(const Checkpoint& source, Json identity, Json totals
   return {.identity = std::move(identity),
           .source = {{"path", std::filesystem::absolute(source.folder()).lexically_normal().string()},
                      {"shards", std::move(shards)}},
-          .totals = std::move(totals)};
+          .totals = std::move(totals),
+          .options = Json::object(),
+          .command = {}};
 }
 
-std::optional<JobRecord> read_job(FileSystem& files, const Path& folder) {
+std::optional<JobDocument> read_job_document(FileSystem& files, const Path& folder) {
   const Path path = folder / "job.json";
   if (!files.status(path)) return std::nullopt;
   const Json document = read_document(files, path);
-  JobRecord record = decoded(path, [&] {
+  return decoded(path, [&] {
     const std::string work = document.at("work_folder");
-    return JobRecord{.description = {.identity = document.at("identity"),
+    const Json& command = document.at("command");
+    JobDocument read{.description = {.identity = document.at("identity"),
                                      .source = document.at("source"),
-                                     .totals = document.at("totals")},
+                                     .totals = document.at("totals"),
+                                     .options = document.at("options"),
+                                     .command = {}},
                      .work_folder = work.empty() ? folder : Path(work),
-                     .state = {},
-                     .holder = {}};
+                     .begun_in = word_of(document.at("begun_in"))};
+    if (!command.is_null()) read.description.command = command_of(command);
+    return read;
   });
-  Replayed replayed = replay_journal(files, record.work_folder / "journal",
-                                     first_entry(record.description, folder, record.work_folder));
-  record.state = std::move(replayed.state);
-  record.journal_bytes = replayed.end.whole_bytes;
-  record.torn_bytes = replayed.end.file_bytes - replayed.end.whole_bytes;
+}
+
+std::optional<JobRecord> read_job(FileSystem& files, const Path& folder) {
+  std::optional<JobDocument> document = read_job_document(files, folder);
+  if (!document) return std::nullopt;
+  const Path journal = document->work_folder / "journal";
+  Replayed replayed =
+      replay_journal(files, journal, first_entry(document->description, folder, document->work_folder));
+  JobRecord record{.description = std::move(document->description),
+                   .work_folder = document->work_folder,
+                   .state = std::move(replayed.state),
+                   .journal_bytes = replayed.end.whole_bytes,
+                   .torn_bytes = replayed.end.file_bytes - replayed.end.whole_bytes,
+                   .holder = {}};
+  if (const auto status = files.status(journal)) record.journal_changed_ns = status->mtime_ns;
   if (files.status(folder / "lock")) record.holder = read_text(files, folder / "lock", 4096);
   return record;
 }
@@ -339,26 +468,16 @@ void require_same_job(const JobDescription& found, const JobDescription& asked, 
   std::vector<std::string> differences;
   for (const auto& [name, value] : asked.identity.items()) {
     const Json before = found.identity.value(name, Json());
-    if (before != value)
-      differences.push_back(fmt::format("{} was {}, is {}", name, short_text(before), short_text(value)));
+    if (before != value) add_differences(name, before, value, found.options, asked.options, differences);
   }
   if (!differences.empty()) {
     throw Error(ErrorKind::kRefused, {.file = place},
                 fmt::format("holds the partial output of another job: {}", fmt::join(differences, "; ")),
-                {.hint = "run that job again to finish it, or name another folder"});
+                {.hint = found.command ? "go on with it by `" + command_text(*found.command) +
+                                             "`, or name another folder"
+                                       : "run that job again to finish it, or name another folder"});
   }
-  const Json &before = found.source.at("shards"), &now = asked.source.at("shards");
-  for (size_t shard = 0; shard < now.size() && shard < before.size(); ++shard) {
-    if (before[shard] == now[shard]) continue;
-    throw Error(
-        ErrorKind::kRefused,
-        {.file = asked.source.at("path").get<std::string>() + "/" + now[shard].at("name").get<std::string>()},
-        "was changed since this job began",
-        {.expected = text_of(before[shard]),
-         .found = text_of(now[shard]),
-         .hint = "what was made of it is not to be trusted: restore the file with its time, or begin "
-                 "again in another folder"});
-  }
+  require_same_source(found.source, asked.source);
 }
 
 Job Job::open(FileSystem& files, const Path& folder, const Path& work_folder,
@@ -368,7 +487,7 @@ Job Job::open(FileSystem& files, const Path& folder, const Path& work_folder,
   job.files_ = &files;
   job.folder_ = folder;
   job.lock_ = lock_or_refuse(files, folder);
-  if (const std::optional<JobRecord> record = read_job(files, folder)) {
+  if (std::optional<JobDocument> record = read_job_document(files, folder)) {
     require_same_job(record->description, description, folder.string());
     if (!work_folder.empty() && real_path(work_folder) != real_path(record->work_folder)) {
       throw Error(ErrorKind::kRefused, {.file = folder.string()},
@@ -376,8 +495,10 @@ Job Job::open(FileSystem& files, const Path& folder, const Path& work_folder,
                   {.expected = record->work_folder.string(), .found = work_folder.string()});
     }
     job.work_folder_ = record->work_folder;
+    job.command_ = std::move(record->description.command);
     job.resumed_ = true;
   } else {
+    job.command_ = description.command;
     job.work_folder_ = work_folder.empty() ? folder : std::filesystem::absolute(work_folder);
     job.create(description, work_folder.empty());
   }
@@ -402,6 +523,9 @@ void Job::create(const JobDescription& description, bool work_here) {
                    {"identity", description.identity},
                    {"source", description.source},
                    {"totals", description.totals},
+                   {"options", description.options},
+                   {"command", description.command ? command_json(*description.command) : Json()},
+                   {"begun_in", word_json(std::filesystem::absolute(folder_).lexically_normal().string())},
                    {"work_folder", work_here ? "" : work_folder_.string()}};
   document["checksum"] = document_checksum(document);
   write_text_durably(*files_, folder_ / "job.json", text_of(document, 2));

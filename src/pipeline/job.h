@@ -2,7 +2,8 @@
 // (job.json), what is durable (journal), and the residual streams between layers (streams-N).
 //
 //   FOLDER/lock        held while a process works on the job; names it
-//   FOLDER/job.json    identity, source files as they were, totals, where the work folder is
+//   FOLDER/job.json    identity, source files as they were, totals, the command that began it, the work
+//   folder FOLDER/rows        the calibration rows' token ids, if there are any (pipeline/saved_rows.h)
 //   WORK/journal       pipeline/journal.h; entries below
 //   WORK/streams-N     the residual streams that enter layer N
 //
@@ -12,7 +13,8 @@
 //   {"done": {...}}     planned tensors whose bytes are durable, with their XXH3-128
 //   {"layer": {...}}    what calibration measured of a layer, each time it is computed
 //   {"streams": {...}}  saved streams that are durable
-//   {"lost": [...]}     tensors of a shard that is gone or cut: to be made again
+//   {"shards": [...]}   stamps of shards after a sync that entries followed: [shard, id, changed_ns]
+//   {"lost": [...]}     tensors that are not there (pipeline/kept_shards.h): to be made again
 #pragma once
 
 #include <cstdint>
@@ -28,6 +30,7 @@
 #include "base/json.h"
 #include "checkpoint/checkpoint.h"
 #include "model/activation_amax.h"
+#include "pipeline/command_record.h"
 #include "pipeline/group_maker.h"
 #include "pipeline/journal.h"
 
@@ -38,16 +41,20 @@ struct Attempt {
   std::string began;  // UTC, as 2026-01-31T12:00:00Z
   std::string host, version;
   int64_t pid = 0;
-  std::string ended;  // UTC; empty: it was killed, or is at work
-  std::string end;    // "finished", or the error's text
-  std::string last;   // the stage it made something of durable last: "layer 3"
+  std::string ended;               // UTC; empty: it was killed, or is at work
+  std::string end;                 // "finished", or the error's text
+  std::string last;                // the stage it made something of durable last: "layer 3"
+  uint64_t bytes = 0, layers = 0;  // that it made durable, and measured
   Json json() const;
 };
 
 struct DurableTensor {
   std::string checksum;  // XXH3-128 of its bytes
   MadeCounts counts;     // of a weight
+  uint64_t size_bytes = 0;
 };
+
+using ShardStamps = std::map<uint32_t, FileStamp>;  // by index into Plan::shards
 
 struct SavedStreams {
   uint64_t layer = 0;  // they enter it
@@ -61,6 +68,7 @@ struct JobState {
   std::vector<Attempt> attempts;
   std::unordered_map<uint32_t, DurableTensor> tensors;  // by index into Plan::tensors
   std::unordered_map<uint32_t, float> scalars;          // weight_scale_2 of durable weights
+  ShardStamps stamps;                                   // the newest of each shard
   uint64_t durable_bytes = 0;
   std::map<uint64_t, LayerAmax> layers;
   std::map<uint64_t, uint64_t> layer_passes;  // how often each was computed
@@ -77,34 +85,46 @@ struct DoneUnit {
   std::string stage;
   std::vector<DoneTensor> tensors;
   std::vector<std::pair<uint32_t, float>> scalars;  // by index into Plan::tensors
-  uint64_t size_bytes = 0;                          // of the tensors
 };
 Json done_entry(const DoneUnit& unit);
 Json layer_entry(const LayerAmax& layer);
 Json streams_entry(const SavedStreams& streams);
-Json lost_entry(const std::vector<uint32_t>& tensors, uint64_t bytes);
+Json stamps_entry(const ShardStamps& stamps);
+Json lost_entry(const std::vector<uint32_t>& tensors);
 
 // What makes two runs the same job, and what they will make.
 struct JobDescription {
-  Json identity;  // name -> value, of everything that decides the output's bytes
-  Json source;    // path, and of each shard name, size, mtime and header hash
-  Json totals;    // tensors, bytes, layers: for `status`
+  Json identity;                         // name -> value, of everything that decides the output's bytes
+  Json source;                           // path, and of each shard name, size, mtime and header hash
+  Json totals;                           // tensors, bytes, layers: for `status`
+  Json options = Json::object();         // of the command, with defaults: "--weight-method" -> "cast"
+  std::optional<CommandRecord> command;  // that began it
 };
 JobDescription describe_job(const Checkpoint& source, Json identity, Json totals);
 
-// A job's folder as it is found; reading changes nothing.
+// What job.json says.
+struct JobDocument {
+  JobDescription description;
+  std::filesystem::path work_folder;
+  std::filesystem::path begun_in;  // absolute; the job's folder when it was made
+};
+// nullopt: there is none. Error kBadInput: no version of ours wrote it, or it is damaged.
+std::optional<JobDocument> read_job_document(FileSystem& files, const std::filesystem::path& folder);
+
+// A job's folder as it is found, with its journal; reading changes nothing.
 struct JobRecord {
   JobDescription description;
   std::filesystem::path work_folder;
   JobState state;
   uint64_t journal_bytes = 0, torn_bytes = 0;  // torn: after the last line that holds
+  int64_t journal_changed_ns = 0;              // when it was written to last
   std::string holder;                          // what the lock file says; may be stale
 };
-// nullopt: no job.json. Errors: kBadInput for a job.json or journal that no version of ours wrote.
+// As read_job_document(), of the journal too.
 std::optional<JobRecord> read_job(FileSystem& files, const std::filesystem::path& folder);
 
-// Throws kRefused, naming what differs, unless `found` is the job that `asked` describes and the source's
-// files are what they were.
+// Throws kRefused unless `found` is the job that `asked` describes and the source's files are what they were.
+// Names the options that differ, with both values, and how a file whose time alone differs is mended.
 void require_same_job(const JobDescription& found, const JobDescription& asked, const std::string& place);
 
 // Removes a job's files and folders, as far as they are there.
@@ -123,10 +143,13 @@ class Job {
   JobState& state() { return state_; }
   Journal& journal() { return *journal_; }
   FileSystem& files() const { return *files_; }
+  const std::filesystem::path& folder() const { return folder_; }
   const std::filesystem::path& work_folder() const { return work_folder_; }
   bool resumed() const { return resumed_; }
+  // That began it; nothing where nobody said.
+  const std::optional<CommandRecord>& command() const { return command_; }
 
-  // How this attempt ended; what cannot be written is left out.
+  // How this attempt ended; what cannot be written is left out. Thread-safe.
   void note_end(const std::string& text) noexcept;
   // This attempt included, as they stand in nibblecast.json.
   Json attempts_json(const std::string& end) const;
@@ -143,9 +166,12 @@ class Job {
   std::unique_ptr<FileLock> lock_;
   std::unique_ptr<Journal> journal_;
   JobState state_;
+  std::optional<CommandRecord> command_;
   bool resumed_ = false;
 };
 
 std::string utc_now();
+// Of what utc_now() gave: seconds since 1970; nullopt for other texts.
+std::optional<int64_t> utc_seconds(const std::string& text);
 
 }  // namespace nibblecast

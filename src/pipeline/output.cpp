@@ -181,6 +181,7 @@ Json run_document(const Checkpoint& source, const Plan& plan, const Activations&
       {"seconds", record.seconds},
       {"source", source_document(source)},
       {"command", plan.command},
+      {"command_line", job.command() ? Json(published_command_text(*job.command())) : Json()},
       {"options", plan.command == "quantize" ? options_document(plan.options) : Json{{"made", plan.made}}},
       {"activations", activations_document(activations)},
       {"blocks",

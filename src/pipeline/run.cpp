@@ -16,6 +16,7 @@
 #include "pipeline/calibration_pass.h"
 #include "pipeline/committer.h"
 #include "pipeline/group_maker.h"
+#include "pipeline/kept_shards.h"
 #include "pipeline/reader.h"
 #include "pipeline/saved_streams.h"
 #include "pipeline/units.h"
@@ -82,46 +83,39 @@ class Run {
     pass_.emplace(source_, plan_, activations_.rows->ids, options_.device);
   }
 
-  // Shards that an earlier attempt wrote into are gone on with; what is durable in one that is gone or cut is
-  // lost.
+  // Shards that an earlier attempt wrote into are gone on with. What is lost is journaled before a shard gets
+  // its size again: nothing may speak for the zeros in it.
   void open_output(const std::filesystem::path& destination) {
     FileSystem& files = source_.files();
+    const KeptShards found =
+        find_kept_shards(files, plan_, destination, job_.state(), options_.read_memory_bytes,
+                         [this](uint64_t done, uint64_t of) { report_read_back(done, of); });
+    if (!found.lost.empty()) job_.journal().append(lost_entry(found.lost));
+    for (const uint32_t tensor : found.lost) durable_.erase(tensor);
+    record_.notes.insert(record_.notes.end(), found.notes.begin(), found.notes.end());
     std::vector<std::unique_ptr<File>> shards;
-    std::vector<bool> kept;
-    for (const PlannedShard& shard : plan_.shards) {
-      const std::filesystem::path path = destination / (shard.name + ".partial");
-      const auto status = files.status(path);
-      kept.push_back(status && !status->is_folder && status->size_bytes == shard.size_bytes);
-      shards.push_back(files.open(path, kept.back() ? Access::kUpdateDirect : Access::kCreateDirect));
-      shards.back()->reserve(shard.size_bytes);
-      scalars_.emplace_back(shard.scalars_end - shard.scalars_begin);
+    for (uint32_t shard = 0; shard < plan_.shards.size(); ++shard) {
+      const bool kept = found.kept[shard];
+      shards.push_back(files.open(partial_path(destination, plan_.shards[shard]),
+                                  kept ? Access::kUpdateDirect : Access::kCreateDirect));
+      if (!kept) shards.back()->reserve(plan_.shards[shard].size_bytes);
+      scalars_.emplace_back(plan_.shards[shard].scalars_end - plan_.shards[shard].scalars_begin);
     }
     files.sync_folder(destination);
-    for (uint32_t shard = 0; shard < plan_.shards.size(); ++shard) {
-      if (!kept[shard]) forget(shard);
-    }
+    stamp_again(shards, found.read_back);
     device_maker_ = make_device_maker(source_, plan_, options_.device);
     writer_.emplace(std::move(shards), options_.write_memory_bytes);
     committer_.emplace(*writer_, job_.journal(), options_.commit_interval);
   }
 
-  void forget(uint32_t shard) {
-    std::vector<uint32_t> lost;
-    uint64_t bytes = 0;
-    for (auto it = durable_.begin(); it != durable_.end();) {
-      const Tensor& tensor = plan_.tensors[it->first].out;
-      if (tensor.shard != shard) {
-        ++it;
-        continue;
-      }
-      lost.push_back(it->first);
-      bytes += tensor.size_bytes;
-      it = durable_.erase(it);
+  // What was read back need not be the next time.
+  void stamp_again(const std::vector<std::unique_ptr<File>>& shards, const std::vector<uint32_t>& read_back) {
+    ShardStamps stamps;
+    for (const uint32_t shard : read_back) {
+      shards[shard]->sync();  // a copy that somebody put there may not be durable
+      if (const auto stamp = shards[shard]->stamp()) stamps[shard] = *stamp;
     }
-    if (lost.empty()) return;
-    job_.journal().append(lost_entry(lost, bytes));
-    record_.notes.push_back(fmt::format("{}.partial is gone or cut: its {} finished tensors are made again",
-                                        plan_.shards[shard].name, lost.size()));
+    if (!stamps.empty()) job_.journal().append(stamps_entry(stamps));
   }
 
   void take_over_durable() {
@@ -287,10 +281,10 @@ class Run {
   // The batch holds the last bytes of `done`'s tensors.
   void submit(Writer::Batch batch, DoneUnit done) {
     std::vector<uint32_t> shards;
-    for (const DoneTensor& tensor : done.tensors) {
+    for (DoneTensor& tensor : done.tensors) {
       const Tensor& out = plan_.tensors[tensor.tensor].out;
+      tensor.is.size_bytes = out.size_bytes;
       record_.checksums[tensor.tensor] = tensor.is.checksum;
-      done.size_bytes += out.size_bytes;
       if (std::ranges::find(shards, out.shard) == shards.end()) shards.push_back(out.shard);
     }
     const uint64_t number = writer_->submit(std::move(batch));
@@ -484,6 +478,16 @@ class Run {
                        .stages = plan_.stages.size(),
                        .bytes_done = record_.read_bytes,
                        .bytes = total_bytes_});
+  }
+
+  void report_read_back(uint64_t done, uint64_t of) const {
+    if (!options_.progress) return;
+    options_.progress({.phase = Phase::kRead,
+                       .stage = "reading back what is there",
+                       .stages_done = 0,
+                       .stages = plan_.stages.size(),
+                       .bytes_done = done,
+                       .bytes = of});
   }
 
   void finish_shards() {

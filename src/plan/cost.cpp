@@ -160,7 +160,7 @@ uint64_t largest_expert_bytes(const Checkpoint& source, const Plan& plan) {
 }
 
 MemoryCost memory_cost(const Checkpoint& source, const Plan& plan, const Workload& workload, size_t threads,
-                       uint64_t limit_bytes, const ForwardDevice& device) {
+                       uint64_t limit_bytes, const ForwardDevice& device, bool writes) {
   MemoryCost cost;
   cost.fixed_bytes = kProgramBytes + (source.tensors().size() + plan.tensors.size()) * kBytesPerTensor;
   cost.make_bytes = make_bytes(plan, threads);
@@ -182,9 +182,10 @@ MemoryCost memory_cost(const Checkpoint& source, const Plan& plan, const Workloa
   const uint64_t read_unit = std::max(plan.largest_source_bytes, kLeastUnit) + kMiB;
   const uint64_t write_unit = std::max(plan.largest_made_bytes, kLeastUnit) + kMiB;
   const uint64_t others = cost.peak_bytes();
-  uint64_t read_units = on_device ? kUnitsToDevice : kUnitsUnderWay, write_units = kUnitsUnderWay;
+  uint64_t read_units = on_device ? kUnitsToDevice : kUnitsUnderWay;
+  uint64_t write_units = writes ? kUnitsUnderWay : 0;
   const auto buffers = [&] { return read_units * read_unit + write_units * write_unit; };
-  while (read_units > write_units && others + buffers() > limit_bytes) --read_units;
+  while (read_units > std::max<uint64_t>(write_units, 1) && others + buffers() > limit_bytes) --read_units;
   while (write_units > 1 && others + buffers() > limit_bytes) read_units = --write_units;
   cost.read_units = read_units;
   cost.read_bytes = read_units * read_unit;
@@ -262,6 +263,7 @@ WorkCost work_cost(const Plan& plan, const Workload& workload) {
   WorkCost cost{.journal_bytes = kMiB + plan.tensors.size() * 100, .streams_bytes = 0};
   if (workload.tokens == 0) return cost;
   cost.journal_bytes += plan.model.num_hidden_layers * (plan.model.n_routed_experts * 48 + 4096);
+  cost.journal_bytes += workload.tokens * sizeof(int32_t) + workload.rows * sizeof(uint64_t);  // the rows
   cost.streams_bytes = workload.tokens * plan.model.hc_mult * plan.model.hidden_size *
                        (plan.options.compute_dtype == ComputeDtype::kBF16 ? sizeof(bf16) : sizeof(float));
   return cost;

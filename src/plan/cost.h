@@ -41,9 +41,9 @@ struct MemoryCost {
 };
 
 // The buffers shrink from their usual size to one expert each to fit `limit_bytes`; whether the peak fits is
-// for the caller to see (check_memory).
+// for the caller to see (check_memory). `writes`: there is an output.
 MemoryCost memory_cost(const Checkpoint& source, const Plan& plan, const Workload& workload, size_t threads,
-                       uint64_t limit_bytes, const ForwardDevice& device = {});
+                       uint64_t limit_bytes, const ForwardDevice& device = {}, bool writes = true);
 
 // Bytes of the largest routed expert as stored.
 uint64_t largest_expert_bytes(const Checkpoint& source, const Plan& plan);

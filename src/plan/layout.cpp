@@ -28,6 +28,13 @@ class ShardLayout {
   }
 
  private:
+  static uint64_t size_of(const OutputTensor& tensor) {
+    constexpr uint64_t kMost = uint64_t{1} << 60;  // a sum of offsets cannot overflow either
+    const auto count = element_count(tensor.shape);
+    if (count && *count <= kMost / dtype_bytes(tensor.dtype)) return *count * dtype_bytes(tensor.dtype);
+    throw Error(ErrorKind::kUnsupported, {.tensor = tensor.name}, "has more elements than a file can hold");
+  }
+
   // Of the widest tensor that replaces it.
   size_t element_bytes(uint32_t index) const {
     size_t widest = 0;
@@ -47,7 +54,7 @@ class ShardLayout {
                             .source = {},
                             .part = tensor.part};
       if (tensor.make == Make::kKeep) planned.source = tensor.source == kNone ? index : tensor.source;
-      planned.out.size_bytes = *element_count(tensor.shape) * dtype_bytes(tensor.dtype);
+      planned.out.size_bytes = size_of(tensor);
       planned.out.offset = offset;
       offset += planned.out.size_bytes;
       tensors.push_back(std::move(planned));

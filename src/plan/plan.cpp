@@ -7,6 +7,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "base/build_info.h"
 #include "base/error.h"
 #include "base/hash.h"
 #include "checkpoint/manifest.h"
@@ -415,7 +416,7 @@ Json plan_identity(const Plan& plan, const Checkpoint& source, std::string_view 
   static constexpr const char* kW2Inputs[] = {"max", "weighted", "unweighted"};
   const QuantizeOptions& options = plan.options;
   return {{"format", kFormatVersion},
-          {"version", NIBBLECAST_VERSION},
+          {"version", build_version()},
           {"source", source_identity(source)},
           {"weights", plan.weights},
           {"recipe", plan.made},

@@ -1,9 +1,16 @@
 // A job that is stopped and goes on, as a user sees it.
+#include <gmock/gmock.h>
+#include <sys/wait.h>
+
+#include <algorithm>
 #include <chrono>
 #include <csignal>
+#include <cstdlib>
 #include <functional>
 #include <thread>
 
+#include "base/shell.h"
+#include "cli/interrupt.h"
 #include "run_cli.h"
 
 namespace nibblecast::testing {
@@ -92,6 +99,11 @@ class Resume : public ::testing::Test {
     }
     EXPECT_TRUE(output(to) == expected_);
   }
+  // Made while the texts are there.
+  void expect_whole_of_reference() {
+    EXPECT_EQ(run_cli(quantize("whole")).exit_code, 0);
+    expected_ = output("whole");
+  }
   std::map<std::string, std::string> output(const std::string& to) const {
     auto contents = folder_contents(path(to));
     EXPECT_EQ(contents.erase("nibblecast.json"), 1u);
@@ -120,7 +132,8 @@ TEST_F(Resume, AtWorkThenKilledThenFinished) {
   process.signal(SIGKILL);
   process.wait();
   const CliResult killed = run_cli({"status", path("out")});
-  EXPECT_TRUE(contains(killed.out, "unfinished; the command that began it goes on")) << killed.out;
+  EXPECT_TRUE(contains(killed.out, "unfinished; `nibblecast resume " + path("out") + "` goes on"))
+      << killed.out;
   EXPECT_TRUE(contains(killed.out, ": killed, durable up to layer ")) << killed.out;
   const Json json = run_json({"status", path("out")});
   EXPECT_EQ(json["running"], Json(false));
@@ -315,6 +328,154 @@ TEST_F(Resume, CalibrateGoesOn) {
   EXPECT_FALSE(std::filesystem::exists(kept));
   EXPECT_EQ(run_cli(quantize("whole")).exit_code, 0);
   EXPECT_TRUE(read_file(path("amax")) == read_file(path("whole") + "/calibration/amax.safetensors"));
+}
+
+// ---- the command on record ----
+
+TEST_F(Resume, StatusSaysTheCommandReadyToPaste) {
+  const std::vector<std::string> command = quantize("out's", {"--threads", "1"});
+  CliProcess process(command);
+  ASSERT_TRUE(halt_after(process, journal("out's"), 2));
+  process.signal(SIGKILL);
+  process.wait();
+  const CliResult status = run_cli({"status", path("out's")});
+  EXPECT_TRUE(contains(status.out, "command      nibblecast " + shell_words(command) + "\n")) << status.out;
+  EXPECT_TRUE(contains(status.out, "`nibblecast resume " + shell_word(path("out's")) + "` goes on"))
+      << status.out;
+  EXPECT_TRUE(contains(status.out, "pace         ")) << status.out;
+  const Json json = run_json({"status", path("out's")});
+  EXPECT_GT(json["pace"]["percent"].get<double>(), 0);
+  EXPECT_LT(json["pace"]["percent"].get<double>(), 100);
+  // From elsewhere the folder comes first.
+  const std::string elsewhere =
+      std::string("cd / && ") + NIBBLECAST_BINARY + " status " + shell_word(path("out's")) + " | grep -q " +
+      shell_word("cd " + shell_word(std::filesystem::current_path().string()) + " && nibblecast quantize ");
+  EXPECT_EQ(std::system(elsewhere.c_str()), 0);
+}
+
+TEST_F(Resume, ResumeRunsTheCommandThatBeganIt) {
+  leave_killed("out", 2);
+  const CliResult resumed = run_cli({"resume", path("out"), "--threads", "2", "--memory", "4G", "--json"});
+  EXPECT_EQ(resumed.exit_code, 0) << resumed.err;
+  EXPECT_TRUE(Json::parse(resumed.out).is_object());
+  expect_whole("out");
+  const Json record = Json::parse(read_file(path("out") + "/nibblecast.json"));
+  const std::string line = record["command_line"];
+  EXPECT_TRUE(contains(line, "nibblecast quantize tiny out --calib texts.jsonl --calib-size 12")) << line;
+  const CliResult again = run_cli({"resume", path("out")});
+  EXPECT_EQ(again.exit_code, 5);
+  EXPECT_TRUE(contains(again.err, "is finished; nothing is left to do")) << again.err;
+  const CliResult none = run_cli({"resume", path("nothing")});
+  EXPECT_EQ(none.exit_code, 3);
+  EXPECT_TRUE(contains(none.err, "holds no unfinished job")) << none.err;
+}
+
+TEST_F(Resume, ResumeOfAJobThatWasMovedIsRefused) {
+  leave_killed("out", 1);
+  std::filesystem::rename(path("out"), path("moved"));
+  const CliResult moved = run_cli({"resume", path("moved")});
+  EXPECT_EQ(moved.exit_code, 5);
+  EXPECT_TRUE(contains(moved.err, "lies elsewhere now")) << moved.err;
+  EXPECT_FALSE(std::filesystem::exists(path("out")));
+  EXPECT_EQ(run_cli(quantize("moved")).exit_code, 0);
+  expect_whole("moved");
+}
+
+TEST_F(Resume, ResumeWorksFromAnyFolderWithTheCommandsOwnPaths) {
+  const std::string begin = std::string("cd ") + path(".") + " && timeout -s KILL 60 " + NIBBLECAST_BINARY +
+                            " quantize " + source() + " ./out/ --calib texts.jsonl --calib-size 12" +
+                            " --threads 1 --quiet";
+  ASSERT_EQ(std::system((begin + " --validate-only >" + path("said")).c_str()), 0);
+  // Stopped by a signal at some moment: whatever it has done by then.
+  const std::string stop = "( " + begin + " ) & pid=$!; while ! test -s " + path("out/.nibblecast/journal") +
+                           "; do :; done; kill -9 $(pgrep -P $pid) 2>/dev/null; wait; true";
+  ASSERT_EQ(std::system(("bash -c " + shell_word(stop) + " 2>/dev/null").c_str()), 0);
+  if (std::filesystem::exists(path("out") + "/config.json")) GTEST_SKIP() << "the run was too fast";
+  EXPECT_EQ(std::system((std::string("cd / && ") + NIBBLECAST_BINARY + " resume " + path("out")).c_str()), 0);
+  expect_whole("out");
+}
+
+TEST_F(Resume, RefusalsNameTheOptionsAndBothValues) {
+  leave_killed("out", 1);
+  const CliResult method = run_cli(quantize("out", {"--weight-method", "max"}));
+  EXPECT_EQ(method.exit_code, 5);
+  EXPECT_TRUE(contains(method.err, "--weight-method was cast, is max")) << method.err;
+  EXPECT_TRUE(contains(method.err, "go on with it by `nibblecast quantize ")) << method.err;
+  std::vector<std::string> command = quantize("out");
+  *std::ranges::find(command, "12") = "11";
+  const CliResult size = run_cli(command);
+  EXPECT_TRUE(contains(size.err, "--calib-size was 12, is 11")) << size.err;
+  const CliResult isa = run_cli(quantize("out", {"--cpu-isa", "scalar"}));
+  EXPECT_TRUE(contains(isa.err, "--cpu-isa was auto, is scalar")) << isa.err;
+  const CliResult amax = run_cli({"dequantize", source(), path("out"), "--quiet"});
+  EXPECT_TRUE(contains(amax.err, "command was quantize, is dequantize")) << amax.err;
+}
+
+TEST_F(Resume, ExportOnlyNeedsNoTexts) {
+  expect_whole_of_reference();
+  leave_killed("out", 5);
+  std::filesystem::remove(path("texts.jsonl"));
+  const CliResult made = run_cli({"quantize", source(), path("out"), "--export-only", "--quiet"});
+  EXPECT_EQ(made.exit_code, 0) << made.err;
+  expect_whole("out");
+}
+
+TEST(DeadlineNote, IsCalledBeforeTheProcessEnds) {
+  EXPECT_EXIT(
+      {
+        const InterruptWatch watch("run it again");
+        const DeadlineNote note(
+            [](const std::string& reason) { std::fprintf(stderr, "noted %s\n", reason.c_str()); });
+        std::raise(SIGTERM);
+        std::this_thread::sleep_for(std::chrono::seconds(60));
+      },
+      ::testing::ExitedWithCode(9), ::testing::HasSubstr("noted stopped by signal 15; run it again"));
+}
+
+// ---- limits ----
+
+TEST_F(Resume, NoStreamsAreSavedWhereNoLayerIsThatFar) {
+  std::vector<std::string> command = quantize("out", {"--checkpoint-every", "5"});
+  command[0] = "plan";
+  const Json never = run_json(command);
+  EXPECT_EQ(never["resume"]["state_bytes"], Json(0));
+  command.back() = command.back() == "5" ? "4" : command.back();
+  EXPECT_GT(run_json(command)["disk"]["needed"].get<uint64_t>(), never["disk"]["needed"].get<uint64_t>());
+}
+
+// A line, and its exit code; `limit` is what the shell sets before.
+CliResult run_limited(const std::string& limit, const std::vector<std::string>& arguments,
+                      const std::filesystem::path& folder) {
+  const std::string err = (folder / "err").string();
+  const int status = std::system(("bash -c " + shell_word(limit + "; exec " + NIBBLECAST_BINARY + " " +
+                                                          shell_words(arguments) + " 2>" + shell_word(err)))
+                                     .c_str());
+  return {.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : -1, .out = "", .err = read_file(err)};
+}
+
+TEST_F(Resume, ALimitOnTheSizeOfFilesIsOneLine) {
+  const CliResult limited = run_limited("ulimit -f 4096", quantize("out"), path("."));
+  EXPECT_EQ(limited.exit_code, 7) << limited.err;
+  EXPECT_TRUE(contains(limited.err, "ulimit -f")) << limited.err;
+  EXPECT_EQ(std::ranges::count(limited.err, '\n'), 1) << limited.err;
+  EXPECT_EQ(run_cli(quantize("out")).exit_code, 0);
+  expect_whole("out");
+}
+
+TEST_F(Resume, ALimitOnMemoryIsOneLine) {
+  for (const char* limit : {"ulimit -v 300000", "ulimit -v 500000", "ulimit -v 800000"}) {
+    const CliResult limited = run_limited(limit, quantize("out"), path("."));
+    EXPECT_TRUE(limited.exit_code == 5 || limited.exit_code == 0)
+        << limit << limited.exit_code << limited.err;
+    EXPECT_EQ(std::ranges::count(limited.err, '\n'), limited.exit_code == 0 ? 0 : 1) << limit << limited.err;
+    std::filesystem::remove_all(path("out"));
+  }
+}
+
+TEST(Device, AnOrdinalThatIsNone) {
+  const CliResult result = run_cli({"plan", tiny_checkpoint().string(), "--device", "cuda:4294967296"});
+  EXPECT_EQ(result.exit_code, 5) << result.out;
+  EXPECT_TRUE(contains(result.err, "--device cuda:4294967296: ")) << result.err;
 }
 
 }  // namespace

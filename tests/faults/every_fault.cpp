@@ -130,6 +130,12 @@ class Trial {
     if (!wrong.empty()) problem(what + "after resuming, " + wrong);
   }
 
+  // Of a run that ended in order.
+  void check_output(const MemoryFiles& machine, const std::string& what) {
+    const std::string wrong = difference(output(machine), expected_);
+    if (!wrong.empty()) problem(what + "without another fault, " + wrong);
+  }
+
   void problem(const std::string& text) {
     const std::lock_guard lock(mutex_);
     report_.problems.push_back(text);
@@ -236,6 +242,29 @@ FaultReport crash_twice(const Job& job, uint64_t samples, uint64_t last, std::op
     if (seed) machine->power_cut(*seed + index);
     const bool complete = trial.check_unfinished(*machine, what);
     if (!trial.strike(*machine, {{}, index % second, Failure::kCrash}, what, complete)) return;
+    if (seed) machine->power_cut(*seed + index + 1);
+    trial.check_resume(*machine, trial.check_unfinished(*machine, what), what);
+  });
+}
+
+FaultReport crash_after_harm(const Job& job, uint64_t percent, const std::vector<Harm>& harms,
+                             std::optional<uint64_t> seed) {
+  Trial trial(job);
+  const uint64_t first = trial.operations() * percent / 100;
+  const uint64_t second = trial.operations() * 5 / 4;
+  return trial.all(harms.size() * second, [&](size_t index) {
+    const Harm& harm = harms[index / second];
+    std::string what;
+    const auto machine = job.machine(NameLoss::kAnySubset);
+    trial.strike(*machine, {{}, first, Failure::kCrash}, what);
+    if (seed) machine->power_cut(*seed + index);
+    harm.strike(*machine);
+    machine->sync_all();
+    what += harm.name + ", ";
+    if (!trial.strike(*machine, {{}, index % second, Failure::kCrash}, what)) {
+      trial.check_output(*machine, what);
+      return;
+    }
     if (seed) machine->power_cut(*seed + index + 1);
     trial.check_resume(*machine, trial.check_unfinished(*machine, what), what);
   });

@@ -52,4 +52,16 @@ FaultReport cut_power_everywhere(const Job& job, uint64_t seeds);
 // `seed` is set.
 FaultReport crash_twice(const Job& job, uint64_t samples, uint64_t last, std::optional<uint64_t> seed = {});
 
+// What somebody does to a job's files between two runs of it.
+struct Harm {
+  std::string name;
+  std::function<void(MemoryFiles&)> strike;
+};
+
+// The process dies when `percent` of the first run's operations are done, each harm befalls what it left and
+// is durable, the second run dies at every one of its operations, the third one ends. With the power too, at
+// both deaths, if `seed` is set.
+FaultReport crash_after_harm(const Job& job, uint64_t percent, const std::vector<Harm>& harms,
+                             std::optional<uint64_t> seed = {});
+
 }  // namespace nibblecast::testing

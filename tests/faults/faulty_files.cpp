@@ -103,6 +103,7 @@ class FaultyFiles::OpenFile : public File {
     if (writable_) files_.pass(Operation::kClose, path());
     file_->close();
   }
+  std::optional<FileStamp> stamp() override { return file_->stamp(); }
 
  private:
   static size_t transferred(Verdict verdict, size_t size) {

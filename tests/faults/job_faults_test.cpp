@@ -1,5 +1,7 @@
 // A whole job, made to fail at each of its file operations.
+#include <algorithm>
 #include <cstdio>
+#include <stdexcept>
 
 #include "faults/every_fault.h"
 #include "pipeline/pipeline_testing.h"
@@ -160,6 +162,107 @@ TEST(JobFaults, EveryFaultOfAConvert) { expect_no_problem(inject_every_fault(con
 TEST(JobFaults, EveryPowerCutOfAConvert) { expect_no_problem(cut_power_everywhere(convert_job(), 1)); }
 
 TEST(JobFaults, CrashesDuringResumeOfAConvert) { expect_no_problem(crash_twice(convert_job(), 1, 1)); }
+
+// ---- what happens to the shards between two runs ----
+
+// The durable tensor that stands last in its shard, of the shard that holds most of them.
+struct Victim {
+  std::filesystem::path path;
+  Tensor tensor;
+  uint64_t shard_bytes = 0;
+};
+
+using PlanMaker = std::function<Plan(const Checkpoint&)>;
+
+std::optional<Victim> victim_in(MemoryFiles& files, const PlanMaker& make) {
+  const Plan plan = make(Checkpoint::open(kSource, files));
+  const auto job = read_job(files, kDestination / kJobFolder);
+  std::map<uint32_t, std::vector<uint32_t>> durable;  // shard -> tensors
+  if (job) {
+    for (const auto& [tensor, is] : job->state.tensors)
+      durable[plan.tensors[tensor].out.shard].push_back(tensor);
+  }
+  const auto count = [](const auto& shard) { return shard.second.size(); };
+  const auto most = std::ranges::max_element(durable, {}, count);
+  if (most == durable.end()) return std::nullopt;
+  const auto offset = [&](uint32_t tensor) { return plan.tensors[tensor].out.offset; };
+  const PlannedShard& shard = plan.shards[most->first];
+  return Victim{kDestination / (shard.name + ".partial"),
+                plan.tensors[*std::ranges::max_element(most->second, {}, offset)].out, shard.size_bytes};
+}
+
+void write(MemoryFiles& files, const std::filesystem::path& path, Access access, uint64_t offset,
+           const std::string& bytes) {
+  files.open(path, access)->write(offset, std::as_bytes(std::span(bytes)));
+}
+
+std::filesystem::path last_name(const Victim& victim) {
+  return std::filesystem::path(victim.path).replace_extension();
+}
+
+// A name and a size are all that some of these leave of a shard.
+std::vector<Harm> harms(const PlanMaker& make, const std::vector<std::string>& names = {}) {
+  using Strike = void (*)(MemoryFiles&, const Victim&);
+  const std::vector<std::pair<std::string, Strike>> all = {
+      {"gone", [](MemoryFiles& files, const Victim& victim) { files.remove(victim.path); }},
+      {"cut",
+       [](MemoryFiles& files, const Victim& victim) {
+         files.open(victim.path, Access::kUpdateDirect)->set_size(victim.shard_bytes / 2);
+       }},
+      {"longer",
+       [](MemoryFiles& files, const Victim& victim) {
+         files.open(victim.path, Access::kUpdateDirect)->set_size(victim.shard_bytes + 1);
+       }},
+      {"cut and grown again",
+       [](MemoryFiles& files, const Victim& victim) {
+         files.open(victim.path, Access::kUpdateDirect)->set_size(victim.tensor.offset);
+         files.open(victim.path, Access::kUpdateDirect)->set_size(victim.shard_bytes);
+       }},
+      {"another file",
+       [](MemoryFiles& files, const Victim& victim) {
+         write(files, victim.path, Access::kCreate, 0, std::string(victim.shard_bytes, 'x'));
+       }},
+      {"a tensor overwritten",
+       [](MemoryFiles& files, const Victim& victim) {
+         const std::string bytes(victim.tensor.size_bytes, 'y');
+         write(files, victim.path, Access::kUpdateDirect, victim.tensor.offset, bytes);
+       }},
+      {"another file under its last name",
+       [](MemoryFiles& files, const Victim& victim) {
+         write(files, last_name(victim), Access::kCreate, 0, std::string(victim.shard_bytes, 'z'));
+       }},
+      {"renamed, as at the end",
+       [](MemoryFiles& files, const Victim& victim) { files.rename(victim.path, last_name(victim)); }},
+  };
+  std::vector<Harm> chosen;
+  for (const auto& [name, strike] : all) {
+    if (!names.empty() && std::ranges::find(names, name) == names.end()) continue;
+    chosen.push_back({name, [make, strike = strike](MemoryFiles& files) {
+                        if (const auto victim = victim_in(files, make)) strike(files, *victim);
+                      }});
+  }
+  return chosen;
+}
+
+Plan cast_plan(const Checkpoint& source) { return make_plan(source, {}); }
+Plan wide_plan(const Checkpoint& source) { return make_dequantize_plan(source, {}); }
+
+TEST(JobFaults, CrashesAfterHarmToAShard) {
+  expect_no_problem(crash_after_harm(job_of(run_with_amax), 70, harms(cast_plan)));
+}
+
+TEST(JobFaults, PowerCutsAfterHarmToAShard) {
+  expect_no_problem(crash_after_harm(job_of(run_with_amax), 70, harms(cast_plan), 1));
+}
+
+TEST(JobFaults, CrashesAfterHarmToAShardOfACalibration) {
+  expect_no_problem(crash_after_harm(job_of(run_with_rows), 80, harms(cast_plan, {"gone", "another file"})));
+}
+
+TEST(JobFaults, PowerCutsAfterHarmToAShardOfADequantize) {
+  const auto some = harms(wide_plan, {"cut", "cut and grown again", "another file"});
+  expect_no_problem(crash_after_harm(job_of(run_dequantize), 70, some, 3));
+}
 
 }  // namespace
 }  // namespace nibblecast::testing

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <csignal>
 #include <cstring>
+#include <fstream>
 #include <map>
 #include <new>
 #include <random>
@@ -226,9 +227,34 @@ class Killer {
       ++report_.kills;
       ++report_.hits[static_cast<size_t>(watch_->now())];
       check_killed();
+      if (chance() < options_.harm) harm_a_shard();
     }
     if (killed) finish(checkpoint_every);
     check_end(kills, checkpoint_every);
+  }
+
+  // Its name and, half of the time, its size are all that is left of it.
+  void harm_a_shard() {
+    if (!std::filesystem::exists(out_) || std::filesystem::exists(out_ / "config.json")) return;
+    std::vector<Path> shards;
+    for (const auto& entry : std::filesystem::directory_iterator(out_)) {
+      if (entry.path().string().ends_with(".safetensors.partial")) shards.push_back(entry.path());
+    }
+    if (shards.empty()) return;
+    std::ranges::sort(shards);
+    const Path& shard = shards[some_of(shards.size())];
+    const uint64_t size = std::filesystem::file_size(shard);
+    ++report_.harmed_shards;
+    switch (some_of(4)) {
+      case 0:
+        std::filesystem::remove(shard);
+        break;
+      case 1:
+        std::filesystem::resize_file(shard, size / 2);
+        break;
+      default:
+        std::ofstream(shard, std::ios::binary) << std::string(size, 'x');
+    }
   }
 
   // DST is no checkpoint, or a complete one; nothing durable was made again.

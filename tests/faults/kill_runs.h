@@ -20,6 +20,7 @@ struct KillOptions {
   double aimed =
       0.8;  // share of kills that come when the job is about something chosen; the others at any time
   double again = 0.7;  // how likely the run that goes on is killed too
+  double harm = 0;     // how likely a shard is removed, cut or replaced after a kill
 };
 
 struct KillReport {
@@ -27,6 +28,7 @@ struct KillReport {
   std::array<uint64_t, kDoings> hits = {};  // by what the job was about when it died
   uint64_t kills = 0, jobs = 0;
   uint64_t of_resumed_runs = 0;  // kills
+  uint64_t harmed_shards = 0;
   uint64_t most_in_a_row = 0;
   uint64_t ended_first = 0;                          // runs that were over before their kill
   uint64_t layers_again = 0, most_layers_again = 0;  // forward passes begun again; most: after one kill

@@ -17,5 +17,13 @@ TEST(KillRuns, EveryJobGoesOnToTheSameBytes) {
   EXPECT_TRUE(report.problems.empty());
 }
 
+TEST(KillRuns, ShardsThatAreGoneCutOrReplacedAfterTheKillAreMadeAgain) {
+  const TemporaryFolder folder;
+  const KillReport report = kill_runs(folder.path(), {.kills = 30, .seed = 2, .harm = 0.8});
+  std::fputs(report.text().c_str(), stdout);
+  EXPECT_GT(report.harmed_shards, 0u);
+  EXPECT_TRUE(report.problems.empty());
+}
+
 }  // namespace
 }  // namespace nibblecast::testing

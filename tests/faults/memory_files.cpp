@@ -44,13 +44,14 @@ bool heads(std::mt19937_64& random) { return random() % 2 == 0; }
 }  // namespace
 
 struct MemoryFiles::Node {
-  explicit Node(bool folder) : is_folder(folder) {}
+  Node(bool folder, uint64_t number) : is_folder(folder), id(number) {}
   const bool is_folder;
+  const uint64_t id;
   // Of a file.
   Bytes content;
   std::optional<Bytes> durable;  // where it differs from `content` by `unsynced`
   std::vector<Change> unsynced;
-  int64_t mtime_ns = 0;
+  int64_t mtime_ns = 0, durable_mtime_ns = 0;  // the time of change too
   // Of a folder.
   std::map<std::string, NodePointer> names, durable_names;
 
@@ -62,6 +63,7 @@ struct MemoryFiles::Node {
   void sync() {
     durable.reset();
     unsynced.clear();
+    durable_mtime_ns = mtime_ns;
   }
 };
 
@@ -96,6 +98,10 @@ class MemoryFiles::OpenFile : public File {
   }
 
   void close() override {}
+  std::optional<FileStamp> stamp() override {
+    const std::lock_guard lock(files_.mutex_);
+    return FileStamp{.id = node_->id, .changed_ns = node_->mtime_ns};
+  }
 
  private:
   void change(const char* action, Change made) {
@@ -123,8 +129,12 @@ class MemoryFiles::Lock : public FileLock {
   const NodePointer node_;
 };
 
-MemoryFiles::MemoryFiles(NameLoss loss) : loss_(loss), root_(std::make_shared<Node>(true)) {}
+MemoryFiles::MemoryFiles(NameLoss loss) : loss_(loss), root_(make_node(true)) {}
 MemoryFiles::~MemoryFiles() = default;
+
+MemoryFiles::NodePointer MemoryFiles::make_node(bool is_folder) {
+  return std::make_shared<Node>(is_folder, ++nodes_);
+}
 
 MemoryFiles::NodePointer MemoryFiles::find(const Path& path) const {
   NodePointer node = root_;
@@ -160,7 +170,7 @@ void MemoryFiles::make_durable(const NameChange& change) {
 
 MemoryFiles::NodePointer MemoryFiles::create_file(const Path& path) {
   const NodePointer folder = folder_of(path, "create");
-  const auto node = std::make_shared<Node>(false);
+  const NodePointer node = make_node(false);
   node->mtime_ns = ++clock_ns_;
   change({.node = node, .from_folder = {}, .to_folder = folder, .from = {}, .to = normal(path).filename()});
   return node;
@@ -190,7 +200,8 @@ std::optional<FileStatus> MemoryFiles::status(const Path& path) {
                     .disk_bytes = node->content.size(),
                     .mtime_ns = node->mtime_ns,
                     .is_folder = node->is_folder,
-                    .is_symlink = false};
+                    .is_symlink = false,
+                    .stamp = FileStamp{.id = node->id, .changed_ns = node->mtime_ns}};
 }
 
 std::vector<std::string> MemoryFiles::list(const Path& folder) {
@@ -207,7 +218,7 @@ void MemoryFiles::create_folders(const Path& folder) {
   NodePointer at = root_;
   for (const Path& part : normal(folder).relative_path()) {
     NodePointer& next = at->names[part.string()];
-    if (!next) at->durable_names[part.string()] = next = std::make_shared<Node>(true);
+    if (!next) at->durable_names[part.string()] = next = make_node(true);
     if (!next->is_folder) throw_system_error(folder.string(), "create folder", EEXIST);
     at = next;
   }
@@ -325,6 +336,7 @@ void MemoryFiles::lose_bytes(Node& file, std::mt19937_64& random) {
   }
   content.resize(size);
   file.content = std::move(content);
+  if (heads(random)) file.mtime_ns = file.durable_mtime_ns;
   file.sync();
 }
 

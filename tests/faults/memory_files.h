@@ -7,6 +7,7 @@
 // The model of a power cut
 //   bytes   each write since the file's last sync falls apart into sectors of 512 bytes, each kept or lost
 //           on its own; what a sector holds afterwards is its durable content or one of those it had since.
+//   stamp   of the time of change, the newest or that of the last sync.
 //   size    the one it had after any of the changes since the sync, or the durable one. What lies within it
 //           and was never kept reads as zero.
 //   names   NameLoss::kJournal: the changes of all folders form one sequence, as ext4's and XFS's journals
@@ -78,6 +79,7 @@ class MemoryFiles : public FileSystem {
     const NodePointer& folder() const { return to_folder ? to_folder : from_folder; }
   };
 
+  NodePointer make_node(bool is_folder);
   NodePointer find(const Path& path) const;
   NodePointer folder_of(const Path& path, const char* action) const;
   NodePointer create_file(const Path& path);
@@ -91,6 +93,7 @@ class MemoryFiles : public FileSystem {
 
   const NameLoss loss_;
   mutable std::mutex mutex_;
+  uint64_t nodes_ = 0;
   NodePointer root_;
   std::vector<NameChange> unsynced_names_;  // of all folders, oldest first
   std::map<const Node*, bool> locked_;

@@ -69,6 +69,7 @@ class WatchedFiles::OpenFile : public File {
     files_.ended(Doing::kJournal, since_ns_);
   }
   void close() override { file_->close(); }
+  std::optional<FileStamp> stamp() override { return file_->stamp(); }
 
  private:
   void begin_append() {

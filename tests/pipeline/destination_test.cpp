@@ -1,5 +1,6 @@
 #include "pipeline/destination.h"
 
+#include <cstdlib>
 #include <fstream>
 
 #include "pipeline_testing.h"
@@ -97,7 +98,63 @@ TEST_F(DestinationTest, RefusesASourceThatChanged) {
   std::filesystem::last_write_time(shard, std::filesystem::last_write_time(shard) + std::chrono::seconds(1));
   source_.emplace(Checkpoint::open(source_folder_, system_files()));
   expect_error(
-      ErrorKind::kRefused, [&] { open("a"); }, source_->shards()[0].name, "changed since this job began");
+      ErrorKind::kRefused, [&] { open("a"); }, source_->shards()[0].name, "changed since this job began",
+      "give the file its time back: touch -d @", " " + shard.string());
+}
+
+TEST_F(DestinationTest, TheTouchThatItNamesMendsASourceWhoseTimeChanged) {
+  open("a");
+  for (const Shard& shard : source_->shards()) {
+    const auto path = source_folder_ / shard.name;
+    std::filesystem::last_write_time(path, std::filesystem::last_write_time(path) - std::chrono::seconds(7));
+  }
+  source_.emplace(Checkpoint::open(source_folder_, system_files()));
+  std::string hint;
+  try {
+    open("a");
+  } catch (const Error& error) {
+    hint = error.what();
+  }
+  ASSERT_NE(hint.find("touch -d"), std::string::npos) << hint;
+  ASSERT_EQ(std::system(hint.substr(hint.find("touch -d")).c_str()), 0);
+  source_.emplace(Checkpoint::open(source_folder_, system_files()));
+  EXPECT_NO_THROW(open("a"));
+}
+
+TEST_F(DestinationTest, RefusesASourceOfAnotherSizeWithoutATouch) {
+  open("a");
+  JobDescription grown = describe(*source_, plan_, activations("a"));
+  grown.source["shards"][0]["size_bytes"] = 1;
+  expect_error(
+      ErrorKind::kRefused, [&] { open_destination(*source_, destination_, {}, grown, plan_); },
+      "changed since this job began", "size_bytes", "is not to be trusted");
+}
+
+TEST_F(DestinationTest, NamesTheOptionsThatDiffer) {
+  JobDescription began = describe(*source_, plan_, activations("a"));
+  began.options = {{"--weight-method", "cast"}, {"--calib-size", "128"}, {"--calib", "x"}};
+  began.command = CommandRecord{{"quantize", "a b", "out"}, "/work"};
+  open_destination(*source_, destination_, {}, began, plan_);
+  JobDescription asked = began;
+  asked.options = {{"--weight-method", "max"}, {"--calib-size", "64"}, {"--calib", "x"}};
+  asked.identity["recipe"] = "nvfp4_experts_only 1b4b";
+  asked.identity["calibration rows or amax file"] = "b";
+  asked.identity["negative zero"] = "modelopt";
+  const auto reopen = [&] { open_destination(*source_, destination_, {}, asked, plan_); };
+  expect_error(ErrorKind::kRefused, reopen, "--weight-method was cast, is max", "--calib-size was 128, is 64",
+               "--negative-zero was keep, is modelopt", "`nibblecast quantize 'a b' out`");
+  // Nothing that was given explains it.
+  asked.options = began.options;
+  expect_error(ErrorKind::kRefused, reopen, "calibration rows or amax file was a, is b");
+}
+
+TEST_F(DestinationTest, ANamedFileDoesNotReplaceAShardInTheMaking) {
+  open("a");
+  const std::string shard = plan_.shards[0].name;
+  put(shard + ".partial");
+  std::ofstream(destination_ / shard) << "somebody's";
+  open("a");
+  EXPECT_EQ(std::filesystem::file_size(destination_ / (shard + ".partial")), 1u);
 }
 
 TEST_F(DestinationTest, KnowsItsFinishedOutput) {

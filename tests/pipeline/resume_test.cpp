@@ -4,6 +4,8 @@
 
 #include "base/error.h"
 #include "faults/memory_files.h"
+#include "pipeline/kept_shards.h"
+#include "pipeline/saved_rows.h"
 #include "pipeline/saved_streams.h"
 #include "pipeline/verify_checksums.h"
 #include "pipeline_testing.h"
@@ -160,6 +162,90 @@ TEST_F(ResumeTest, ALostShardIsMadeAgain) {
   EXPECT_NE(record.notes[0].find(shard), std::string::npos) << record.notes[0];
 }
 
+// A file of the right name and size that is not the job's: of another run, a copy, zeros.
+TEST_F(ResumeTest, AnotherFileInAShardsPlaceIsMadeAgain) {
+  run_until(4, Phase::kMake, options());
+  const auto first = *state().tensors.begin();
+  const PlannedShard& shard = plan_.shards[plan_.tensors[first.first].out.shard];
+  const std::string zeros(shard.size_bytes, '\0');
+  files_.open(partial_path(out_, shard), Access::kCreate)->write(0, std::as_bytes(std::span(zeros)));
+  const RunRecord record = finish();
+  ASSERT_EQ(record.notes.size(), 1u);
+  EXPECT_NE(record.notes[0].find(shard.name + ".partial is not as this job left it"), std::string::npos)
+      << record.notes[0];
+}
+
+TEST_F(ResumeTest, OfADamagedShardOnlyTheDamagedTensorIsMadeAgain) {
+  run_until(4, Phase::kMake, options());
+  const auto first = *state().tensors.begin();
+  const Tensor& tensor = plan_.tensors[first.first].out;
+  change_byte(partial_path(out_, plan_.shards[tensor.shard]), tensor.offset);
+  const RunRecord record = finish();
+  ASSERT_EQ(record.notes.size(), 1u);
+  EXPECT_NE(record.notes[0].find(": 1 of its "), std::string::npos) << record.notes[0];
+}
+
+// A run that begins, and stops before anything is done; whether it read a shard back.
+TEST_F(ResumeTest, AShardIsReadBackOnceAfterItWasWrittenTo) {
+  const auto reads_back = [&] {
+    bool read = false;
+    RunOptions stopping = options();
+    stopping.progress = [&](const Progress& progress) {
+      if (progress.stage != "reading back what is there") throw Stop();
+      read = true;
+    };
+    EXPECT_THROW(run_job(*source_, plan_, rows_, out_, stopping), Stop);
+    return read;
+  };
+  run_until(4, Phase::kMake, options());
+  reads_back();
+  EXPECT_FALSE(reads_back());
+  const std::string name = plan_.shards[0].name;
+  files_.rename(out_ / (name + ".partial"), out_ / name);  // as a run does at its end, and undoes
+  EXPECT_FALSE(reads_back());
+  change_byte(out_ / (name + ".partial"), 9);
+  EXPECT_TRUE(reads_back());
+  EXPECT_FALSE(reads_back());
+  finish();
+}
+
+TEST_F(ResumeTest, AFolderInAShardsPlaceIsRefused) {
+  run_until(2, Phase::kMake, options());
+  files_.remove(partial_path(out_, plan_.shards[0]));
+  files_.create_folders(partial_path(out_, plan_.shards[0]));
+  expect_error(
+      ErrorKind::kRefused, [&] { run_job(*source_, plan_, rows_, out_, options()); },
+      "is not the file that this job made", "a folder", "move it away");
+  files_.remove(partial_path(out_, plan_.shards[0]));
+  finish();
+}
+
+TEST_F(ResumeTest, ATensorThatIsJournaledTwiceCountsOnce) {
+  run_until(2, Phase::kMake, options());
+  const JobState before = state();
+  const auto& [index, is] = *before.tensors.begin();
+  {
+    const JournalEnd end = read_journal(files_, job("journal"), [](const Json&) {});
+    Journal(files_, job("journal"), end)
+        .append(done_entry({.stage = "", .tensors = {{index, is}}, .scalars = {}}));
+  }
+  EXPECT_EQ(state().durable_bytes, before.durable_bytes);
+  EXPECT_EQ(state().tensors_made_twice, 1u);
+  EXPECT_EQ(state().tensors.size(), before.tensors.size());
+}
+
+TEST_F(ResumeTest, RowsAreSavedAndLoaded) {
+  files_.create_folders("/rows");
+  EXPECT_FALSE(load_rows(files_, "/rows"));
+  CalibrationRows rows = *rows_.rows;
+  rows.ids.push_back({});
+  save_rows(files_, "/rows", rows);
+  EXPECT_EQ(load_rows(files_, "/rows")->ids, rows.ids);
+  files_.open("/rows/rows", Access::kUpdateDirect)->set_size(13);
+  expect_error(
+      ErrorKind::kBadInput, [&] { load_rows(files_, "/rows"); }, "is damaged");
+}
+
 TEST_F(ResumeTest, NothingIsComputedWhenEveryLayerIsKnown) {
   RunOptions until_end = options();
   until_end.progress = [](const Progress& progress) {
@@ -285,7 +371,7 @@ TEST_F(DamagedRecordTest, JobRecordIsRefusedOrSaysTheSame) {
 TEST_F(DamagedRecordTest, JobRecordOfAnotherVersion) {
   auto left = left_;
   std::string& text = left[".nibblecast/job.json"];
-  text.replace(text.find("job/1"), 5, "job/2");
+  text.replace(text.find("job/2"), 5, "job/9");
   restore(left);
   expect_error(
       ErrorKind::kBadInput, [&] { run_job(*source_, plan_, rows_, out_, options()); },
