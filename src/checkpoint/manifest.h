@@ -57,7 +57,8 @@ Json nvfp4_experts_hf_quant_config(std::span<const std::string> nvfp4_modules,
                                    const std::string& producer_version);
 
 // config.json of a checkpoint whose every weight is `dtype` ("bfloat16" or "float32"): without
-// quantization_config and expert_dtype; torch_dtype and dtype say `dtype`. Error kBadInput: the config is not
+// quantization_config, compression_config and expert_dtype, however deep they are nested (text_config...);
+// torch_dtype and dtype say `dtype`, nested ones unless they say float32. Error kBadInput: the config is not
 // an object.
 Json dequantized_config(const Json& source_config, const std::string& dtype);
 
