@@ -16,6 +16,7 @@
 #include "pipeline/calibration_pass.h"
 #include "pipeline/committer.h"
 #include "pipeline/group_maker.h"
+#include "pipeline/output.h"
 #include "pipeline/reader.h"
 #include "pipeline/saved_streams.h"
 #include "pipeline/units.h"
@@ -96,7 +97,7 @@ class Run {
       shards.back()->reserve(shard.size_bytes);
       scalars_.emplace_back(shard.scalars_end - shard.scalars_begin);
     }
-    files.sync_folder(destination);
+    for (const std::filesystem::path& folder : shard_folders(plan_, destination)) files.sync_folder(folder);
     for (uint32_t shard = 0; shard < plan_.shards.size(); ++shard) {
       if (!kept[shard]) forget(shard);
     }
