@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/size_text.h"
 #include "cli/activations.h"
 #include "cli/source.h"
 #include "model/deepseek_v4_checks.h"
@@ -45,9 +46,10 @@ class Checks {
       : source_(source), plan_(plan), activations_(activations), options_(options), common_(common) {
     result_.findings = plan.findings;
     result_.device = device;
+    for (const std::string& warning : device.warnings) warn(warning);
+    if (const std::string warning = common.memory_warning(); !warning.empty()) warn(warning);
     if (activations.rows) {
-      for (const std::string& warning : activations.rows->warnings)
-        result_.findings.push_back({Severity::kWarning, warning, ""});
+      for (const std::string& warning : activations.rows->warnings) warn(warning);
     }
     result_.workload = workload_of(activations);
     result_.work = work_cost(plan, result_.workload);
@@ -83,9 +85,8 @@ class Checks {
   void reserve_device(uint64_t size_bytes) {
     uint64_t& free = result_.device.forward.memory_bytes;
     if (size_bytes > free) {
-      refuse(
-          fmt::format("making weights needs {} bytes of the GPU's memory and may use {}", size_bytes, free),
-          "raise --device-memory, or use --device cpu");
+      refuse("making weights " + shortage_text(size_bytes, "of the GPU's memory and may use", free),
+             "raise --device-memory, or use --device cpu");
     }
     free -= std::min(free, size_bytes);
   }
@@ -158,6 +159,8 @@ class Checks {
     std::move(findings.begin(), findings.end(), std::back_inserter(result_.findings));
   }
 
+  void warn(const std::string& reason) { result_.findings.push_back({Severity::kWarning, reason, ""}); }
+
   void check_writable(const Path& folder) {
     const Path existing = nearest_existing(folder);
     if (::access(existing.c_str(), W_OK | X_OK) == 0) return;
@@ -177,7 +180,8 @@ class Checks {
                "name a destination on another file system");
       }
       if (name_length > 0 &&
-          shard.name.size() + std::string_view(".partial").size() > static_cast<size_t>(name_length)) {
+          Path(shard.name).filename().string().size() + std::string_view(".partial").size() >
+              static_cast<size_t>(name_length)) {
         refuse(fmt::format("'{}.partial' is longer than a name may be on {}", shard.name, existing.string()),
                "name a destination on another file system");
       }
@@ -205,14 +209,14 @@ size_t Preflight::read_threads() const {
 }
 
 void add_work_options(CLI::App& app, JobOptions& options) {
-  add_text(app, "--work-dir", options.work_folder, "DIR", "where journal and state go; default: in DST");
+  add_path(app, "--work-dir", options.work_folder, "DIR", "where journal and state go; default: in DST");
   app.add_flag("--strict", options.strict, "what would be a warning is a refusal");
 }
 
 void add_job_options(CLI::App& app, JobOptions& options) {
   add_work_options(app, options);
   add_count(app, "--checkpoint-every", options.checkpoint_every, 1,
-            "layers between savings of the streams; default: for 3 %");
+            "layers between two saved states; default: costs 3 %");
 }
 
 Preflight preflight(const Checkpoint& source, const Plan& plan, const Activations& activations,
