@@ -37,7 +37,10 @@ CudaDevices find_cuda_devices() {
   int count = 0;
   const cudaError_t status = cudaGetDeviceCount(&count);
   if (status != cudaSuccess) {
-    found.absence = fmt::format("no CUDA device can be used: {}", cudaGetErrorString(status));
+    int driver = 0;  // stays 0 where none is installed
+    ignore(cudaDriverGetVersion(&driver));
+    found.absence = driver == 0 ? std::string("there is no NVIDIA driver")
+                                : fmt::format("no CUDA device can be used: {}", cudaGetErrorString(status));
     ignore(cudaGetLastError());
     return found;
   }

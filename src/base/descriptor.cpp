@@ -18,9 +18,12 @@ const char* kind_of(mode_t mode) {
   return S_ISCHR(mode) || S_ISBLK(mode) ? "a device" : "of an unknown kind";
 }
 
-void require_regular(const std::string& path, const char* action, const struct stat& info) {
+bool only_reads(int flags) { return (flags & O_ACCMODE) == O_RDONLY; }
+
+void require_regular(const std::string& path, int flags, const char* action, const struct stat& info) {
   if (S_ISREG(info.st_mode)) return;
-  throw Error(ErrorKind::kIo, {.file = path}, std::string("cannot ") + action + ": not a regular file",
+  throw Error(only_reads(flags) ? ErrorKind::kBadInput : ErrorKind::kIo, {.file = path},
+              std::string("cannot ") + action + ": not a regular file",
               {.expected = "a regular file", .found = kind_of(info.st_mode)});
 }
 
@@ -29,6 +32,11 @@ bool same_file(const struct stat& a, const struct stat& b) {
 }
 
 }  // namespace
+
+void throw_missing_input(const std::string& path, const char* action) {
+  throw Error(ErrorKind::kBadInput, {.file = path},
+              std::string("cannot ") + action + ": " + std::strerror(ENOENT));
+}
 
 void throw_system_error(const std::string& path, const char* action, int error,
                         std::optional<uint64_t> offset) {
@@ -48,12 +56,13 @@ Descriptor::~Descriptor() {
 Descriptor open_regular(const std::string& path, int flags, const char* action) {
   struct stat info;
   // Before open, because opening some devices does something; after it, because the name may have changed.
-  if (::stat(path.c_str(), &info) == 0) require_regular(path, action, info);
+  if (::stat(path.c_str(), &info) == 0) require_regular(path, flags, action, info);
   Descriptor file(
       uninterrupted([&] { return ::open(path.c_str(), flags | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0644); }));
+  if (!file && errno == ENOENT && only_reads(flags)) throw_missing_input(path, action);
   if (!file) throw_system_error(path, action, errno);
   if (::fstat(file.get(), &info) != 0) throw_system_error(path, "examine", errno);
-  require_regular(path, action, info);
+  require_regular(path, flags, action, info);
   return file;
 }
 

@@ -14,6 +14,9 @@ namespace nibblecast {
 [[noreturn]] void throw_system_error(const std::string& path, const char* action, int error,
                                      std::optional<uint64_t> offset = {});
 
+// kBadInput: what is to be read is not there.
+[[noreturn]] void throw_missing_input(const std::string& path, const char* action);
+
 // Owns a file descriptor.
 class Descriptor {
  public:
@@ -42,7 +45,8 @@ auto uninterrupted(Call call) {
 }
 
 // Opens a regular file with open(2)'s `flags` and mode 0644; an Error "cannot ACTION: ..." otherwise. Never
-// blocks and never touches a device: what is no regular file is kIo, naming what it is.
+// blocks and never touches a device. What is no regular file is an Error that names what it is: kBadInput, as
+// is a file that is missing, where it is only to be read, else kIo.
 Descriptor open_regular(const std::string& path, int flags, const char* action);
 
 // The two descriptors, or the descriptor and the path, name one file. False where either is not to be

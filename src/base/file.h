@@ -4,7 +4,8 @@
 // Offsets and sizes are bytes. Thread-safety: one File may be read and written by several threads at
 // once as long as their ranges are disjoint; FileSystem functions may be called from any thread.
 // Errors: kIo with path, offset and the system's reason; kDiskFull where the system says ENOSPC/EDQUOT. Only
-// regular files are opened and copied: a folder, pipe, socket or device is kIo that says so, at once.
+// regular files are opened and copied: a folder, pipe, socket or device is an error that says so, at once. A
+// file that is to be read and is missing, or no regular file, is kBadInput.
 //
 // What survives a power cut:
 //   bytes, size, space   after File::sync(), through whichever File they were written; before it any part

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "checkpoint/hub_download.h"
 #include "checkpoint/index.h"
 #include "checkpoint/printable.h"
 #include "checkpoint/safetensors.h"
@@ -20,7 +21,6 @@ constexpr uint64_t kMaxIndexBytes = 100'000'000;  // 15 MB are enough for 145,11
 constexpr const char* kConfigName = "config.json";
 constexpr const char* kIndexName = "model.safetensors.index.json";
 constexpr const char* kSingleName = "model.safetensors";
-constexpr const char* kIncompleteHint = "is the download complete?";
 
 bool is_file(FileSystem& files, const fs::path& path) {
   const auto status = files.status(path);
@@ -28,32 +28,40 @@ bool is_file(FileSystem& files, const fs::path& path) {
 }
 
 [[noreturn]] void refuse_without_weights(FileSystem& files, const fs::path& folder) {
-  std::string hint = kIncompleteHint;
+  std::string other;
+  std::vector<std::string> shards;
   for (const std::string& name : files.list(folder)) {
     const fs::path extension = fs::path(name).extension();
-    if (extension == ".bin" || extension == ".pth" || extension == ".pt" || extension == ".gguf") {
-      hint = "its weights are in '" + printable(name) + "'; only safetensors are read";
-    } else if (extension == ".safetensors") {
-      hint = "there is '" + printable(name) + "', but the index that belongs to it is missing";
-      break;
-    }
+    if (extension == ".safetensors") shards.push_back(name);
+    if (extension == ".bin" || extension == ".pth" || extension == ".pt" || extension == ".gguf")
+      other = name;
+  }
+  std::string hint = missing_files_hint(files, folder);
+  if (!shards.empty()) {
+    hint = "there is '" + printable(shards.front()) + "'" +
+           (shards.size() > 1 ? " and " + std::to_string(shards.size() - 1) + " more" : "") +
+           ", but the index that belongs to it is missing; " + hint;
+  } else if (!other.empty()) {
+    hint = "its weights are in '" + printable(other) + "'; only safetensors are read";
   }
   throw Error(ErrorKind::kBadInput, {.file = folder.string()},
               std::string("holds neither ") + kIndexName + " nor " + kSingleName, {.hint = hint});
 }
 
 void refuse_missing_shards(FileSystem& files, const fs::path& folder, const std::vector<Shard>& shards) {
+  constexpr size_t kMostNamed = 3;
   size_t missing = 0;
-  std::string first;
+  std::string named;
   for (const Shard& shard : shards) {
     if (is_file(files, folder / shard.name)) continue;
-    if (missing++ == 0) first = shard.name;
+    if (missing++ < kMostNamed) named += (named.empty() ? "" : ", ") + shard.name;
   }
   if (missing == 0) return;
-  throw Error(ErrorKind::kBadInput, {.file = (folder / first).string()},
-              "the index names this shard, but it is missing",
-              {.found = std::to_string(missing) + " of " + std::to_string(shards.size()) + " shards missing",
-               .hint = kIncompleteHint});
+  if (missing > kMostNamed) named += " and " + std::to_string(missing - kMostNamed) + " more";
+  throw Error(ErrorKind::kBadInput, {.file = folder.string()},
+              std::to_string(missing) + " of " + std::to_string(shards.size()) +
+                  " shards that the index names are missing: " + named,
+              {.hint = missing_files_hint(files, folder)});
 }
 
 bool ends_with_any(const std::string& name, std::initializer_list<std::string_view> endings) {
@@ -78,7 +86,7 @@ void collect_side_files(FileSystem& files, const fs::path& folder, const fs::pat
     const auto status = files.status(folder / relative);
     if (!status) {
       throw Error(ErrorKind::kBadInput, {.file = (folder / relative).string()},
-                  "is a link to a file that is missing", {.hint = kIncompleteHint});
+                  "is a link to a file that is missing", {.hint = missing_files_hint(files, folder)});
     }
     if (status->is_folder && status->is_symlink) {
       // Followed, it could lead round in circles or to any amount of foreign files.

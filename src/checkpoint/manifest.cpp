@@ -159,6 +159,20 @@ void set_modelopt_keys(Json& quantization, const Manifest& manifest, const Json&
   quantization["quantized_layers"] = layers;
 }
 
+// In the object and all that it nests: no key speaks of quantized weights. A part that says it is F32 stays
+// F32, whatever `dtype` is.
+void forget_quantization(Json& value, const std::string& dtype) {
+  if (value.is_object()) {
+    for (const char* key : {"quantization_config", "compression_config", "expert_dtype"}) value.erase(key);
+    for (const char* key : {"dtype", "torch_dtype"}) {
+      const auto stated = value.find(key);
+      if (stated != value.end() && stated->is_string() && *stated != "float32") *stated = dtype;
+    }
+  }
+  if (!value.is_structured()) return;
+  for (Json& item : value) forget_quantization(item, dtype);
+}
+
 }  // namespace
 
 Json output_config(const Json& source_config, const Manifest& manifest) {
@@ -193,7 +207,7 @@ Json output_hf_quant_config(const Manifest& manifest) {
 Json dequantized_config(const Json& source_config, const std::string& dtype) {
   require_object(source_config, "the config");
   Json config = source_config;
-  for (const char* key : {"quantization_config", "expert_dtype"}) config.erase(key);
+  forget_quantization(config, dtype);
   if (config.contains("dtype")) config["dtype"] = dtype;
   if (config.contains("torch_dtype") || !config.contains("dtype")) config["torch_dtype"] = dtype;
   return config;

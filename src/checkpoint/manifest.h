@@ -51,7 +51,8 @@ Json output_config(const Json& source_config, const Manifest& manifest);
 Json output_hf_quant_config(const Manifest& manifest);
 
 // config.json of a checkpoint whose every weight is `dtype` ("bfloat16" or "float32"): without
-// quantization_config and expert_dtype; torch_dtype and dtype say `dtype`. Error kBadInput: the config is not
+// quantization_config, compression_config and expert_dtype, however deep they are nested (text_config...);
+// torch_dtype and dtype say `dtype`, nested ones unless they say float32. Error kBadInput: the config is not
 // an object.
 Json dequantized_config(const Json& source_config, const std::string& dtype);
 

@@ -260,7 +260,7 @@ uint64_t read_header_length(File& file, uint64_t file_bytes) {
   uint64_t length;
   std::memcpy(&length, start.data(), sizeof length);
   if (length > kMaxHeaderBytes) {
-    refuse(0, "the header's length is absurd",
+    refuse(0, "the header cannot be as long as the file says",
            {.expected = "at most 100000000",
             .found = std::to_string(length),
             .hint = "is it a safetensors file?"});

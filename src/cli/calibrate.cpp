@@ -104,11 +104,11 @@ void add_calibrate(CLI::App& app, CommonOptions& common, Action& action) {
   arguments->options.engines.clear();  // no output that one would load
   CLI::App& command =
       add_command(app, "calibrate", "Measures activations: calibration only, for quantize --amax.",
-                  "nibblecast calibrate DeepSeek-V4-Flash --calib texts.jsonl -o amax.safetensors");
-  add_text(command, "SRC", arguments->source, "", "checkpoint folder")->required();
+                  "nibblecast calibrate V4-Flash --calib texts.jsonl -o amax.safetensors");
+  add_path(command, "SRC", arguments->source, "", "checkpoint folder")->required();
   add_rows_options(command, arguments->activations);
   command.get_option("--calib")->required();
-  add_text(command, "-o,--output", arguments->output, "FILE", "the amax file, written after every layer")
+  add_path(command, "-o,--output", arguments->output, "FILE", "the amax file, written after every layer")
       ->required();
   add_compute_dtype(command, arguments->options);
   add_job_options(command, arguments->job);

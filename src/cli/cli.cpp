@@ -4,8 +4,13 @@
 #include <cstdlib>
 #include <exception>
 #include <filesystem>
+#include <map>
 #include <new>
+#include <span>
+#include <string>
+#include <string_view>
 #include <system_error>
+#include <vector>
 
 #include "base/cpu_isa.h"
 #include "base/error.h"
@@ -14,6 +19,7 @@
 #include "cli/commands.h"
 #include "cli/console.h"
 #include "cli/help.h"
+#include "cli/suggestion.h"
 #include "cli/version.h"
 #include "pipeline/io_threads.h"
 
@@ -22,11 +28,11 @@ namespace {
 
 constexpr const char* kExitCodes =
     "Exit codes:\n"
-    "   0  done; nothing to complain of\n"
+    "   0  done, perhaps with warnings\n"
     "   2  usage: unknown command, option or value\n"
     "   3  bad input: a file is missing, damaged or wrong\n"
     "   4  unsupported: well-formed, but not by this version\n"
-    "   5  refused: cannot succeed (disk, memory, an engine's contract, a destination in use)\n"
+    "   5  refused: no disk or memory for it, an engine's contract, a DST in use\n"
     "   6  verify found a problem\n"
     "   7  the system failed to read or write\n"
     "   8  disk full\n"
@@ -39,27 +45,98 @@ constexpr size_t kOtherThreads = 3 * kIoThreads + 2;
 
 int exit_code(ErrorKind kind) { return static_cast<int>(kind); }
 
+// What people look for under another name.
+std::string other_name(const std::string& word) {
+  static const std::map<std::string, std::string> names = {
+      {"--dry-run",
+       "`nibblecast plan` says what quantize would do, `quantize --validate-only` whether it can"},
+      {"--force", "nothing is overwritten: name another place, or remove what is there"},
+      {"--overwrite", "nothing is overwritten: name another place, or remove what is there"},
+      {"--resume", "the same command goes on where it was stopped"},
+      {"-V", "did you mean '--version'?"},
+      {"-v", "did you mean '--version'?"},
+      {"version", "did you mean '--version'?"},
+      {"--verbose", "progress goes to stderr unless --quiet is given"}};
+  const auto found = names.find(word);
+  return found == names.end() ? std::string() : found->second;
+}
+
+std::string hint_for(const std::string& word, std::span<const std::string> known) {
+  if (std::string other = other_name(word); !other.empty()) return other;
+  const std::string nearest = nearest_word(word, known);
+  return nearest.empty() ? std::string() : "did you mean '" + nearest + "'?";
+}
+
+std::vector<std::string> command_names(const CLI::App& app) {
+  std::vector<std::string> names;
+  for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; }))
+    names.push_back(command->get_name());
+  return names;
+}
+
+std::vector<std::string> option_names(const CLI::App& command) {
+  std::vector<std::string> names;
+  for (const CLI::Option* option : command.get_options()) {
+    for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
+  }
+  return names;
+}
+
+struct Complaint {
+  std::string problem, hint;
+};
+
+Complaint complaint_of_top(const CLI::App& app, const std::string& first) {
+  if (first.empty()) return {"a command is missing", ""};
+  if (first[0] == '-') return {"unknown option '" + first + "'", hint_for(first, option_names(app))};
+  return {"unknown command '" + first + "'", hint_for(first, command_names(app))};
+}
+
+Complaint complaint_of(const CLI::App& command, const CLI::ParseError& error) {
+  constexpr std::string_view kTwice = ": At Most 1 required";
+  const std::string problem = error.what();
+  const size_t twice = problem.find(kTwice);
+  if (twice != std::string::npos) {
+    const std::string option = problem.substr(0, twice);
+    return {option + " is given more than once",
+            option == "--calib" ? "name several sets in one, as A.jsonl:64,B.jsonl:64" : ""};
+  }
+  for (const std::string& extra : command.remaining()) {
+    if (!extra.starts_with('-')) continue;
+    const std::string name = extra.substr(0, extra.find('='));
+    return {"unknown option '" + name + "'", hint_for(name, option_names(command))};
+  }
+  return {problem, ""};
+}
+
 // `first`: the first argument, if there is one.
 int usage_error(const CLI::App& app, const std::string& first, const CLI::ParseError& error) {
   const auto commands = app.get_subcommands();
-  const bool is_command_wrong = commands.empty() && (first.empty() || first[0] != '-');
-  const std::string problem = !is_command_wrong ? error.what()
-                              : first.empty()   ? "a command is missing"
-                                                : "unknown command '" + first + "'";
-  print_error(problem + "; see nibblecast " + (commands.empty() ? "" : commands.front()->get_name() + " ") +
-              "--help");
+  const Complaint complaint =
+      commands.empty() ? complaint_of_top(app, first) : complaint_of(*commands.front(), error);
+  print_error(complaint.problem + (complaint.hint.empty() ? "" : "; " + complaint.hint) +
+              "; see nibblecast " + (commands.empty() ? "" : commands.front()->get_name() + " ") + "--help");
   return exit_code(ErrorKind::kUsage);
 }
 
 // Commands that compute choose the processor's instructions.
 bool computes(const CLI::App& command) { return command.get_option_no_throw("--cpu-isa") != nullptr; }
 
+// `help` and `help COMMAND` are `--help` and `COMMAND --help`.
+std::vector<const char*> without_help_command(int argc, const char* const* argv) {
+  std::vector<const char*> words(argv, argv + argc);
+  if (words.size() < 2 || std::string_view(words[1]) != "help") return words;
+  words.erase(words.begin() + 1);
+  words.push_back("--help");
+  return words;
+}
+
 int parse_and_run(int argc, const char* const* argv) {
   CLI::App app("Turns DeepSeek-V4 checkpoints into NVFP4: calibrated, cast without loss, proven.",
                "nibblecast");
   app.formatter(std::make_shared<HelpFormatter>());
   app.footer(kExitCodes);
-  app.set_help_flag("-h,--help", "this text; of a command: nibblecast COMMAND --help");
+  app.set_help_flag("-h,--help", "this text; of a command: nibblecast help COMMAND");
   app.set_version_flag("--version", version_text, "the version, and what is built in");
   app.require_subcommand(1);
   CommonOptions common;
@@ -69,8 +146,9 @@ int parse_and_run(int argc, const char* const* argv) {
                          add_status, add_verify, add_inspect, add_synth}) {
     add(app, common, action);
   }
+  const std::vector<const char*> words = without_help_command(argc, argv);
   try {
-    app.parse(argc, argv);
+    app.parse(static_cast<int>(words.size()), words.data());
   } catch (const CLI::CallForHelp&) {
     print_data(app.help());
     return 0;
@@ -78,7 +156,7 @@ int parse_and_run(int argc, const char* const* argv) {
     print_data(version.what());
     return 0;
   } catch (const CLI::ParseError& error) {
-    return usage_error(app, argc > 1 ? argv[1] : "", error);
+    return usage_error(app, words.size() > 1 ? words[1] : "", error);
   }
   const CLI::App& command = *app.get_subcommands().front();
   common.command_line = command_line_of(argc, argv, command);

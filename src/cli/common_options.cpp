@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "cli/paths.h"
 #include "cli/text.h"
 #include "plan/cost.h"
 
@@ -40,8 +41,8 @@ CLI::Option* add_choice(CLI::App& app, const std::string& option, T& target, con
       .add_option_function<std::string>(
           option,
           [&target, option, choices](const std::string& text) { target = chosen(option, text, choices); },
-          description)
-      ->option_text(names);
+          names + ": " + description)
+      ->option_text("WORD");
 }
 
 // `parse` knows the words that `names` lists.
@@ -56,8 +57,19 @@ void add_parsed(CLI::App& app, const std::string& option, std::optional<T>& targ
            if (!target)
              throw CLI::ValidationError(option, fmt::format("unknown value '{}' (expected {})", text, names));
          },
-         description)
-      ->option_text(names);
+         names + ": " + description)
+      ->option_text("WORD");
+}
+
+// `read` takes what was given, which is more than blanks and commas.
+CLI::Option* add_word(CLI::App& app, const std::string& name, const std::string& value,
+                      const std::string& description, const std::function<void(const std::string&)>& read) {
+  const auto parse = [name, read](const std::string& text) {
+    if (text.find_first_not_of(" ,\t\n") == std::string::npos)
+      throw CLI::ValidationError(name, "is empty (is a variable of the shell not set?)");
+    read(text);
+  };
+  return app.add_option_function<std::string>(name, parse, description)->option_text(value);
 }
 
 void add_size(CLI::App& app, const std::string& option, std::optional<uint64_t>& target,
@@ -74,6 +86,13 @@ void add_size(CLI::App& app, const std::string& option, std::optional<uint64_t>&
 
 uint64_t CommonOptions::memory_limit() const { return memory ? *memory : available_memory(); }
 
+std::string CommonOptions::memory_warning() const {
+  const uint64_t available = available_memory();
+  if (!memory || *memory <= available) return {};
+  return fmt::format("--memory {} is more than the {} that this process can have here: it may be killed",
+                     size_text(*memory), size_text(available));
+}
+
 CLI::App& add_command(CLI::App& app, const std::string& name, const std::string& description,
                       const std::string& example) {
   CLI::App* command = app.add_subcommand(name, description);
@@ -84,11 +103,13 @@ CLI::App& add_command(CLI::App& app, const std::string& name, const std::string&
 
 CLI::Option* add_text(CLI::App& app, const std::string& name, std::string& target, const std::string& value,
                       const std::string& description) {
-  // An unset shell variable is no value.
-  const auto is_blank = [](const std::string& text) {
-    return text.find_first_not_of(" ,\t\n") == std::string::npos ? std::string("is empty") : std::string();
-  };
-  return app.add_option(name, target, description)->option_text(value)->check(is_blank);
+  return add_word(app, name, value, description, [&target](const std::string& text) { target = text; });
+}
+
+CLI::Option* add_path(CLI::App& app, const std::string& name, std::string& target, const std::string& value,
+                      const std::string& description) {
+  return add_word(app, name, value, description,
+                  [&target](const std::string& text) { target = normal_path(text); });
 }
 
 CLI::Option* add_count(CLI::App& app, const std::string& name, uint64_t& target, uint64_t least,
@@ -142,30 +163,30 @@ void add_device_options(CLI::App& app, CommonOptions& options) {
 }
 
 void add_rows_options(CLI::App& app, ActivationOptions& options) {
-  add_text(app, "--calib", options.calib, "FILE", "texts: JSONL, Parquet, plain, - or a data set; A:64,B:64");
+  add_text(app, "--calib", options.calib, "FILE", "texts: JSONL, Parquet, plain, -, a data set; A:64,B:64");
   add_count(app, "--calib-size", options.calib_size, 1, "texts (docs) or rows (packed); default 128")
       ->needs("--calib");
   add_count(app, "--calib-seq", options.rows.length, 1, "most tokens of a row; default 512")
       ->needs("--calib");
   add_choice<RowsPolicy>(app, "--calib-rows", options.rows.policy,
                          {{"docs", RowsPolicy::kDocs}, {"packed", RowsPolicy::kPacked}},
-                         "a row a text, or texts joined and cut (default docs)")
+                         "a row a text, or texts joined and cut (docs)")
       ->needs("--calib");
   add_choice<BosPolicy>(
       app, "--bos", options.rows.bos,
       {{"auto", BosPolicy::kAuto}, {"always", BosPolicy::kAlways}, {"never", BosPolicy::kNever}},
-      "BOS before each text (default auto)")
+      "BOS before each text (auto)")
       ->needs("--calib");
 }
 
 void add_compute_dtype(CLI::App& app, QuantizeOptions& options) {
   add_choice<ComputeDtype>(app, "--compute-dtype", options.compute_dtype,
                            {{"bfloat16", ComputeDtype::kBF16}, {"float32", ComputeDtype::kF32}},
-                           "of the forward pass (default bfloat16)");
+                           "of the forward pass (bfloat16)");
 }
 
 void add_quantize_options(CLI::App& app, QuantizeOptions& options) {
-  add_text(app, "--recipe", options.recipe, "R", "built-in name or YAML file (nvfp4_experts_only)");
+  add_path(app, "--recipe", options.recipe, "R", "built-in name or YAML file (nvfp4_experts_only)");
   add_parsed<RecipeMethod>(app, "--weight-method", options.weight_method, parse_recipe_method,
                            "cast|max|mse|four_over_six", "instead of the recipe's");
   add_parsed<KvCache>(app, "--kv-cache", options.kv_cache, parse_kv_cache, "none|fp8_cast|fp8|nvfp4_cast",
@@ -178,32 +199,32 @@ void add_quantize_options(CLI::App& app, QuantizeOptions& options) {
         fmt::format("unknown value '{}' (expected layer, expert or a number above 0, such as 1.0)", text));
   };
   app.add_option_function<std::string>("--input-scale", input_scale,
-                                       "measured: a layer's or each expert's; or a constant (layer)")
-      ->option_text("layer|expert|X");
+                                       "layer|expert: of what was measured; or a number (layer)")
+      ->option_text("WORD");
   add_choice<W2Input>(
       app, "--w2-input", options.w2_input,
       {{"max", W2Input::kMax}, {"weighted", W2Input::kWeighted}, {"unweighted", W2Input::kUnweighted}},
-      "with the routing weight or without (max)");
+      "with the routing weight, or without (max)");
   add_choice<NegativeZero>(app, "--negative-zero", options.negative_zero,
                            {{"keep", NegativeZero::kKeep}, {"modelopt", NegativeZero::kModelOpt}},
-                           "-0 codes in the cast (default keep)");
+                           "what the cast makes of codes of -0 (keep)");
   add_engines(app, options);
 }
 
 void add_engines(CLI::App& app, QuantizeOptions& options) {
   const auto parse = [&options](const std::vector<std::string>& names) {
-    Choices<Engine> choices;
+    Choices<std::optional<Engine>> choices;
     for (const Engine engine : kAllEngines) choices.emplace_back(engine_name(engine), engine);
+    choices.emplace_back("none", std::nullopt);
     options.engines.clear();
     for (const std::string& name : names) {
-      if (name != "none") options.engines.insert(chosen("--engine", name, choices));
-    }
-    if (names.size() > 1 && std::find(names.begin(), names.end(), "none") != names.end()) {
-      throw CLI::ValidationError("--engine", "none stands alone");
+      const std::optional<Engine> engine = chosen("--engine", name, choices);
+      if (engine) options.engines.insert(*engine);
+      if (!engine && names.size() > 1) throw CLI::ValidationError("--engine", "none stands alone");
     }
   };
   app.add_option_function<std::vector<std::string>>("--engine", parse,
-                                                    "vllm|sglang|trtllm|none; repeatable (vllm and sglang)")
+                                                    "vllm|sglang|trtllm|none, repeatable (vllm and sglang)")
       ->allow_extra_args(false)
       ->option_text("ENGINE");
 }

@@ -26,6 +26,8 @@ struct CommonOptions {
   CommandLine command_line;
 
   uint64_t memory_limit() const;  // --memory, or what this process may use
+  // What is to be said of a --memory beyond what is free; empty where there is nothing.
+  std::string memory_warning() const;
 };
 
 // Where activations come from: at most one of `calib` and `amax` is set.
@@ -44,6 +46,10 @@ CLI::App& add_command(CLI::App& app, const std::string& name, const std::string&
 
 // An argument with the word that help shows for its value, which is more than blanks and commas.
 CLI::Option* add_text(CLI::App& app, const std::string& name, std::string& target, const std::string& value,
+                      const std::string& description);
+// A path of whatever kind, as normal_path() (cli/paths.h) has it. Every path of the command line is one of
+// these, so that no command sees two spellings of one place.
+CLI::Option* add_path(CLI::App& app, const std::string& name, std::string& target, const std::string& value,
                       const std::string& description);
 // An integer of at least `least` (0 or 1) in decimal digits.
 CLI::Option* add_count(CLI::App& app, const std::string& name, uint64_t& target, uint64_t least,

@@ -12,7 +12,7 @@ void add_convert(CLI::App& app, CommonOptions& common, Action& action) {
   const auto arguments = std::make_shared<PlanRunArguments>();
   CLI::App& command =
       add_command(app, "convert", "Makes DST of SRC with NVFP4 experts back in MXFP4, exactly or not at all.",
-                  "nibblecast convert DeepSeek-V4-Flash-NVFP4 DeepSeek-V4-Flash --to mxfp4");
+                  "nibblecast convert V4-Flash-NVFP4 V4-Flash --to mxfp4");
   command
       .add_option_function<std::string>(
           "--to",

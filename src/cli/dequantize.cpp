@@ -36,7 +36,7 @@ TensorNames parse_names(const std::string& text) {
 void add_dequantize(CLI::App& app, CommonOptions& common, Action& action) {
   const auto arguments = std::make_shared<DequantizeArguments>();
   CLI::App& command = add_command(app, "dequantize", "Makes DST of SRC with every weight as BF16 or F32.",
-                                  "nibblecast dequantize DeepSeek-V4-Flash DeepSeek-V4-Flash-BF16");
+                                  "nibblecast dequantize V4-Flash V4-Flash-BF16");
   command
       .add_option_function<std::string>(
           "--dtype",

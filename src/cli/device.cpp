@@ -9,8 +9,22 @@
 
 namespace nibblecast {
 
+namespace {
+
+ChosenDevice on_cpu(const CommonOptions& options, const std::string& text) {
+  ChosenDevice device{.forward = {}, .text = text};
+  const auto warn = [&](const char* option) {
+    device.warnings.push_back(fmt::format("{} has no effect: the run is on {}", option, text));
+  };
+  if (options.device_memory) warn("--device-memory");
+  if (options.device_profile) warn("--device-profile");
+  return device;
+}
+
+}  // namespace
+
 ChosenDevice choose_device(const CommonOptions& options) {
-  if (options.device == "cpu") return {.forward = {}, .text = "cpu"};
+  if (options.device == "cpu") return on_cpu(options, "cpu");
   const CudaDevices found = find_cuda_devices();
   const bool asked_for = options.device != "auto";
   auto device = found.usable.begin();
@@ -27,7 +41,7 @@ ChosenDevice choose_device(const CommonOptions& options) {
       throw Error(ErrorKind::kRefused, {}, fmt::format("--device {}: {}", options.device, reason),
                   {.hint = "--device cpu does without"});
     }
-    return {.forward = {}, .text = fmt::format("cpu ({})", reason)};
+    return on_cpu(options, fmt::format("cpu ({})", reason));
   }
   ForwardDevice forward;
   forward.cuda = device->ordinal;

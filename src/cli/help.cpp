@@ -2,13 +2,43 @@
 
 #include <fmt/format.h>
 
+#include <sstream>
+
 namespace nibblecast {
 namespace {
 
-constexpr int kLeftColumn = 36;
+constexpr size_t kWidth = 80;
+constexpr size_t kLeftColumn = 24;  // of the descriptions
+
+// Words in lines that begin at column `indent` and end before kWidth. The first line is begun already: it has
+// `begun` columns.
+std::string wrapped(const std::string& text, size_t indent, size_t begun) {
+  std::istringstream words(text);
+  std::string lines;
+  size_t column = begun;
+  for (std::string word; words >> word;) {
+    if (column > indent && column + 1 + word.size() > kWidth) {
+      lines += '\n';
+      column = 0;
+    }
+    if (column < indent) {
+      lines += std::string(indent - column, ' ');
+      column = indent;
+    } else if (column > 0) {
+      lines += ' ';
+      ++column;
+    }
+    lines += word;
+    column += word.size();
+  }
+  return lines + '\n';
+}
 
 std::string line(const std::string& left, const std::string& right) {
-  return fmt::format("  {:<{}} {}\n", left, kLeftColumn, right);
+  const std::string begun = "  " + left;
+  // What is as wide as its column stands on a line of its own.
+  if (begun.size() + 2 > kLeftColumn) return begun + '\n' + wrapped(right, kLeftColumn, 0);
+  return begun + wrapped(right, kLeftColumn, begun.size());
 }
 
 std::string option_line(const CLI::Option& option) {
@@ -34,7 +64,7 @@ std::string HelpFormatter::make_help(const CLI::App* app, std::string name, CLI:
   const bool is_command = app->get_parent() != nullptr;
   std::string text;
   if (is_command) text += fmt::format("Example: {}\n\n", app->get_footer());
-  text += app->get_description() + "\n\n" + usage(*app, name) + "\n";
+  text += wrapped(app->get_description(), 0, 0) + "\n" + usage(*app, name) + "\n";
   for (const CLI::App* command : app->get_subcommands([](const CLI::App*) { return true; })) {
     text += line(command->get_name(), command->get_description());
   }

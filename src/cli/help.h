@@ -1,4 +1,4 @@
-// cli/help.h - help that fits a screen and opens with an example. A command's footer is its example.
+// cli/help.h - help in 80 columns that opens with an example. A command's footer is its example.
 #pragma once
 
 #include <CLI/CLI.hpp>

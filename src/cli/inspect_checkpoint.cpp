@@ -7,6 +7,7 @@
 #include <tuple>
 
 #include "checkpoint/printable.h"
+#include "checkpoint/quantization.h"
 #include "cli/inspect_parts.h"
 #include "cli/summary.h"
 #include "cli/text.h"
@@ -101,19 +102,29 @@ Json shortened(const Json& value) {
   return result;
 }
 
-std::string quantization_text(const Json& config) {
-  if (!config.contains("quantization_config"))
-    return summary_line("quantization", "config.json says nothing of it");
-  const Json& section = config["quantization_config"];
-  if (!section.is_object()) return summary_line("quantization", "quantization_config is not an object");
+std::string section_text(const QuantizationSection& section) {
+  if (!section.value->is_object()) return summary_line("quantization", section.name + " is not an object");
   std::string text;
-  const Json brief = shortened(section);
+  const Json brief = shortened(*section.value);
   for (const auto& [key, value] : brief.items()) {
     const std::string shown = value.dump(-1, ' ', true, Json::error_handler_t::replace);
     text += summary_line(text.empty() ? "quantization" : "",
                          fmt::format("{:<24} {}", printable(key), printable(shown)));
   }
-  return text;
+  const bool is_nested = section.name.find('.') != std::string::npos;
+  return is_nested ? text + summary_line("", "in " + printable(section.name)) : text;
+}
+
+std::string quantization_text(const Json& config) {
+  std::string text;
+  for (const QuantizationSection& section : quantization_sections(config)) text += section_text(section);
+  return text.empty() ? summary_line("quantization", "config.json has no quantization_config") : text;
+}
+
+// What no command but this one reads.
+std::string foreign_text(const StoredFiles& stored) {
+  const auto foreign = find_foreign_format(stored.config(), stored.tensors());
+  return foreign ? summary_line("not read", foreign->text()) : std::string();
 }
 
 std::string text_of(const std::string& path, const StoredFiles& stored, const Overview& overview) {
@@ -143,6 +154,7 @@ std::string text_of(const std::string& path, const StoredFiles& stored, const Ov
   for (const auto& [key, value] : stored.metadata()) {
     text += summary_line("metadata", fmt::format("{}: {}", printable(key), printable(value)));
   }
+  text += foreign_text(stored);
   return stored.config().empty() ? text : text + quantization_text(stored.config());
 }
 
@@ -168,6 +180,8 @@ Shown show_checkpoint(const std::string& path, const StoredFiles& stored) {
                {"modules_by_format", overview.modules},
                {"kinds", std::move(kinds)},
                {"metadata", stored.metadata()}};
+  const auto foreign = find_foreign_format(stored.config(), stored.tensors());
+  json["foreign_format"] = foreign ? Json(foreign->text()) : Json();
   if (stored.config().contains("quantization_config")) {
     json["quantization_config"] = stored.config()["quantization_config"];
   }

@@ -16,6 +16,7 @@
 #include "formats/fp8_block.h"
 #include "formats/mxfp4.h"
 #include "formats/nvfp4.h"
+#include "model/deepseek_v4_modules.h"
 
 namespace nibblecast {
 namespace {
@@ -253,14 +254,28 @@ std::optional<std::string> block_module(const StoredFiles& stored, const Tensor&
   return module;
 }
 
+// By the name it has, that of its module, or transformers' for either.
+const Tensor* find_named(const StoredFiles& stored, const std::string& name) {
+  if (const Tensor* tensor = stored.find(name)) return tensor;
+  if (const Tensor* tensor = stored.find(name + ".weight")) return tensor;
+  for (const Tensor& tensor : stored.tensors()) {
+    const size_t dot = tensor.name.rfind('.');
+    if (dot == std::string::npos) continue;
+    const std::string hub = hub_module_name(std::string_view(tensor.name).substr(0, dot));
+    const std::string kind = tensor.name.substr(dot);
+    if (!hub.empty() && (hub + kind == name || (kind == ".weight" && hub == name))) return &tensor;
+  }
+  return nullptr;
+}
+
 }  // namespace
 
 Shown show_tensor(const StoredFiles& stored, const std::string& name) {
-  const Tensor* tensor = stored.find(name);
-  if (tensor == nullptr) tensor = stored.find(name + ".weight");
+  const Tensor* tensor = find_named(stored, name);
   if (tensor == nullptr) {
     throw Error(ErrorKind::kUsage, {.file = {}, .tensor = name}, "there is no such tensor",
-                {.hint = "names are the official ones, as layers.0.ffn.experts.0.w1.weight"});
+                {.hint = "names are the official ones, as layers.0.ffn.experts.0.w1.weight, or "
+                         "transformers', as model.layers.0.self_attn.q_a_proj"});
   }
   const std::string shard = stored.shards()[tensor->shard].filename().string();
   Shown shown;

@@ -74,9 +74,11 @@ int run(const PlanArguments& arguments, const CommonOptions& common) {
     print_json(plan_json(report));
   else
     print_data(plan_text(report));
-  const auto refusal = std::ranges::find(found.findings, Severity::kRefusal, &Finding::severity);
-  if (refusal == found.findings.end()) return 0;
-  throw Error(ErrorKind::kRefused, {}, "refused: " + finding_text(*refusal));
+  if (!found.refused()) return 0;
+  for (const Finding& finding : found.findings) {
+    if (finding.severity == Severity::kRefusal) print_error("refused: " + finding_text(finding));
+  }
+  return static_cast<int>(ErrorKind::kRefused);
 }
 
 }  // namespace
@@ -85,12 +87,12 @@ void add_plan(CLI::App& app, CommonOptions& common, Action& action) {
   const auto arguments = std::make_shared<PlanArguments>();
   CLI::App& command =
       add_command(app, "plan", "Says what quantize would make and what it takes, or why it would refuse.",
-                  "nibblecast plan DeepSeek-V4-Flash /data/DeepSeek-V4-Flash-NVFP4 --calib texts.jsonl");
-  add_text(command, "SRC", arguments->source, "", "checkpoint folder; headers, config and norms are read")
+                  "nibblecast plan V4-Flash /data/V4-Flash-NVFP4 --calib texts.jsonl");
+  add_path(command, "SRC", arguments->source, "", "checkpoint folder; headers, config and norms are read")
       ->required();
-  add_text(command, "DST", arguments->destination, "", "where the output would be; default: beside SRC");
+  add_path(command, "DST", arguments->destination, "", "where the output would be; default: beside SRC");
   add_rows_options(command, arguments->activations);
-  add_text(command, "--amax", arguments->activations.amax, "FILE",
+  add_path(command, "--amax", arguments->activations.amax, "FILE",
            "instead of --calib: amax file; no forward pass");
   add_text(command, "--explain", arguments->explain, "NAME",
            "one module: its format, and the rule that says so");

@@ -166,14 +166,15 @@ std::string cost_text(const PlanReport& report) {
       "disk", fmt::format("{} bytes needed, {} free at {}", grouped(report.preflight.disk_need),
                           grouped(report.preflight.disk_free), report.preflight.disk_folder.string()));
   if (report.preflight.checkpoint_every > 0) {
-    text +=
-        summary_line("resume", fmt::format("calibration's state, {}; journal {} at most",
-                                           report.preflight.work.streams_bytes == 0
-                                               ? "never saved"
-                                               : fmt::format("{}, saved every {} layers",
-                                                             size_text(report.preflight.work.streams_bytes),
-                                                             report.preflight.checkpoint_every),
-                                           size_text(report.preflight.work.journal_bytes)));
+    const WorkCost& work = report.preflight.work;
+    const uint64_t every = report.preflight.checkpoint_every;
+    std::string state = "never saved";
+    if (work.streams_bytes > 0) {
+      state = size_text(work.streams_bytes) +
+              (every == 1 ? ", saved after every layer" : fmt::format(", saved every {} layers", every));
+    }
+    text += summary_line("resume", fmt::format("calibration's state, {}; journal {} at most", state,
+                                               size_text(work.journal_bytes)));
   }
   if (!report.seconds) return text + summary_line("time", "unknown: the disk cannot be measured there");
   std::string time = fmt::format("about {}: read {}, write {}", duration_text(*report.seconds),
@@ -208,7 +209,7 @@ std::string engines_text(const PlanReport& report) {
     const bool named = report.plan->options.engines.contains(engine);
     std::string line = fmt::format("{}{}", engine_name(engine), named ? "" : " (not asked for)");
     line += rules.empty() ? ": loads it"
-                          : fmt::format(": breaks {} of its rules: {}", rules.size(), rules.front());
+                          : fmt::format(": would not load it; {} of its rules broken", rules.size());
     text += summary_line(text.empty() ? "engines" : "", line);
   }
   return text;
@@ -288,8 +289,7 @@ std::string plan_text(const PlanReport& report) {
   std::string text = what_text(report) + cost_text(report) + bound_line("bounds", "w1/w3 input", w13) +
                      bound_line("", "w2 input", w2) + engines_text(report);
   for (const Finding& finding : report.preflight.findings) {
-    text +=
-        summary_line(finding.severity == Severity::kRefusal ? "refused" : "warning", finding_text(finding));
+    if (finding.severity == Severity::kWarning) text += summary_line("warning", finding_text(finding));
   }
   return text;
 }

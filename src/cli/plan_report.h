@@ -20,7 +20,7 @@ struct PlanReport {
   std::vector<Breach> breaches;   // of all engines
 };
 
-std::string plan_text(const PlanReport& report);
+std::string plan_text(const PlanReport& report);  // refusals left out: they are errors, on stderr
 Json plan_json(const PlanReport& report);
 
 }  // namespace nibblecast

@@ -37,8 +37,8 @@ int say_finished(const std::string& destination, bool json) {
 }  // namespace
 
 void add_plan_run_options(CLI::App& app, PlanRunArguments& arguments, CommonOptions& common) {
-  add_text(app, "SRC", arguments.source, "", "checkpoint folder; never written to")->required();
-  add_text(app, "DST", arguments.destination, "", "new or empty folder, or where this job was interrupted")
+  add_path(app, "SRC", arguments.source, "", "checkpoint folder; never written to")->required();
+  add_path(app, "DST", arguments.destination, "", "new or empty folder, or where this job was interrupted")
       ->required();
   add_work_options(app, arguments.job);
   add_threads_options(app, common);

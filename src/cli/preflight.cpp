@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/size_text.h"
 #include "cli/activations.h"
 #include "cli/job_run.h"
 #include "cli/source.h"
@@ -28,9 +29,10 @@ class Checks {
       : source_(source), plan_(plan), options_(options), common_(common) {
     result_.findings = plan.findings;
     result_.device = device;
+    for (const std::string& warning : device.warnings) warn(warning);
+    if (const std::string warning = common.memory_warning(); !warning.empty()) warn(warning);
     if (activations.rows) {
-      for (const std::string& warning : activations.rows->warnings)
-        result_.findings.push_back({Severity::kWarning, warning, ""});
+      for (const std::string& warning : activations.rows->warnings) warn(warning);
     }
     for (const std::string& warning : activations.warnings)
       result_.findings.push_back({Severity::kWarning, warning, ""});
@@ -70,9 +72,8 @@ class Checks {
   void reserve_device(uint64_t size_bytes) {
     uint64_t& free = result_.device.forward.memory_bytes;
     if (size_bytes > free) {
-      refuse(
-          fmt::format("making weights needs {} bytes of the GPU's memory and may use {}", size_bytes, free),
-          "raise --device-memory, or use --device cpu");
+      refuse("making weights " + shortage_text(size_bytes, "of the GPU's memory and may use", free),
+             "raise --device-memory, or use --device cpu");
     }
     free -= std::min(free, size_bytes);
   }
@@ -146,6 +147,8 @@ class Checks {
     std::move(findings.begin(), findings.end(), std::back_inserter(result_.findings));
   }
 
+  void warn(const std::string& reason) { result_.findings.push_back({Severity::kWarning, reason, ""}); }
+
   void check_writable(const Disk& disk) {
     if (disk.is_writable) return;
     refuse(disk.folder.string() + " cannot be written to", "change its permissions, or name another folder");
@@ -160,7 +163,7 @@ class Checks {
                            shard.size_bytes, disk.folder.string()),
                remedy);
       }
-      if (shard.name.size() + kPartial.size() > disk.most_name_bytes) {
+      if (Path(shard.name).filename().string().size() + kPartial.size() > disk.most_name_bytes) {
         refuse(fmt::format("'{}{}' is longer than a name may be on {}", shard.name, kPartial,
                            disk.folder.string()),
                remedy);
@@ -188,14 +191,14 @@ size_t Preflight::read_threads() const {
 }
 
 void add_work_options(CLI::App& app, JobOptions& options) {
-  add_text(app, "--work-dir", options.work_folder, "DIR", "where journal and state go; default: in DST");
+  add_path(app, "--work-dir", options.work_folder, "DIR", "where journal and state go; default: in DST");
   app.add_flag("--strict", options.strict, "what would be a warning is a refusal");
 }
 
 void add_job_options(CLI::App& app, JobOptions& options) {
   add_work_options(app, options);
   add_count(app, "--checkpoint-every", options.checkpoint_every, 1,
-            "layers between savings of the streams; default: for 3 %");
+            "layers between two saved states; default: costs 3 %");
 }
 
 Preflight preflight(const Checkpoint& source, const Plan& plan, const Activations& activations,

@@ -165,17 +165,16 @@ int run(const QuantizeArguments& arguments, const CommonOptions& common) {
 
 void add_quantize(CLI::App& app, CommonOptions& common, Action& action) {
   const auto arguments = std::make_shared<QuantizeArguments>();
-  CLI::App& command =
-      add_command(app, "quantize", "Makes the NVFP4 checkpoint DST of the release SRC.",
-                  "nibblecast quantize DeepSeek-V4-Flash DeepSeek-V4-Flash-NVFP4 --calib texts.jsonl");
-  add_text(command, "SRC", arguments->source, "", "checkpoint folder; never written to")->required();
-  add_text(command, "DST", arguments->destination, "",
+  CLI::App& command = add_command(app, "quantize", "Makes the NVFP4 checkpoint DST of the release SRC.",
+                                  "nibblecast quantize V4-Flash V4-Flash-NVFP4 --calib texts.jsonl");
+  add_path(command, "SRC", arguments->source, "", "checkpoint folder; never written to")->required();
+  add_path(command, "DST", arguments->destination, "",
            "new or empty folder, or where this job was interrupted")
       ->required();
   add_rows_options(command, arguments->activations);
-  add_text(command, "--amax", arguments->activations.amax, "FILE",
+  add_path(command, "--amax", arguments->activations.amax, "FILE",
            "instead of --calib: amax file; no forward pass");
-  add_text(command, "--save-amax", arguments->amax_output, "FILE", "write the amax file after every layer")
+  add_path(command, "--save-amax", arguments->amax_output, "FILE", "write the amax file after every layer")
       ->needs("--calib");
   add_quantize_options(command, arguments->options);
   add_job_options(command, arguments->job);

@@ -3,9 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <optional>
+#include <vector>
 
 #include "base/error.h"
 #include "calibration/hub_dataset.h"
+#include "checkpoint/hub_download.h"
 #include "pipeline/output.h"
 
 namespace nibblecast {
@@ -39,7 +42,24 @@ Path snapshot_of(const Path& model) {
                .hint = hint});
 }
 
+// "OWNER/NAME" of hf://OWNER/NAME and https://huggingface.co/OWNER/NAME/tree/main, these two words for an
+// address elsewhere; nothing for a path. A path that was normalized has lost one of the two slashes.
+std::optional<std::string> repository_of_address(const std::string& text) {
+  const size_t colon = text.find(":/");
+  if (colon == std::string::npos || text.find('/') < colon) return std::nullopt;
+  std::vector<std::string> parts;
+  for (const Path& part : Path(text.substr(colon + 1)).relative_path()) parts.push_back(part.string());
+  const bool is_hub =
+      text.starts_with("hf:") || (!parts.empty() && (parts[0] == "huggingface.co" || parts[0] == "hf.co"));
+  if (!text.starts_with("hf:") && !parts.empty()) parts.erase(parts.begin());
+  return is_hub && parts.size() >= 2 ? parts[0] + "/" + parts[1] : "OWNER/NAME";
+}
+
 [[noreturn]] void fail_missing(const std::string& path) {
+  if (const auto repository = repository_of_address(path)) {
+    fail(path, "is an address, not a folder; nothing is downloaded here",
+         fmt::format("`hf download {}` gets it and prints its folder: give that", *repository));
+  }
   if (!looks_like_hub_id(path)) fail(path, "there is no such folder", "");
   std::string cached = "models--" + path;
   cached.replace(cached.find('/'), 1, "--");
@@ -61,14 +81,11 @@ Checkpoint open_source(const std::string& path, bool require_config) {
   if (files.status(Path(path) / "snapshots")) {
     fail(path, "is a model's root in the Hub cache", "give the snapshot: " + snapshot_of(path).string());
   }
-  const bool has_weights = files.status(Path(path) / "model.safetensors.index.json") ||
-                           files.status(Path(path) / "model.safetensors");
   if (require_config && !files.status(Path(path) / "config.json")) {
     fail(path, "holds no config.json",
          files.status(Path(path) / ".nibblecast") ? "it is an unfinished output"
-                                                  : "is the download complete?");
+                                                  : missing_files_hint(files, path));
   }
-  if (!has_weights) fail(path, "holds no weights", "is the download complete?");
   return Checkpoint::open(path, files, require_config);
 }
 

@@ -221,7 +221,7 @@ void add_status(CLI::App& app, CommonOptions& common, Action& action) {
   const auto destination = std::make_shared<std::string>();
   CLI::App& command = add_command(app, "status", "Says how far a job is, and how its attempts ended.",
                                   "nibblecast status DeepSeek-V4-Flash-NVFP4");
-  add_text(command, "DST", *destination, "", "an output, finished or not, or an amax file being made")
+  add_path(command, "DST", *destination, "", "an output, finished or not, or an amax file being made")
       ->required();
   add_common_options(command, common);
   command.callback([destination, &common, &action] {

@@ -51,7 +51,8 @@ int run(SynthArguments& arguments, const CommonOptions& common) {
   const Json config = config_of(arguments, files);
   uint64_t made_bytes = 0;
   {
-    ProgressPrinter printer(common.quiet);
+    // Holes take no time: a line a shard would only scroll.
+    ProgressPrinter printer(common.quiet || arguments.options.sparse);
     arguments.options.progress = [&](const std::string& shard, uint64_t bytes_done, uint64_t bytes) {
       made_bytes = bytes;
       printer.update(shard, bytes_done, bytes);
@@ -74,10 +75,10 @@ void add_synth(CLI::App& app, CommonOptions& common, Action& action) {
   const auto arguments = std::make_shared<SynthArguments>();
   CLI::App& command = add_command(app, "synth", "Makes a release-like checkpoint with random weights.",
                                   "nibblecast synth v4-tiny /tmp/tiny-v4");
-  add_text(command, "CONFIG", arguments->config, "",
+  add_path(command, "CONFIG", arguments->config, "",
            fmt::format("{} or the path of a config.json", fmt::join(preset_names(), ", ")))
       ->required();
-  add_text(command, "OUT", arguments->output, "", "new or empty folder")->required();
+  add_path(command, "OUT", arguments->output, "", "new or empty folder")->required();
   command
       .add_option_function<std::string>(
           "--layers",

@@ -3,15 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <cctype>
 #include <charconv>
 #include <limits>
 
 namespace nibblecast {
 namespace {
-
-constexpr std::array<std::string_view, 5> kBinaryUnits = {"bytes", "KiB", "MiB", "GiB", "TiB"};
 
 // Upper case, so that "4g" is as good as "4G".
 std::optional<double> unit_bytes(std::string_view unit) {
@@ -29,22 +26,6 @@ std::optional<double> unit_bytes(std::string_view unit) {
 }
 
 }  // namespace
-
-std::string grouped(uint64_t number) {
-  std::string text = std::to_string(number);
-  for (size_t at = text.size(); at > 3;) text.insert(at -= 3, ",");
-  return text;
-}
-
-std::string size_text(uint64_t bytes) {
-  double value = static_cast<double>(bytes);
-  size_t unit = 0;
-  while (value >= 1024 && unit + 1 < kBinaryUnits.size()) {
-    value /= 1024;
-    ++unit;
-  }
-  return unit == 0 ? fmt::format("{} bytes", bytes) : fmt::format("{:.1f} {}", value, kBinaryUnits[unit]);
-}
 
 std::string rate_text(double per_second) {
   return per_second >= 1e9 ? fmt::format("{:.2f} GB/s", per_second / 1e9)

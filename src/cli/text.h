@@ -7,10 +7,10 @@
 #include <string_view>
 #include <vector>
 
+#include "base/size_text.h"
+
 namespace nibblecast {
 
-std::string grouped(uint64_t number);       // "864,704,792,696"
-std::string size_text(uint64_t bytes);      // "805.3 GiB", "512 bytes"
 std::string rate_text(double per_second);   // bytes: "1.03 GB/s", "12.0 MB/s"
 std::string duration_text(double seconds);  // "0.42 s", "12 s", "14 min 3 s", "3 h 12 min"
 // Ranges where numbers follow each other: "1-3, 7"; at most `limit` ranges, then "and 12 more".

@@ -95,6 +95,7 @@ VerifyReport verify_as_meant(const Checkpoint& source, const std::string& destin
 }
 
 int run(const VerifyArguments& arguments, const CommonOptions& common) {
+  if (const std::string warning = common.memory_warning(); !warning.empty()) print_warning(warning);
   if (arguments.checksums) return run_checksums(arguments, common);
   if (arguments.destination.empty()) {
     throw Error(ErrorKind::kUsage, {}, "DST is missing",
@@ -124,8 +125,8 @@ void add_verify(CLI::App& app, CommonOptions& common, Action& action) {
   const auto arguments = std::make_shared<VerifyArguments>();
   CLI::App& command = add_command(app, "verify", "Proves DST against SRC: reads every byte of both.",
                                   "nibblecast verify DeepSeek-V4-Flash DeepSeek-V4-Flash-NVFP4");
-  add_text(command, "SRC", arguments->source, "", "the source checkpoint")->required();
-  add_text(command, "DST", arguments->destination, "", "what was made of it");
+  add_path(command, "SRC", arguments->source, "", "the source checkpoint")->required();
+  add_path(command, "DST", arguments->destination, "", "what was made of it");
   command.add_flag("--checksums", arguments->checksums, "one folder: against its own record, without SRC");
   add_engines(command, arguments->options);
   arguments->engines = command.get_option("--engine");

@@ -1,5 +1,6 @@
 #include "pipeline/destination.h"
 
+#include <algorithm>
 #include <optional>
 #include <set>
 #include <vector>
@@ -70,17 +71,22 @@ Job open_destination(const Checkpoint& source, const Path& destination, const Pa
     refuse(destination, "holds this job's finished output", "nothing is left to do");
   }
   Job job = Job::open(files, destination / kJobFolder, work_folder, description);
+  const std::set<Path> folders = shard_folders(plan, destination);
+  for (const Path& folder : folders) {
+    if (folder != destination) files.create_folders(folder);
+  }
   for (const PlannedShard& shard : plan.shards) {
     // Where both are there, the one with the name is not from this job's end.
     if (files.status(destination / shard.name) && !files.status(partial_path(destination, shard))) {
       files.rename(destination / shard.name, partial_path(destination, shard));
     }
   }
-  const std::set<std::string> ours = output_names(source);
-  for (const std::string& name : files.list(destination)) {
-    if (ours.contains(name)) files.remove(destination / name);
+  const std::vector<std::string> there = files.list(destination);
+  for (const Path& name : output_names(source)) {
+    const bool may_be_there = std::ranges::find(there, name.begin()->string()) != there.end();
+    if (may_be_there && files.status(destination / name)) files.remove(destination / name);
   }
-  files.sync_folder(destination);
+  for (const Path& folder : folders) files.sync_folder(folder);
   return job;
 }
 

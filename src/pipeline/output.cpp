@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <set>
+#include <span>
 
 #include "base/error.h"
 #include "base/hash.h"
@@ -155,18 +156,27 @@ Json files_document(const Checkpoint& source, const Path& destination,
   return checksums;
 }
 
-// The folder and those above it up to `top`, so that a new file's whole path is durable.
+// The destination and each folder in it that leads to one of `names`, which are relative: what is to be
+// synced so that new files' whole paths are durable.
+std::set<Path> folders_of(const Path& destination, std::span<const Path> names) {
+  std::set<Path> folders = {destination};
+  for (const Path& name : names) {
+    for (Path folder = name.parent_path(); !folder.empty(); folder = folder.parent_path())
+      folders.insert(destination / folder);
+  }
+  return folders;
+}
+
 void copy_side_files(const Checkpoint& source, const Path& destination) {
   FileSystem& files = source.files();
-  std::set<Path> folders = {destination};
+  std::vector<Path> names;
   for (const Path& file : copied_side_files(source)) {
-    const Path to = destination / copied_name(file);
+    names.push_back(copied_name(file));
+    const Path to = destination / names.back();
     files.create_folders(to.parent_path());
-    for (Path folder = to.parent_path(); folder != destination; folder = folder.parent_path())
-      folders.insert(folder);
     files.copy(source.folder() / file, to);
   }
-  for (const Path& folder : folders) files.sync_folder(folder);
+  for (const Path& folder : folders_of(destination, names)) files.sync_folder(folder);
 }
 
 }  // namespace
@@ -199,15 +209,21 @@ Json run_document(const Checkpoint& source, const Plan& plan, const Activations&
       {"identity", identity_hash(run_identity(source, plan, activations))}};
 }
 
-std::set<std::string> output_names(const Checkpoint& source) {
-  std::set<std::string> names = {Path(kAmaxName).begin()->string()};
+std::set<Path> output_names(const Checkpoint& source) {
+  std::set<Path> names = {*Path(kAmaxName).begin()};
   for (const char* document : {"README.md", "hf_quant_config.json", "model.safetensors.index.json",
                                "config.json", "nibblecast.json"}) {
     names.insert(document);
     names.insert(document + std::string(".partial"));
   }
-  for (const Path& file : source.side_files()) names.insert(copied_name(file).begin()->string());
+  for (const Path& file : copied_side_files(source)) names.insert(copied_name(file));
   return names;
+}
+
+std::set<Path> shard_folders(const Plan& plan, const Path& destination) {
+  std::vector<Path> names;
+  for (const PlannedShard& shard : plan.shards) names.emplace_back(shard.name);
+  return folders_of(destination, names);
 }
 
 uint64_t side_file_bytes(const Checkpoint& source) {
@@ -234,7 +250,7 @@ void finish_output(const Checkpoint& source, const Plan& plan, const Activations
   for (const PlannedShard& shard : plan.shards) {
     files.rename(name_of(shard).string() + ".partial", name_of(shard));
   }
-  files.sync_folder(destination);
+  for (const Path& folder : shard_folders(plan, destination)) files.sync_folder(folder);
   // config.json last: with it the folder is a checkpoint.
   std::vector<std::pair<std::string, std::string>> documents = {
       {"README.md", model_card(source, plan, activations, record)}};

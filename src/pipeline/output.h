@@ -24,8 +24,12 @@ void finish_output(const Checkpoint& source, const Plan& plan, const Activations
 Json run_document(const Checkpoint& source, const Plan& plan, const Activations& activations,
                   const RunRecord& record, const Job& job);
 
-// What it makes in DST besides shards: files and folders there, and names they have until they are whole.
-std::set<std::string> output_names(const Checkpoint& source);
+// What it makes in DST besides shards: paths there, of files but for calibration/, and the names that files
+// have until they are whole.
+std::set<std::filesystem::path> output_names(const Checkpoint& source);
+
+// DST and the folders in it that shards lie in, as the source has them: where their names are made durable.
+std::set<std::filesystem::path> shard_folders(const Plan& plan, const std::filesystem::path& destination);
 
 // Bytes of the files that finish_output() copies.
 uint64_t side_file_bytes(const Checkpoint& source);

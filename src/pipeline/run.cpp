@@ -17,6 +17,7 @@
 #include "pipeline/committer.h"
 #include "pipeline/group_maker.h"
 #include "pipeline/kept_shards.h"
+#include "pipeline/output.h"
 #include "pipeline/reader.h"
 #include "pipeline/saved_streams.h"
 #include "pipeline/units.h"
@@ -101,7 +102,7 @@ class Run {
       if (!kept) shards.back()->reserve(plan_.shards[shard].size_bytes);
       scalars_.emplace_back(plan_.shards[shard].scalars_end - plan_.shards[shard].scalars_begin);
     }
-    files.sync_folder(destination);
+    for (const std::filesystem::path& folder : shard_folders(plan_, destination)) files.sync_folder(folder);
     stamp_again(shards, found.read_back);
     device_maker_ = make_device_maker(source_, plan_, options_.device);
     writer_.emplace(std::move(shards), options_.write_memory_bytes);

@@ -12,6 +12,7 @@
 #include "base/buffer.h"
 #include "base/error.h"
 #include "base/parallel.h"
+#include "base/size_text.h"
 #include "model/deepseek_v4.h"
 #include "ops/matmul.h"
 
@@ -285,8 +286,7 @@ std::vector<Finding> check_memory(const MemoryCost& cost, uint64_t limit_bytes) 
   if (cost.peak_bytes() <= limit_bytes) return {};
   const bool forward = cost.forward_bytes > 0;
   return {{.severity = Severity::kRefusal,
-           .reason = fmt::format("the run needs {} bytes of memory and may use {}: {} bytes short",
-                                 cost.peak_bytes(), limit_bytes, cost.peak_bytes() - limit_bytes),
+           .reason = "the run " + shortage_text(cost.peak_bytes(), "of memory and may use", limit_bytes),
            .remedy =
                forward ? "raise --memory, or calibrate with fewer or shorter rows (--calib-size, --calib-seq)"
                        : "raise --memory"}};
@@ -296,9 +296,8 @@ std::vector<Finding> check_device_memory(const CudaMemory& memory, uint64_t limi
   if (memory.peak_bytes() <= limit_bytes) return {};
   return {
       {.severity = Severity::kRefusal,
-       .reason =
-           fmt::format("the forward pass needs {} bytes of the GPU's memory and may use {}: {} bytes short",
-                       memory.peak_bytes(), limit_bytes, memory.peak_bytes() - limit_bytes),
+       .reason = "the forward pass " +
+                 shortage_text(memory.peak_bytes(), "of the GPU's memory and may use", limit_bytes),
        .remedy = "calibrate with fewer or shorter rows (--calib-size, --calib-seq), or with --device cpu"}};
 }
 
@@ -306,8 +305,8 @@ std::vector<Finding> check_disk(uint64_t needed_bytes, uint64_t free_bytes,
                                 const std::filesystem::path& folder) {
   if (needed_bytes <= free_bytes) return {};
   return {{.severity = Severity::kRefusal,
-           .reason = fmt::format("the job takes {} bytes and {} has {} free: {} bytes short", needed_bytes,
-                                 folder.string(), free_bytes, needed_bytes - free_bytes),
+           .reason = "the job " +
+                     shortage_text(needed_bytes, "of disk, and " + folder.string() + " has", free_bytes),
            .remedy = "free some space, or name a destination on another disk"}};
 }
 

@@ -55,6 +55,7 @@ class Checker {
 
   std::vector<Breach> check() {
     check_model();
+    check_release_keys();
     check_quantization_config();
     if (has_nvfp4_) check_ignore();
     check_fp8_exclusions();
@@ -76,6 +77,11 @@ class Checker {
     std::vector<const Tensor*> others;
   };
 
+  // How the experts of a draft layer are stored; neither: FP8, or whatever else.
+  struct Draft {
+    bool is_nvfp4 = false, is_mxfp4 = true;
+  };
+
   void collect(const Tensor& tensor) {
     const size_t dot = tensor.name.rfind('.');
     if (dot == std::string::npos) return;
@@ -83,8 +89,10 @@ class Checker {
     const std::string kind = tensor.name.substr(dot + 1);
     const size_t experts = module.find(".ffn.experts.");
     if (tensor.name.starts_with("mtp.") && experts != std::string::npos) {
-      bool& is_nvfp4 = drafts_[module.substr(0, experts) + ".ffn.experts"];
-      is_nvfp4 |= kind == "weight_scale";
+      Draft& draft = drafts_[module.substr(0, experts) + ".ffn.experts"];
+      draft.is_nvfp4 |= kind == "weight_scale";
+      draft.is_mxfp4 &= kind != "weight" || tensor.dtype == Dtype::kI8;
+      draft.is_mxfp4 &= kind != "scale" || tensor.dtype == Dtype::kF8E8M0;
       return;
     }
     if (tensor.dtype == Dtype::kF8E4M3 && kind == "weight") fp8_modules_.insert(module);
@@ -116,8 +124,8 @@ class Checker {
         formats_, [&](const auto& layer) { return std::ranges::find(wanted, layer.second) != wanted.end(); });
   }
 
-  void breach(const std::vector<Engine>& engines, const std::string& rule) {
-    for (const Engine engine : engines) breaches_.push_back({engine, rule, ""});
+  void breach(const std::vector<Engine>& engines, const std::string& rule, const std::string& remedy = "") {
+    for (const Engine engine : engines) breaches_.push_back({engine, rule, remedy});
   }
 
   void check_model() {
@@ -136,6 +144,25 @@ class Checker {
     if (has_nvfp4_ && !expert_dtype.is_null() && expert_dtype != "fp4") {
       breach({kVllm},
              fmt::format("expert_dtype must be \"fp4\" or absent; found {}", found_text(expert_dtype)));
+    }
+  }
+
+  // SGLang reads these by the release's names alone; a config.json that transformers wrote has others
+  // instead.
+  void check_release_keys() {
+    constexpr const char* kRemedy = "add the release's key to config.json (both spellings may stand there)";
+    const Json layers = at_or_null(config_, "num_hidden_layers");
+    const Json ratios = at_or_null(config_, "compress_ratios");
+    if (!ratios.is_array() || (layers.is_number() && layers > ratios.size())) {
+      breach({kSglang},
+             fmt::format("compress_ratios must be a list with an entry for each layer; found {}",
+                         ratios.is_array() ? std::to_string(ratios.size()) + " entries" : found_text(ratios)),
+             kRemedy);
+    }
+    const Json theta = at_or_null(config_, "compress_rope_theta");
+    if (!theta.is_number()) {
+      breach({kSglang}, fmt::format("compress_rope_theta must be a number; found {}", found_text(theta)),
+             kRemedy);
     }
   }
 
@@ -170,7 +197,7 @@ class Checker {
                return glob_match(pattern.get_ref<const std::string&>(), module);
              });
     };
-    for (const auto& [draft, is_nvfp4] : drafts_) check_draft(draft, is_nvfp4, ignored(draft));
+    for (const auto& [name, draft] : drafts_) check_draft(name, draft, ignored(name));
     for (const auto& [layer, experts] : layers_) {
       const std::string official = fmt::format("layers.{}.ffn.experts", layer);
       const std::string mapped = fmt::format("model.layers.{}.mlp.experts", layer);
@@ -194,11 +221,12 @@ class Checker {
     breach({kSglang, kTrtllm}, fmt::format("{} must be NVFP4 as other layers' experts are", experts));
   }
 
-  void check_draft(const std::string& draft, bool is_nvfp4, bool is_ignored) {
-    if (!is_nvfp4 && !is_ignored)
-      breach({kVllm}, fmt::format("quantization_config.ignore must match {}", draft));
-    if (is_nvfp4 && is_ignored) breach({kVllm}, fmt::format("{} is ignored, so it must be MXFP4", draft));
-    if (is_nvfp4) breach({kSglang}, fmt::format("{} must be MXFP4", draft));
+  void check_draft(const std::string& name, const Draft& draft, bool is_ignored) {
+    if (!draft.is_nvfp4 && !is_ignored)
+      breach({kVllm}, fmt::format("quantization_config.ignore must match {}", name));
+    if (!draft.is_mxfp4 && is_ignored)
+      breach({kVllm}, fmt::format("{} is ignored, so it must be MXFP4", name));
+    if (!draft.is_mxfp4) breach({kSglang}, fmt::format("{} must be MXFP4", name));
   }
 
   // Both lists take modules out of FP8: an attention left out would be read as BF16.
@@ -334,7 +362,7 @@ class Checker {
   const bool has_nvfp4_;                           // or nothing says what the experts are
   std::map<std::string, Parts> experts_;           // by module
   std::map<uint64_t, std::set<uint64_t>> layers_;  // experts found in each main layer
-  std::map<std::string, bool> drafts_;             // "mtp.0.ffn.experts" -> stored as NVFP4
+  std::map<std::string, Draft> drafts_;            // by "mtp.0.ffn.experts"
   std::set<std::string> fp8_modules_, plain_modules_;
   std::vector<Breach> breaches_;
 };

@@ -20,7 +20,7 @@ std::string_view engine_release(Engine engine);
 struct Breach {
   Engine engine;
   std::string rule;         // "quantization_config.moe_quant_algo must be \"NVFP4\"; found null"
-  std::string remedy = {};  // the recipe whose output has no such breach, in words; empty where none is known
+  std::string remedy = {};  // what would mend it, in words; empty where nothing is known
 };
 
 // `config` and `hf_quant_config` of the checkpoint (the latter null where absent), of any content; `tensors`

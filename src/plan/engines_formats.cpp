@@ -12,7 +12,7 @@
 namespace nibblecast {
 namespace {
 
-constexpr const char* kRemedy = "the recipe nvfp4_experts_only, whose output it loads";
+constexpr const char* kRemedy = "use the recipe nvfp4_experts_only, whose output it loads";
 
 struct ReleaseFormat {
   std::string_view role;
@@ -90,8 +90,8 @@ void check_beside_experts(std::span<const Tensor> tensors, std::vector<Breach>& 
   }
   if (modules == 0) return;
   add_for_all(breaches, fmt::format("all but the routed experts must be stored as in the release; found {} "
-                                    "other modules: {}",
-                                    modules, fmt::join(found, ", ")));
+                                    "other module{}: {}",
+                                    modules, modules == 1 ? "" : "s", fmt::join(found, ", ")));
 }
 
 void check_experts(const std::map<uint64_t, ExpertsFormat>& experts, ExpertsFormat format, const char* rule,
@@ -100,8 +100,9 @@ void check_experts(const std::map<uint64_t, ExpertsFormat>& experts, ExpertsForm
   const auto first = std::ranges::find_if(experts, is_it);
   if (first == experts.end()) return;
   const auto more = std::ranges::count_if(experts, is_it) - 1;
-  add_for_all(breaches, fmt::format("{}: layers.{}.ffn.experts{}", rule, first->first,
-                                    more > 0 ? fmt::format(" and {} layers more", more) : ""));
+  add_for_all(breaches,
+              fmt::format("{}: layers.{}.ffn.experts{}", rule, first->first,
+                          more > 0 ? fmt::format(" and {} more layer{}", more, more == 1 ? "" : "s") : ""));
 }
 
 }  // namespace

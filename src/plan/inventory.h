@@ -17,8 +17,9 @@ struct Inventory {
 };
 
 // Checks every tensor: name, dtype, shape. Throws kBadInput naming file and tensor for a missing or
-// ill-shaped one, kUnsupported for an unknown one or a dtype that a tensor never has. `mtp.*` is not looked
-// into.
+// ill-shaped one, kUnsupported for an unknown one, one that the releases store in another dtype (the message
+// says what the checkpoint seems to be: BF16, or NVFP4 already), and for names that are not the official
+// ones. `mtp.*` is not looked into.
 Inventory take_inventory(const Checkpoint& source, const DeepseekV4Config& config);
 
 }  // namespace nibblecast

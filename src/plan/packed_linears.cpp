@@ -6,6 +6,8 @@
 
 #include "base/error.h"
 #include "base/integers.h"
+#include "checkpoint/printable.h"
+#include "checkpoint/quantization.h"
 
 namespace nibblecast {
 namespace {
@@ -18,6 +20,20 @@ bool is_packed(Dtype dtype) {
 }
 
 bool holds_one(const Tensor& tensor) { return tensor.size_bytes == dtype_bytes(tensor.dtype); }
+
+TileSize parse_tiles(const Json& size, const std::string& file, const std::string& section) {
+  const auto side = [&](size_t axis) -> uint64_t {
+    if (!size.is_array() || size.size() != 2) return 0;
+    const Json& value = size.at(axis);
+    return value.is_number_unsigned() && value.get<uint64_t>() <= kMostTile ? value.get<uint64_t>() : 0;
+  };
+  const TileSize tiles{.rows = side(0), .cols = side(1)};
+  if (tiles.rows > 0 && tiles.cols > 0) return tiles;
+  throw Error(ErrorKind::kBadInput, {.file = file},
+              fmt::format("'{}.weight_block_size' is no tile size", printable(section)),
+              {.expected = fmt::format("two integers from 1 to {}", kMostTile),
+               .found = size.dump(-1, ' ', true, Json::error_handler_t::replace)});
+}
 
 class Search {
  public:
@@ -85,14 +101,17 @@ class Search {
   uint32_t scale(const Tensor& weight, const char* suffix, std::vector<Dtype> dtypes, const Shape& shape) {
     const std::string name = weight.name.substr(0, weight.name.size() - kWeight.size()) + suffix;
     const Tensor* found = source_.find(name);
-    if (found == nullptr) {
-      throw Error(ErrorKind::kBadInput, source_.where(weight),
-                  fmt::format("is {}, and its scale is missing", dtype_name(weight.dtype)),
-                  {.expected = "a tensor '" + name + "'"});
-    }
+    if (found == nullptr) refuse_without_scale(weight, name);
     bool dtype_fits = false;
     for (const Dtype dtype : dtypes) dtype_fits |= found->dtype == dtype;
     if (dtype_fits && (shape.empty() ? holds_one(*found) : found->shape == shape)) return take(*found);
+    if (const char* layout = other_layout(weight, *found)) {
+      throw Error(
+          ErrorKind::kUnsupported, source_.where(*found), fmt::format("holds {}, which is not read", layout),
+          {.expected = shape.empty() ? "one value" : shape_text(shape),
+           .found = fmt::format("{} {}", dtype_name(found->dtype), shape_text(found->shape)),
+           .hint = fmt::format("the weight is {} {}", dtype_name(weight.dtype), shape_text(weight.shape))});
+    }
     std::string expected;
     for (const Dtype dtype : dtypes)
       expected += std::string(expected.empty() ? "" : " or ") + std::string(dtype_name(dtype));
@@ -100,6 +119,36 @@ class Search {
                 {.expected = expected + " " + (shape.empty() ? "of one value" : shape_text(shape)),
                  .found = fmt::format("{} {}", dtype_name(found->dtype), shape_text(found->shape)),
                  .hint = fmt::format("the weight is {}", shape_text(weight.shape))});
+  }
+
+  // Names what is there instead.
+  [[noreturn]] void refuse_without_scale(const Tensor& weight, const std::string& name) const {
+    const std::string module = weight.name.substr(0, weight.name.size() - kWeight.size() + 1);
+    std::string others;
+    for (const Tensor& tensor : source_.tensors()) {
+      if (&tensor == &weight || !tensor.name.starts_with(module)) continue;
+      others += (others.empty() ? "" : ", ") + printable(tensor.name) + " (" +
+                std::string(dtype_name(tensor.dtype)) + ")";
+    }
+    throw Error(others.empty() ? ErrorKind::kBadInput : ErrorKind::kUnsupported, source_.where(weight),
+                fmt::format("is {}, and its scale is missing", dtype_name(weight.dtype)),
+                {.expected = "a tensor '" + name + "'", .found = others});
+  }
+
+  // Of scales that others write; nullptr for what fits no layout that is known.
+  static const char* other_layout(const Tensor& weight, const Tensor& scale) {
+    const uint64_t rows = weight.shape[0], cols = weight.shape[1];
+    const bool is_power = scale.dtype == Dtype::kU8 || scale.dtype == Dtype::kF8E8M0;
+    if (is_power && (scale.shape == Shape{rows, cols / 32} || scale.shape == Shape{rows, cols / 16}))
+      return "a power of two for 32 values of a row (MXFP8, or MXFP4 under other names)";
+    if (scale.name.ends_with(".scale")) return nullptr;
+    if (rows > 1 && (scale.shape == Shape{rows} || scale.shape == Shape{rows, 1}))
+      return "one scale a row (per channel)";
+    const auto tiles = [](uint64_t size) { return (size + 127) / 128; };
+    const Shape blocks = {tiles(rows), tiles(cols)}, wide_blocks = {tiles(rows), 1, tiles(cols), 1};
+    return scale.shape == blocks || scale.shape == wide_blocks
+               ? "a scale for each 128 x 128 block under the name of one for the whole weight"
+               : nullptr;
   }
 
   void require_whole_blocks(const Tensor& weight, uint64_t block) const {
@@ -126,24 +175,27 @@ class Search {
 }  // namespace
 
 TileSize tile_size(const Checkpoint& source) {
-  const Json& config = source.config();
-  const auto quantization = config.find("quantization_config");
-  if (quantization == config.end() || !quantization->is_object()) return {};
-  const auto size = quantization->find("weight_block_size");
-  if (size == quantization->end() || size->is_null()) return {};
-  const auto side = [&](size_t axis) -> uint64_t {
-    if (!size->is_array() || size->size() != 2) return 0;
-    const Json& value = size->at(axis);
-    return value.is_number_unsigned() && value.get<uint64_t>() <= kMostTile ? value.get<uint64_t>() : 0;
-  };
-  const TileSize tiles{.rows = side(0), .cols = side(1)};
-  if (tiles.rows > 0 && tiles.cols > 0) return tiles;
-  throw Error(ErrorKind::kBadInput, {.file = (source.folder() / "config.json").string()},
-              "'quantization_config.weight_block_size' is no tile size",
-              {.expected = fmt::format("two integers from 1 to {}", kMostTile),
-               .found = size->dump(-1, ' ', true, Json::error_handler_t::replace)});
+  const std::string file = (source.folder() / "config.json").string();
+  std::optional<TileSize> found;
+  for (const QuantizationSection& section : quantization_sections(source.config())) {
+    const auto size =
+        section.value->is_object() ? section.value->find("weight_block_size") : section.value->end();
+    if (size == section.value->end() || size->is_null()) continue;
+    const TileSize tiles = parse_tiles(*size, file, section.name);
+    if (found && (found->rows != tiles.rows || found->cols != tiles.cols)) {
+      throw Error(ErrorKind::kUnsupported, {.file = file},
+                  "has several sections with other values of weight_block_size",
+                  {.expected = fmt::format("{} x {} everywhere", found->rows, found->cols),
+                   .found = fmt::format("{} x {} in {}", tiles.rows, tiles.cols, printable(section.name))});
+    }
+    found = tiles;
+  }
+  return found.value_or(TileSize{});
 }
 
-std::vector<PackedLinear> find_packed_linears(const Checkpoint& source) { return Search(source).find(); }
+std::vector<PackedLinear> find_packed_linears(const Checkpoint& source) {
+  refuse_foreign_format(source);
+  return Search(source).find();
+}
 
 }  // namespace nibblecast

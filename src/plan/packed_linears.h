@@ -22,15 +22,17 @@ struct PackedLinear {
   uint32_t input_scale = kNone;  // X.input_scale, where there is one
 };
 
-// quantization_config.weight_block_size of a config, 128 x 128 where it says nothing.
+// quantization_config.weight_block_size of a config, wherever it is nested; 128 x 128 where it says nothing.
+// Error kUnsupported: sections that differ in it.
 struct TileSize {
   uint64_t rows = 128, cols = 128;
 };
 TileSize tile_size(const Checkpoint& source);
 
 // In the source's order. Every tensor of the dtypes above belongs to one of them, or: Error kBadInput, or
-// kUnsupported, naming it. Error kBadInput as well: a weight or scale whose shape does not fit; a
-// weight_block_size that is no pair of positive integers.
+// kUnsupported, naming it. Error kUnsupported: as refuse_foreign_format() (checkpoint/quantization.h), and
+// scales that are there under another name or in another shape. Error kBadInput as well: a weight or scale
+// whose shape does not fit; a weight_block_size that is no pair of positive integers.
 std::vector<PackedLinear> find_packed_linears(const Checkpoint& source);
 
 }  // namespace nibblecast

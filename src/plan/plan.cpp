@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <span>
 #include <unordered_map>
 #include <utility>
 
@@ -11,6 +12,7 @@
 #include "base/error.h"
 #include "base/hash.h"
 #include "checkpoint/manifest.h"
+#include "checkpoint/quantization.h"
 #include "formats/bf16.h"
 #include "formats/nvfp4.h"
 #include "model/deepseek_v4_groups.h"
@@ -38,6 +40,7 @@ void add_part(Hash& hash, std::string_view part) {
 class Planner {
  public:
   Planner(const Checkpoint& source, const QuantizeOptions& options) : source_(source) {
+    refuse_foreign_format(source);
     plan_.options = options;
     plan_.weights = weight_sample(source);
     plan_.model = DeepseekV4Config::parse(source.config(), (source.folder() / "config.json").string());
@@ -334,21 +337,36 @@ class Planner {
     plan_.findings.push_back({.severity = Severity::kWarning, .reason = std::move(reason), .remedy = {}});
   }
 
+  // A finding for each rule, with all engines that it is a rule of.
   void ask_engines() {
     std::vector<Tensor> outs;
     for (const PlannedTensor& tensor : plan_.tensors) outs.push_back(tensor.out);
-    for (const Breach& breach : check_engine_contracts(plan_.config, plan_.hf_quant_config, outs)) {
-      const bool named = plan_.options.engines.contains(breach.engine);
-      std::string remedy;
-      if (named) {
-        remedy = breach.remedy.empty() ? "" : breach.remedy + ", or ";
-        remedy += fmt::format("leave out --engine {}, or --engine none", engine_name(breach.engine));
-      }
-      plan_.findings.push_back({.severity = named ? Severity::kRefusal : Severity::kWarning,
-                                .reason = fmt::format("{} would not load the output: {}",
-                                                      engine_release(breach.engine), breach.rule),
-                                .remedy = std::move(remedy)});
+    std::vector<Breach> breaches = check_engine_contracts(plan_.config, plan_.hf_quant_config, outs);
+    while (!breaches.empty()) {
+      const std::string rule = breaches.front().rule;
+      const auto others = std::stable_partition(breaches.begin(), breaches.end(),
+                                                [&](const Breach& breach) { return breach.rule == rule; });
+      plan_.findings.push_back(finding_of(std::span(breaches.begin(), others)));
+      breaches.erase(breaches.begin(), others);
     }
+  }
+
+  // Of one rule. A refusal where one of the engines was asked for.
+  Finding finding_of(std::span<const Breach> breaches) const {
+    std::string engines, options;
+    for (const Breach& breach : breaches) {
+      engines += (engines.empty() ? "" : ", ") + std::string(engine_release(breach.engine));
+      if (plan_.options.engines.contains(breach.engine))
+        options += fmt::format("{}--engine {}", options.empty() ? "" : " and ", engine_name(breach.engine));
+    }
+    Finding finding{.severity = Severity::kWarning,
+                    .reason = fmt::format("{} would not load the output: {}", engines, breaches[0].rule),
+                    .remedy = breaches[0].remedy};
+    if (options.empty()) return finding;
+    finding.severity = Severity::kRefusal;
+    if (!finding.remedy.empty()) finding.remedy += ", or ";
+    finding.remedy += fmt::format("leave out {}, or give --engine none", options);
+    return finding;
   }
 
   const Checkpoint& source_;

@@ -19,13 +19,14 @@ using testing::TemporaryFolder;
 void expect_refused(const std::filesystem::path& path, const std::string& kind) {
   for (const Access access :
        {Access::kRead, Access::kReadDirect, Access::kCreate, Access::kCreateDirect, Access::kUpdateDirect}) {
+    const bool reads = access == Access::kRead || access == Access::kReadDirect;
     expect_error(
-        ErrorKind::kIo, [&] { system_files().open(path, access); }, path.string(), "not a regular file",
-        kind);
+        reads ? ErrorKind::kBadInput : ErrorKind::kIo, [&] { system_files().open(path, access); },
+        path.string(), "not a regular file", kind);
   }
   TemporaryFolder folder;
   expect_error(
-      ErrorKind::kIo, [&] { system_files().copy(path, folder.path() / "copy"); }, path.string(), kind);
+      ErrorKind::kBadInput, [&] { system_files().copy(path, folder.path() / "copy"); }, path.string(), kind);
   EXPECT_FALSE(system_files().status(folder.path() / "copy"));
   expect_error(
       ErrorKind::kIo, [&] { system_files().try_lock(path, "me"); }, path.string(), kind);

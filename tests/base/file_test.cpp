@@ -81,7 +81,7 @@ TEST(File, ReadPastTheEndNamesFileAndOffset) {
 
 TEST(FileSystem, ErrorsNameThePath) {
   expect_error(
-      ErrorKind::kIo, [] { system_files().open("/no/such/file", Access::kRead); }, "/no/such/file",
+      ErrorKind::kBadInput, [] { system_files().open("/no/such/file", Access::kRead); }, "/no/such/file",
       "No such file");
   EXPECT_FALSE(system_files().status("/no/such/file"));
 }

@@ -149,7 +149,7 @@ TEST(HubSnapshot, LinksAreFollowed) {
   fs::remove(cache.path() / "blobs/50");
   expect_error(
       ErrorKind::kBadInput, [&] { Checkpoint::open(snapshot, system_files()); },
-      "model-00001-of-00001.safetensors", "missing", "is the download complete?");
+      "model-00001-of-00001.safetensors", "missing", "is the download complete?", "`hf download ");
 }
 
 TEST_F(OpenCheckpoint, RefusesFoldersWithoutACheckpoint) {
@@ -158,7 +158,7 @@ TEST_F(OpenCheckpoint, RefusesFoldersWithoutACheckpoint) {
   const auto on_file = [&] { Checkpoint::open(folder_.path() / "config.json", system_files()); };
   expect_error(ErrorKind::kBadInput, on_file, "is not a folder");
   remove(kIndex);
-  refuse("holds neither", "there is '1.safetensors'", "index");
+  refuse("holds neither", "there is '1.safetensors' and 1 more, but the index", "hf download");
   remove("1.safetensors");
   remove("2.safetensors");
   refuse("holds neither", "is the download complete?");
@@ -182,9 +182,14 @@ TEST_F(OpenCheckpoint, RefusesConfigs) {
 
 TEST_F(OpenCheckpoint, RefusesMissingShards) {
   remove("2.safetensors");
-  refuse("2.safetensors", "is missing", "1 of 2 shards missing", "is the download complete?");
+  refuse("1 of 2 shards that the index names are missing: 2.safetensors", "is the download complete?",
+         "`hf download OWNER/NAME --local-dir " + folder_.path().string() + "`");
   fs::create_directory(folder_.path() / "2.safetensors");
-  refuse("2.safetensors", "is missing");
+  refuse("2.safetensors", "are missing");
+  remove("1.safetensors");
+  refuse("2 of 2 shards that the index names are missing: 1.safetensors, 2.safetensors");
+  put("2.safetensors.incomplete", "");
+  refuse("a download has stopped in the middle (2.safetensors.incomplete is there)", "goes on with it");
 }
 
 TEST_F(OpenCheckpoint, RefusesDamagedShards) {

@@ -211,6 +211,15 @@ TEST(Manifest, DequantizedConfigSpeaksOfNoQuantization) {
   source["x"] = 1;
   EXPECT_EQ(dequantized_config(source, "float32").dump(), R"({"torch_dtype":"float32","x":1})");
   EXPECT_EQ(dequantized_config({{"dtype", "bfloat16"}}, "float32").dump(), R"({"dtype":"float32"})");
+  const Json nested = {{"text_config",
+                        {{"quantization_config", Json::object()},
+                         {"expert_dtype", "fp4"},
+                         {"dtype", "fp8"},
+                         {"parts", Json::array({{{"compression_config", 1}, {"y", 2}}})}}},
+                       {"vision_config", {{"torch_dtype", "float32"}, {"dtype", 7}}}};
+  EXPECT_EQ(dequantized_config(nested, "bfloat16").dump(),
+            R"({"text_config":{"dtype":"bfloat16","parts":[{"y":2}]},"torch_dtype":"bfloat16",)"
+            R"("vision_config":{"dtype":7,"torch_dtype":"float32"}})");
   EXPECT_EQ(dequantized_config(Json::object(), "bfloat16").dump(), R"({"torch_dtype":"bfloat16"})");
   expect_error(
       ErrorKind::kBadInput, [] { dequantized_config(3, "bfloat16"); }, "config.json");

@@ -92,7 +92,8 @@ TEST(ReadHeader, RefusesAFileThatEndsInItsHeader) {
 
 TEST(ReadHeader, RefusesAnAbsurdLength) {
   for (const uint64_t length : {uint64_t{1} << 63, ~uint64_t{0}, ~uint64_t{7}, uint64_t{100'000'001}}) {
-    refuse(length_bytes(length) + "{}", "the header's length is absurd", std::to_string(length));
+    refuse(length_bytes(length) + "{}", "the header cannot be as long as the file says",
+           std::to_string(length));
   }
 }
 

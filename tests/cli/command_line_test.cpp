@@ -1,5 +1,6 @@
 // Help, version, usage errors: exact words, exit codes.
 #include <algorithm>
+#include <set>
 #include <sstream>
 
 #include "run_cli.h"
@@ -30,15 +31,78 @@ TEST(CommandLine, HelpListsCommandsAndExitCodes) {
   }
 }
 
+std::vector<std::string> lines_of(const std::string& text) {
+  std::vector<std::string> lines;
+  std::istringstream stream(text);
+  for (std::string line; std::getline(stream, line);) lines.push_back(line);
+  return lines;
+}
+
+// Descriptions begin in one column, two blanks after the longest name beside one.
+void expect_columns(const std::string& help) {
+  constexpr size_t kColumn = 24;
+  const std::vector<std::string> lines = lines_of(help);
+  for (size_t index = 0; index < lines.size(); ++index) {
+    const std::string& line = lines[index];
+    EXPECT_LE(line.size(), 80u) << line;
+    if (!line.starts_with("  ") || line[2] == ' ' || (line[2] >= '0' && line[2] <= '9')) continue;
+    const bool is_beside =
+        line.size() > kColumn && line.substr(kColumn - 2, 2) == "  " && line[kColumn] != ' ';
+    const bool is_below = index + 1 < lines.size() && lines[index + 1].starts_with(std::string(kColumn, ' '));
+    EXPECT_TRUE(is_beside || is_below) << line;
+  }
+}
+
 TEST(CommandLine, HelpOfEachCommandFitsAScreenAndOpensWithAnExample) {
+  expect_columns(run_cli({"--help"}).out);
   for (const char* command : kCommands) {
     const CliResult result = run_cli({command, "--help"});
     EXPECT_EQ(result.exit_code, 0) << command;
     EXPECT_EQ(result.out.rfind("Example: nibblecast " + std::string(command), 0), 0u) << result.out;
-    EXPECT_LE(std::count(result.out.begin(), result.out.end(), '\n'), 40) << command;
-    std::istringstream lines(result.out);
-    for (std::string line; std::getline(lines, line);) EXPECT_LE(line.size(), 100u) << line;
+    EXPECT_LE(std::count(result.out.begin(), result.out.end(), '\n'), 48) << command;
+    expect_columns(result.out);
   }
+}
+
+TEST(CommandLine, HelpIsACommandToo) {
+  EXPECT_EQ(run_cli({"help"}).out, run_cli({"--help"}).out);
+  for (const char* command : kCommands) {
+    const CliResult result = run_cli({"help", command});
+    EXPECT_EQ(result.exit_code, 0) << command;
+    EXPECT_EQ(result.out, run_cli({command, "--help"}).out) << command;
+  }
+  EXPECT_EQ(run_cli({"help", "frobnicate"}).exit_code, 2);
+}
+
+// "--name" at the beginning of words.
+std::set<std::string> option_names(const std::string& text) {
+  std::set<std::string> names;
+  for (size_t at = text.find("--"); at != std::string::npos; at = text.find("--", at + 2)) {
+    if (at > 0 && std::string_view(" `,|(\n").find(text[at - 1]) == std::string_view::npos) continue;
+    const size_t end = text.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789-", at);
+    if (end != at + 2) names.insert(text.substr(at, end - at));
+  }
+  return names;
+}
+
+TEST(CommandLine, TheDocumentHasEveryOptionAndNoOther) {
+  const std::string page = read_file(std::string(NIBBLECAST_SOURCE_DIR) + "/docs/cli.md");
+  std::set<std::string> offered;
+  for (const char* command : kCommands) {
+    for (const std::string& line : lines_of(run_cli({command, "--help"}).out)) {
+      const std::string left = line.substr(0, line.find("  ", 2));
+      if (line.starts_with("  -")) offered.merge(option_names(left));
+    }
+  }
+  std::set<std::string> documented;
+  bool is_code = false;  // other programs' options
+  for (const std::string& line : lines_of(page)) {
+    is_code = line.starts_with("    ");
+    if (!is_code && line.find("`hf ") == std::string::npos) documented.merge(option_names(line));
+  }
+  for (const std::string& option : offered) EXPECT_TRUE(documented.contains(option)) << option;
+  offered.insert("--version");
+  for (const std::string& option : documented) EXPECT_TRUE(offered.contains(option)) << option;
 }
 
 struct UsageCase {
@@ -50,16 +114,32 @@ TEST(CommandLine, UsageErrorsAreOneLine) {
   const std::vector<UsageCase> cases = {
       {{}, "a command is missing; see nibblecast --help"},
       {{"frobnicate"}, "unknown command 'frobnicate'; see nibblecast --help"},
+      {{"quant"}, "unknown command 'quant'; did you mean 'quantize'?; see nibblecast --help"},
+      {{"help", "plann"}, "unknown command 'plann'; did you mean 'plan'?; see nibblecast --help"},
+      {{"-V"}, "unknown option '-V'; did you mean '--version'?; see nibblecast --help"},
+      {{"--frobnicate"}, "unknown option '--frobnicate'; see nibblecast --help"},
+      {{"plan", "a", "--calib_size=5"},
+       "unknown option '--calib_size'; did you mean '--calib-size'?; see nibblecast plan --help"},
+      {{"quantize", "a", "b", "--dry-run"},
+       "unknown option '--dry-run'; `nibblecast plan` says what quantize would do, `quantize "
+       "--validate-only` "
+       "whether it can; see nibblecast quantize --help"},
+      {{"quantize", "a", "b", "--force"},
+       "unknown option '--force'; nothing is overwritten: name another place, or remove what is there; see "
+       "nibblecast quantize --help"},
+      {{"plan", "a", "--calib", "b", "--calib", "c"},
+       "--calib is given more than once; name several sets in one, as A.jsonl:64,B.jsonl:64; see nibblecast "
+       "plan --help"},
       {{"plan"}, "SRC is required; see nibblecast plan --help"},
       {{"quantize", "a"}, "DST is required; see nibblecast quantize --help"},
-      {{"plan", "a", "--frobnicate"},
-       "The following argument was not expected: --frobnicate; see nibblecast plan --help"},
+      {{"plan", "a", "--frobnicate"}, "unknown option '--frobnicate'; see nibblecast plan --help"},
       {{"plan", "a", "--input-scale", "row"},
        "--input-scale: unknown value 'row' (expected layer or expert); see nibblecast plan --help"},
       {{"plan", "a", "--w2-input", "x"},
        "--w2-input: unknown value 'x' (expected max, weighted or unweighted); see nibblecast plan --help"},
       {{"plan", "a", "--engine", "torch"},
-       "--engine: unknown value 'torch' (expected vllm, sglang or trtllm); see nibblecast plan --help"},
+       "--engine: unknown value 'torch' (expected vllm, sglang, trtllm or none); see nibblecast plan "
+       "--help"},
       {{"plan", "a", "--engine", "vllm", "--engine", "none"},
        "--engine: none stands alone; see nibblecast plan --help"},
       {{"plan", "a", "--threads", "0"},

@@ -73,6 +73,21 @@ void run_with_rows(FileSystem& files) {
 
 Job job_of(void (*run)(FileSystem&)) { return {machine, run, kDestination, without_times}; }
 
+// The same source with its shards in a folder of their own, so that names in two folders must become durable.
+std::unique_ptr<MemoryFiles> machine_with_subfolder(NameLoss loss) {
+  static MemoryFiles* const source = [] {
+    auto* made = new MemoryFiles();
+    synthesize(preset_config("v4-tiny"), "v4-tiny", {.layers = LayerRange{0, 1}, .experts = 4}, kSource,
+               *made);
+    move_shards(*made, kSource, "weights");
+    made->sync_all();
+    return made;
+  }();
+  auto files = std::make_unique<MemoryFiles>(loss);
+  files->share(*source, kSource);
+  return files;
+}
+
 // ---- dequantize and convert ----
 
 const Activations kNoActivations = {.rows = {}, .amax = {}, .origin = "", .identity = "none"};
@@ -136,6 +151,11 @@ TEST(JobFaults, EveryFaultOfACalibration) {
 }
 
 TEST(JobFaults, EveryPowerCutOfACast) { expect_no_problem(cut_power_everywhere(job_of(run_with_amax), 2)); }
+
+TEST(JobFaults, EveryPowerCutWithShardsInAFolder) {
+  expect_no_problem(
+      cut_power_everywhere({machine_with_subfolder, run_with_amax, kDestination, without_times}, 1));
+}
 
 TEST(JobFaults, EveryPowerCutOfACalibration) {
   expect_no_problem(cut_power_everywhere(job_of(run_with_rows), 1));

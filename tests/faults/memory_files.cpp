@@ -39,6 +39,13 @@ Path normal(const Path& path) {
   return plain.has_filename() ? plain : plain.parent_path();
 }
 
+template <class NodePointer>
+void require_readable(const NodePointer& node, const Path& path) {
+  if (!node) throw_missing_input(path.string(), "open");
+  if (node->is_folder)
+    throw Error(ErrorKind::kBadInput, {.file = path.string()}, "cannot open: not a regular file");
+}
+
 bool heads(std::mt19937_64& random) { return random() % 2 == 0; }
 
 }  // namespace
@@ -181,6 +188,7 @@ std::unique_ptr<File> MemoryFiles::open(const Path& path, Access access) {
   const bool create = access == Access::kCreate || access == Access::kCreateDirect;
   const char* action = create ? "create" : "open";
   NodePointer node = find(path);
+  if (access == Access::kRead || access == Access::kReadDirect) require_readable(node, path);
   if (node && node->is_folder) throw_system_error(path.string(), action, EISDIR);
   if (!node && !create) throw_system_error(path.string(), action, ENOENT);
   if (!node) {
@@ -260,8 +268,7 @@ void MemoryFiles::remove(const Path& path) {
 void MemoryFiles::copy(const Path& from, const Path& to) {
   const std::lock_guard lock(mutex_);
   const NodePointer node = find(from);
-  if (!node) throw_system_error(from.string(), "open", ENOENT);
-  if (node->is_folder) throw_system_error(from.string(), "open", EISDIR);
+  require_readable(node, from);
   if (find(to)) throw_system_error(to.string(), "create", EEXIST);
   create_file(to)->content = node->content;
 }

@@ -54,7 +54,7 @@ TEST(MemoryFiles, BehavesAsTheSystemsFiles) {
     expect_error(
         ErrorKind::kIo, [&] { files->open(top / "no" / "f", Access::kCreate); }, "cannot create", "No such");
     expect_error(
-        ErrorKind::kIo, [&] { files->open(top / "a", Access::kRead); }, "/a", "cannot open");
+        ErrorKind::kBadInput, [&] { files->open(top / "a", Access::kRead); }, "/a", "cannot open");
     expect_error(
         ErrorKind::kIo, [&] { files->list(top / "no"); }, "cannot list", "No such file");
     expect_error(

@@ -20,6 +20,19 @@ inline void make_tiny_source(const std::filesystem::path& folder, uint64_t seed 
   synthesize(preset_config("v4-tiny"), "v4-tiny", {.seed = seed}, folder, system_files());
 }
 
+// Moves the shards of a checkpoint into a folder inside it, and its index with them.
+inline void move_shards(FileSystem& files, const std::filesystem::path& checkpoint,
+                        const std::string& folder) {
+  const std::filesystem::path index_path = checkpoint / "model.safetensors.index.json";
+  Json index = parse_json(read_text(files, index_path, 1 << 30), index_path.string());
+  files.create_folders(checkpoint / folder);
+  for (const std::string& name : files.list(checkpoint)) {
+    if (name.ends_with(".safetensors")) files.rename(checkpoint / name, checkpoint / folder / name);
+  }
+  for (Json& shard : index["weight_map"]) shard = folder + "/" + shard.get<std::string>();
+  write_text_durably(files, index_path, index.dump());
+}
+
 // Rows of ids that reach every part of a small model.
 inline CalibrationRows tiny_rows(uint64_t vocab_size, size_t rows = 4, size_t length = 48) {
   CalibrationRows made;

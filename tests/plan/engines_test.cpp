@@ -3,7 +3,10 @@
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 
+#include <fstream>
 #include <functional>
+#include <map>
+#include <set>
 
 #include "model/deepseek_v4_tensors.h"
 #include "plan/glob.h"
@@ -27,6 +30,8 @@ struct Output {
               {"expert_dtype", "fp4"},
               {"num_hidden_layers", 2},
               {"n_routed_experts", 2},
+              {"compress_ratios", {128, 4, 0}},
+              {"compress_rope_theta", 160000},
               {"quantization_config",
                {{"activation_scheme", "dynamic"},
                 {"group_size", 16},
@@ -176,6 +181,15 @@ INSTANTIATE_TEST_SUITE_P(
                  "model_type must be \"deepseek_v4\"; found \"deepseek_v3\" | vllm sglang trtllm"},
         Mutation{"architectures", [](Output& output) { output.config.erase("architectures"); },
                  "architectures must name DeepseekV4ForCausalLM; found nothing | sglang trtllm"},
+        Mutation{"no_compress_ratios", [](Output& output) { output.config.erase("compress_ratios"); },
+                 "compress_ratios must be a list with an entry for each layer; found nothing | sglang"},
+        Mutation{"few_compress_ratios", [](Output& output) { output.config["compress_ratios"] = {4}; },
+                 "compress_ratios must be a list with an entry for each layer; found 1 entries | sglang"},
+        Mutation{"no_compress_rope_theta", [](Output& output) { output.config.erase("compress_rope_theta"); },
+                 "compress_rope_theta must be a number; found nothing | sglang"},
+        with("fp8_exclusion_by_its_other_name", "ignored_layers", {"layers.0.attn"},
+             "quantization_config.ignored_layers must not name quantized modules; found "
+             "\"layers.0.attn\" | vllm sglang trtllm"),
         Mutation{"expert_dtype", [](Output& output) { output.config["expert_dtype"] = "fp8"; },
                  "expert_dtype must be \"fp4\" or absent; found \"fp8\" | vllm"}),
     mutation_name);
@@ -228,6 +242,32 @@ INSTANTIATE_TEST_SUITE_P(
                  [](Output& output) { output.at("layers.1.ffn.experts.0.w3.weight_scale_2").shape = {2}; },
                  "layers.1.ffn.experts.0.w3.weight_scale_2 must hold one value; found shape [2] | vllm "
                  "sglang trtllm"},
+        Mutation{"input_scale_of_two_values",
+                 [](Output& output) { output.at("layers.1.ffn.experts.0.w3.input_scale").shape = {2}; },
+                 "layers.1.ffn.experts.0.w3.input_scale must hold one value; found shape [2] | vllm sglang "
+                 "trtllm"},
+        Mutation{
+            "input_scale_in_bf16",
+            [](Output& output) { output.at("layers.1.ffn.experts.0.w3.input_scale").dtype = Dtype::kBF16; },
+            "layers.1.ffn.experts.0.w3.input_scale must be F32; found BF16 | vllm sglang trtllm"},
+        Mutation{"no_weight_scale_2",
+                 [](Output& output) { output.remove("layers.0.ffn.experts.1.w2.weight_scale_2"); },
+                 "layers.0.ffn.experts.1.w2.weight_scale_2 must be present | vllm sglang trtllm"},
+        Mutation{"draft_fp8",
+                 [](Output& output) {
+                   output.at("mtp.0.ffn.experts.0.w1.weight") = {
+                       .name = "mtp.0.ffn.experts.0.w1.weight", .dtype = Dtype::kF8E4M3, .shape = {64, 64}};
+                   output.at("mtp.0.ffn.experts.0.w1.scale").shape = {1, 1};
+                 },
+                 "mtp.0.ffn.experts is ignored, so it must be MXFP4 | vllm\n"
+                 "mtp.0.ffn.experts must be MXFP4 | sglang"},
+        Mutation{"draft_bf16",
+                 [](Output& output) {
+                   output.at("mtp.0.ffn.experts.0.w1.weight").dtype = Dtype::kBF16;
+                   output.remove("mtp.0.ffn.experts.0.w1.scale");
+                 },
+                 "mtp.0.ffn.experts is ignored, so it must be MXFP4 | vllm\n"
+                 "mtp.0.ffn.experts must be MXFP4 | sglang"},
         Mutation{"left_scale",
                  [](Output& output) {
                    output.add("layers.0.ffn.experts.0.w1.scale", Dtype::kF8E8M0, {64, 2});
@@ -290,12 +330,12 @@ INSTANTIATE_TEST_SUITE_P(
               output.at("layers.0.attn.wq_a.weight").dtype = Dtype::kBF16;
               output.quantization()["modules_to_not_convert"] = {"layers.0.attn.wq_a"};
             },
-            "all but the routed experts must be stored as in the release; found 1 other modules: attn.wq_a "
+            "all but the routed experts must be stored as in the release; found 1 other module: attn.wq_a "
             "(BF16) | vllm sglang trtllm"},
         Mutation{
             "fp8_with_one_scale",
             [](Output& output) { output.add("layers.0.attn.wq_a.weight_scale", Dtype::kF32, {}); },
-            "all but the routed experts must be stored as in the release; found 1 other modules: attn.wq_a "
+            "all but the routed experts must be stored as in the release; found 1 other module: attn.wq_a "
             "(FP8 with one scale) | vllm sglang trtllm"},
         Mutation{
             "weight_only_experts",
@@ -303,7 +343,7 @@ INSTANTIATE_TEST_SUITE_P(
               std::erase_if(output.tensors,
                             [](const Tensor& tensor) { return tensor.name.ends_with(".input_scale"); });
             },
-            "NVFP4 experts must have an input_scale; none is there: layers.0.ffn.experts and 1 layers more | "
+            "NVFP4 experts must have an input_scale; none is there: layers.0.ffn.experts and 1 more layer | "
             "vllm sglang trtllm"},
         Mutation{"bf16_experts",
                  [](Output& output) {
@@ -335,6 +375,93 @@ INSTANTIATE_TEST_SUITE_P(
                  },
                  ""}),
     mutation_name);
+
+// ---- docs/engines.md ----
+
+// Each rule of the page's tables, by its first cell, and the mutations above that break it.
+const std::map<std::string, std::vector<std::string>>& broken_rules() {
+  static const std::map<std::string, std::vector<std::string>> rules = {
+      {"`X.weight` is there, one for every expert and layer of the config",
+       {"no_expert", "no_layer", "no_projection"}},
+      {"`X.weight` is U8", {"i8"}},
+      {"`X.weight_scale` is F8_E4M3", {"scale_as_bytes"}},
+      {"`X.weight_scale` is [out, in/16]", {"half_scale"}},
+      {"`X.weight_scale_2`, `X.input_scale` are F32 with one value, `[]` or `[1]`",
+       {"two_values", "no_weight_scale_2", "input_scale_of_two_values", "input_scale_in_bf16"}},
+      {"`X.input_scale` is there", {"no_input_scale"}},
+      {"no `X.scale`", {"left_scale"}},
+      {"no other suffix of X", {"unknown_suffix"}},
+      {"draft experts (`mtp.K.ffn.experts`) are MXFP4", {"draft_nvfp4", "draft_fp8", "draft_bf16"}},
+      {"all but the routed experts is as the release stores it",
+       {"nvfp4_attention", "bf16_attention", "fp8_with_one_scale"}},
+      {"NVFP4 experts have an `input_scale` (no W4A16)", {"weight_only_experts"}},
+      {"routed experts are NVFP4, MXFP4 or FP8 in blocks", {"bf16_experts"}},
+      {"all layers' experts are NVFP4, or none", {"one_layer_kept", "one_layer_kept_and_not_ignored"}},
+      {"`model_type` is `deepseek_v4`", {"model_type"}},
+      {"`architectures` names `DeepseekV4ForCausalLM`", {"architectures"}},
+      {"`expert_dtype` is `fp4` or absent", {"expert_dtype"}},
+      {"`compress_ratios` is a list with an entry for each layer",
+       {"no_compress_ratios", "few_compress_ratios"}},
+      {"`compress_rope_theta` is a number", {"no_compress_rope_theta"}},
+      {"`qc.quant_method` is `fp8`", {"no_quant_method", "modelopt_method"}},
+      {"`qc.activation_scheme` is `dynamic`", {"no_activation_scheme"}},
+      {"`qc.weight_block_size` is [128, 128]", {"no_block_size", "other_block_size"}},
+      {"`qc.moe_quant_algo` is `NVFP4`", {"no_moe_quant_algo"}},
+      {"`qc.quant_algo` is `MIXED_PRECISION`", {"no_quant_algo"}},
+      {"`qc.group_size` is 16, at the top", {"no_group_size"}},
+      {"`qc.ignore` is a list whose patterns match MXFP4 draft experts", {"no_ignore", "ignore_text"}},
+      {"`qc.ignore` matches no `layers.N.ffn.experts`", {"ignore_layer"}},
+      {"`qc.ignore` matches no `model.layers.N.mlp.experts`", {"ignore_mapped_layer"}},
+      {"`qc.modules_to_not_convert`, `qc.ignored_layers` name no quantized module",
+       {"fp8_exclusion", "fp8_exclusion_by_its_other_name"}},
+      {"no nested `qc.quantization`", {"nested"}},
+      {"`qc.kv_cache_quant_algo` is null", {"kv_cache"}},
+      {"`quantization.quant_algo` is `MIXED_PRECISION`", {"quant_algo"}},
+      {"`quantization.group_size` is 16", {"group_size"}},
+      {"`quantization.quantized_layers` is an object (its names do not matter)", {"quantized_layers"}},
+      {"without the file: these three in `qc`, and `qc.producer.name` is `modelopt`", {"flat"}},
+  };
+  return rules;
+}
+
+// First cells of the rows of the page's tables whose head says "rule", up to the first colon; a row that goes
+// on with the rule before it has an empty one. The page's part on values is for `verify` alone.
+std::set<std::string> documented_rules() {
+  std::ifstream page(std::string(NIBBLECAST_SOURCE_DIR) + "/docs/engines.md");
+  std::set<std::string> rules;
+  bool is_table = false;
+  for (std::string line; std::getline(page, line) && line != "## Values";) {
+    if (!line.starts_with("| ")) {
+      is_table &= line.starts_with("|");
+      continue;
+    }
+    std::string rule = line.substr(2, line.find(" |") - 2);
+    if (rule == "rule") {
+      is_table = true;
+      continue;
+    }
+    if (rule.starts_with("all but the routed experts")) rule = rule.substr(0, rule.find(':'));
+    if (is_table && !rule.empty() && rule[0] != '|') rules.insert(rule);
+  }
+  return rules;
+}
+
+TEST(Engines, EveryRuleOfThePageIsBrokenByATest) {
+  std::set<std::string> mutations, listed;
+  const ::testing::UnitTest& all = *::testing::UnitTest::GetInstance();
+  for (int suite = 0; suite < all.total_test_suite_count(); ++suite) {
+    const ::testing::TestSuite& tests = *all.GetTestSuite(suite);
+    for (int test = 0; test < tests.total_test_count(); ++test) {
+      const std::string name = tests.GetTestInfo(test)->name();
+      mutations.insert(name.substr(name.rfind('/') + 1));
+    }
+  }
+  for (const auto& [rule, names] : broken_rules()) {
+    listed.insert(rule);
+    for (const std::string& name : names) EXPECT_TRUE(mutations.contains(name)) << rule << ": " << name;
+  }
+  EXPECT_THAT(documented_rules(), ::testing::ContainerEq(listed));
+}
 
 TEST(Engines, FormatsWithoutALoaderNameTheRecipeThatHasOne) {
   Output output;

@@ -99,7 +99,7 @@ TEST(Recipe, FilesLoadByPath) {
   expect_error(
       ErrorKind::kBadInput, [&] { load_recipe(system_files(), path); }, path);
   expect_error(
-      ErrorKind::kIo, [&] { load_recipe(system_files(), path + ".yaml"); }, path);
+      ErrorKind::kBadInput, [&] { load_recipe(system_files(), path + ".yaml"); }, path);
   expect_error(
       ErrorKind::kUsage, [&] { load_recipe(system_files(), "int3"); }, "unknown recipe 'int3'",
       "nvfp4_mlp_only");
