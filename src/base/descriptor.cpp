@@ -20,8 +20,13 @@ const char* kind_of(mode_t mode) {
 
 void require_regular(const std::string& path, const char* action, const struct stat& info) {
   if (S_ISREG(info.st_mode)) return;
-  throw Error(ErrorKind::kIo, {.file = path}, std::string("cannot ") + action + ": not a regular file",
-              {.expected = "a regular file", .found = kind_of(info.st_mode)});
+  throw Error(
+      ErrorKind::kIo, {.file = path}, std::string("cannot ") + action + ": not a regular file",
+      {.expected = "a regular file",
+       .found = kind_of(info.st_mode),
+       .hint = S_ISFIFO(info.st_mode) ? "calibration texts can come through a pipe: `... | nibblecast ... "
+                                        "--calib -`"
+                                      : ""});
 }
 
 bool same_file(const struct stat& a, const struct stat& b) {
