@@ -1,5 +1,7 @@
 #include "cli/activations.h"
 
+#include <fmt/format.h>
+
 #include <optional>
 
 #include "base/error.h"
@@ -14,6 +16,32 @@ void require_file(FileSystem& files, const std::string& path) {
   const auto status = files.status(path);
   if (status && !status->is_folder) return;
   throw Error(ErrorKind::kBadInput, {.file = path}, status ? "is a folder" : "there is no such file");
+}
+
+// Of what --calib names.
+CalibrationRows load_rows(const ActivationOptions& options, const Checkpoint& source, const Plan& plan,
+                          uint64_t memory_bytes) {
+  FileSystem& files = source.files();
+  const auto sets =
+      find_calibration_sets(files, options.calib, options.calib_size, hub_cache(), options.calib_key);
+  const std::filesystem::path tokenizer_json = source.folder() / "tokenizer.json";
+  std::optional<Tokenizer> tokenizer;
+  const auto load_tokenizer = [&]() -> const Tokenizer* {
+    if (!files.status(tokenizer_json)) return nullptr;
+    return &tokenizer.emplace(Tokenizer::load(files, tokenizer_json));
+  };
+  RowsOptions rows_options = options.rows;
+  rows_options.memory_bytes = memory_bytes;
+  CalibrationRows rows =
+      read_rows(files, sets, load_tokenizer, plan.model.bos_token_id, plan.model.vocab_size, rows_options);
+  check_tokens(rows, options.calib);
+  if (options.rows.length > plan.model.max_position_embeddings) {
+    rows.warnings.push_back(
+        fmt::format("--calib-seq {} is beyond the {} positions that the model was made for "
+                    "(max_position_embeddings in config.json)",
+                    options.rows.length, plan.model.max_position_embeddings));
+  }
+  return rows;
 }
 
 }  // namespace
@@ -33,7 +61,7 @@ void require_origin(const ActivationOptions& options, const Plan& plan) {
 }
 
 Activations load_activations(const ActivationOptions& options, const Checkpoint& source, const Plan& plan,
-                             const ForwardDevice& device) {
+                             const ForwardDevice& device, uint64_t memory_bytes) {
   FileSystem& files = source.files();
   if (options.calib.empty() && options.amax.empty())
     return {.rows = {}, .amax = {}, .origin = "", .identity = "none", .products = ""};
@@ -41,16 +69,8 @@ Activations load_activations(const ActivationOptions& options, const Checkpoint&
     require_file(files, options.amax);
     return Activations::from_amax(files, options.amax);
   }
-  const auto sets = find_calibration_sets(files, options.calib, options.calib_size, hub_cache());
-  const std::filesystem::path tokenizer_json = source.folder() / "tokenizer.json";
-  std::optional<Tokenizer> tokenizer;
-  const auto load_tokenizer = [&]() -> const Tokenizer* {
-    if (!files.status(tokenizer_json)) return nullptr;
-    return &tokenizer.emplace(Tokenizer::load(files, tokenizer_json));
-  };
-  CalibrationRows rows =
-      read_rows(files, sets, load_tokenizer, plan.model.bos_token_id, plan.model.vocab_size, options.rows);
-  Activations activations = Activations::from_rows(std::move(rows), options.calib);
+  Activations activations =
+      Activations::from_rows(load_rows(options, source, plan, memory_bytes), options.calib);
   if (device.cuda) activations.products = device_identity(device);
   return activations;
 }

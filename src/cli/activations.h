@@ -15,9 +15,9 @@ void require_one_origin(const ActivationOptions& options);
 void require_origin(const ActivationOptions& options, const Plan& plan);
 
 // Reads and tokenizes the texts, or reads the amax file; neither where none is named. Warnings go to stderr.
-// `device`: where a forward pass would run.
+// `device`: where a forward pass would run; `memory_bytes`: what reading may take.
 Activations load_activations(const ActivationOptions& options, const Checkpoint& source, const Plan& plan,
-                             const ForwardDevice& device);
+                             const ForwardDevice& device, uint64_t memory_bytes);
 
 Workload workload_of(const Activations& activations);
 

@@ -42,7 +42,8 @@ int run(const CalibrateArguments& arguments, const CommonOptions& common) {
   check_amax_output(arguments.output, source);
   const Plan plan = make_plan(source, arguments.options);
   const ChosenDevice device = choose_device(common);
-  const Activations activations = load_activations(arguments.activations, source, plan, device.forward);
+  const Activations activations =
+      load_activations(arguments.activations, source, plan, device.forward, common.memory_limit());
   const Preflight found =
       preflight_calibration(source, plan, activations, arguments.output, arguments.job, common, device);
   if (report_findings(found.findings)) return static_cast<int>(ErrorKind::kRefused);

@@ -109,7 +109,8 @@ int run(const QuantizeArguments& arguments, const CommonOptions& common) {
   const Plan plan = make_plan(source, arguments.options);
   require_origin(arguments.activations, plan);
   const ChosenDevice device = choose_device(common);
-  const Activations activations = load_activations(arguments.activations, source, plan, device.forward);
+  const Activations activations =
+      load_activations(arguments.activations, source, plan, device.forward, common.memory_limit());
   const Preflight found =
       preflight(source, plan, activations, arguments.destination, arguments.job, common, device, false);
   if (report_findings(found.findings)) return static_cast<int>(ErrorKind::kRefused);

@@ -102,7 +102,7 @@ TEST_F(Refusals, DiskTooSmallForV4Pro) {
   EXPECT_EQ(json["bounds"].size(), 61u);
   ASSERT_EQ(json["refusals"].size(), 1u);
 
-  write_file(path("ids.jsonl"), "{\"input_ids\": [1, 2, 3]}\n");
+  write_file(path("ids.jsonl"), "{\"input_ids\": [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]}\n");
   const CliResult made =
       run_cli({"quantize", path("pro"), path("out"), "--calib", path("ids.jsonl"), "--memory", "100G"});
   EXPECT_EQ(made.exit_code, 5);
