@@ -24,7 +24,11 @@ void require_regular(const std::string& path, int flags, const char* action, con
   if (S_ISREG(info.st_mode)) return;
   throw Error(only_reads(flags) ? ErrorKind::kBadInput : ErrorKind::kIo, {.file = path},
               std::string("cannot ") + action + ": not a regular file",
-              {.expected = "a regular file", .found = kind_of(info.st_mode)});
+              {.expected = "a regular file",
+               .found = kind_of(info.st_mode),
+               .hint = S_ISFIFO(info.st_mode) ? "calibration texts can come through a pipe: `... | nibblecast ... "
+                                                "--calib -`"
+                                              : ""});
 }
 
 bool same_file(const struct stat& a, const struct stat& b) {

@@ -40,6 +40,7 @@ size_t skip_space(std::string_view text, size_t begin) {
 
 void ByteTrie::add(std::string_view key, int32_t value) {
   starts_[static_cast<uint8_t>(key[0])] = true;
+  longest_bytes_ = std::max(longest_bytes_, key.size());
   uint32_t node = 0;
   for (const char byte : key) {
     const auto [entry, is_new] = next_.try_emplace(edge(node, byte), nodes_);
@@ -62,6 +63,18 @@ std::optional<ByteTrie::Match> ByteTrie::longest_at(std::string_view text, size_
     }
   }
   return longest;
+}
+
+bool ByteTrie::reaches(std::string_view text, size_t offset, size_t end) const {
+  if (!starts_[static_cast<uint8_t>(text[offset])]) return false;
+  uint32_t node = 0;
+  for (size_t at = offset; at < text.size(); ++at) {
+    const auto entry = next_.find(edge(node, text[at]));
+    if (entry == next_.end()) return false;
+    node = entry->second;
+    if (at + 1 >= end && values_.contains(node)) return true;
+  }
+  return false;
 }
 
 AddedTokens::AddedTokens(const std::optional<JsonNode>& json, const Bpe& model, const Normalizer& normalizer)
@@ -121,6 +134,24 @@ std::vector<Segment> AddedTokens::split(std::string_view text) const {
     }
   }
   return segments;
+}
+
+size_t AddedTokens::longest_bytes() const {
+  return std::max(raw_.longest_bytes(), normalized_.longest_bytes());
+}
+
+bool AddedTokens::allows_cut(std::string_view text, size_t at) const {
+  const int32_t before = character_before(text, at).code;
+  if (is_white_space(before)) return false;
+  if (!normalizer_->is_empty()) {
+    // Tokens would have to be sought in the normalized text.
+    if (normalized_.longest_bytes() > 0) return false;
+    if (!is_inert(before) || !is_inert(character_at(text, at).code)) return false;
+  }
+  for (size_t begin = at - std::min(at, longest_bytes()); begin <= at; ++begin) {
+    if (raw_.reaches(text, begin, at) || normalized_.reaches(text, begin, at)) return false;
+  }
+  return true;
 }
 
 std::optional<int32_t> AddedTokens::id(const std::string& content) const {

@@ -26,12 +26,16 @@ class ByteTrie {
     int32_t value = 0;
   };
   std::optional<Match> longest_at(std::string_view text, size_t offset) const;
+  // Whether a key begins at `offset` and ends at `end` or behind it.
+  bool reaches(std::string_view text, size_t offset, size_t end) const;
+  size_t longest_bytes() const { return longest_bytes_; }
 
  private:
   std::array<bool, 256> starts_{};  // first bytes of all keys: most places of a text need no more
   std::unordered_map<uint64_t, uint32_t> next_;  // node * 256 + byte -> node
   std::unordered_map<uint32_t, int32_t> values_;
   uint32_t nodes_ = 1;
+  size_t longest_bytes_ = 0;
 };
 
 // A piece of text, or a token found in it.
@@ -49,6 +53,11 @@ class AddedTokens {
 
   // Splits at the tokens: leftmost first, the longest of several. What lies between comes normalized.
   std::vector<Segment> split(std::string_view text) const;
+  // Whether split() of the two parts of a text that is cut at `at` gives what it gives of the whole: no token
+  // touches the cut, no white space that one could take stands before it, and neither character joins with
+  // the other in any normal form. False where that cannot be told. Looks at longest_bytes() on both sides.
+  bool allows_cut(std::string_view text, size_t at) const;
+  size_t longest_bytes() const;
   std::optional<int32_t> id(const std::string& content) const;
   int32_t highest_id() const;  // -1 if there are none
 

@@ -135,11 +135,12 @@ std::vector<int32_t> Bpe::symbols(std::string_view piece) const {
 class Bpe::Merger {
  public:
   Merger(const Bpe& bpe, const std::vector<int32_t>& ids) : bpe_(bpe) {
-    const auto count = static_cast<int64_t>(ids.size());
-    for (int64_t at = 0; at < count; ++at) {
+    const auto count = static_cast<int32_t>(ids.size());
+    symbols_.reserve(ids.size());
+    for (int32_t at = 0; at < count; ++at) {
       symbols_.push_back({ids[static_cast<size_t>(at)], at - 1, at + 1 < count ? at + 1 : kNone});
     }
-    for (int64_t at = 0; at + 1 < count; ++at) offer(at);
+    for (int32_t at = 0; at + 1 < count; ++at) offer(at);
   }
 
   void run() {
@@ -157,27 +158,27 @@ class Bpe::Merger {
   }
 
  private:
-  static constexpr int64_t kNone = -1;
+  static constexpr int32_t kNone = -1;
   static constexpr int32_t kGone = -1;
 
   struct Symbol {
     int32_t id;  // kGone once merged into its left neighbour
-    int64_t previous;
-    int64_t next;
+    int32_t previous;
+    int32_t next;
   };
   struct Candidate {
     uint32_t rank;
-    int64_t at;  // of the left symbol
+    int32_t at;  // of the left symbol
     int32_t id;  // what the merge makes
     bool operator>(const Candidate& other) const {
       return std::tie(rank, at) > std::tie(other.rank, other.at);
     }
   };
 
-  Symbol& symbol(int64_t at) { return symbols_[static_cast<size_t>(at)]; }
+  Symbol& symbol(int32_t at) { return symbols_[static_cast<size_t>(at)]; }
 
-  void offer(int64_t at) {
-    const int64_t next = symbol(at).next;
+  void offer(int32_t at) {
+    const int32_t next = symbol(at).next;
     if (next == kNone) return;
     if (const Merge* merge = bpe_.merge(symbol(at).id, symbol(next).id)) {
       candidates_.push({merge->rank, at, merge->id});

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cctype>
 #include <charconv>
 #include <optional>
 #include <string_view>
@@ -25,8 +27,16 @@ struct Request {
 
 bool exists(FileSystem& files, const std::string& name) { return name == "-" || files.status(name); }
 
+std::string_view trimmed(std::string_view text) {
+  constexpr std::string_view kSpace = " \t";
+  const size_t begin = std::min(text.find_first_not_of(kSpace), text.size());
+  return text.substr(begin, text.find_last_not_of(kSpace) + 1 - begin);
+}
+
 // "NAME:COUNT"; a name that exists, or without a number behind its last colon, is a name alone.
-Request parse_request(FileSystem& files, const std::string& text) {
+Request parse_request(FileSystem& files, const std::string& given) {
+  if (exists(files, given)) return {given};
+  const std::string text(trimmed(given));
   const size_t colon = text.rfind(':');
   if (colon == std::string::npos || colon + 1 == text.size() || exists(files, text)) return {text};
   if (text.find_first_not_of("0123456789", colon + 1) != std::string::npos) return {text};
@@ -36,7 +46,7 @@ Request parse_request(FileSystem& files, const std::string& text) {
     throw Error(ErrorKind::kUsage, {}, fmt::format("'{}' is no count", text.substr(colon + 1)),
                 {.hint = "--calib NAME:COUNT, with a count of at least 1"});
   }
-  return {text.substr(0, colon), count};
+  return {std::string(trimmed(text.substr(0, colon))), count};
 }
 
 std::vector<Request> parse_requests(FileSystem& files, const std::string& calib) {
@@ -61,7 +71,7 @@ void settle_counts(std::vector<Request>& requests, uint64_t size) {
   for (const Request& request : requests) counted += request.count ? 1 : 0;
   if (counted != 0 && counted != requests.size()) {
     throw Error(ErrorKind::kUsage, {}, "--calib gives some names a count and others none",
-                {.hint = "give each NAME:COUNT, or none and --calib-size"});
+                {.hint = "give every name a count (A:64,B:64), or none and --calib-size"});
   }
   if (counted != 0 && size != 0) {
     throw Error(ErrorKind::kUsage, {}, "--calib-size and counts in --calib exclude each other");
@@ -90,7 +100,21 @@ void add_dataset(FileSystem& files, const HubDataset& dataset, const std::vector
   }
 }
 
+// "texts.jsonl", but not "name-v1.1".
+bool looks_like_file(const std::string& name) {
+  const std::string extension = Path(name).extension().string();
+  return extension.size() > 1 && std::isalpha(static_cast<unsigned char>(extension[1])) != 0;
+}
+
 [[noreturn]] void fail_absent(const std::string& name) {
+  const auto repository = hub_repository(name);
+  if (repository && !looks_like_file(*repository)) {
+    throw Error(
+        ErrorKind::kBadInput, {.file = name}, "there is no such file; as a data set it is not known here",
+        {.hint = fmt::format("get it with `hf download {0} --repo-type dataset --local-dir {1}` and give its "
+                             "files, with --calib-key for the column of the texts",
+                             *repository, repository->substr(repository->find('/') + 1))});
+  }
   std::string known;
   for (const HubDataset& dataset : hub_datasets()) known += std::string(dataset.name) + ", ";
   throw Error(ErrorKind::kBadInput, {.file = name}, "there is no such file",
@@ -101,8 +125,11 @@ void add_folder(FileSystem& files, const std::string& folder, uint64_t count,
                 std::vector<CalibrationSet>& sets) {
   const HubDataset* const dataset = dataset_of_folder(folder);
   if (dataset == nullptr) {
-    throw Error(ErrorKind::kBadInput, {.file = folder}, "is a folder",
-                {.hint = "give files, or the download of a data set in a folder that is named as that"});
+    throw Error(
+        ErrorKind::kBadInput, {.file = folder}, "is a folder",
+        {.hint =
+             "give the files in it, or a folder with the download of a data set that is known here, named "
+             "like the data set"});
   }
   std::vector<Path> roots = {folder};
   if (files.status(Path(folder) / "snapshots")) {
@@ -134,11 +161,14 @@ void add_sets(FileSystem& files, const std::string& name, uint64_t count, const 
 }  // namespace
 
 std::vector<CalibrationSet> find_calibration_sets(FileSystem& files, const std::string& calib, uint64_t size,
-                                                  const Path& hub_cache) {
+                                                  const Path& hub_cache, const std::string& column) {
   std::vector<Request> requests = parse_requests(files, calib);
   settle_counts(requests, size);
   std::vector<CalibrationSet> sets;
   for (const Request& request : requests) add_sets(files, request.name, *request.count, hub_cache, sets);
+  for (CalibrationSet& set : sets) {
+    if (set.column.empty()) set.column = column;
+  }
   return sets;
 }
 

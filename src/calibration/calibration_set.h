@@ -27,14 +27,18 @@ inline constexpr uint64_t kDefaultCalibrationSize = 128;
 // which one of them was downloaded (a part of its path is the set's or the repository's name). What exists as
 // a file wins over a data set's name, and over splitting at commas and colons.
 //
-// Without counts `size` (0: the default) is divided evenly, the remainder one each to the first. A data set
-// is sampled as ModelOpt 0.47 does (modelopt/torch/utils/dataset_utils.py, get_dataset_samples): its count
-// divided evenly over its splits, the remainder to the last; the first rows of each split; one CalibrationSet
-// a split. Its files are <split>-NNNNN-of-NNNNN.parquet (or .jsonl) in the newest download of `hub_cache`.
+// Without counts `size` (0: the default) is divided evenly; what is left over goes to the first names, one
+// each. A data set is sampled as ModelOpt 0.47 does (modelopt/torch/utils/dataset_utils.py,
+// get_dataset_samples): its count divided evenly over its splits, the remainder to the last; the first rows
+// of each split; one CalibrationSet a split. Its files are <split>-NNNNN-of-NNNNN.parquet (or .jsonl) in the
+// newest download of `hub_cache`.
+//
+// `column`, if not empty, is that of the files; data sets have their own.
 //
 // Errors: kUsage where some names have counts and others not, or counts meet a size; kBadInput with the
-// command that downloads it where a data set is absent.
+// command that downloads it where a data set is absent, or is one of the Hub that has no name here.
 std::vector<CalibrationSet> find_calibration_sets(FileSystem& files, const std::string& calib, uint64_t size,
-                                                  const std::filesystem::path& hub_cache);
+                                                  const std::filesystem::path& hub_cache,
+                                                  const std::string& column = {});
 
 }  // namespace nibblecast

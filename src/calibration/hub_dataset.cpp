@@ -132,9 +132,32 @@ std::span<const HubDataset> hub_datasets() {
   return datasets;
 }
 
+std::optional<std::string> hub_repository(std::string_view name) {
+  constexpr std::string_view kPrefixes[] = {"https://",        "http://", "hf://",    "www.",
+                                            "huggingface.co/", "hf.co/",  "datasets/"};
+  std::string_view rest = name;
+  for (const std::string_view prefix : kPrefixes) {
+    if (lower(rest).starts_with(prefix)) rest.remove_prefix(prefix.size());
+  }
+  const bool has_prefix = rest.size() < name.size();
+  rest = rest.substr(0, rest.find_first_of("?#@"));
+  while (rest.ends_with('/')) rest.remove_suffix(1);
+  size_t end = rest.find('/');
+  if (end == 0 || end == std::string_view::npos) return std::nullopt;
+  // What stands behind OWNER/NAME in an address: tree/main, viewer...
+  end = std::min(rest.find('/', end + 1), rest.size());
+  if (!has_prefix && end < rest.size()) return std::nullopt;
+  const std::string repository(rest.substr(0, end));
+  const bool is_plain = std::all_of(repository.begin(), repository.end(), [](unsigned char c) {
+    return std::isalnum(c) != 0 || c == '/' || c == '-' || c == '_' || c == '.';
+  });
+  return is_plain && rest[0] != '.' ? std::optional(repository) : std::nullopt;
+}
+
 const HubDataset* find_dataset(std::string_view name) {
+  const std::string repository = hub_repository(name).value_or("");
   for (const HubDataset& dataset : hub_datasets()) {
-    if (dataset.name == name) return &dataset;
+    if (dataset.name == lower(name) || lower(dataset.repository) == lower(repository)) return &dataset;
   }
   return nullptr;
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -23,7 +24,12 @@ struct HubDataset {
 };
 std::span<const HubDataset> hub_datasets();
 
-// The data set of this name, or whose repository's name is a part of this path; nullptr if there is none.
+// "OWNER/NAME" as people write a data set of the Hub: hf://datasets/OWNER/NAME, datasets/OWNER/NAME, an
+// address of huggingface.co, or just that; nullopt for anything else.
+std::optional<std::string> hub_repository(std::string_view name);
+
+// The data set that this names (its name, or its repository as hub_repository() reads it; upper and lower
+// case are the same), or whose repository's name is a part of this path; nullptr if there is none.
 const HubDataset* find_dataset(std::string_view name);
 const HubDataset* dataset_of_folder(const std::filesystem::path& folder);
 

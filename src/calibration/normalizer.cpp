@@ -67,13 +67,11 @@ std::string normalize(std::string_view text, NormalForm form) {
   }
   std::string result;
   result.reserve(text.size());
-  for (const int32_t code : codes) {
-    uint8_t bytes[4];
-    const auto count = utf8proc_encode_char(code, bytes);
-    result.append(reinterpret_cast<const char*>(bytes), static_cast<size_t>(count));
-  }
+  for (const int32_t code : codes) append_utf8(code, result);
   return result;
 }
+
+bool is_inert(int32_t code) { return code < 0x80 || (code >= 0x3400 && code <= 0x9FFF); }
 
 Normalizer::Normalizer(const std::optional<JsonNode>& json) {
   if (json) add(*json);

@@ -15,6 +15,9 @@ enum class NormalForm { kNfc, kNfd, kNfkc, kNfkd };
 
 // `text` is valid UTF-8. Time is O(n log n), also for long runs of combining marks.
 std::string normalize(std::string_view text, NormalForm form);
+// Characters that all forms leave as they are, and that join with nothing that is such a character too: ASCII
+// and the ideographs of U+3400 to U+9FFF.
+bool is_inert(int32_t code);
 
 // Immutable: safe from several threads.
 class Normalizer {
@@ -22,6 +25,7 @@ class Normalizer {
   // nullopt (the file has null): text stays as it is. kUnsupported for any other type, by name.
   explicit Normalizer(const std::optional<JsonNode>& json);
   std::string apply(std::string_view text) const;
+  bool is_empty() const { return forms_.empty(); }
 
  private:
   void add(const JsonNode& json);

@@ -236,27 +236,32 @@ class ParquetRecords : public RecordStream {
     batches_ = std::move(*batches);
   }
 
-  // Leaves of the columns that records have; of messages, which hold all sorts of things, the contents.
+  // Leaves of the columns that records have; of messages, which hold all sorts of things, the texts.
   std::vector<int> columns() const {
     const parquet::SchemaDescriptor& schema = *reader_->parquet_reader()->metadata()->schema();
     std::vector<int> wanted;
     std::string present;
     for (int i = 0; i < schema.num_columns(); ++i) {
       const std::vector<std::string> path = schema.Column(i)->path()->ToDotVector();
-      const bool is_key = options_.column.empty() ? std::find(std::begin(kRecordKeys), std::end(kRecordKeys),
-                                                              path[0]) != std::end(kRecordKeys)
-                                                  : path[0] == options_.column;
-      const bool is_content = std::find(path.begin(), path.end(), "content") != path.end();
-      if (is_key && (path[0] != "messages" || is_content)) wanted.push_back(i);
+      if (is_record_key(path[0], options_.column) && is_used(path)) wanted.push_back(i);
       if (present.size() < kMostListed) present += (present.empty() ? "" : ", ") + path[0];
     }
     if (wanted.empty()) {
       fail("has none of the columns that hold calibration texts",
-           {.expected =
-                options_.column.empty() ? "text, prompt, messages, article or input_ids" : options_.column,
-            .found = present});
+           {.expected = known_keys(options_.column), .found = present, .hint = kKeyHint});
     }
     return wanted;
+  }
+
+  // Whether a leaf is the column itself, a list in it, or what texts are made of in a list of messages.
+  static bool is_used(const std::vector<std::string>& path) {
+    constexpr std::string_view kLists[] = {"list", "element", "item", "array"};
+    bool is_plain = true;
+    for (size_t i = 1; i < path.size(); ++i) {
+      if (is_message_key(path[i])) return true;
+      is_plain = is_plain && std::find(std::begin(kLists), std::end(kLists), path[i]) != std::end(kLists);
+    }
+    return is_plain;
   }
 
   static constexpr size_t kMostListed = 200;  // bytes of names in a message

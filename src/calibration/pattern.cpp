@@ -63,6 +63,7 @@ struct Pattern::Compiled {
 
   OnigRegex regex = nullptr;
   std::string origin;
+  std::string expression;
 };
 
 namespace {
@@ -145,7 +146,15 @@ Pattern Pattern::regex(const std::string& expression, std::string origin) {
         ErrorKind::kBadInput, {.file = compiled->origin}, "pattern does not compile",
         {.expected = "a regular expression in Oniguruma's syntax", .found = expression.substr(0, 200)});
   }
+  compiled->expression = expression;
   return Pattern(std::move(compiled));
+}
+
+const std::string& Pattern::expression() const { return compiled_->expression; }
+
+bool Pattern::matches(std::string_view text) const {
+  const std::vector<TextSpan> spans = split(text);
+  return spans.size() == 1 && spans.front().is_match;
 }
 
 Pattern Pattern::literal(const std::string& text, std::string origin) {

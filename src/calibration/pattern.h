@@ -30,6 +30,10 @@ class Pattern {
   // the other, and what lies between them. An empty match is a span of its own unless it directly follows a
   // match. kBadInput if backtracking exceeds what any sensible pattern needs.
   std::vector<TextSpan> split(std::string_view text) const;
+  // Whether one match holds all of `text`.
+  bool matches(std::string_view text) const;
+  // In Oniguruma's syntax.
+  const std::string& expression() const;
 
  private:
   struct Compiled;

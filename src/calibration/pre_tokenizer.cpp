@@ -72,33 +72,55 @@ std::vector<TextSpan> arrange(std::vector<TextSpan> spans, Behavior behavior) {
   return spans;
 }
 
-// Replaces each piece by those that `split` (text -> spans) makes of it.
+// Whether a border follows a match that ends a text, whatever stands behind.
+bool closes(const std::vector<TextSpan>& spans, Behavior behavior) {
+  const bool is_match = !spans.empty() && spans.back().is_match && spans.back().begin < spans.back().end;
+  return is_match && behavior != Behavior::kMergedWithNext && behavior != Behavior::kContiguous;
+}
+
+// Replaces each piece by those that `find` (text -> spans) and `behavior` make of it.
 template <class F>
-void split_pieces(Pieces& pieces, const F& split) {
+void split_pieces(Pieces& pieces, Behavior behavior, const F& find) {
   std::vector<std::string_view> views;
+  bool is_closed = false;
   for (const std::string_view piece : pieces.views) {
-    for (const TextSpan& span : split(piece)) {
+    std::vector<TextSpan> spans = find(piece);
+    is_closed = closes(spans, behavior);
+    for (const TextSpan& span : arrange(std::move(spans), behavior)) {
       if (span.begin < span.end) views.push_back(piece.substr(span.begin, span.end - span.begin));
     }
   }
   pieces.views = std::move(views);
+  pieces.is_closed = pieces.is_closed || is_closed;
+}
+
+void add_rule(CutRules& rules, const std::optional<PatternCuts>& cuts) {
+  if (!cuts) rules.is_known = false;
+  if (cuts) rules.patterns.push_back(&*cuts);
 }
 
 class Split : public PreTokenizer {
  public:
   explicit Split(const JsonNode& json)
       : pattern_(read_pattern(json.at("pattern"))),
+        cuts_(PatternCuts::of(pattern_.expression())),
         behavior_(read_behavior(json.at("behavior"))),
         invert_(json.flag_or("invert", false)) {}
 
   void apply(Pieces& pieces) const override {
-    split_pieces(pieces, [&](std::string_view piece) {
+    split_pieces(pieces, behavior_, [&](std::string_view piece) {
       std::vector<TextSpan> spans = pattern_.split(piece);
       if (invert_) {
         for (TextSpan& span : spans) span.is_match = !span.is_match;
       }
-      return arrange(std::move(spans), behavior_);
+      return spans;
     });
+  }
+
+  // Inverted, what lies between matches counts as matches, and the rules say nothing of that.
+  void add_rules(CutRules& rules) const override {
+    if (invert_) rules.is_known = false;
+    add_rule(rules, cuts_);
   }
 
  private:
@@ -122,6 +144,7 @@ class Split : public PreTokenizer {
   }
 
   Pattern pattern_;
+  std::optional<PatternCuts> cuts_;
   Behavior behavior_;
   bool invert_;
 };
@@ -129,11 +152,11 @@ class Split : public PreTokenizer {
 class Digits : public PreTokenizer {
  public:
   explicit Digits(const JsonNode& json)
-      : behavior_(json.flag_or("individual_digits", false) ? Behavior::kIsolated : Behavior::kContiguous) {}
+      : behavior_(json.flag_or("individual_digits", false) ? Behavior::kIsolated : Behavior::kContiguous),
+        cuts_(PatternCuts::of(behavior_ == Behavior::kIsolated ? "\\p{N}" : "\\p{N}+")) {}
 
-  void apply(Pieces& pieces) const override {
-    split_pieces(pieces, [&](std::string_view piece) { return arrange(mark_digits(piece), behavior_); });
-  }
+  void apply(Pieces& pieces) const override { split_pieces(pieces, behavior_, mark_digits); }
+  void add_rules(CutRules& rules) const override { add_rule(rules, cuts_); }
 
  private:
   // Each digit a match of its own.
@@ -154,6 +177,7 @@ class Digits : public PreTokenizer {
   }
 
   Behavior behavior_;
+  std::optional<PatternCuts> cuts_;
 };
 
 // A visible character for each byte: printable Latin-1 stands for itself, the other 68 bytes become
@@ -176,7 +200,8 @@ class ByteLevel : public PreTokenizer {
   explicit ByteLevel(const JsonNode& json)
       : add_prefix_space_(json.at("add_prefix_space").flag()),
         use_regex_(json.flag_or("use_regex", true)),
-        words_(Pattern::regex(kWords, json.file() + ": " + json.path())) {}
+        words_(Pattern::regex(kWords, json.file() + ": " + json.path())),
+        cuts_(PatternCuts::of(kWords)) {}
 
   void apply(Pieces& pieces) const override {
     if (add_prefix_space_) {
@@ -185,9 +210,16 @@ class ByteLevel : public PreTokenizer {
       }
     }
     if (use_regex_) {
-      split_pieces(pieces, [&](std::string_view piece) { return words_.split(piece); });
+      split_pieces(pieces, Behavior::kIsolated, [&](std::string_view piece) { return words_.split(piece); });
     }
     spell_bytes(pieces);
+  }
+
+  // A space in front would stand at each cut. Steps behind this one see other characters than the text's.
+  void add_rules(CutRules& rules) const override {
+    if (add_prefix_space_) rules.is_known = false;
+    if (use_regex_) add_rule(rules, cuts_);
+    rules.sees_text = false;
   }
 
  private:
@@ -212,6 +244,7 @@ class ByteLevel : public PreTokenizer {
   bool add_prefix_space_;
   bool use_regex_;
   Pattern words_;
+  std::optional<PatternCuts> cuts_;
 };
 
 class Sequence : public PreTokenizer {
@@ -219,6 +252,12 @@ class Sequence : public PreTokenizer {
   void add(std::unique_ptr<PreTokenizer> step) { steps_.push_back(std::move(step)); }
   void apply(Pieces& pieces) const override {
     for (const auto& step : steps_) step->apply(pieces);
+  }
+  void add_rules(CutRules& rules) const override {
+    for (const auto& step : steps_) {
+      if (!rules.sees_text) rules.is_known = false;
+      step->add_rules(rules);
+    }
   }
 
  private:

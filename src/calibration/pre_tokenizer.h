@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "calibration/json_node.h"
+#include "calibration/pattern_cuts.h"
 
 namespace nibblecast {
 
@@ -17,6 +18,18 @@ namespace nibblecast {
 struct Pieces {
   std::vector<std::string_view> views;
   std::deque<std::string> strings;  // a deque: growing it does not move them
+  // Whether a match ends the text, so that whatever follows begins a piece of its own.
+  bool is_closed = false;
+};
+
+// Where a text may be cut so that the pieces of the two parts are those of the whole: between two characters
+// that all `patterns` allow, if the first part's pieces are closed. (Between two such characters no step has
+// a match on both sides. A step that finds a match up to the cut makes a border there; the steps before and
+// behind it then find the same on both sides, as they would in the whole.)
+struct CutRules {
+  std::vector<const PatternCuts*> patterns;
+  bool is_known = true;   // false: no such place can be told
+  bool sees_text = true;  // while rules are gathered: the next step's pieces hold the characters of the text
 };
 
 // One step. Immutable: safe from several threads.
@@ -24,6 +37,8 @@ class PreTokenizer {
  public:
   virtual ~PreTokenizer() = default;
   virtual void apply(Pieces& pieces) const = 0;
+  // Adds this step's rules to those of the steps before it.
+  virtual void add_rules(CutRules& rules) const = 0;
 };
 
 // nullopt (the file has null): one step that changes nothing. Split, Digits, ByteLevel and Sequence;

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <iterator>
 #include <optional>
 #include <utility>
@@ -15,11 +16,28 @@ namespace {
 
 using Ids = std::vector<int32_t>;
 
+// The text of a record in parts that are small beside what is held of one.
+TextParts parts_of(const Record& record) {
+  constexpr size_t kPartBytes = 64 << 10;
+  return [&record, at = size_t{0}](std::string& to) mutable {
+    const std::string& text = record.text;
+    if (at == text.size()) return record.more && record.more(to);
+    size_t end = std::min(at + kPartBytes, text.size());
+    while (end < text.size() && (static_cast<uint8_t>(text[end]) & 0xC0) == 0x80) --end;
+    to.append(text, at, end - at);
+    at = end;
+    return true;
+  };
+}
+
 // Text to ids by the policy for the BOS.
 class Encoder {
  public:
-  Encoder(const TokenizerSource& source, int64_t bos, uint64_t vocab_size, BosPolicy policy)
-      : source_(source), bos_(bos), vocab_size_(vocab_size), policy_(policy) {}
+  Encoder(const TokenizerSource& source, int64_t bos, uint64_t vocab_size, const RowsOptions& options)
+      : source_(source), bos_(bos), vocab_size_(vocab_size), policy_(options.bos) {
+    const uint64_t room = options.memory_bytes - std::min(options.memory_bytes, kReadingBytes);
+    max_word_bytes_ = std::clamp<uint64_t>(room / kEncodingBytesPerByte, kLeastWordBytes, kMostWordBytes);
+  }
 
   // All ids from the first to the `count`th.
   Ids encode_head(const Record& record, uint64_t count) {
@@ -32,7 +50,9 @@ class Encoder {
 
   // Truncated to `max_ids` counting special tokens, which stay.
   Ids encode(const Record& record, uint64_t max_ids) {
-    Ids ids = tokenizer(record.place).encode(record.text, policy_ != BosPolicy::kNever, max_ids);
+    Ids ids = tokenizer(record.place)
+                  .encode(parts_of(record), policy_ != BosPolicy::kNever, max_ids, max_word_bytes_,
+                          record.place.origin);
     add_bos(record.place, ids);
     if (ids.size() > max_ids) ids.resize(max_ids);
     const auto outside = std::find_if(ids.begin(), ids.end(),
@@ -73,6 +93,7 @@ class Encoder {
   int64_t bos_;
   uint64_t vocab_size_;
   BosPolicy policy_;
+  uint64_t max_word_bytes_ = 0;
 };
 
 // Gathers the records of one set into rows until there are enough.
@@ -85,19 +106,15 @@ class Collector {
 
   void add(Record record) {
     ++texts_;
-    Ids ids;
-    if (record.ids) {
-      ids = std::move(*record.ids);
-    } else if (!record.text.empty()) {
-      ids = is_packed() ? encoder_.encode_head(record, missing_ids())
-                        : encoder_.encode(record, options_.length);
-    }
+    Ids ids = ids_of(record);
+    count(ids.size());
     if (ids.empty()) {
       ++empty_;
     } else if (is_packed()) {
       pack(ids);
     } else {
       if (ids.size() > options_.length) ids.resize(options_.length);
+      ids.shrink_to_fit();
       rows_.ids.push_back(std::move(ids));
     }
   }
@@ -111,13 +128,10 @@ class Collector {
                    .hint = set_.rest});
     }
     if (empty_ > 0) {
-      rows_.warnings.push_back(
-          fmt::format("{}: {} of {} texts are empty and were dropped", set_.name, empty_, texts_));
+      rows_.warnings.push_back(fmt::format("{}: {} of {} texts {} empty and dropped", set_.name, empty_,
+                                           texts_, empty_ == 1 ? "is" : "are"));
     }
-    if (rows_.ids.size() < set_.count) {
-      rows_.warnings.push_back(
-          fmt::format("asked for {} rows, {} gives {}", set_.count, set_.name, rows_.ids.size()));
-    }
+    warn_of_missing_rows();
     return std::move(rows_);
   }
 
@@ -142,6 +156,60 @@ class Collector {
     return rows > SIZE_MAX / options_.length ? SIZE_MAX : rows * options_.length - open_.size();
   }
 
+  Ids ids_of(Record& record) {
+    if (record.ids) return std::move(*record.ids);
+    if (record.is_whole_file && !is_packed()) return row_of_file(record);
+    if (record.text.empty() && !record.more) return {};
+    return is_packed() ? encoder_.encode_head(record, missing_ids())
+                       : encoder_.encode(record, options_.length);
+  }
+
+  // One row of a plain text; says how much of it is left out.
+  Ids row_of_file(Record& record) {
+    constexpr size_t kSampleBytes = 64 << 10;
+    bool is_all = false;
+    while (!is_all && record.text.size() < kSampleBytes) is_all = !record.more(record.text);
+    Ids ids = encoder_.encode(record, options_.length);
+    if (ids.size() < options_.length) return ids;
+    const uint64_t seen = encoder_.encode({.place = record.place, .text = record.text}, SIZE_MAX).size();
+    if (is_all && seen == ids.size()) return ids;
+    rows_.warnings.push_back(
+        fmt::format("used {} of {} tokens of {}; --calib-rows packed uses them all, up to --calib-size rows",
+                    ids.size(), tokens_text(record, seen, is_all), set_.name));
+    has_unused_text_ = true;
+    return ids;
+  }
+
+  // How many tokens a file has of whose beginning, `record.text`, there are `seen`.
+  static std::string tokens_text(const Record& record, uint64_t seen, bool is_all) {
+    if (is_all) return std::to_string(seen);
+    if (!record.file_bytes) return fmt::format("more than {}", seen);
+    const double share = static_cast<double>(*record.file_bytes) / static_cast<double>(record.text.size());
+    return fmt::format("about {}", rounded(static_cast<double>(seen) * share));
+  }
+
+  // To two digits.
+  static uint64_t rounded(double number) {
+    const double unit = std::pow(10, std::floor(std::log10(number)) - 1);
+    return static_cast<uint64_t>(std::round(number / unit) * unit);
+  }
+
+  void warn_of_missing_rows() {
+    // One text makes one row: what helps is said already.
+    if (rows_.ids.size() >= set_.count || has_unused_text_) return;
+    rows_.warnings.push_back(
+        fmt::format("asked for {} rows, {} gives {}; add texts, or ask for {} with --calib-size", set_.count,
+                    set_.name, rows_.ids.size(), rows_.ids.size()));
+  }
+
+  // The run needs far more than the ids for each token, so that it would be refused later.
+  void count(uint64_t ids) {
+    tokens_ += ids;
+    if (tokens_ <= options_.memory_bytes / sizeof(int32_t)) return;
+    throw Error(ErrorKind::kRefused, {.file = set_.name}, "the ids of the rows alone do not fit into memory",
+                {.hint = "raise --memory, or ask for fewer or shorter rows (--calib-size, --calib-seq)"});
+  }
+
   void pack(const Ids& ids) {
     for (size_t begin = 0; begin < ids.size() && !is_full();) {
       const size_t taken =
@@ -160,6 +228,8 @@ class Collector {
   Ids open_;  // packed: the row being filled
   uint64_t texts_ = 0;
   uint64_t empty_ = 0;
+  uint64_t tokens_ = 0;
+  bool has_unused_text_ = false;
 };
 
 }  // namespace
@@ -176,11 +246,26 @@ uint64_t CalibrationRows::longest() const {
   return longest;
 }
 
+void check_tokens(CalibrationRows& rows, const std::string& calib) {
+  const uint64_t tokens = rows.tokens();
+  if (tokens < kLeastTokens) {
+    throw Error(
+        ErrorKind::kBadInput, {.file = calib}, "too little to calibrate on",
+        {.expected = fmt::format("at least {} tokens; {} and more are usual", kLeastTokens, 128 * 512),
+         .found = std::to_string(tokens),
+         .hint = "is this the file that is meant?"});
+  }
+  if (tokens >= kFewTokens) return;
+  rows.warnings.push_back(fmt::format(
+      "{} tokens are few to calibrate on: many experts will see none; give at least {}, better {}", tokens,
+      kFewTokens, 128 * 512));
+}
+
 CalibrationRows read_rows(FileSystem& files, std::span<const CalibrationSet> sets,
                           const TokenizerSource& tokenizer, int64_t bos_token_id, uint64_t vocab_size,
                           const RowsOptions& options) {
   if (options.length == 0) throw Error(ErrorKind::kUsage, {}, "a row needs at least one token");
-  Encoder encoder(tokenizer, bos_token_id, vocab_size, options.bos);
+  Encoder encoder(tokenizer, bos_token_id, vocab_size, options);
   CalibrationRows all;
   std::optional<Error> no_rows;
   for (const CalibrationSet& set : sets) {

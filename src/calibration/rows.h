@@ -28,7 +28,14 @@ struct RowsOptions {
   RowsPolicy policy = RowsPolicy::kDocs;
   BosPolicy bos = BosPolicy::kAuto;
   uint64_t length = 512;
+  uint64_t memory_bytes =
+      UINT64_MAX;  // what reading may take: kReadingBytes, and room for a long word or many rows
 };
+
+// What reading takes besides ids and words longer than kLeastWordBytes: the tokenizer, and of a record what
+// is held.
+inline constexpr uint64_t kReadingBytes = 160 << 20;
+inline constexpr uint64_t kLeastWordBytes = 256 << 10;
 
 struct CalibrationRows {
   std::vector<std::vector<int32_t>> ids;
@@ -41,10 +48,20 @@ struct CalibrationRows {
 // nullptr where there is none.
 using TokenizerSource = std::function<const Tokenizer*()>;
 
+// Below these a calibration is not worth its name, or none at all.
+inline constexpr uint64_t kFewTokens = 1024;
+inline constexpr uint64_t kLeastTokens = 16;
+// Adds a warning to rows with less than kFewTokens tokens in all; kBadInput below kLeastTokens. `calib` is
+// for messages.
+void check_tokens(CalibrationRows& rows, const std::string& calib);
+
 // The sets' rows, one set after the other. Empty texts are dropped (as hf_ptq does) and count in a warning;
 // input_ids are taken as they are (no BOS added), truncated to `length`. Errors besides those of
 // open_records() (kBadInput): a text without a tokenizer, ids outside [0, vocab_size), a set without any row,
-// a set whose first files alone are here and hold fewer texts than its count.
+// a set whose first files alone are here and hold fewer texts than its count. kRefused: rows or a word that
+// do not fit into `memory_bytes`, a record longer than what is held of one where a row needs more of it.
+//
+// Texts are read as far as rows need them, and reading stops when the rows are full.
 CalibrationRows read_rows(FileSystem& files, std::span<const CalibrationSet> sets,
                           const TokenizerSource& tokenizer, int64_t bos_token_id, uint64_t vocab_size,
                           const RowsOptions& options);

@@ -11,6 +11,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -20,6 +21,14 @@
 #include "base/file.h"
 
 namespace nibblecast {
+
+// Appends the next part of a text (valid UTF-8, whole characters) to its argument; false at the end.
+using TextParts = std::function<bool(std::string& to)>;
+
+// What encoding takes at most of memory for each byte that it must hold.
+inline constexpr size_t kEncodingBytesPerByte = 96;
+// No text that has to be held whole is longer: what nothing cuts, one word as a rule.
+inline constexpr size_t kMostWordBytes = 16 << 20;
 
 class Tokenizer {
  public:
@@ -35,6 +44,12 @@ class Tokenizer {
   // byte offset: invalid UTF-8; kBadInput naming the pattern: one that backtracks without end.
   std::vector<int32_t> encode(std::string_view text, bool add_special_tokens = true,
                               size_t max_ids = SIZE_MAX) const;
+  // The same of a text that comes in parts. Ids are those of the whole, but no more is asked for than
+  // `max_ids` need, and only a window is held: it is cut where that changes nothing
+  // (calibration/pattern_cuts.h). kRefused: it grows to `max_held_bytes`, because nothing in it can be cut;
+  // names `origin`.
+  std::vector<int32_t> encode(const TextParts& text, bool add_special_tokens, size_t max_ids,
+                              size_t max_held_bytes = kMostWordBytes, const std::string& origin = {}) const;
   std::optional<int32_t> token_id(std::string_view token) const;
   // True if encode("") with special tokens starts with `id`: whether the file itself adds a BOS.
   bool adds_prefix(int32_t id) const;
@@ -42,6 +57,7 @@ class Tokenizer {
 
  private:
   struct Impl;
+  class Encoder;
   explicit Tokenizer(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };

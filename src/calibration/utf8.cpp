@@ -48,6 +48,12 @@ Character character_before(std::string_view text, size_t end) {
   return character_at(text, begin);
 }
 
+void append_utf8(int32_t code, std::string& to) {
+  uint8_t bytes[4];
+  const auto count = utf8proc_encode_char(code, bytes);
+  to.append(reinterpret_cast<const char*>(bytes), static_cast<size_t>(count));
+}
+
 bool is_white_space(int32_t code) {
   return (code >= 0x9 && code <= 0xD) || code == 0x20 || code == 0x85 || code == 0xA0 || code == 0x1680 ||
          (code >= 0x2000 && code <= 0x200A) || code == 0x2028 || code == 0x2029 || code == 0x202F ||

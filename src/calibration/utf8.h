@@ -4,9 +4,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <string_view>
 
 namespace nibblecast {
+
+inline constexpr size_t kLongestCharacter = 4;  // bytes
 
 // Byte offset of the first sequence that is not UTF-8 (surrogates and overlong forms are not).
 std::optional<size_t> find_invalid_utf8(std::string_view text);
@@ -18,6 +21,9 @@ struct Character {
 };
 Character character_at(std::string_view text, size_t offset);
 Character character_before(std::string_view text, size_t end);
+
+// `code` is a Unicode scalar value.
+void append_utf8(int32_t code, std::string& to);
 
 // The property White_Space of Unicode.
 bool is_white_space(int32_t code);

@@ -24,6 +24,11 @@ void require_file(FileSystem& files, const std::string& path) {
   throw Error(ErrorKind::kBadInput, {.file = path}, status ? "is a folder" : "there is no such file");
 }
 
+// What --calib names.
+std::vector<CalibrationSet> sets_of(const ActivationOptions& options, FileSystem& files) {
+  return find_calibration_sets(files, options.calib, options.calib_size, hub_cache(), options.calib_key);
+}
+
 struct Input {
   std::string path;
   const char* what;
@@ -34,8 +39,7 @@ std::vector<Input> inputs_of(const ActivationOptions& options, const QuantizeOpt
                              const Checkpoint& source) {
   std::vector<Input> inputs;
   if (!options.calib.empty()) {
-    for (const CalibrationSet& set :
-         find_calibration_sets(source.files(), options.calib, options.calib_size, hub_cache())) {
+    for (const CalibrationSet& set : sets_of(options, source.files())) {
       for (const std::string& file : set.files) inputs.push_back({file, "the calibration texts"});
     }
   }
@@ -68,6 +72,31 @@ AmaxFile read_existing_amax(FileSystem& files, const std::string& path) {
   }
 }
 
+// Of what --calib names.
+CalibrationRows load_rows(const ActivationOptions& options, const Checkpoint& source, const Plan& plan,
+                          uint64_t memory_bytes) {
+  FileSystem& files = source.files();
+  const std::vector<CalibrationSet> sets = sets_of(options, files);
+  const std::filesystem::path tokenizer_json = source.folder() / "tokenizer.json";
+  std::optional<Tokenizer> tokenizer;
+  const auto load_tokenizer = [&]() -> const Tokenizer* {
+    if (!files.status(tokenizer_json)) return nullptr;
+    return &tokenizer.emplace(Tokenizer::load(files, tokenizer_json));
+  };
+  RowsOptions rows_options = options.rows;
+  rows_options.memory_bytes = memory_bytes;
+  CalibrationRows rows =
+      read_rows(files, sets, load_tokenizer, plan.model.bos_token_id, plan.model.vocab_size, rows_options);
+  check_tokens(rows, options.calib);
+  if (options.rows.length > plan.model.max_position_embeddings) {
+    rows.warnings.push_back(
+        fmt::format("--calib-seq {} is beyond the {} positions that the model was made for "
+                    "(max_position_embeddings in config.json)",
+                    options.rows.length, plan.model.max_position_embeddings));
+  }
+  return rows;
+}
+
 }  // namespace
 
 void require_one_origin(const ActivationOptions& options) {
@@ -89,7 +118,7 @@ void require_origin(const ActivationOptions& options, const Plan& plan) {
 }
 
 Activations load_activations(const ActivationOptions& options, const Checkpoint& source, const Plan& plan,
-                             const ForwardDevice& device) {
+                             const ForwardDevice& device, uint64_t memory_bytes) {
   FileSystem& files = source.files();
   if (options.calib.empty() && options.amax.empty())
     return {.rows = {}, .amax = {}, .origin = "", .identity = "none", .products = ""};
@@ -100,16 +129,8 @@ Activations load_activations(const ActivationOptions& options, const Checkpoint&
     activations.warnings = amax_warnings(source, plan, *activations.amax, options.amax);
     return activations;
   }
-  const auto sets = find_calibration_sets(files, options.calib, options.calib_size, hub_cache());
-  const std::filesystem::path tokenizer_json = source.folder() / "tokenizer.json";
-  std::optional<Tokenizer> tokenizer;
-  const auto load_tokenizer = [&]() -> const Tokenizer* {
-    if (!files.status(tokenizer_json)) return nullptr;
-    return &tokenizer.emplace(Tokenizer::load(files, tokenizer_json));
-  };
-  CalibrationRows rows =
-      read_rows(files, sets, load_tokenizer, plan.model.bos_token_id, plan.model.vocab_size, options.rows);
-  Activations activations = Activations::from_rows(std::move(rows), options.calib);
+  Activations activations =
+      Activations::from_rows(load_rows(options, source, plan, memory_bytes), options.calib);
   if (device.cuda) activations.products = device_identity(device);
   return activations;
 }

@@ -16,9 +16,9 @@ void require_origin(const ActivationOptions& options, const Plan& plan);
 
 // Reads and tokenizes the texts, or reads the amax file; neither where none is named. kBadInput for an amax
 // file that a run with this plan would refuse. Warnings are in the result. `device`: where a forward pass
-// would run.
+// would run; `memory_bytes`: what reading may take.
 Activations load_activations(const ActivationOptions& options, const Checkpoint& source, const Plan& plan,
-                             const ForwardDevice& device);
+                             const ForwardDevice& device, uint64_t memory_bytes);
 
 Workload workload_of(const Activations& activations);
 

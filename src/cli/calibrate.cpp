@@ -57,7 +57,8 @@ int run(const CalibrateArguments& arguments, const CommonOptions& common) {
   check_amax_output(arguments.output, arguments.activations, arguments.options, source);
   const Plan plan = make_plan(source, arguments.options);
   const ChosenDevice device = choose_device(common);
-  const Activations activations = load_activations(arguments.activations, source, plan, device.forward);
+  const Activations activations =
+      load_activations(arguments.activations, source, plan, device.forward, common.memory_limit());
   const bool whole = require_own_amax(arguments.output, source, plan, *activations.rows);
   const Conditions conditions = with_strict(arguments.conditions, arguments.job.strict, plan);
   Preflight found =

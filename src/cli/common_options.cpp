@@ -163,7 +163,11 @@ void add_device_options(CLI::App& app, CommonOptions& options) {
 }
 
 void add_rows_options(CLI::App& app, ActivationOptions& options) {
-  add_text(app, "--calib", options.calib, "FILE", "texts: JSONL, Parquet, plain, -, a data set; A:64,B:64");
+  add_text(app, "--calib", options.calib, "FILE",
+           "texts: JSON, CSV, Parquet, plain, - or a data set; A:64,B:64");
+  add_text(app, "--calib-key", options.calib_key, "KEY",
+           "key or column of the texts; default: the usual ones")
+      ->needs("--calib");
   add_count(app, "--calib-size", options.calib_size, 1, "texts (docs) or rows (packed); default 128")
       ->needs("--calib");
   add_count(app, "--calib-seq", options.rows.length, 1, "most tokens of a row; default 512")

@@ -33,6 +33,7 @@ struct CommonOptions {
 // Where activations come from: at most one of `calib` and `amax` is set.
 struct ActivationOptions {
   std::string calib, amax;
+  std::string calib_key;    // empty: whichever of those that are known is there
   uint64_t calib_size = 0;  // 0: not given
   RowsOptions rows;
 };

@@ -60,7 +60,7 @@ int run(const PlanArguments& arguments, const CommonOptions& common) {
   if (!arguments.explain.empty()) return explain(source, arguments);
   const Plan plan = make_plan(source, arguments.options);
   const ChosenDevice device = choose_device(common);
-  const Activations activations = load_activations(from, source, plan, device.forward);
+  const Activations activations = load_activations(from, source, plan, device.forward, common.memory_limit());
   PlanReport report{.source = &source,
                     .plan = &plan,
                     .preflight = preflight(source, plan, activations, arguments.destination, arguments.job,

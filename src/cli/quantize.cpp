@@ -121,7 +121,7 @@ int run(const QuantizeArguments& arguments, const CommonOptions& common) {
   const Activations activations =
       from_job ? saved_activations(source.files(), std::filesystem::path(arguments.destination) / kJobFolder,
                                    device.forward)
-               : load_activations(arguments.activations, source, plan, device.forward);
+               : load_activations(arguments.activations, source, plan, device.forward, common.memory_limit());
   if (!arguments.amax_output.empty())
     require_own_amax(arguments.amax_output, source, plan, *activations.rows);
   Preflight found =

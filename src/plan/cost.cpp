@@ -13,6 +13,7 @@
 #include "base/error.h"
 #include "base/parallel.h"
 #include "base/size_text.h"
+#include "calibration/rows.h"
 #include "model/deepseek_v4.h"
 #include "ops/matmul.h"
 
@@ -191,6 +192,8 @@ MemoryCost memory_cost(const Checkpoint& source, const Plan& plan, const Workloa
   cost.read_units = read_units;
   cost.read_bytes = read_units * read_unit;
   cost.write_bytes = write_units * write_unit;
+  // Texts are read before anything of this is there.
+  if (workload.tokens > 0) cost.fixed_bytes += kReadingBytes - std::min(kReadingBytes, cost.peak_bytes());
   return cost;
 }
 

@@ -121,7 +121,7 @@ TEST_F(Rows, DocsCountsTextsAndTruncates) {
   EXPECT_THAT(rows.ids, ElementsAre(Ids{0, 1, 2, 3, 4}, Ids{1, 2, 3, 4, 5}, Ids{0}));
   EXPECT_EQ(rows.tokens(), 11u);
   EXPECT_EQ(rows.longest(), 5u);
-  EXPECT_THAT(rows.warnings, ElementsAre(HasSubstr("1 of 4 texts are empty"), HasSubstr("asked for 4 rows")));
+  EXPECT_THAT(rows.warnings, ElementsAre(HasSubstr("1 of 4 texts is empty"), HasSubstr("asked for 4 rows")));
 }
 
 TEST_F(Rows, PackedCutsAndDropsTheRest) {
