@@ -52,7 +52,7 @@ uint64_t json_bytes(const Json& json) { return json.dump(2).size(); }
 
 }  // namespace
 
-Checkpoint open_source(const std::string& path, bool require_config) {
+void require_checkpoint_folder(const std::string& path, bool require_config) {
   FileSystem& files = system_files();
   const auto status = files.status(path);
   if (!status) fail_missing(path);
@@ -68,7 +68,11 @@ Checkpoint open_source(const std::string& path, bool require_config) {
                                                   : "is the download complete?");
   }
   if (!has_weights) fail(path, "holds no weights", "is the download complete?");
-  return Checkpoint::open(path, files, require_config);
+}
+
+Checkpoint open_source(const std::string& path, bool require_config) {
+  require_checkpoint_folder(path, require_config);
+  return Checkpoint::open(path, system_files(), require_config);
 }
 
 uint64_t disk_need(const Checkpoint& source, const Plan& plan) {
