@@ -98,7 +98,8 @@ std::string unfinished_text(const Json& status) {
         "calibrated", fmt::format("{} of {} layers{}", number("layers", "calibrated"), number("layers", "of"),
                                   status["state_before_layer"].is_null()
                                       ? ""
-                                      : "; saved state enters layer " + status["state_before_layer"].dump()));
+                                      : fmt::format("; the state after layer {} is saved",
+                                                    status["state_before_layer"].get<uint64_t>() - 1)));
   }
   if (status["journal"]["torn_bytes"].get<uint64_t>() > 0) {
     text += summary_line(

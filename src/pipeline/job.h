@@ -4,13 +4,14 @@
 //   FOLDER/lock        held while a process works on the job; names it
 //   FOLDER/job.json    identity, source files as they were, totals, where the work folder is
 //   WORK/journal       pipeline/journal.h; entries below
-//   WORK/streams-N     the residual streams that enter layer N
+//   WORK/streams-N     the residual streams that enter layer N; after the last layer, the head
 //
 // Journal entries, in the order of their making:
 //   {"job": {...}}      first line: which job
 //   {"attempt": {...}}  a process begins; {"end": {...}} it ended in order, or with an error
 //   {"done": {...}}     planned tensors whose bytes are durable, with their XXH3-128
 //   {"layer": {...}}    what calibration measured of a layer, each time it is computed
+//   {"perplexity": {...}}  of the rows, after the last layer; journals of older versions have none
 //   {"streams": {...}}  saved streams that are durable
 //   {"lost": [...]}     tensors of a shard that is gone or cut: to be made again
 #pragma once
@@ -28,6 +29,7 @@
 #include "base/json.h"
 #include "checkpoint/checkpoint.h"
 #include "model/activation_amax.h"
+#include "model/logits.h"
 #include "pipeline/group_maker.h"
 #include "pipeline/journal.h"
 
@@ -50,7 +52,7 @@ struct DurableTensor {
 };
 
 struct SavedStreams {
-  uint64_t layer = 0;  // they enter it
+  uint64_t layer = 0;  // they enter it; num_hidden_layers: the head
   std::string file;    // in the work folder
   uint64_t size_bytes = 0;
   std::string checksum;
@@ -65,6 +67,7 @@ struct JobState {
   std::map<uint64_t, LayerAmax> layers;
   std::map<uint64_t, uint64_t> layer_passes;  // how often each was computed
   std::optional<SavedStreams> streams;
+  std::optional<Perplexity> perplexity;
   uint64_t tensors_made_twice = 0;  // durable a second time though they were not lost
 };
 
@@ -81,6 +84,7 @@ struct DoneUnit {
 };
 Json done_entry(const DoneUnit& unit);
 Json layer_entry(const LayerAmax& layer);
+Json perplexity_entry(const Perplexity& perplexity);
 Json streams_entry(const SavedStreams& streams);
 Json lost_entry(const std::vector<uint32_t>& tensors, uint64_t bytes);
 
