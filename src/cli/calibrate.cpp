@@ -16,6 +16,7 @@
 #include "cli/source.h"
 #include "cli/summary.h"
 #include "cli/text.h"
+#include "pipeline/output.h"
 
 namespace nibblecast {
 namespace {
@@ -34,11 +35,11 @@ Json document_of(const CalibrateArguments& arguments, const Workload& workload, 
     layers.push_back(
         {{"layer", layer.layer}, {"experts_without_tokens", record.without_tokens[layer.layer]}});
   }
-  return {{"output", arguments.output},       {"rows", workload.rows},
-          {"tokens", workload.tokens},        {"longest_row", workload.longest_row},
-          {"layers", std::move(layers)},      {"seconds", record.seconds},
-          {"read_bytes", record.read_bytes},  {"peak_memory_bytes", peak_resident_bytes()},
-          {"device", device_use_json(record)}};
+  return {{"output", arguments.output},        {"rows", workload.rows},
+          {"tokens", workload.tokens},         {"longest_row", workload.longest_row},
+          {"layers", std::move(layers)},       {"seconds", record.seconds},
+          {"read_bytes", record.read_bytes},   {"peak_memory_bytes", peak_resident_bytes()},
+          {"device", device_use_json(record)}, {"perplexity", perplexity_document(record)}};
 }
 
 int say_finished(const Checkpoint& source, const Plan& plan, const Conditions& conditions,
@@ -81,6 +82,8 @@ int run(const CalibrateArguments& arguments, const CommonOptions& common) {
                       .device = found.device.forward,
                       .amax_output = arguments.output,
                       .checkpoint_every = found.checkpoint_every,
+                      .max_perplexity = arguments.job.max_perplexity,
+                      .allow_nonfinite = arguments.job.allow_nonfinite,
                       .progress = progress_to(printer, watch)});
   });
   job.close();
@@ -94,7 +97,7 @@ int run(const CalibrateArguments& arguments, const CommonOptions& common) {
       summary_line("calibrated", fmt::format("{} layers on {} rows of {} tokens in all, the longest {}",
                                              record.layers.size(), grouped(workload.rows),
                                              grouped(workload.tokens), grouped(workload.longest_row))) +
-      coverage_text(record, plan.model.n_routed_experts) + speed_text(record));
+      coverage_text(record, plan.model.n_routed_experts) + perplexity_text(record) + speed_text(record));
   return report_unmet(unmet(conditions, plan, record));
 }
 

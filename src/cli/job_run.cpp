@@ -54,7 +54,7 @@ void report_resumption(Job& job, bool quiet) {
   std::string text = fmt::format("resuming (attempt {}): {} tensors, {}, are done", state.attempts.size(),
                                  grouped(state.tensors.size()), size_text(state.durable_bytes));
   if (!state.layers.empty()) text += fmt::format("; {} layers are calibrated", state.layers.size());
-  if (state.streams) text += fmt::format(", the state before layer {} is saved", state.streams->layer);
+  if (state.streams) text += fmt::format(", the state after layer {} is saved", state.streams->layer - 1);
   print_line(text);
 }
 

@@ -63,6 +63,7 @@ int run_plan(const Checkpoint& source, const Plan& plan, const PlanRunArguments&
     RunOptions options;
     options.read_memory_bytes = found.memory.read_bytes;
     options.write_memory_bytes = found.memory.write_bytes;
+    options.allow_nonfinite = arguments.job.allow_nonfinite;
     options.progress = progress_to(printer, watch);
     RunRecord made = quantize(source, plan, none, job, arguments.destination, options);
     finish_output(source, plan, none, made, job, arguments.destination);

@@ -193,12 +193,16 @@ size_t Preflight::read_threads() const {
 void add_work_options(CLI::App& app, JobOptions& options) {
   add_path(app, "--work-dir", options.work_folder, "DIR", "where journal and state go; default: in DST");
   app.add_flag("--strict", options.strict, "what would be a warning is a refusal");
+  app.add_flag("--allow-nonfinite", options.allow_nonfinite, "copy NaN and infinity as they are");
 }
 
 void add_job_options(CLI::App& app, JobOptions& options) {
   add_work_options(app, options);
   add_count(app, "--checkpoint-every", options.checkpoint_every, 1,
             "layers between two saved states; default: costs 3 %");
+  app.add_option("--max-perplexity", options.max_perplexity, "fail (exit 6) if the rows' is higher or NaN")
+      ->option_text("X")
+      ->check(CLI::PositiveNumber);
 }
 
 Preflight preflight(const Checkpoint& source, const Plan& plan, const Activations& activations,

@@ -16,11 +16,13 @@
 
 namespace nibblecast {
 
-// --work-dir, --checkpoint-every, --strict.
+// --work-dir, --checkpoint-every, --strict, --allow-nonfinite, --max-perplexity.
 struct JobOptions {
   std::string work_folder;
   uint64_t checkpoint_every = 0;  // 0: chosen
   bool strict = false;
+  bool allow_nonfinite = false;
+  std::optional<double> max_perplexity = {};
 };
 void add_job_options(CLI::App& app, JobOptions& options);
 void add_work_options(CLI::App& app, JobOptions& options);  // of jobs without a forward pass

@@ -41,7 +41,8 @@ void print_summary(const Checkpoint& source, const Plan& plan, const Activations
     return;
   }
   print_data(output_text(plan, arguments.destination) + blocks_text(record) +
-             coverage_text(record, plan.model.n_routed_experts) + speed_text(record) +
+             coverage_text(record, plan.model.n_routed_experts) + perplexity_text(record) +
+             speed_text(record) +
              summary_line("next", fmt::format("nibblecast verify {} {}", shell_quoted(arguments.source),
                                               shell_quoted(arguments.destination))));
 }
@@ -50,11 +51,11 @@ void print_summary(const Checkpoint& source, const Plan& plan, const Activations
 void require_calibrated(const Checkpoint& source, const Plan& plan, const QuantizeArguments& arguments) {
   if (!arguments.activations.amax.empty() || !plan.needs_activations()) return;
   const auto job = read_job(source.files(), std::filesystem::path(arguments.destination) / kJobFolder);
-  if (job && job->state.layers.size() == plan.model.num_hidden_layers) return;
+  if (job && job->state.layers.size() == plan.model.num_hidden_layers && job->state.perplexity) return;
   throw Error(ErrorKind::kRefused, {.file = arguments.destination},
               "holds no finished calibration to export from",
-              {.expected = fmt::format("{} layers", plan.model.num_hidden_layers),
-               .found = fmt::format("{}", job ? job->state.layers.size() : 0),
+              {.expected = fmt::format("{} layers and the head", plan.model.num_hidden_layers),
+               .found = fmt::format("{} layers", job ? job->state.layers.size() : 0),
                .hint = "run without --export-only, or give --amax FILE"});
 }
 
@@ -122,6 +123,8 @@ int run(const QuantizeArguments& arguments, const CommonOptions& common) {
       from_job ? saved_activations(source.files(), std::filesystem::path(arguments.destination) / kJobFolder,
                                    device.forward)
                : load_activations(arguments.activations, source, plan, device.forward, common.memory_limit());
+  if (activations.amax)
+    check_perplexity(find_perplexity(activations.amax->metadata), arguments.job.max_perplexity);
   if (!arguments.amax_output.empty())
     require_own_amax(arguments.amax_output, source, plan, *activations.rows);
   Preflight found =
@@ -152,6 +155,8 @@ int run(const QuantizeArguments& arguments, const CommonOptions& common) {
                                .device = found.device.forward,
                                .amax_output = arguments.amax_output,
                                .checkpoint_every = found.checkpoint_every,
+                               .max_perplexity = arguments.job.max_perplexity,
+                               .allow_nonfinite = arguments.job.allow_nonfinite,
                                .progress = progress_to(printer, watch)});
     finish_output(source, plan, activations, made, job, arguments.destination);
     return made;

@@ -73,7 +73,7 @@ uint64_t json_bytes(const Json& json) { return json.dump(2).size(); }
 
 }  // namespace
 
-Checkpoint open_source(const std::string& path, bool require_config) {
+void require_checkpoint_folder(const std::string& path, bool require_config) {
   FileSystem& files = system_files();
   const auto status = files.status(path);
   if (!status) fail_missing(path);
@@ -86,7 +86,11 @@ Checkpoint open_source(const std::string& path, bool require_config) {
          files.status(Path(path) / ".nibblecast") ? "it is an unfinished output"
                                                   : missing_files_hint(files, path));
   }
-  return Checkpoint::open(path, files, require_config);
+}
+
+Checkpoint open_source(const std::string& path, bool require_config) {
+  require_checkpoint_folder(path, require_config);
+  return Checkpoint::open(path, system_files(), require_config);
 }
 
 uint64_t disk_need(const Checkpoint& source, const Plan& plan) {

@@ -15,6 +15,9 @@ namespace nibblecast {
 // that holds no checkpoint. Errors: kBadInput.
 Checkpoint open_source(const std::string& path, bool require_config = true);
 
+// What open_source() refuses without opening a file.
+void require_checkpoint_folder(const std::string& path, bool require_config = true);
+
 // Bytes that a finished output takes on disk: shards, side files, documents.
 uint64_t disk_need(const Checkpoint& source, const Plan& plan);
 // Bytes that the files of a folder take on disk, as far as they can be read: what a job that goes on need not

@@ -153,7 +153,8 @@ std::string unfinished_text(const Json& status, const Pace& pace) {
         "calibrated", fmt::format("{} of {} layers{}", number("layers", "calibrated"), number("layers", "of"),
                                   status["state_before_layer"].is_null()
                                       ? ""
-                                      : "; saved state enters layer " + status["state_before_layer"].dump()));
+                                      : fmt::format("; the state after layer {} is saved",
+                                                    status["state_before_layer"].get<uint64_t>() - 1)));
   }
   if (pace.of > 0) text += summary_line("pace", pace_text(pace, status["running"].get<bool>()));
   if (status["journal"]["torn_bytes"].get<uint64_t>() > 0) {

@@ -108,6 +108,15 @@ std::string coverage_text(const RunRecord& record, uint64_t experts) {
   return text.empty() ? summary_line("coverage", "every expert of every layer saw tokens") : text;
 }
 
+std::string perplexity_text(const RunRecord& record) {
+  if (!record.perplexity) return {};
+  const std::string text =
+      record.perplexity->tokens == 0
+          ? "not measured: no row has two tokens"
+          : fmt::format("{:.4g} ({} tokens)", record.perplexity->value(), grouped(record.perplexity->tokens));
+  return summary_line("perplexity", "of the calibration rows " + text);
+}
+
 std::string speed_text(const RunRecord& record) {
   const double seconds = std::max(record.seconds, 1e-9);
   std::string text = fmt::format("read {} bytes", grouped(record.read_bytes));

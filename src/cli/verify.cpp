@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <optional>
 
 #include "base/error.h"
 #include "cli/activations.h"
@@ -16,6 +17,7 @@
 #include "cli/text.h"
 #include "pipeline/verify_checksums.h"
 #include "pipeline/verify_folder.h"
+#include "pipeline/verify_source.h"
 
 namespace nibblecast {
 namespace {
@@ -24,7 +26,7 @@ struct VerifyArguments {
   std::string source, destination;
   QuantizeOptions options;         // of which only the engines count
   CLI::Option* engines = nullptr;  // --engine
-  bool checksums = false;
+  bool checksums = false, published = false;
 };
 
 Json json_of(const VerifyReport& report) {
@@ -94,13 +96,63 @@ VerifyReport verify_as_meant(const Checkpoint& source, const std::string& destin
   }
 }
 
+Json json_of(const SourceReport& report) {
+  return {{"ok", report.ok()},
+          {"problems", report.problems},
+          {"unchecked", report.unchecked},
+          {"files", report.files},
+          {"bytes", report.bytes}};
+}
+
+std::string text_of(const SourceReport& report) {
+  constexpr size_t kMostNames = 20;
+  std::string text;
+  for (const std::string& problem : report.problems) text += summary_line("problem", problem);
+  for (size_t index = 0; index < std::min(kMostNames, report.unchecked.size()); ++index)
+    text += summary_line(index == 0 ? "unchecked" : "", report.unchecked[index]);
+  if (report.unchecked.size() > kMostNames)
+    text += summary_line("", fmt::format("and {} more", grouped(report.unchecked.size() - kMostNames)));
+  const std::string compared =
+      fmt::format("{} files, {} bytes", grouped(report.files), grouped(report.bytes));
+  if (!report.ok())
+    return text + summary_line("source", fmt::format("DAMAGED: {} problems, in {} that have a checksum",
+                                                     report.problems.size(), compared));
+  if (report.files == 0)
+    return text + summary_line("source",
+                               "nothing could be checked: it is no snapshot in the Hub's cache, and "
+                               "`hf download` noted no checksums beside it");
+  return text + summary_line("source", "as the Hub has it: " + compared);
+}
+
+// SRC's files against the Hub's own checksums.
+SourceReport check_published(const VerifyArguments& arguments, const CommonOptions& common) {
+  require_checkpoint_folder(arguments.source, false);
+  const InterruptWatch watch("");
+  ProgressPrinter printer(common.quiet);
+  VerifyOptions options{.engines = {}, .progress = progress_to(printer, watch)};
+  options.memory_bytes = std::min(options.memory_bytes, common.memory_limit() / 2);
+  return verify_source(arguments.source, system_files(), options);
+}
+
+int run_published(const VerifyArguments& arguments, const CommonOptions& common) {
+  const SourceReport report = check_published(arguments, common);
+  if (common.json)
+    print_json(json_of(report));
+  else
+    print_data(text_of(report));
+  return report.ok() ? 0 : static_cast<int>(ErrorKind::kVerifyFailed);
+}
+
 int run(const VerifyArguments& arguments, const CommonOptions& common) {
   if (const std::string warning = common.memory_warning(); !warning.empty()) print_warning(warning);
   if (arguments.checksums) return run_checksums(arguments, common);
+  if (arguments.published && arguments.destination.empty()) return run_published(arguments, common);
   if (arguments.destination.empty()) {
     throw Error(ErrorKind::kUsage, {}, "DST is missing",
                 {.hint = "give SRC and DST, or --checksums and an output"});
   }
+  std::optional<SourceReport> published;
+  if (arguments.published) published = check_published(arguments, common);
   const Checkpoint source = open_source(arguments.source);
   require_finished(arguments.destination);
   VerifyReport report;
@@ -112,11 +164,15 @@ int run(const VerifyArguments& arguments, const CommonOptions& common) {
     options.memory_bytes = std::min(options.memory_bytes, common.memory_limit() / 2);
     report = verify_as_meant(source, arguments.destination, options);
   }
+  Json document = json_of(report);
+  const bool ok = report.ok() && (!published || published->ok());
+  document["ok"] = ok;
+  if (published) document["source"] = json_of(*published);
   if (common.json)
-    print_json(json_of(report));
+    print_json(document);
   else
-    print_data(text_of(report));
-  return report.ok() ? 0 : static_cast<int>(ErrorKind::kVerifyFailed);
+    print_data((published ? text_of(*published) : "") + text_of(report));
+  return ok ? 0 : static_cast<int>(ErrorKind::kVerifyFailed);
 }
 
 }  // namespace
@@ -127,7 +183,12 @@ void add_verify(CLI::App& app, CommonOptions& common, Action& action) {
                                   "nibblecast verify DeepSeek-V4-Flash DeepSeek-V4-Flash-NVFP4");
   add_path(command, "SRC", arguments->source, "", "the source checkpoint")->required();
   add_path(command, "DST", arguments->destination, "", "what was made of it");
-  command.add_flag("--checksums", arguments->checksums, "one folder: against its own record, without SRC");
+  CLI::Option* const own = command.add_flag("--checksums", arguments->checksums,
+                                            "one folder: against its own record, without SRC");
+  command
+      .add_flag("--source", arguments->published,
+                "SRC's files against the Hub's checksums; DST may be left out")
+      ->excludes(own);
   add_engines(command, arguments->options);
   arguments->engines = command.get_option("--engine");
   arguments->engines->description("vllm|sglang|trtllm|none; repeatable (those that DST records)");

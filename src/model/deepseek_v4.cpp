@@ -4,11 +4,14 @@
 #include <cassert>
 #include <cmath>
 #include <cstring>
+#include <optional>
+#include <utility>
 
 #include "base/error.h"
 #include "base/parallel.h"
 #include "model/deepseek_v4_checks.h"
 #include "model/deepseek_v4_embedding.h"
+#include "model/deepseek_v4_head.h"
 #include "model/deepseek_v4_state.h"
 #include "model/deepseek_v4_tensors.h"
 #include "ops/rmsnorm.h"
@@ -49,7 +52,9 @@ void spread(ForwardState<T>& state, const StreamMix& mix, size_t token, const T*
 }
 
 template <class T>
-struct DeepseekV4Forward<T>::State : ForwardState<T> {};
+struct DeepseekV4Forward<T>::State : ForwardState<T> {
+  std::optional<Head<T>> head;  // once it has begun
+};
 
 template <class T>
 DeepseekV4Forward<T>::DeepseekV4Forward(const DeepseekV4Config& config,
@@ -72,6 +77,7 @@ DeepseekV4Forward<T>::~DeepseekV4Forward() = default;
 template <class T>
 std::vector<std::string> DeepseekV4Forward<T>::dense_tensor_names(const DeepseekV4Config& config,
                                                                   uint64_t layer) {
+  if (layer == config.num_hidden_layers) return head_tensor_names();
   std::vector<std::string> names;
   for (const ModelTensor& tensor : layer_tensors(config, layer)) {
     if (tensor.storage == Storage::kExpert) continue;
@@ -96,7 +102,8 @@ uint64_t DeepseekV4Forward<T>::memory_bytes(const DeepseekV4Config& config, uint
   const uint64_t shared = 3 * width * inner * 5 / 4;  // codes, and scales of one FP32 number for 16 at most
   // Threads keep the scratch of both halves.
   return streams + tokens * per_token + ropes + shared +
-         attention_bytes<T>(config, tokens, longest_row, threads) + ffn_bytes<T>(config, tokens, threads);
+         attention_bytes<T>(config, tokens, longest_row, threads) + ffn_bytes<T>(config, tokens, threads) +
+         Head<T>::memory_bytes(config, tokens, threads);
 }
 
 template <class T>
@@ -110,7 +117,7 @@ void DeepseekV4Forward<T>::embed(uint64_t first, uint64_t count, std::span<const
 template <class T>
 std::span<T> DeepseekV4Forward<T>::resume_at(uint64_t layer) {
   State& state = *state_;
-  assert(!state.in_layer && layer < state.config.num_hidden_layers);
+  assert(!state.in_layer && layer <= state.config.num_hidden_layers);
   state.layer = layer;
   state.embedded = state.config.vocab_size;
   return state.streams;
@@ -160,13 +167,19 @@ std::span<const int32_t> DeepseekV4Forward<T>::chosen_experts() const {
 }
 
 template <class T>
-std::vector<float> DeepseekV4Forward<T>::logits(size_t row, const StoredTensors& tensors) {
-  return row_logits<T>(*state_, head_weights(state_->config, tensors), row);
+void DeepseekV4Forward<T>::begin_head(const StoredTensors& tensors, LogitsSink sink) {
+  assert(!state_->in_layer && state_->layer == state_->config.num_hidden_layers);
+  state_->head.emplace(*state_, head_weights(state_->config, tensors), std::move(sink));
 }
 
 template <class T>
-std::vector<float> DeepseekV4Forward<T>::nll(size_t row, const StoredTensors& tensors) {
-  return row_nll<T>(*state_, head_weights(state_->config, tensors), row);
+void DeepseekV4Forward<T>::head(uint64_t begin, std::span<const std::byte> bytes) {
+  state_->head->add(begin, bytes);
+}
+
+template <class T>
+RowLosses DeepseekV4Forward<T>::row_losses() const {
+  return state_->head->losses();
 }
 
 template struct ForwardState<float>;

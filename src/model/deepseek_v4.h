@@ -19,6 +19,7 @@
 #include "formats/stored_linear.h"
 #include "model/activation_amax.h"
 #include "model/deepseek_v4_config.h"
+#include "model/logits.h"
 
 namespace nibblecast {
 
@@ -43,7 +44,8 @@ class DeepseekV4Forward {
   DeepseekV4Forward(const DeepseekV4Config& config, std::vector<std::vector<int32_t>> rows);
   ~DeepseekV4Forward();
 
-  // Which tensors begin_layer() needs (dense ones: everything of the layer but routed experts), full names.
+  // Which tensors begin_layer() needs (dense ones: everything of the layer but routed experts), full names;
+  // of "layer" num_hidden_layers, begin_head().
   static std::vector<std::string> dense_tensor_names(const DeepseekV4Config& config, uint64_t layer);
   // Peak bytes of memory this object takes for `tokens` tokens in rows of at most `longest_row`, beyond the
   // stored tensors handed in. An upper bound that `plan` prints and that a run never exceeds.
@@ -70,11 +72,11 @@ class DeepseekV4Forward {
   // Experts of each token in the layer begun last: [tokens, num_experts_per_tok].
   std::span<const int32_t> chosen_experts() const;
 
-  // Logits (F32 [tokens of the row, V]) of row `row` from the streams, after the last layer. `tensors` holds
-  // norm.weight, hc_head_fn, hc_head_base, hc_head_scale and head.weight.
-  std::vector<float> logits(size_t row, const StoredTensors& tensors);
-  // Negative log-likelihood of ids[t + 1] at t, one per t < length - 1. In FP32 with the sum in double.
-  std::vector<float> nll(size_t row, const StoredTensors& tensors);
+  // After the last layer: what the rows' tokens say of each other. begin_head(); head() with the bytes of
+  // head.weight (BF16 [V, D]) from its first to its last, cut anywhere; row_losses(). `sink` may be empty.
+  void begin_head(const StoredTensors& tensors, LogitsSink sink);
+  void head(uint64_t begin, std::span<const std::byte> bytes);
+  RowLosses row_losses() const;
 
  private:
   struct State;

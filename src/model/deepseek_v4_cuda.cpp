@@ -2,12 +2,15 @@
 
 #include <algorithm>
 #include <cassert>
+#include <optional>
+#include <utility>
 
 #include "base/cuda_owners.h"
 #include "model/deepseek_v4_checks.h"
 #include "model/deepseek_v4_cuda_dense.h"
 #include "model/deepseek_v4_cuda_experts.h"
 #include "model/deepseek_v4_cuda_findings.h"
+#include "model/deepseek_v4_cuda_head.h"
 #include "model/deepseek_v4_cuda_routing.h"
 #include "model/deepseek_v4_cuda_state.h"
 #include "model/deepseek_v4_embedding.h"
@@ -70,7 +73,8 @@ struct DeepseekV4CudaForward<T>::Flow {
   CudaRouting routing;
   CudaExperts<T> experts;
   CudaLayerFindings findings;
-  CudaOwners owners;  // destroyed first: waits for copies
+  std::optional<CudaHead<T>> head;  // once it has begun
+  CudaOwners owners;                // destroyed first: waits for copies
   CudaEvent dense_copied, dense_used;
   uint64_t embedded = 0;  // rows of the embedding that were seen
   uint64_t next_expert = 0;
@@ -195,6 +199,26 @@ LayerAmax DeepseekV4CudaForward<T>::layer_amax() {
 }
 
 template <class T>
+void DeepseekV4CudaForward<T>::begin_head(LogitsSink sink) {
+  CudaForwardState<T>& state = flow_->state;
+  assert(state.layer == state.config.num_hidden_layers);
+  flow_->head.emplace(state, head_weights(state.config, flow_->dense.stored()), std::move(sink));
+}
+
+template <class T>
+void DeepseekV4CudaForward<T>::head(uint64_t begin, std::span<const std::byte> bytes, const Owner& owner) {
+  flow_->head->add(begin, bytes);
+  flow_->owners.add(flow_->state.copying, owner);
+}
+
+template <class T>
+RowLosses DeepseekV4CudaForward<T>::row_losses() {
+  RowLosses losses = flow_->head->losses();
+  flow_->note_use();
+  return losses;
+}
+
+template <class T>
 DeviceUse DeepseekV4CudaForward<T>::device_use() const {
   return flow_->state.use;
 }
@@ -202,16 +226,6 @@ DeviceUse DeepseekV4CudaForward<T>::device_use() const {
 template <class T>
 std::span<const int32_t> DeepseekV4CudaForward<T>::chosen_experts() const {
   return flow_->routing.chosen();
-}
-
-template <class T>
-std::vector<float> DeepseekV4CudaForward<T>::logits(size_t row, const StoredTensors& tensors) {
-  return row_logits(flow_->state, head_weights(flow_->state.config, tensors), row);
-}
-
-template <class T>
-std::vector<float> DeepseekV4CudaForward<T>::nll(size_t row, const StoredTensors& tensors) {
-  return row_nll(flow_->state, head_weights(flow_->state.config, tensors), row);
 }
 
 template class DeepseekV4CudaForward<float>;

@@ -39,12 +39,13 @@ class DeepseekV4CudaForward : public ForwardPass {
   void end_layer() override;
   bool layer_done() const override;
   LayerAmax layer_amax() override;
+  void begin_head(LogitsSink sink) override;
+  void head(uint64_t begin, std::span<const std::byte> bytes, const Owner& owner) override;
+  RowLosses row_losses() override;
   DeviceUse device_use() const override;
 
-  // As DeepseekV4Forward has them, for tests and measurements.
+  // As DeepseekV4Forward has it, for tests.
   std::span<const int32_t> chosen_experts() const;  // after layer_amax()
-  std::vector<float> logits(size_t row, const StoredTensors& tensors);
-  std::vector<float> nll(size_t row, const StoredTensors& tensors);
 
  private:
   struct Flow;

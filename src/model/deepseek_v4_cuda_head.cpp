@@ -1,74 +1,131 @@
-// After the last layer, on a CUDA device: the streams become logits. For tests and measurements: buffers are
-// made as they are needed.
+#include "model/deepseek_v4_cuda_head.h"
 
-#include "base/parallel.h"
+#include <algorithm>
+#include <cassert>
+#include <utility>
+
 #include "formats/stored_linear_cuda.h"
-#include "model/deepseek_v4_cuda_state.h"
-#include "model/deepseek_v4_head.h"
+#include "ops/cross_entropy_cuda.h"
 
 namespace nibblecast {
-namespace {
 
-// A matrix in host memory as T in device memory.
 template <class T>
-DeviceArray<T> uploaded(const StoredLinear& host, CudaStreamHandle stream) {
-  Bf16View view = std::get<Bf16View>(host);
-  DeviceArray<bf16> stored(view.rows * view.cols);
-  DeviceArray<T> values(view.rows * view.cols);
-  copy_async(stream, stored.data(), view.values, stored.size() * sizeof(bf16));
-  view.values = stored.data();
-  dequantize_rows_cuda<T>(stream, view, 0, view.rows, values.data(), view.cols);
-  return values;
+CudaHead<T>::CudaHead(CudaForwardState<T>& state, HeadWeights weights, LogitsSink sink)
+    : state_(state),
+      buffers_(state.work->head),
+      weights_(std::move(weights)),
+      sink_(std::move(sink)),
+      targets_(next_ids(state.rows, state.ids)),
+      states_(state.token_count()) {
+  state_.compute_clock.time(state_.computing, [&] {
+    state_.timed(Part::kHead, [&] {
+      upload();
+      make_hidden();
+    });
+  });
+  ready_.record(state_.computing);
+  state_.copying.wait(ready_);
 }
 
-}  // namespace
+template <class T>
+void CudaHead<T>::upload() {
+  const auto send = [&](const auto& from, auto* to) {
+    copy_async(state_.computing, to, from.data(), from.size() * sizeof(from[0]));
+  };
+  send(weights_.hyper.fn, buffers_.fn);
+  send(weights_.hyper.base, buffers_.base);
+  send(weights_.hyper.scale, buffers_.scale);
+  send(weights_.norm, buffers_.norm);
+  send(targets_, buffers_.targets);
+  send(states_, buffers_.states);
+  split_fn_cuda(state_.computing, buffers_.fn, weights_.hyper.fn.size(), buffers_.fn_parts);
+}
 
 template <class T>
-std::vector<float> row_logits(CudaForwardState<T>& state, const HeadWeights& weights, size_t row) {
-  const RowSpan& span = state.rows.at(row);
-  const size_t width = state.config.hidden_size, streams_count = state.config.hc_mult;
-  const size_t vocabulary = state.config.vocab_size, parts = kFnParts<T> * streams_count;
-  const DeviceArray<T> head = uploaded<T>(weights.head, state.computing);
-  const DeviceArray<float> fn = to_device(std::span(weights.hyper.fn)),
-                           norm = to_device(std::span(weights.norm));
-  const DeviceArray<float> base = to_device(std::span(weights.hyper.base)),
-                           scale = to_device(std::span(weights.hyper.scale));
-  const DeviceArray<T> split(kFnParts<T> * fn.size()), x(span.length * width),
-      copied(state.memory.streams_resident ? 0 : span.length * state.stream_width());
-  const DeviceArray<float> products(streams_count * span.length * parts), logits(span.length * vocabulary);
+void CudaHead<T>::make_hidden() {
+  const size_t width = state_.config.hidden_size, streams_count = state_.config.hc_mult;
   const HyperConnectionView hyper{.streams = static_cast<uint32_t>(streams_count),
                                   .width = static_cast<uint32_t>(width),
-                                  .eps = weights.hyper.eps,
-                                  .norm_eps = weights.hyper.norm_eps,
-                                  .base = base.data(),
-                                  .scale = scale.data()};
-  const T* const streams = state.load_streams(span.begin, span.length, copied.data());
-  split_fn_cuda(state.computing, fn.data(), fn.size(), split.data());
-  multiply_fn(state, streams, span.length, split.data(), parts, products.data());
-  merge_streams_cuda(state.computing, hyper, streams, span.length, products.data(), norm.data(), x.data());
-  state.product(x.data(), span.length, width, head.data(), vocabulary, logits.data());
-  state.computing.synchronize();
-  std::vector<float> result(logits.size());
-  from_device(logits, std::span(result));
-  return result;
+                                  .eps = weights_.hyper.eps,
+                                  .norm_eps = weights_.hyper.norm_eps,
+                                  .base = buffers_.base,
+                                  .scale = buffers_.scale};
+  for (size_t begin = 0; begin < state_.token_count(); begin += kHeadTokens) {
+    const size_t count = std::min(kHeadTokens, state_.token_count() - begin);
+    const T* const streams = state_.load_streams(begin, count, buffers_.streams);
+    multiply_fn(state_, streams, count, buffers_.fn_parts, kFnParts<T> * streams_count, buffers_.products);
+    merge_streams_cuda(state_.computing, hyper, streams, count, buffers_.products, buffers_.norm,
+                       state_.tokens->x_ffn + begin * width);
+  }
 }
 
 template <class T>
-std::vector<float> row_nll(CudaForwardState<T>& state, const HeadWeights& weights, size_t row) {
-  const RowSpan& span = state.rows.at(row);
-  const size_t vocabulary = state.config.vocab_size, predicted = span.length == 0 ? 0 : span.length - 1;
-  const std::vector<float> logits = row_logits(state, weights, row);
-  std::vector<float> result(predicted);
-  parallel_for(predicted, [&](size_t i) {
-    const size_t target = static_cast<size_t>(state.ids[span.begin + i + 1]);
-    result[i] = negative_log_likelihood(logits.data() + i * vocabulary, vocabulary, target);
-  });
-  return result;
+void CudaHead<T>::add(uint64_t begin, std::span<const std::byte> bytes) {
+  const size_t row_bytes = state_.config.hidden_size * sizeof(bf16);
+  assert(begin == first_ * row_bytes + held_);
+  (void)begin;
+  while (!bytes.empty()) {
+    Slot& slot = slots_[slot_];
+    const uint64_t rows = std::min<uint64_t>(kHeadRows, state_.config.vocab_size - first_);
+    const uint64_t taken = std::min<uint64_t>(rows * row_bytes - held_, bytes.size());
+    if (held_ == 0) state_.copying.wait(slot.used);
+    std::byte* const to = reinterpret_cast<std::byte*>(buffers_.stored[slot_]) + held_;
+    state_.copy_clock.time(state_.copying, [&] { state_.send(to, bytes.data(), taken); });
+    bytes = bytes.subspan(taken);
+    held_ += taken;
+    if (held_ < rows * row_bytes) return;
+    slot.copied.record(state_.copying);
+    state_.computing.wait(slot.copied);
+    state_.compute_clock.time(state_.computing, [&] {
+      state_.timed(Part::kHead, [&] { add_rows(buffers_.stored[slot_], rows); });
+    });
+    slot.used.record(state_.computing);
+    slot_ ^= 1;
+    first_ += rows;
+    held_ = 0;
+  }
 }
 
-template std::vector<float> row_logits(CudaForwardState<float>&, const HeadWeights&, size_t);
-template std::vector<float> row_logits(CudaForwardState<bf16>&, const HeadWeights&, size_t);
-template std::vector<float> row_nll(CudaForwardState<float>&, const HeadWeights&, size_t);
-template std::vector<float> row_nll(CudaForwardState<bf16>&, const HeadWeights&, size_t);
+template <class T>
+void CudaHead<T>::add_rows(const bf16* stored, size_t count) {
+  const size_t width = state_.config.hidden_size;
+  const T* rows = nullptr;
+  if constexpr (std::is_same_v<T, bf16>) {
+    rows = stored;
+  } else {
+    dequantize_rows_cuda(state_.computing, Bf16View{stored, count, width}, 0, count, buffers_.rows, width);
+    rows = buffers_.rows;
+  }
+  for (size_t token = 0; token < state_.token_count(); token += kHeadTokens) {
+    const size_t tokens = std::min(kHeadTokens, state_.token_count() - token);
+    const ProductShape shape{.m = tokens, .n = count, .k = width, .x_stride = width, .y_stride = kHeadRows};
+    state_.products.multiply(state_.computing, shape, state_.tokens->x_ffn + token * width, rows,
+                             buffers_.logits);
+    add_logits_cuda(state_.computing, buffers_.logits, tokens, count, kHeadRows, first_,
+                    buffers_.targets + token, buffers_.states + token);
+    if (sink_) show({token, tokens, first_, count, kHeadRows, buffers_.logits});
+  }
+}
+
+template <class T>
+void CudaHead<T>::show(const LogitsBlock& on_device) const {
+  std::vector<float> values(on_device.tokens * on_device.stride);
+  copy_async(state_.computing, values.data(), on_device.values, values.size() * sizeof(float));
+  state_.computing.synchronize();
+  LogitsBlock block = on_device;
+  block.values = values.data();
+  sink_(block);
+}
+
+template <class T>
+RowLosses CudaHead<T>::losses() {
+  assert(first_ == state_.config.vocab_size);
+  copy_async(state_.computing, states_.data(), buffers_.states, states_.size() * sizeof(CrossEntropy));
+  state_.computing.synchronize();
+  return row_losses(state_.rows, states_);
+}
+
+template class CudaHead<float>;
+template class CudaHead<bf16>;
 
 }  // namespace nibblecast

@@ -21,7 +21,7 @@ uint64_t group_tokens(const CudaWorkload& workload) {
   return std::min(workload.tokens, std::max(kCudaGroupTokens, workload.longest_row));
 }
 
-size_t fn_parts(size_t element_bytes) { return element_bytes == 2 ? 3 : 1; }
+size_t fn_parts_of(size_t element_bytes) { return element_bytes == 2 ? 3 : 1; }
 
 }  // namespace
 
@@ -55,7 +55,7 @@ CudaAttentionBuffers<T>::CudaAttentionBuffers(Arena& arena, const DeepseekV4Conf
   streams = arena.take<T>(resident ? 0 : group * streams_count * width);
   x = arena.take<T>(group * width);
   products =
-      arena.take<float>(streams_count * group * fn_parts(sizeof(T)) * (2 + streams_count) * streams_count);
+      arena.take<float>(streams_count * group * fn_parts_of(sizeof(T)) * (2 + streams_count) * streams_count);
   mixes = arena.take<StreamMix>(group);
   sums = arena.take<float>(group * std::max(config.q_lora_rank, config.head_dim));
   qr = arena.take<T>(group * config.q_lora_rank);
@@ -86,6 +86,32 @@ CudaExpertBuffers<T>::CudaExpertBuffers(Arena& arena, const DeepseekV4Config& co
   streams = arena.take<T>(resident ? 0 : rows * config.hc_mult * width);
 }
 
+template <class T>
+CudaHeadBuffers<T>::CudaHeadBuffers(Arena& arena, const DeepseekV4Config& config,
+                                    const CudaWorkload& workload, bool resident) {
+  const uint64_t width = config.hidden_size, n = config.hc_mult, parts = fn_parts_of(sizeof(T));
+  const uint64_t chunk = std::min<uint64_t>(workload.tokens, kHeadTokens);
+  fn = arena.take<float>(n * n * width);
+  base = arena.take<float>(n);
+  scale = arena.take<float>(1);
+  fn_parts = arena.take<T>(parts * n * n * width);
+  norm = arena.take<float>(width);
+  targets = arena.take<int32_t>(workload.tokens);
+  states = arena.take<CrossEntropy>(workload.tokens);
+  streams = arena.take<T>(resident ? 0 : chunk * n * width);
+  products = arena.take<float>(n * chunk * parts * n);
+  for (bf16*& block : stored) block = arena.take<bf16>(kHeadRows * width);
+  rows = arena.take<T>(sizeof(T) == sizeof(bf16) ? 0 : kHeadRows * width);
+  logits = arena.take<float>(chunk * kHeadRows);
+}
+
+template <class T>
+CudaWork<T>::CudaWork(Arena& arena, const DeepseekV4Config& config, const CudaWorkload& workload,
+                      bool resident)
+    : attention(arena, config, workload, resident),
+      expert((arena.rewind(0), arena), config, resident),
+      head((arena.rewind(0), arena), config, workload, resident) {}
+
 CudaLayerBytes cuda_layer_bytes(const DeepseekV4Config& config, size_t element_bytes) {
   CudaLayerBytes most;
   for (uint64_t layer = 0; layer < config.num_hidden_layers; ++layer) {
@@ -111,7 +137,7 @@ CudaLayerBytes cuda_layer_bytes(const DeepseekV4Config& config, size_t element_b
     }
     const uint64_t fn = (2 + config.hc_mult) * config.hc_mult * config.hc_mult * config.hidden_size;
     for (int half = 0; half < 2; ++half)
-      weights.take<std::byte>(fn_parts(element_bytes) * fn * element_bytes);
+      weights.take<std::byte>(fn_parts_of(element_bytes) * fn * element_bytes);
     most.stored = std::max(most.stored, stored.size_bytes());
     most.vectors = std::max(most.vectors, vectors.size_bytes());
     most.weights = std::max(most.weights, weights.size_bytes());
@@ -131,9 +157,7 @@ CudaMemory cuda_memory(const DeepseekV4Config& config, const CudaWorkload& workl
   const auto fixed = [&](bool resident) {
     Arena tokens, work;
     CudaTokens<T>(tokens, config, workload);
-    CudaAttentionBuffers<T>(work, config, workload, resident);
-    work.rewind(0);
-    CudaExpertBuffers<T>(work, config, resident);
+    CudaWork<T>(work, config, workload, resident);
     // Rows and blocks of queries: a few numbers for every 16 tokens at least.
     return tokens.size_bytes() + work.size_bytes() + layer.stored + layer.vectors + layer.weights +
            workload.tokens + workload.rows * 64 + kMiB;
@@ -157,6 +181,10 @@ template struct CudaAttentionBuffers<float>;
 template struct CudaAttentionBuffers<bf16>;
 template struct CudaExpertBuffers<float>;
 template struct CudaExpertBuffers<bf16>;
+template struct CudaHeadBuffers<float>;
+template struct CudaHeadBuffers<bf16>;
+template struct CudaWork<float>;
+template struct CudaWork<bf16>;
 template CudaMemory cuda_memory<float>(const DeepseekV4Config&, const CudaWorkload&, uint64_t, uint64_t);
 template CudaMemory cuda_memory<bf16>(const DeepseekV4Config&, const CudaWorkload&, uint64_t, uint64_t);
 

@@ -7,7 +7,9 @@
 
 #include "base/arena.h"
 #include "model/deepseek_v4_config.h"
+#include "model/logits.h"
 #include "ops/compressor.h"
+#include "ops/cross_entropy.h"
 #include "ops/hyper_connection.h"
 #include "ops/rope.h"
 
@@ -75,6 +77,33 @@ struct CudaExpertBuffers {
   T* streams = nullptr;                    // [M, n, D] where the streams are in host memory
 
   CudaExpertBuffers(Arena& arena, const DeepseekV4Config& config, bool resident);
+};
+
+// After the last layer: of all tokens, and of kHeadTokens on their way through kHeadRows of head.weight.
+template <class T>
+struct CudaHeadBuffers {
+  float *fn = nullptr, *base = nullptr, *scale = nullptr;  // hc_head_*
+  T* fn_parts = nullptr;                                   // [parts * n, n * D]
+  float* norm = nullptr;                                   // [D]
+  int32_t* targets = nullptr;                              // [tokens]
+  CrossEntropy* states = nullptr;                          // [tokens]
+  T* streams = nullptr;                                    // [M, n, D] where the streams are in host memory
+  float* products = nullptr;                               // [n, M, parts * n]
+  bf16* stored[2] = {};                                    // [kHeadRows, D], one after the other
+  T* rows = nullptr;                                       // the same in T, where T is another type
+  float* logits = nullptr;                                 // [M, kHeadRows]
+
+  CudaHeadBuffers(Arena& arena, const DeepseekV4Config& config, const CudaWorkload& workload, bool resident);
+};
+
+// Lays out the buffers of which one set is in use at a time: attention, experts, the head.
+template <class T>
+struct CudaWork {
+  CudaAttentionBuffers<T> attention;
+  CudaExpertBuffers<T> expert;
+  CudaHeadBuffers<T> head;
+
+  CudaWork(Arena& arena, const DeepseekV4Config& config, const CudaWorkload& workload, bool resident);
 };
 
 // Dense tensors of a layer: those that stay as stored on the device, all others (small) as FP32 or I64, and

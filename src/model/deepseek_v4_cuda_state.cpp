@@ -92,15 +92,11 @@ CudaForwardState<T>::CudaForwardState(const DeepseekV4Config& model, const Token
   Arena token_arena(token_block.data());
   tokens = std::make_unique<CudaTokens<T>>(token_arena, config, workload);
   const bool resident = memory.streams_resident;
-  work_block = block([&](Arena& arena) {
-    CudaAttentionBuffers<T>(arena, config, workload, resident);
-    arena.rewind(0);
-    CudaExpertBuffers<T>(arena, config, resident);
-  });
-  // Both begin at the block's first byte: attention is over when experts begin.
-  Arena attention_arena(work_block.data()), expert_arena(work_block.data());
-  attention = std::make_unique<CudaAttentionBuffers<T>>(attention_arena, config, workload, resident);
-  expert = std::make_unique<CudaExpertBuffers<T>>(expert_arena, config, resident);
+  work_block = block([&](Arena& arena) { CudaWork<T>(arena, config, workload, resident); });
+  Arena work_arena(work_block.data());
+  work = std::make_unique<CudaWork<T>>(work_arena, config, workload, resident);
+  attention = &work->attention;
+  expert = &work->expert;
   const CudaLayerBytes bytes = cuda_layer_bytes(config, sizeof(T));
   stored_block = DeviceBuffer(bytes.stored);
   vector_block = DeviceBuffer(bytes.vectors);

@@ -35,11 +35,13 @@ enum class Part {
   kMix,        // streams into one vector
   kSpread,     // and back
   kExperts,    // router, gather, SwiGLU, scatter
+  kHead,       // all of it
   kCount
 };
 inline constexpr const char* kPartNames[] = {
     "dequantize", "attention products", "expert products", "attention core",
-    "keys",       "mix streams",        "spread streams",  "route and move"};
+    "keys",       "mix streams",        "spread streams",  "route and move",
+    "head"};
 
 template <class T>
 struct CudaHyper {
@@ -110,8 +112,9 @@ class CudaForwardState {
   Buffer host_streams;  // pinned, where they are not resident
   Buffer host_vectors;  // pinned
   std::unique_ptr<CudaTokens<T>> tokens;
-  std::unique_ptr<CudaAttentionBuffers<T>> attention;
-  std::unique_ptr<CudaExpertBuffers<T>> expert;
+  std::unique_ptr<CudaWork<T>> work;
+  CudaAttentionBuffers<T>* attention = nullptr;  // of `work`
+  CudaExpertBuffers<T>* expert = nullptr;
   std::vector<CudaGroup> groups;
   RopeView sliding_rope, compress_rope;
 
@@ -186,11 +189,5 @@ void run_expert(CudaForwardState<T>& state, uint64_t expert, const StoredExpert&
 // `sum` to the streams.
 template <class T>
 void finish_ffn(CudaForwardState<T>& state);
-
-// After the last layer; the weights are in host memory.
-template <class T>
-std::vector<float> row_logits(CudaForwardState<T>& state, const HeadWeights& weights, size_t row);
-template <class T>
-std::vector<float> row_nll(CudaForwardState<T>& state, const HeadWeights& weights, size_t row);
 
 }  // namespace nibblecast

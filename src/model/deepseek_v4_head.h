@@ -1,11 +1,41 @@
-// model/deepseek_v4_head.h - what becomes of logits. Internal to model/deepseek_v4*.cpp.
+// model/deepseek_v4_head.h - the end of the forward pass on the CPU: the streams become logits, and what
+// those say of the tokens. Internal to model/deepseek_v4*.cpp.
 #pragma once
 
-#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "model/deepseek_v4_state.h"
+#include "model/deepseek_v4_weights.h"
+#include "model/logits.h"
+#include "ops/cross_entropy.h"
+#include "ops/workspace.h"
 
 namespace nibblecast {
 
-// -log softmax(logits)[target], the sum in double.
-float negative_log_likelihood(const float* logits, size_t count, size_t target);
+template <class T>
+class Head {
+ public:
+  // Streams to what the head sees, in state.x_ffn. `state` outlives this.
+  Head(ForwardState<T>& state, const HeadWeights& weights, LogitsSink sink);
+
+  // The next bytes of head.weight (BF16 [V, D]), cut anywhere.
+  void add(uint64_t begin, std::span<const std::byte> bytes);
+  RowLosses losses() const;  // after all of them
+
+  static uint64_t memory_bytes(const DeepseekV4Config& config, uint64_t tokens, size_t threads);
+
+ private:
+  void add_rows(std::span<const std::byte> bytes);
+
+  const ForwardState<T>& state_;
+  const LogitsSink sink_;
+  const std::vector<int32_t> targets_;
+  std::vector<CrossEntropy> states_;  // [tokens]
+  std::vector<std::byte> rows_;       // of head.weight, fewer than kHeadRows
+  Workspace<float> logits_;
+  uint64_t first_ = 0;  // row of the vocabulary where rows_ begins
+};
 
 }  // namespace nibblecast

@@ -25,6 +25,24 @@ TokenRows::TokenRows(const DeepseekV4Config& config, const std::vector<std::vect
   }
 }
 
+std::vector<int32_t> next_ids(std::span<const RowSpan> rows, std::span<const int32_t> ids) {
+  std::vector<int32_t> next(ids.size(), -1);
+  for (const RowSpan& row : rows) {
+    for (size_t token = row.begin; token + 1 < row.begin + row.length; ++token) next[token] = ids[token + 1];
+  }
+  return next;
+}
+
+RowLosses row_losses(std::span<const RowSpan> rows, std::span<const CrossEntropy> states) {
+  RowLosses losses;
+  for (const RowSpan& row : rows) {
+    std::vector<float>& own = losses.emplace_back();
+    for (size_t token = row.begin; token + 1 < row.begin + row.length; ++token)
+      own.push_back(static_cast<float>(value(states[token])));
+  }
+  return losses;
+}
+
 std::vector<RowGroup> group_rows(const std::vector<RowSpan>& rows, size_t most) {
   std::vector<RowGroup> groups;
   for (size_t row = 0; row < rows.size(); ++row) {

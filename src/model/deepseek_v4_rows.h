@@ -4,9 +4,12 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "model/deepseek_v4_config.h"
+#include "model/logits.h"
+#include "ops/cross_entropy.h"
 #include "ops/rope.h"
 
 namespace nibblecast {
@@ -24,6 +27,11 @@ struct TokenRows {
   // Refuses ids outside of the vocabulary (kBadInput).
   TokenRows(const DeepseekV4Config& config, const std::vector<std::vector<int32_t>>& token_rows);
 };
+
+// [tokens]: what each token predicts, the next one of its row; -1: it is the last.
+std::vector<int32_t> next_ids(std::span<const RowSpan> rows, std::span<const int32_t> ids);
+// What became of the tokens, as rows.
+RowLosses row_losses(std::span<const RowSpan> rows, std::span<const CrossEntropy> states);
 
 // Whole rows [first, first + count), tokens [begin, begin + tokens).
 struct RowGroup {

@@ -84,12 +84,6 @@ void run_expert(ForwardState<T>& state, uint64_t expert, const MlpWeights& weigh
 template <class T>
 void finish_ffn(ForwardState<T>& state);
 
-// After the last layer.
-template <class T>
-std::vector<float> row_logits(const ForwardState<T>& state, const HeadWeights& weights, size_t row);
-template <class T>
-std::vector<float> row_nll(const ForwardState<T>& state, const HeadWeights& weights, size_t row);
-
 // Peak bytes of each half, beyond ForwardState.
 template <class T>
 uint64_t attention_bytes(const DeepseekV4Config& config, uint64_t tokens, uint64_t longest_row,

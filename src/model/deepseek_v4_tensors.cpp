@@ -128,10 +128,14 @@ std::vector<ModelTensor> layer_tensors(const DeepseekV4Config& config, uint64_t 
 std::vector<ModelTensor> global_tensors(const DeepseekV4Config& config) {
   Table table("");
   table.add("embed.weight", Storage::kBF16, {config.vocab_size, config.hidden_size});
-  table.add("head.weight", Storage::kBF16, {config.vocab_size, config.hidden_size});
+  table.add(kHeadWeight, Storage::kBF16, {config.vocab_size, config.hidden_size});
   table.add("norm.weight", Storage::kBF16, {config.hidden_size});
   add_hc_head(table, config);
   return table.take();
+}
+
+std::vector<std::string> head_tensor_names() {
+  return {"norm.weight", "hc_head_fn", "hc_head_base", "hc_head_scale"};
 }
 
 std::vector<ModelTensor> mtp_tensors(const DeepseekV4Config& config) {

@@ -33,6 +33,9 @@ struct ModelTensor {
 std::vector<ModelTensor> layer_tensors(const DeepseekV4Config& config, uint64_t layer);
 // embed, head, norm, hc_head_*.
 std::vector<ModelTensor> global_tensors(const DeepseekV4Config& config);
+// Of them, what turns the streams into what head.weight multiplies.
+std::vector<std::string> head_tensor_names();
+inline constexpr const char* kHeadWeight = "head.weight";
 // `mtp.0.` of the April release (not of DSpark/0731 checkpoints, whose mtp.* mean something else).
 std::vector<ModelTensor> mtp_tensors(const DeepseekV4Config& config);
 

@@ -153,8 +153,7 @@ FfnWeights ffn_weights(const DeepseekV4Config& config, uint64_t layer, const Sto
 HeadWeights head_weights(const DeepseekV4Config& config, const StoredTensors& stored) {
   const Tensors tensors(config, "", stored);
   return {.hyper = tensors.hyper("hc_head", config.hc_mult, 1),
-          .norm = tensors.floats("norm.weight", {config.hidden_size}),
-          .head = tensors.bf16_matrix("head.weight", config.vocab_size, config.hidden_size)};
+          .norm = tensors.floats("norm.weight", {config.hidden_size})};
 }
 
 }  // namespace nibblecast

@@ -51,10 +51,10 @@ AttentionWeights attention_weights(const DeepseekV4Config& config, uint64_t laye
                                    const StoredTensors& tensors);
 FfnWeights ffn_weights(const DeepseekV4Config& config, uint64_t layer, const StoredTensors& tensors);
 
+// What comes before head.weight.
 struct HeadWeights {
   HyperConnection hyper;
   std::vector<float> norm;
-  WeightView head;
 };
 HeadWeights head_weights(const DeepseekV4Config& config, const StoredTensors& tensors);
 

@@ -46,19 +46,27 @@ class CpuForwardPass : public ForwardPass {
     assert(begin + bytes.size() <= to.size());
     std::ranges::copy(bytes, to.data() + begin);
   }
-  void begin_layer() override {
-    StoredTensors tensors;
-    for (const auto& [name, held] : stored_)
-      tensors[name] = {held.tensor.dtype, held.tensor.shape, held.bytes};
-    forward_.begin_layer(layer_, tensors);
-  }
+  void begin_layer() override { forward_.begin_layer(layer_, stored()); }
   void expert(uint64_t expert, const StoredExpert& weights, const Owner&) override {
     forward_.expert(expert, weights);
   }
   void end_layer() override { ended_ = forward_.end_layer(); }
   LayerAmax layer_amax() override { return std::move(ended_); }
 
+  void begin_head(LogitsSink sink) override { forward_.begin_head(stored(), std::move(sink)); }
+  void head(uint64_t begin, std::span<const std::byte> bytes, const Owner&) override {
+    forward_.head(begin, bytes);
+  }
+  RowLosses row_losses() override { return forward_.row_losses(); }
+
  private:
+  StoredTensors stored() const {
+    StoredTensors tensors;
+    for (const auto& [name, held] : stored_)
+      tensors[name] = {held.tensor.dtype, held.tensor.shape, held.bytes};
+    return tensors;
+  }
+
   struct Held {
     Tensor tensor;
     std::vector<std::byte> bytes;

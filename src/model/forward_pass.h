@@ -5,8 +5,10 @@
 // Order of calls: embed() until all of the vocabulary was seen, or resume_at() and set_streams(); then per
 // layer expect_layer(), take() for each part of its dense tensors, begin_layer(), expert() ascending,
 // end_layer(), layer_amax(). A device may be behind the calls: so that it never waits for them, the next
-// layer may begin before layer_amax(), but not end. One caller. Results do not depend on threads, or on how
-// bytes are divided into calls.
+// layer may begin before layer_amax(), but not end. After the last layer_amax() comes the head, as "layer"
+// num_hidden_layers: expect_layer() and take() for what comes before head.weight, begin_head(), head() for
+// each part of head.weight, row_losses(). One caller. Results do not depend on threads, or on how bytes are
+// divided into calls.
 #pragma once
 
 #include <cstddef>
@@ -24,6 +26,7 @@
 #include "model/activation_amax.h"
 #include "model/deepseek_v4.h"
 #include "model/deepseek_v4_config.h"
+#include "model/logits.h"
 
 namespace nibblecast {
 
@@ -74,6 +77,12 @@ class ForwardPass {
   virtual bool layer_done() const { return true; }
   // Of the layer that ended last. Errors that a device finds late appear here at the latest.
   virtual LayerAmax layer_amax() = 0;
+
+  // `sink`, which may be empty, is given all logits; without it they do not leave the device.
+  virtual void begin_head(LogitsSink sink) = 0;
+  // Bytes [begin, begin + bytes.size()) of head.weight (BF16 [V, D]), in order.
+  virtual void head(uint64_t begin, std::span<const std::byte> bytes, const Owner& owner) = 0;
+  virtual RowLosses row_losses() = 0;
 
   virtual DeviceUse device_use() const { return {}; }
 };

@@ -4,6 +4,8 @@
 #include <cassert>
 #include <utility>
 
+#include "model/deepseek_v4_tensors.h"
+
 namespace nibblecast {
 
 CalibrationPass::CalibrationPass(const Checkpoint& source, const Plan& plan,
@@ -28,6 +30,11 @@ void CalibrationPass::expect_layer(uint64_t layer) {
   forward_->expect_layer(layer, dense);
 }
 
+void CalibrationPass::expect_head() {
+  expect_layer(plan_.model.num_hidden_layers);
+  head_expected_ = true;
+}
+
 void CalibrationPass::take(uint32_t shard, uint64_t begin, std::span<const std::byte> bytes,
                            const ForwardPass::Owner& owner) {
   const std::span<const Tensor> tensors = source_.tensors();
@@ -40,6 +47,9 @@ void CalibrationPass::take(uint32_t shard, uint64_t begin, std::span<const std::
     const std::span<const std::byte> part = bytes.subspan(from - begin, to - from);
     if (tensor->name == "embed.weight") {
       take_embedding(*tensor, from - tensor->offset, part);
+    } else if (head_expected_ && tensor->name == kHeadWeight) {
+      if (from == tensor->offset) forward_->begin_head({});
+      forward_->head(from - tensor->offset, part, owner);
     } else if (expected_.contains(tensor->name) && !part.empty()) {
       forward_->take(tensor->name, from - tensor->offset, part, owner);
     }

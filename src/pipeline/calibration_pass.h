@@ -16,8 +16,9 @@
 namespace nibblecast {
 
 // Takes kept bytes as they stream by, in ascending order within a shard, and expert weights; per layer:
-// expect_layer(), take() for all the layer's kept bytes, begin_layer(), expert() ascending, end_layer(). One
-// caller.
+// expect_layer(), take() for all the layer's kept bytes, begin_layer(), expert() ascending, end_layer();
+// after the last one expect_head(), take() with what the head needs before head.weight, then that, and
+// perplexity(). One caller.
 class CalibrationPass {
  public:
   CalibrationPass(const Checkpoint& source, const Plan& plan, std::vector<std::vector<int32_t>> rows,
@@ -27,10 +28,14 @@ class CalibrationPass {
   ForwardPass& forward() { return *forward_; }
 
   void expect_layer(uint64_t layer);
+  void expect_head();
   // Bytes [begin, begin + size) of shard `shard`, which `owner` keeps: hands on what the layer (or the
   // embedding) needs of them.
   void take(uint32_t shard, uint64_t begin, std::span<const std::byte> bytes,
             const ForwardPass::Owner& owner);
+
+  // Of the rows; waits for a device.
+  Perplexity perplexity() { return perplexity_of(forward_->row_losses()); }
 
   // The names of a layer's tensors that take() must have seen before begin_layer().
   static std::vector<std::string> needed(const Plan& plan, uint64_t layer);
@@ -41,8 +46,9 @@ class CalibrationPass {
   const Checkpoint& source_;
   const Plan& plan_;
   std::unique_ptr<ForwardPass> forward_;
-  std::unordered_set<std::string> expected_;  // dense tensors of the layer
-  std::vector<std::byte> partial_row_;        // of the embedding, cut by the end of a chunk
+  std::unordered_set<std::string> expected_;  // dense tensors of the layer, or what precedes head.weight
+  bool head_expected_ = false;
+  std::vector<std::byte> partial_row_;  // of the embedding, cut by the end of a chunk
   uint64_t embedded_rows_ = 0;
 };
 

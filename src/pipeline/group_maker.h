@@ -9,6 +9,7 @@
 
 #include "checkpoint/checkpoint.h"
 #include "formats/mxfp4_to_nvfp4.h"
+#include "formats/nonfinite.h"
 #include "formats/nvfp4_quantize.h"
 #include "formats/stored_linear.h"
 #include "model/forward_pass.h"
@@ -18,9 +19,10 @@ namespace nibblecast {
 
 // What there is to say of a weight that was made.
 struct MadeCounts {
-  CastCounts blocks;     // kCastWeight
-  RowLoss loss;          // kNvfp4Weight: sums over the tensor, rows ascending
-  uint64_t inexact = 0;  // kWideWeight: BF16 values that were rounded
+  CastCounts blocks;         // kCastWeight
+  RowLoss loss;              // kNvfp4Weight: sums over the tensor, rows ascending
+  uint64_t inexact = 0;      // kWideWeight: BF16 values that were rounded
+  NonFinite nonfinite = {};  // kKeep
 };
 
 // Rows [row, row + count) of a linear: the source's bytes of these rows, and where the output's go. Weights

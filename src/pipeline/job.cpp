@@ -77,6 +77,7 @@ Json counts_json(const MadeCounts& counts) {
                     std::bit_cast<uint64_t>(counts.loss.squares)};
   }
   if (counts.inexact > 0) json["inexact"] = counts.inexact;
+  if (counts.nonfinite.count > 0) json["nonfinite"] = {counts.nonfinite.count, counts.nonfinite.first};
   return json;
 }
 
@@ -91,6 +92,9 @@ MadeCounts to_counts(const Json& json) {
                    std::bit_cast<double>(json.at("loss").at(1).get<uint64_t>())};
   }
   counts.inexact = json.value("inexact", uint64_t{0});
+  if (json.contains("nonfinite")) {
+    counts.nonfinite = {.count = json.at("nonfinite").at(0), .first = json.at("nonfinite").at(1)};
+  }
   return counts;
 }
 
@@ -156,6 +160,9 @@ void replay(const Json& entry, JobState& state) {
     replay_done(value, state);
   } else if (kind == "layer") {
     replay_layer(value, state);
+  } else if (kind == "perplexity") {
+    state.perplexity = Perplexity{.nll_sum = std::bit_cast<double>(value.at("nll_sum").get<uint64_t>()),
+                                  .tokens = value.at("tokens")};
   } else if (kind == "streams") {
     state.streams = SavedStreams{.layer = value.at("layer"),
                                  .file = value.at("file"),
@@ -392,6 +399,11 @@ Json layer_entry(const LayerAmax& layer) {
             {"w2", floats(layer.experts.w2)},
             {"w2_weighted", floats(layer.experts.w2_weighted)},
             {"tokens", layer.experts.tokens}}}};
+}
+
+Json perplexity_entry(const Perplexity& perplexity) {
+  return {{"perplexity",
+           {{"nll_sum", std::bit_cast<uint64_t>(perplexity.nll_sum)}, {"tokens", perplexity.tokens}}}};
 }
 
 Json streams_entry(const SavedStreams& streams) {

@@ -2,16 +2,18 @@
 // (job.json), what is durable (journal), and the residual streams between layers (streams-N).
 //
 //   FOLDER/lock        held while a process works on the job; names it
-//   FOLDER/job.json    identity, source files as they were, totals, the command that began it, the work
-//   folder FOLDER/rows        the calibration rows' token ids, if there are any (pipeline/saved_rows.h)
+//   FOLDER/job.json    identity, source files as they were, totals, the command that began it,
+//                      the work folder
+//   FOLDER/rows        the calibration rows' token ids, if there are any (pipeline/saved_rows.h)
 //   WORK/journal       pipeline/journal.h; entries below
-//   WORK/streams-N     the residual streams that enter layer N
+//   WORK/streams-N     the residual streams that enter layer N; after the last layer, the head
 //
 // Journal entries, in the order of their making:
 //   {"job": {...}}      first line: which job
 //   {"attempt": {...}}  a process begins; {"end": {...}} it ended in order, or with an error
 //   {"done": {...}}     planned tensors whose bytes are durable, with their XXH3-128
 //   {"layer": {...}}    what calibration measured of a layer, each time it is computed
+//   {"perplexity": {...}}  of the rows, after the last layer; journals of older versions have none
 //   {"streams": {...}}  saved streams that are durable
 //   {"shards": [...]}   stamps of shards after a sync that entries followed: [shard, id, changed_ns]
 //   {"lost": [...]}     tensors that are not there (pipeline/kept_shards.h): to be made again
@@ -30,6 +32,7 @@
 #include "base/json.h"
 #include "checkpoint/checkpoint.h"
 #include "model/activation_amax.h"
+#include "model/logits.h"
 #include "pipeline/command_record.h"
 #include "pipeline/group_maker.h"
 #include "pipeline/journal.h"
@@ -57,7 +60,7 @@ struct DurableTensor {
 using ShardStamps = std::map<uint32_t, FileStamp>;  // by index into Plan::shards
 
 struct SavedStreams {
-  uint64_t layer = 0;  // they enter it
+  uint64_t layer = 0;  // they enter it; num_hidden_layers: the head
   std::string file;    // in the work folder
   uint64_t size_bytes = 0;
   std::string checksum;
@@ -73,6 +76,7 @@ struct JobState {
   std::map<uint64_t, LayerAmax> layers;
   std::map<uint64_t, uint64_t> layer_passes;  // how often each was computed
   std::optional<SavedStreams> streams;
+  std::optional<Perplexity> perplexity;
   uint64_t tensors_made_twice = 0;  // durable a second time though they were not lost
 };
 
@@ -88,6 +92,7 @@ struct DoneUnit {
 };
 Json done_entry(const DoneUnit& unit);
 Json layer_entry(const LayerAmax& layer);
+Json perplexity_entry(const Perplexity& perplexity);
 Json streams_entry(const SavedStreams& streams);
 Json stamps_entry(const ShardStamps& stamps);
 Json lost_entry(const std::vector<uint32_t>& tensors);

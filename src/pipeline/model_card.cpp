@@ -94,7 +94,12 @@ std::string model_card(const Checkpoint& source, const Plan& plan, const Activat
                         blocks.blocks - blocks.outside_window, blocks.blocks, blocks.outside_window);
   }
   if (!record.losses.empty()) text += losses_line(record);
-  text += "- Activation scales: " + activations_text(activations) + ".\n\n";
+  text += "- Activation scales: " + activations_text(activations) + ".\n";
+  if (record.perplexity && record.perplexity->tokens > 0) {
+    text += fmt::format("- The source's perplexity on the calibration rows is {:.4g}.\n",
+                        record.perplexity->value());
+  }
+  text += "\n";
   return text +
          "`nibblecast.json` records what was done; `README.source.md`, where present, is the source's own "
          "card.\n";

@@ -91,6 +91,13 @@ Json losses_document(const RunRecord& record) {
   return losses;
 }
 
+Json nonfinite_document(const RunRecord& record) {
+  Json document = Json::object();
+  for (const auto& [name, found] : record.nonfinite)
+    document[name] = {{"count", found.count}, {"first_byte", found.first}};
+  return document;
+}
+
 Json checksums_document(const Plan& plan, const RunRecord& record) {
   Json checksums = Json::object();
   for (size_t index = 0; index < plan.tensors.size(); ++index) {
@@ -202,11 +209,19 @@ Json run_document(const Checkpoint& source, const Plan& plan, const Activations&
       {"outside_window", record.outside_window},
       {"relative_error", losses_document(record)},
       {"inexact", record.inexact},
+      {"nonfinite", nonfinite_document(record)},
+      {"perplexity", perplexity_document(record)},
       {"layers", layers_document(plan, record)},
       {"bytes", {{"read", record.read_bytes}, {"written", record.written_bytes}}},
       {"attempts", job.attempts_json("finished")},
       {"checksums", checksums_document(plan, record)},
       {"identity", identity_hash(run_identity(source, plan, activations))}};
+}
+
+Json perplexity_document(const RunRecord& record) {
+  if (!record.perplexity) return {};
+  const double value = record.perplexity->value();
+  return {{"value", std::isfinite(value) ? Json(value) : Json()}, {"tokens", record.perplexity->tokens}};
 }
 
 std::set<Path> output_names(const Checkpoint& source) {
@@ -242,10 +257,11 @@ void finish_output(const Checkpoint& source, const Plan& plan, const Activations
   copy_side_files(source, destination);
   if (activations.rows || activations.amax) {
     files.create_folders(destination / "calibration");
-    write_amax(files, destination / kAmaxName,
-               {.metadata = activations.rows ? amax_metadata(source, plan, *activations.rows)
-                                             : activations.amax->metadata,
-                .layers = record.layers});
+    write_amax(
+        files, destination / kAmaxName,
+        {.metadata = activations.rows ? amax_metadata(source, plan, *activations.rows, record.perplexity)
+                                      : activations.amax->metadata,
+         .layers = record.layers});
   }
   for (const PlannedShard& shard : plan.shards) {
     files.rename(name_of(shard).string() + ".partial", name_of(shard));

@@ -24,6 +24,9 @@ void finish_output(const Checkpoint& source, const Plan& plan, const Activations
 Json run_document(const Checkpoint& source, const Plan& plan, const Activations& activations,
                   const RunRecord& record, const Job& job);
 
+// Null where it is not known; its "value" null where it is NaN.
+Json perplexity_document(const RunRecord& record);
+
 // What it makes in DST besides shards: paths there, of files but for calibration/, and the names that files
 // have until they are whole.
 std::set<std::filesystem::path> output_names(const Checkpoint& source);

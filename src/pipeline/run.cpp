@@ -35,10 +35,13 @@ class Run {
         activations_(activations),
         job_(job),
         options_(options),
-        durable_(job.state().tensors) {
+        durable_(job.state().tensors),
+        nonfinite_(source, options.allow_nonfinite) {
     record_.without_tokens.resize(plan.model.num_hidden_layers);
     record_.checksums.resize(plan.tensors.size());
     if (activations.rows) resume_forward();
+    if (activations.amax) record_.perplexity = find_perplexity(activations.amax->metadata);
+    if (!pass_) check_perplexity(record_.perplexity, options_.max_perplexity);
     if (destination != nullptr) open_output(*destination);
     take_over_durable();
     units_ = list_units(source, plan, work_);
@@ -52,6 +55,7 @@ class Run {
       go_through_stages();
       if (writer_) finish_shards();
       if (!options_.amax_output.empty()) save_amax();
+      record_.nonfinite = nonfinite_.found();
     } catch (...) {
       if (committer_) committer_->flush_quietly();
       throw;
@@ -61,10 +65,17 @@ class Run {
   }
 
  private:
-  // The forward pass starts at the saved streams, or at the embedding; not at all where every layer is known.
+  // The forward pass starts at the saved streams, or at the embedding; not at all where every layer and the
+  // perplexity are known.
   void resume_forward() {
     const JobState& state = job_.state();
-    if (state.layers.size() == plan_.model.num_hidden_layers) return;
+    if (state.layers.size() == plan_.model.num_hidden_layers) {
+      record_.perplexity = state.perplexity;
+      if (state.perplexity) return;
+      record_.notes.push_back(
+          fmt::format("the perplexity was not yet measured: the forward pass starts at {}",
+                      state.streams ? stage_text(state.streams->layer) : "layer 0"));
+    }
     begin_forward();
     work_.forward_from = 0;
     if (!state.streams) return;
@@ -77,6 +88,10 @@ class Run {
     record_.notes.push_back(fmt::format("{} is missing or damaged: the forward pass starts at layer 0 again",
                                         (job_.work_folder() / saved.file).string()));
     begin_forward();
+  }
+
+  std::string stage_text(uint64_t layer) const {
+    return layer == plan_.model.num_hidden_layers ? "the head" : fmt::format("layer {}", layer);
   }
 
   void begin_forward() {
@@ -123,6 +138,8 @@ class Run {
     for (const auto& [tensor, durable] : durable_) {
       record_.checksums[tensor] = durable.checksum;
       count(tensor, durable.counts);
+      if (const auto from = plan_.tensors[tensor].source)
+        nonfinite_.add_known(source_.tensors()[*from], durable.counts.nonfinite);
     }
     if (writer_) {
       for (const auto& [tensor, value] : job_.state().scalars) set_scalar(tensor, value);
@@ -151,8 +168,11 @@ class Run {
     size_t unit = 0;
     for (size_t stage = 0; stage < plan_.stages.size(); ++stage) {
       stage_ = stage;
-      const bool layer_forward = plan_.stages[stage].layer && is_forward(plan_, work_, stage);
+      const bool forward = is_forward(plan_, work_, stage),
+                 layer_forward = forward && plan_.stages[stage].layer;
+      const bool head_forward = forward && !layer_forward && stage > 0;
       if (layer_forward) pass_->expect_layer(*plan_.stages[stage].layer);
+      if (head_forward) pass_->expect_head();
       bool attended = false;
       report(Phase::kRead);
       for (; unit < units_.size() && units_[unit].stage == stage; ++unit) {
@@ -171,6 +191,7 @@ class Run {
         end_forward();
       else if (plan_.stages[stage].layer)
         end_known_layer(*plan_.stages[stage].layer);
+      if (head_forward) end_head();
       const auto now = std::chrono::steady_clock::now();
       if (layer_forward) {
         record_.layer_seconds[*plan_.stages[stage].layer] =
@@ -193,12 +214,14 @@ class Run {
   void work(const Unit& unit, const std::shared_ptr<const Reader::Loaded>& owner) {
     const Reader::Loaded& loaded = *owner;
     if (unit.group == nullptr) {
+      look_at(unit, loaded[0]);
       if (unit.forward) take(unit, owner);
       if (unit.write) copy(unit, loaded[0]);
       return;
     }
     std::vector<LinearTask> tasks = tasks_of(unit, loaded);
     check_group(source_, tasks);
+    look_at_kept(unit, loaded);
     if (unit.forward) {
       report(Phase::kForward);
       if (is_expert(unit)) {
@@ -209,6 +232,30 @@ class Run {
       }
     }
     if (unit.write) make(unit, tasks);
+  }
+
+  // For NaN and infinity, which would be copied.
+  void look_at(const Unit& unit, std::span<const std::byte> bytes) {
+    uint64_t begin = 0;
+    for (const Piece& piece : unit.pieces) {
+      const Tensor& tensor = source_.tensors()[*plan_.tensors[piece.tensor].source];
+      nonfinite_.add(tensor, piece.begin, bytes.subspan(begin, piece.size_bytes));
+      begin += piece.size_bytes;
+    }
+  }
+
+  // The same of an expert that is copied; its makers look at the others.
+  void look_at_kept(const Unit& unit, const Reader::Loaded& loaded) {
+    auto place = unit.places.begin();
+    for (const PlannedLinear& linear : unit.group->linears) {
+      for (const uint32_t index : {linear.source_weight, linear.source_scale, linear.source_scale_2}) {
+        if (index == kNone) continue;
+        const Tensor& tensor = source_.tensors()[index];
+        if (plan_.tensors[linear.weight].make == Make::kKeep)
+          nonfinite_.add(tensor, 0, loaded[place->range].subspan(place->offset, tensor.size_bytes));
+        ++place;
+      }
+    }
   }
 
   // The group's linears as they lie in memory; the output's places are not yet known.
@@ -276,7 +323,9 @@ class Run {
     if (piece.begin == 0) kept_hash_ = Hash();
     kept_hash_.add(bytes);
     if (piece.begin + piece.size_bytes < plan_.tensors[piece.tensor].out.size_bytes) return;
-    done.tensors.push_back({piece.tensor, {.checksum = kept_hash_.hex(), .counts = {}}});
+    MadeCounts counts;
+    counts.nonfinite = nonfinite_.of(source_.tensors()[*plan_.tensors[piece.tensor].source].name);
+    done.tensors.push_back({piece.tensor, {.checksum = kept_hash_.hex(), .counts = counts}});
   }
 
   // The batch holds the last bytes of `done`'s tensors.
@@ -423,9 +472,20 @@ class Run {
     ended_ = stage_;
     const uint64_t next = *plan_.stages[stage_].layer + 1;
     const bool last = next == plan_.model.num_hidden_layers;
-    const bool save = !last && next - saved_at_ >= options_.checkpoint_every;
+    // The head is as a layer; a run that never saved has no room on the disk for it either.
+    const bool save = next - saved_at_ >= options_.checkpoint_every && !(last && saved_at_ == 0);
     if (last || save || pass_->forward().layer_done()) settle_forward();
     if (save) save_streams_before(next);
+  }
+
+  // Of a forward pass that went through all layers.
+  void end_head() {
+    report(Phase::kForward);
+    record_.perplexity = pass_->perplexity();
+    record_.device = pass_->forward().device_use();
+    job_.journal().append(perplexity_entry(*record_.perplexity));
+    if (!options_.amax_output.empty()) save_amax();
+    check_perplexity(record_.perplexity, options_.max_perplexity);
   }
 
   // What the forward pass found out about the layer that ended.
@@ -462,7 +522,8 @@ class Run {
 
   void save_amax() const {
     write_amax(source_.files(), options_.amax_output,
-               {.metadata = amax_metadata(source_, plan_, *activations_.rows), .layers = record_.layers});
+               {.metadata = amax_metadata(source_, plan_, *activations_.rows, record_.perplexity),
+                .layers = record_.layers});
   }
 
   std::string stage_name() const {
@@ -542,6 +603,7 @@ class Run {
   size_t stage_ = 0;
   std::chrono::steady_clock::time_point stage_start_;
   Hash kept_hash_;  // of the kept tensor in progress
+  NonFiniteCount nonfinite_;
   Hash rows_hash_;  // of the tensor that is made by rows
   MadeCounts rows_counts_;
   uint64_t total_bytes_ = 0;
@@ -586,16 +648,20 @@ Json run_identity(const Checkpoint& source, const Plan& plan, const Activations&
 }
 
 std::map<std::string, std::string> amax_metadata(const Checkpoint& source, const Plan& plan,
-                                                 const CalibrationRows& rows) {
-  return {{"producer", "nibblecast " NIBBLECAST_VERSION},
-          {"model_type", "deepseek_v4"},
-          {"layers", std::to_string(plan.model.num_hidden_layers)},
-          {"model", source_identity(source)},
-          {"weights", plan.weights},
-          {"calibration", rows_identity(rows)},
-          {"rows", std::to_string(rows.ids.size())},
-          {"tokens", std::to_string(rows.tokens())},
-          {"compute_dtype", std::string(compute_dtype_name(plan.options.compute_dtype))}};
+                                                 const CalibrationRows& rows,
+                                                 const std::optional<Perplexity>& perplexity) {
+  std::map<std::string, std::string> metadata = {
+      {"producer", "nibblecast " NIBBLECAST_VERSION},
+      {"model_type", "deepseek_v4"},
+      {"layers", std::to_string(plan.model.num_hidden_layers)},
+      {"model", source_identity(source)},
+      {"weights", plan.weights},
+      {"calibration", rows_identity(rows)},
+      {"rows", std::to_string(rows.ids.size())},
+      {"tokens", std::to_string(rows.tokens())},
+      {"compute_dtype", std::string(compute_dtype_name(plan.options.compute_dtype))}};
+  if (perplexity) add_perplexity(*perplexity, metadata);
+  return metadata;
 }
 
 RunRecord calibrate(const Checkpoint& source, const Plan& plan, const Activations& activations, Job& job,

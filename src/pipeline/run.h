@@ -14,6 +14,7 @@
 #include "checkpoint/checkpoint.h"
 #include "formats/mxfp4_to_nvfp4.h"
 #include "model/forward_pass.h"
+#include "pipeline/damage.h"
 #include "pipeline/io_threads.h"
 #include "pipeline/job.h"
 #include "plan/input_scale.h"
@@ -57,6 +58,8 @@ struct RunOptions {
   ForwardDevice device = {};
   std::filesystem::path amax_output;                // written after every layer; empty: nowhere
   uint64_t checkpoint_every = 1;                    // layers between two savings of the residual streams
+  std::optional<double> max_perplexity = {};        // above it the run fails, kVerifyFailed
+  bool allow_nonfinite = false;                     // copy NaN and infinity
   std::chrono::milliseconds commit_interval{1000};  // between two groups of journal entries
   std::function<void(const Progress&)> progress;    // called from the running thread; may be empty
 };
@@ -70,22 +73,26 @@ struct RunRecord {
   std::map<std::string, uint64_t> outside_window;  // weight tensor -> blocks requantized
   std::map<std::string, RowLoss> losses;           // weight tensor -> what quantizing it lost
   std::map<std::string, uint64_t> inexact;         // weight tensor -> values that BF16 rounded
-  std::vector<std::string> checksums;              // XXH3-128 of each planned tensor
-  std::vector<std::string> notes;                  // what had to be done again
-  uint64_t read_bytes = 0, written_bytes = 0;      // of this attempt
-  DeviceUse device;                                // of this attempt
+  std::map<std::string, NonFinite> nonfinite;      // copied tensor -> NaN and infinity in it
+  std::optional<Perplexity> perplexity;        // of the calibration rows; as measured, or by the amax file
+  std::vector<std::string> checksums;          // XXH3-128 of each planned tensor
+  std::vector<std::string> notes;              // what had to be done again
+  uint64_t read_bytes = 0, written_bytes = 0;  // of this attempt
+  DeviceUse device;                            // of this attempt
   double seconds = 0;
   double read_wait_seconds = 0;              // in which there was nothing to do but wait for bytes
   std::map<uint64_t, double> layer_seconds;  // of the layers that the forward pass went through
 };
 
-// The metadata of the amax file that a forward pass over `rows` gives.
+// The metadata of the amax file that a forward pass over `rows` gives; without `perplexity` until the head is
+// through.
 std::map<std::string, std::string> amax_metadata(const Checkpoint& source, const Plan& plan,
-                                                 const CalibrationRows& rows);
+                                                 const CalibrationRows& rows,
+                                                 const std::optional<Perplexity>& perplexity);
 
 // Both go on where `job` stands, and leave it so that another run can when they throw. Errors: E8M0 byte 255
-// in an expert's scales (kBadInput, tensor and offset), an amax above its bound, NaN in the forward pass, I/O
-// errors, a full disk.
+// in an expert's scales and NaN or infinity in what is copied (kBadInput, tensor and offset), an amax above
+// its bound, NaN in the forward pass, a perplexity above max_perplexity, I/O errors, a full disk.
 
 // Forward pass only; no output but `options.amax_output`.
 RunRecord calibrate(const Checkpoint& source, const Plan& plan, const Activations& activations, Job& job,

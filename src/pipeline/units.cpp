@@ -1,19 +1,25 @@
 #include "pipeline/units.h"
 
 #include <algorithm>
+#include <set>
+#include <string>
 #include <utility>
 
+#include "model/deepseek_v4_tensors.h"
 #include "plan/linear.h"
 
 namespace nibblecast {
 namespace {
 
 constexpr uint64_t kChunkBytes = 16 << 20;
+constexpr uint64_t kLargestValue = 8;  // bytes; pieces of a tensor are cut at multiples of it
+
+std::set<std::string> set_of(const std::vector<std::string>& names) { return {names.begin(), names.end()}; }
 
 class UnitList {
  public:
   UnitList(const Checkpoint& source, const Plan& plan, const Work& work)
-      : source_(source), plan_(plan), work_(work) {}
+      : source_(source), plan_(plan), work_(work), before_head_(set_of(head_tensor_names())) {}
 
   std::vector<Unit> make() {
     for (size_t stage = 0; stage < plan_.stages.size(); ++stage) add_stage(stage);
@@ -24,12 +30,27 @@ class UnitList {
   void add_stage(size_t stage) {
     const bool forward = is_forward(plan_, work_, stage);
     const ptrdiff_t begin = static_cast<ptrdiff_t>(units_.size());
-    for (const uint32_t tensor : plan_.stages[stage].kept) add_kept(stage, tensor, forward);
-    for (const PlannedGroup& group : plan_.stages[stage].groups) add_group(stage, group, forward);
+    std::vector<uint32_t> kept = plan_.stages[stage].kept;
+    if (forward && is_last(stage)) {
+      std::ranges::stable_partition(kept,
+                                    [&](uint32_t tensor) { return before_head_.contains(name(tensor)); });
+    }
+    for (const uint32_t tensor : kept)
+      add_kept(stage, tensor, forward && (!is_last(stage) || is_of_head(name(tensor))));
+    for (const PlannedGroup& group : plan_.stages[stage].groups) {
+      const Tensor& first = source_.tensors()[group.linears[0].source_weight];
+      add_group(stage, group, forward && (!is_last(stage) || is_of_head(first.name)));
+    }
     if (forward) return;
     std::stable_sort(units_.begin() + begin, units_.end(), [](const Unit& a, const Unit& b) {
       return std::pair(a.reads[0].file, a.reads[0].begin) < std::pair(b.reads[0].file, b.reads[0].begin);
     });
+  }
+
+  bool is_last(size_t stage) const { return stage > 0 && !plan_.stages[stage].layer; }
+  const std::string& name(uint32_t kept) const { return source_.tensors()[*plan_.tensors[kept].source].name; }
+  bool is_of_head(const std::string& tensor) const {
+    return tensor == kHeadWeight || before_head_.contains(tensor);
   }
 
   void add_kept(size_t stage, uint32_t tensor, bool forward) {
@@ -37,8 +58,10 @@ class UnitList {
     const bool write = work_.write(tensor);
     if (!write && !forward) return;
     for (uint64_t done = 0; done < from.size_bytes;) {
-      Unit& chunk = chunk_at(stage, {from.shard, from.offset + done, 0}, forward);
-      const uint64_t size = std::min(kChunkBytes - chunk.reads[0].size_bytes, from.size_bytes - done);
+      Unit& chunk = chunk_at(stage, {from.shard, from.offset + done, 0});
+      const uint64_t room = (kChunkBytes - chunk.reads[0].size_bytes) / kLargestValue * kLargestValue;
+      const uint64_t size = std::min(room, from.size_bytes - done);
+      chunk.forward |= forward;
       chunk.pieces.push_back({.tensor = tensor, .begin = done, .size_bytes = size, .write = write});
       chunk.reads[0].size_bytes += size;
       chunk.write |= write;
@@ -47,17 +70,16 @@ class UnitList {
   }
 
   // The last unit if bytes at `range` continue it and it has room, else a new one.
-  Unit& chunk_at(size_t stage, FileRange range, bool forward) {
+  Unit& chunk_at(size_t stage, FileRange range) {
     if (!units_.empty()) {
       Unit& last = units_.back();
       if (last.stage == stage && last.group == nullptr && last.reads[0].file == range.file &&
-          last.reads[0].end() == range.begin && last.reads[0].size_bytes < kChunkBytes) {
+          last.reads[0].end() == range.begin && last.reads[0].size_bytes <= kChunkBytes - kLargestValue) {
         return last;
       }
     }
     Unit unit;
     unit.stage = stage;
-    unit.forward = forward;
     unit.reads = {range};
     units_.push_back(std::move(unit));
     return units_.back();
@@ -107,6 +129,7 @@ class UnitList {
   const Checkpoint& source_;
   const Plan& plan_;
   const Work& work_;
+  const std::set<std::string> before_head_;
   std::vector<Unit> units_;
 };
 
@@ -129,7 +152,7 @@ FileRange rows_range(const Plan& plan, const Tensor& tensor, const Tensor& weigh
 bool is_forward(const Plan& plan, const Work& work, size_t stage) {
   if (!work.forward_from) return false;
   const std::optional<uint64_t> layer = plan.stages[stage].layer;
-  return layer ? *layer >= *work.forward_from : stage == 0 && *work.forward_from == 0;
+  return layer ? *layer >= *work.forward_from : stage > 0 || *work.forward_from == 0;
 }
 
 std::vector<Unit> list_units(const Checkpoint& source, const Plan& plan, const Work& work) {

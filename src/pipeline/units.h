@@ -23,7 +23,7 @@ struct Piece {
 // A chunk of kept bytes that are contiguous in the source, or a group of linears, or rows of a lone one.
 struct Unit {
   size_t stage = 0;
-  bool forward = false;       // the forward pass takes it
+  bool forward = false;       // the forward pass takes it, or some of its pieces
   bool write = false;         // the output does (a chunk: some of its pieces)
   std::vector<Piece> pieces;  // of a chunk
   const PlannedGroup* group = nullptr;
@@ -44,7 +44,8 @@ struct Work {
   std::optional<uint64_t> forward_from;        // the forward pass's first layer; 0: and the embedding
 };
 
-// Whether the forward pass goes through stage `stage`.
+// Whether the forward pass goes through stage `stage`: the embedding, a layer, or the head, which is in the
+// last one.
 bool is_forward(const Plan& plan, const Work& work, size_t stage);
 
 // Rows of a weight that has elements: all of its dimensions but the last one, taken together.
@@ -56,7 +57,8 @@ FileRange rows_range(const Plan& plan, const Tensor& tensor, const Tensor& weigh
                      uint64_t rows);
 
 // In the order of work: by stage. The forward pass needs a layer's other tensors first and its experts
-// ascending; without one, the order of the files is best.
+// ascending, and what turns streams into logits before head.weight; without one, the order of the files is
+// best.
 std::vector<Unit> list_units(const Checkpoint& source, const Plan& plan, const Work& work);
 
 }  // namespace nibblecast

@@ -11,7 +11,9 @@
 #include <numeric>
 #include <optional>
 
+#include "base/buffer.h"
 #include "base/parallel.h"
+#include "formats/nonfinite.h"
 #include "pipeline/extents.h"
 #include "pipeline/group_maker.h"
 #include "pipeline/reader.h"
@@ -24,6 +26,7 @@ namespace {
 
 constexpr uint64_t kUnitBytes = 16 << 20;  // of kept bytes
 constexpr size_t kUnitPieces = 64;
+constexpr uint64_t kLargestValue = 8;
 constexpr uint64_t kRowsPerTask = 64;
 
 // Bytes [begin, begin + size_bytes) of a kept tensor.
@@ -86,6 +89,7 @@ class DataChecker {
         units_, {}, [](const Step& unit) { return std::pair(unit.reads[0].file, unit.reads[0].begin); });
     compare_all();
     report_kept();
+    report_nonfinite();
     report_made();
     report_mixed_signs();
   }
@@ -116,11 +120,12 @@ class DataChecker {
       if (plan_.tensors[planned].make != Make::kKeep || check_.matches[planned] == nullptr) continue;
       const uint64_t size = source_tensor(planned).size_bytes;
       for (uint64_t begin = 0; begin < size;) {
-        const uint64_t piece = std::min(size - begin, kUnitBytes - bytes);
+        // Cut at whole values.
+        const uint64_t piece = std::min(size - begin, round_down(kUnitBytes - bytes, kLargestValue));
         unit.pieces.push_back({planned, begin, piece});
         begin += piece;
         bytes += piece;
-        if (bytes == kUnitBytes || unit.pieces.size() == kUnitPieces) flush();
+        if (bytes + kLargestValue > kUnitBytes || unit.pieces.size() == kUnitPieces) flush();
       }
     }
     flush();
@@ -243,8 +248,11 @@ class DataChecker {
 
   void compare_kept(const Step& unit, const Reader::Loaded& loaded) {
     std::vector<Difference> differences(unit.pieces.size());
+    std::vector<NonFinite> nonfinite(unit.pieces.size());
     parallel_for(unit.pieces.size(), [&](size_t index) {
       const uint64_t size = unit.pieces[index].size_bytes;
+      nonfinite[index] = count_nonfinite(plan_.tensors[unit.pieces[index].planned].out.dtype,
+                                         at(unit, loaded, 2 * index, size));
       differences[index] =
           compare_bytes(at(unit, loaded, 2 * index, size), at(unit, loaded, 2 * index + 1, size));
     });
@@ -252,6 +260,7 @@ class DataChecker {
       const KeptPiece& piece = unit.pieces[index];
       report_.kept_bytes += piece.size_bytes;
       add_difference(piece.planned, piece.begin, differences[index], changed_);
+      if (nonfinite[index].count > 0) nonfinite_[piece.planned].add(nonfinite[index], piece.begin);
     }
   }
 
@@ -473,6 +482,14 @@ class DataChecker {
     }
   }
 
+  void report_nonfinite() {
+    for (const auto& [planned, found] : nonfinite_) {
+      report_.notes.push_back(
+          fmt::format("{}: {} values of the source are NaN or infinite, the first at byte {} of the tensor",
+                      name(planned), found.count, found.first));
+    }
+  }
+
   void report_made() {
     for (const auto& [planned, difference] : made_wrong_) {
       problems_.add(
@@ -501,6 +518,7 @@ class DataChecker {
   VerifyReport& report_;
   std::vector<Step> units_;
   std::map<uint32_t, Difference> changed_;     // kept tensors
+  std::map<uint32_t, NonFinite> nonfinite_;    // kept tensors
   std::map<uint32_t, Difference> made_wrong_;  // weights and block scales
   std::vector<uint32_t> kept_signs_, cleared_signs_;
 };

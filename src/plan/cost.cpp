@@ -15,6 +15,7 @@
 #include "base/size_text.h"
 #include "calibration/rows.h"
 #include "model/deepseek_v4.h"
+#include "ops/cross_entropy.h"
 #include "ops/matmul.h"
 
 namespace nibblecast {
@@ -140,7 +141,9 @@ void add_device_cost(const Checkpoint& source, const Plan& plan, const Workload&
   cost.dense_bytes = 2 * cuda_layer_bytes(plan.model, narrow ? sizeof(bf16) : sizeof(float)).vectors;
   const uint64_t routing = workload.tokens * plan.model.num_experts_per_tok * 4 * sizeof(uint32_t);
   const uint64_t ids = workload.tokens * 4 * sizeof(uint32_t);
-  cost.forward_bytes = routing + ids + (cost.device.streams_resident ? 0 : cost.device.streams_bytes);
+  const uint64_t losses = workload.tokens * (sizeof(CrossEntropy) + sizeof(int32_t) + 2 * sizeof(float));
+  cost.forward_bytes =
+      routing + ids + losses + (cost.device.streams_resident ? 0 : cost.device.streams_bytes);
 }
 
 }  // namespace

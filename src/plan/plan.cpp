@@ -308,6 +308,11 @@ class Planner {
             2 * used * static_cast<double>(tensor.shape[0]) * static_cast<double>(tensor.shape[1]);
       }
     }
+    for (const ModelTensor& tensor : global_tensors(plan_.model)) {
+      if (tensor.shape.size() != 2 || tensor.name == "embed.weight") continue;
+      plan_.flops_per_token +=
+          2 * static_cast<double>(tensor.shape[0]) * static_cast<double>(tensor.shape[1]);
+    }
   }
 
   // The JSON documents of the output, and what recipe and engines say of them.

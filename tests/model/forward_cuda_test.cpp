@@ -2,11 +2,14 @@
 // may take, nor change from run to run, and it says the same of damaged weights as the CPU. Values are
 // compared with the oracle in forward_oracle_cuda_test.cpp.
 
+#include <cmath>
+#include <cstdio>
 #include <cstring>
 #include <random>
 
 #include "cuda_forward.h"
 #include "model/deepseek_v4_cuda_memory.h"
+#include "model/deepseek_v4_rows.h"
 #include "model/presets.h"
 #include "random_layer.h"
 #include "testing.h"
@@ -26,6 +29,7 @@ class ForwardCuda : public ::testing::Test {
       layers_.push_back(random_layer(config_, layer, config_.n_routed_experts));
     embedding_ =
         layers_[0].values(Dtype::kBF16, config_.vocab_size * config_.hidden_size, config_.hidden_size);
+    head_ = testing::random_head(config_);
   }
 
   // Rows of these lengths.
@@ -42,6 +46,7 @@ class ForwardCuda : public ::testing::Test {
   struct Result {
     std::vector<std::byte> streams;
     std::vector<LayerAmax> amax;
+    RowLosses losses;
     bool operator==(const Result&) const = default;
   };
 
@@ -58,6 +63,7 @@ class ForwardCuda : public ::testing::Test {
     }
     const auto bytes = std::as_bytes(forward.streams());
     result.streams.assign(bytes.begin(), bytes.end());
+    result.losses = testing::run_head(forward, head_, 100'001);
     return result;
   }
 
@@ -72,9 +78,34 @@ class ForwardCuda : public ::testing::Test {
     return cuda_memory<T>(config_, workload, 0, ~uint64_t{0}).least_bytes;
   }
 
+  // The head on both, from the same streams.
+  template <class T>
+  void compare_heads(const std::vector<std::vector<int32_t>>& rows, uint64_t device_memory,
+                     double tolerance) {
+    DeepseekV4Forward<T> cpu(config_, rows);
+    CudaForward<T> device(config_, rows, device_memory);
+    const std::span<T> streams = cpu.resume_at(config_.num_hidden_layers);
+    std::mt19937 generator(5);
+    std::normal_distribution<float> normal;
+    for (T& value : streams) value = from_float<T>(normal(generator));
+    device.resume_at(config_.num_hidden_layers, std::as_bytes(streams));
+    const RowLosses expected = testing::run_head(cpu, head_, 1 << 30);
+    const RowLosses found = testing::run_head(device, head_, 99'991);
+    ASSERT_EQ(found.size(), expected.size());
+    for (size_t row = 0; row < found.size(); ++row) {
+      ASSERT_EQ(found[row].size(), expected[row].size());
+      for (size_t i = 0; i < found[row].size(); ++i)
+        EXPECT_TRUE(std::abs(found[row][i] - expected[row][i]) <= tolerance) << row << " " << i;
+    }
+    const double error = perplexity_of(found).value() / perplexity_of(expected).value() - 1;
+    EXPECT_TRUE(std::abs(error) <= tolerance) << error;
+    std::printf("relative error of the perplexity %.2e\n", error);
+  }
+
   DeepseekV4Config config_;
   std::vector<RandomLayer> layers_;
   std::vector<std::byte> embedding_;
+  RandomLayer head_;
 };
 
 TEST_F(ForwardCuda, BytesDoNotDependOnMemoryOrRun) {
@@ -86,6 +117,38 @@ TEST_F(ForwardCuda, BytesDoNotDependOnMemoryOrRun) {
   EXPECT_TRUE(first == run<bf16>(given, least_memory<bf16>(given)));
   const auto few = rows({5, 300});
   EXPECT_TRUE(run<float>(few, 0) == run<float>(few, least_memory<float>(few)));
+}
+
+// A vocabulary of several blocks and a part of one, and more tokens than have logits at once.
+TEST_F(ForwardCuda, TheHeadGivesTheLossesOfTheCpu) {
+  SKIP_WITHOUT_CUDA();
+  config_.vocab_size = 2 * kHeadRows + 37;
+  head_ = testing::random_head(config_);
+  const auto given = rows({1, 700, 0, 513, kHeadTokens + 1, 2});
+  compare_heads<float>(given, 0, 1e-4);
+  compare_heads<float>(given, least_memory<float>(given), 1e-4);
+  compare_heads<bf16>(given, 0, 2e-2);  // what the head sees is rounded once, after sums of another order
+}
+
+TEST_F(ForwardCuda, TheSinkIsGivenTheLogitsOfTheLosses) {
+  SKIP_WITHOUT_CUDA();
+  const auto given = rows({70, 5});
+  CudaForward<float> forward(config_, given);
+  const std::vector<float> streams(75 * config_.hc_mult * config_.hidden_size, 0.5f);
+  forward.resume_at(config_.num_hidden_layers, std::as_bytes(std::span(streams)));
+  std::vector<CrossEntropy> states(75);
+  const std::vector<int32_t> targets =
+      next_ids(TokenRows(config_, given).rows, TokenRows(config_, given).ids);
+  const RowLosses found = testing::run_head(forward, head_, 1 << 20, [&](const LogitsBlock& block) {
+    for (size_t i = 0; i < block.tokens; ++i) {
+      add_logits_ref(block.values + i * block.stride, block.count, block.first, targets[block.token + i],
+                     states[block.token + i]);
+    }
+  });
+  const RowLosses expected = row_losses(TokenRows(config_, given).rows, states);
+  for (size_t row = 0; row < found.size(); ++row) {
+    for (size_t i = 0; i < found[row].size(); ++i) EXPECT_NEAR(found[row][i], expected[row][i], 1e-5);
+  }
 }
 
 TEST_F(ForwardCuda, RefusesLessMemoryThanItNeeds) {

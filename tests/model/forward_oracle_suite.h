@@ -14,7 +14,7 @@
 namespace nibblecast {
 namespace {
 
-using testing::HeldTensors;
+using testing::LogitsKeeper;
 using testing::Model;
 using testing::TensorFile;
 
@@ -70,11 +70,10 @@ TEST_P(OracleCase, Float32MatchesTransformers) {
               oracle.read<int32_t>(prefix + ".experts_sorted"))
         << "layer " << layer;
   });
-  const HeldTensors head = model.head();
-  const std::vector<float> logits = forward.logits(0, head.tensors);
-  const size_t last8 = 8 * model.config().vocab_size;
-  EXPECT_TRUE(worst_error(std::span(logits).last(last8), oracle.read<float>(name + ".logits_last8")) <= 1e-4);
-  EXPECT_TRUE(worst_error(forward.nll(0, head.tensors), oracle.read<float>(name + ".nll")) <= 1e-4);
+  LogitsKeeper logits(length, model.config().vocab_size);
+  const RowLosses nll = model.run_head(forward, logits.sink());
+  EXPECT_TRUE(worst_error(logits.rows(length - 8, 8), oracle.read<float>(name + ".logits_last8")) <= 1e-4);
+  EXPECT_TRUE(worst_error(nll.at(0), oracle.read<float>(name + ".nll")) <= 1e-4);
 }
 
 INSTANTIATE_TEST_SUITE_P(Lengths, OracleCase, ::testing::Values(61, 130, 300),
@@ -87,18 +86,15 @@ TEST(ForwardOracle, Float32TopKSelectionMatchesTransformers) {
   Model model(folder);
   Device::Forward<float> forward(model.config(), {oracle.read<int32_t>("case.len1536.input_ids")});
   model.run(forward);
-  const HeldTensors head = model.head();
-  const std::vector<float> nll = forward.nll(0, head.tensors),
+  LogitsKeeper logits(1536, model.config().vocab_size);
+  const std::vector<float> nll = model.run_head(forward, logits.sink()).at(0),
                            expected = oracle.read<float>("case.len1536.nll");
   ASSERT_EQ(nll.size(), expected.size());
   EXPECT_TRUE(worst_error(nll, expected) <= 1e-2) << worst_error(nll, expected);
   size_t close = 0;
   for (size_t i = 0; i < nll.size(); ++i) close += std::abs(nll[i] - expected[i]) <= 1e-4f;
   EXPECT_GE(close, expected.size() * 98 / 100);
-  const std::vector<float> logits = forward.logits(0, head.tensors);
-  const size_t last8 = 8 * model.config().vocab_size;
-  const double error =
-      worst_error(std::span(logits).last(last8), oracle.read<float>("case.len1536.logits_last8"));
+  const double error = worst_error(logits.rows(1528, 8), oracle.read<float>("case.len1536.logits_last8"));
   EXPECT_TRUE(error <= 1e-4) << error;
 }
 
@@ -106,12 +102,9 @@ template <class T>
 std::vector<double> evaluation_nll_sums(Model& model, const TensorFile& oracle) {
   Device::Forward<T> forward(model.config(), oracle.rows("eval.input_ids", 512, 24));
   model.run(forward);
-  const HeldTensors head = model.head();
   std::vector<double> sums;
-  for (size_t row = 0; row < 24; ++row) {
-    const std::vector<float> nll = forward.nll(row, head.tensors);
+  for (const std::vector<float>& nll : model.run_head(forward))
     sums.push_back(std::accumulate(nll.begin(), nll.end(), 0.0));
-  }
   return sums;
 }
 
@@ -156,7 +149,7 @@ TEST(ForwardOracle, Bf16PerplexityOfALongRowIsThatOfFloat32) {
   Model model(folder);
   Device::Forward<bf16> forward(model.config(), {oracle.read<int32_t>("case.len1536.input_ids")});
   model.run(forward);
-  const std::vector<float> nll = forward.nll(0, model.head().tensors);
+  const std::vector<float> nll = model.run_head(forward).at(0);
   const std::vector<float> expected = oracle.read<float>("case.len1536.nll");
   const double error = perplexity_error(std::accumulate(nll.begin(), nll.end(), 0.0),
                                         std::accumulate(expected.begin(), expected.end(), 0.0), 1535);
@@ -164,11 +157,15 @@ TEST(ForwardOracle, Bf16PerplexityOfALongRowIsThatOfFloat32) {
   std::printf("relative error %.2e\n", error);
 }
 
+// Of the 48 rows in float32, row by row with whole rows of logits, as the oracle computes its own.
+constexpr double kCalibrationPerplexity = 27.541001938;
+
 // Relative errors of all experts' amax, and what the layers differ by.
 struct CalibrationErrors {
   std::vector<double> experts;       // sorted
   std::vector<double> layers;        // of each layer's and projection's maximum
   std::vector<int64_t> token_moves;  // per layer: sum of |count - expected|
+  double perplexity = 0;             // of the rows
 };
 
 template <class T>
@@ -194,6 +191,7 @@ CalibrationErrors calibration_errors(Model& model, const TensorFile& oracle) {
     }
     errors.token_moves.push_back(moves);
   });
+  errors.perplexity = perplexity_of(model.run_head(forward)).value();
   std::sort(errors.experts.begin(), errors.experts.end());
   return errors;
 }
@@ -208,6 +206,7 @@ TEST(ForwardOracle, Float32CalibrationMatchesTransformers) {
   EXPECT_TRUE(errors.experts[errors.experts.size() * 98 / 100] <= 1e-4);
   EXPECT_TRUE(errors.experts.back() <= 1e-2) << errors.experts.back();
   for (const int64_t moves : errors.token_moves) EXPECT_LE(moves, 10);
+  EXPECT_TRUE(std::abs(errors.perplexity / kCalibrationPerplexity - 1) <= 1e-4) << errors.perplexity;
 }
 
 TEST(ForwardOracle, Bf16CalibrationIsThatOfFloat32) {
@@ -221,6 +220,7 @@ TEST(ForwardOracle, Bf16CalibrationIsThatOfFloat32) {
   EXPECT_TRUE(errors.experts[errors.experts.size() / 2] <= 0.005);
   const int64_t assignments = 48 * 512 * static_cast<int64_t>(model.config().num_experts_per_tok);
   for (const int64_t moves : errors.token_moves) EXPECT_LE(moves, assignments * 2 / 1000);
+  EXPECT_TRUE(std::abs(errors.perplexity / kCalibrationPerplexity - 1) <= 1e-3) << errors.perplexity;
 }
 
 }  // namespace

@@ -315,5 +315,85 @@ TEST_F(ForwardTest, ADamagedExpertIsNamed) {
       ErrorKind::kBadInput, [&] { forward.expert(0, damaged); }, "layers.0.ffn.experts.0.w3", "expected");
 }
 
+// More of the vocabulary than is there at once, and rows that predict nothing.
+class HeadTest : public ::testing::Test {
+ protected:
+  HeadTest() : config_(with_vocabulary(2 * kHeadRows + 37)), head_(testing::random_head(config_)) {
+    for (const size_t length : {3u, 1u, 0u, 130u, 2u}) rows_.push_back(ids(length, 7, config_.vocab_size));
+  }
+  static DeepseekV4Config with_vocabulary(uint64_t size) {
+    DeepseekV4Config config = tiny();
+    config.vocab_size = size;
+    return config;
+  }
+
+  template <class T>
+  RowLosses losses(size_t piece, LogitsSink sink = {}) const {
+    DeepseekV4Forward<T> forward(config_, rows_);
+    RandomLayer random;
+    const std::span<T> streams = forward.resume_at(config_.num_hidden_layers);
+    const std::vector<std::byte> values = random.values(Dtype::kF32, streams.size(), 4);
+    for (size_t i = 0; i < streams.size(); ++i) {
+      float value = 0;
+      std::memcpy(&value, values.data() + i * 4, 4);
+      streams[i] = from_float<T>(value);
+    }
+    return testing::run_head(forward, head_, piece, std::move(sink));
+  }
+
+  DeepseekV4Config config_;
+  RandomLayer head_;
+  std::vector<std::vector<int32_t>> rows_;
+};
+
+TEST_F(HeadTest, LossesDoNotDependOnHowBytesAreCutOrOnThreads) {
+  const RowLosses expected = losses<bf16>(1 << 30);
+  EXPECT_EQ(losses<bf16>(1), expected);
+  EXPECT_EQ(losses<bf16>(kHeadRows * config_.hidden_size * 2 - 1), expected);
+  const ThreadLimit one(1);
+  EXPECT_EQ(losses<bf16>(99'991), expected);
+}
+
+TEST_F(HeadTest, LossesAreThoseOfTheLogits) {
+  const size_t vocabulary = config_.vocab_size;
+  std::vector<float> logits(136 * vocabulary);
+  const RowLosses found = losses<float>(1 << 20, [&](const LogitsBlock& block) {
+    for (size_t i = 0; i < block.tokens; ++i) {
+      std::copy_n(block.values + i * block.stride, block.count,
+                  logits.data() + (block.token + i) * vocabulary + block.first);
+    }
+  });
+  ASSERT_EQ(found.size(), rows_.size());
+  size_t token = 0;
+  for (size_t row = 0; row < rows_.size(); token += rows_[row].size(), ++row) {
+    ASSERT_EQ(found[row].size(), rows_[row].empty() ? 0 : rows_[row].size() - 1);
+    for (size_t i = 0; i < found[row].size(); ++i) {
+      const float* const own = logits.data() + (token + i) * vocabulary;
+      double sum = 0;
+      for (size_t j = 0; j < vocabulary; ++j) sum += std::exp(double{own[j]});
+      const double expected = std::log(sum) - double{own[rows_[row][i + 1]]};
+      EXPECT_TRUE(std::abs(found[row][i] - expected) <= 1e-5) << row << " " << i;
+    }
+  }
+}
+
+TEST_F(HeadTest, PerplexityIsOfPredictedTokens) {
+  const Perplexity perplexity = perplexity_of(losses<float>(1 << 20));
+  EXPECT_EQ(perplexity.tokens, 2u + 129 + 1);
+  EXPECT_GT(perplexity.value(), 1);
+  EXPECT_TRUE(std::isnan(Perplexity{}.value()));
+  rows_ = {{5}, {}};
+  EXPECT_EQ(perplexity_of(losses<float>(1 << 20)).tokens, 0u);
+}
+
+TEST_F(HeadTest, ADamagedWeightOfTheHeadIsSeen) {
+  std::vector<std::byte> bytes(head_.dense.at(kHeadWeight).bytes.begin(),
+                               head_.dense.at(kHeadWeight).bytes.end());
+  const bf16 nan{0x7fc0};
+  std::memcpy(bytes.data() + bytes.size() / 2, &nan, 2);
+  head_.dense.at(kHeadWeight).bytes = head_.keep(std::move(bytes));
+  EXPECT_TRUE(std::isnan(perplexity_of(losses<bf16>(1 << 20)).value()));
+}
+
 }  // namespace
 }  // namespace nibblecast

@@ -1,6 +1,7 @@
 // tests/model/forward_testing.h - runs the forward pass over a checkpoint folder, and reads the oracle.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <functional>
@@ -60,6 +61,28 @@ struct HeldTensors {
   }
 };
 
+// A sink that keeps all logits, [tokens, V].
+class LogitsKeeper {
+ public:
+  LogitsKeeper(size_t tokens, size_t vocabulary) : vocabulary_(vocabulary), values_(tokens * vocabulary) {}
+
+  LogitsSink sink() {
+    return [this](const LogitsBlock& block) {
+      for (size_t i = 0; i < block.tokens; ++i) {
+        std::copy_n(block.values + i * block.stride, block.count,
+                    values_.begin() + static_cast<ptrdiff_t>((block.token + i) * vocabulary_ + block.first));
+      }
+    };
+  }
+  std::span<const float> rows(size_t token, size_t tokens) const {
+    return std::span(values_).subspan(token * vocabulary_, tokens * vocabulary_);
+  }
+
+ private:
+  size_t vocabulary_;
+  std::vector<float> values_;
+};
+
 class Model {
  public:
   explicit Model(const std::filesystem::path& folder)
@@ -73,9 +96,6 @@ class Model {
     HeldTensors held;
     for (const std::string& name : names) held.add(reader_, checkpoint_.at(name));
     return held;
-  }
-  HeldTensors head() {
-    return held({"norm.weight", "head.weight", "hc_head_fn", "hc_head_base", "hc_head_scale"});
   }
 
   // Forward: DeepseekV4Forward<T>, or a class with its calls.
@@ -109,6 +129,17 @@ class Model {
       forward.expert(expert, stored);
     }
     return forward.end_layer();
+  }
+
+  // The head, after all layers; its weight in pieces that end in the middle of a row.
+  template <class Forward>
+  RowLosses run_head(Forward& forward, LogitsSink sink = {}) {
+    forward.begin_head(held(head_tensor_names()).tensors, std::move(sink));
+    const std::vector<std::byte> bytes = reader_.read(checkpoint_.at(kHeadWeight));
+    const size_t piece = 333'333;
+    for (size_t begin = 0; begin < bytes.size(); begin += piece)
+      forward.head(begin, std::span(bytes).subspan(begin, std::min(piece, bytes.size() - begin)));
+    return forward.row_losses();
   }
 
   // All layers; after each, f(layer, its amax).

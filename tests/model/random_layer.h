@@ -1,6 +1,7 @@
 // tests/model/random_layer.h - one layer's weights at random, in memory, for tests and benchmarks.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstring>
@@ -105,6 +106,31 @@ inline RandomLayer random_layer(const DeepseekV4Config& config, uint64_t number,
     layer.experts.push_back(expert);
   }
   return layer;
+}
+
+// `dense` holds what the head takes, head.weight included.
+inline RandomLayer random_head(const DeepseekV4Config& config) {
+  RandomLayer head;
+  head.generator.seed(1000);
+  for (const ModelTensor& tensor : global_tensors(config)) {
+    if (tensor.name == "embed.weight") continue;
+    const Dtype dtype = tensor.storage == Storage::kF32 ? Dtype::kF32 : Dtype::kBF16;
+    const uint64_t cols = tensor.shape.size() == 2 ? tensor.shape[1] : 1;
+    head.add(tensor.name, dtype, tensor.shape, head.values(dtype, *element_count(tensor.shape), cols));
+  }
+  return head;
+}
+
+// begin_head() to row_losses(), head.weight in pieces of `piece` bytes.
+template <class Forward>
+RowLosses run_head(Forward& forward, const RandomLayer& head, size_t piece, LogitsSink sink = {}) {
+  StoredTensors before;
+  for (const std::string& name : head_tensor_names()) before[name] = head.dense.at(name);
+  forward.begin_head(before, std::move(sink));
+  const auto bytes = head.dense.at(kHeadWeight).bytes;
+  for (size_t begin = 0; begin < bytes.size(); begin += piece)
+    forward.head(begin, bytes.subspan(begin, std::min(piece, bytes.size() - begin)));
+  return forward.row_losses();
 }
 
 }  // namespace nibblecast::testing

@@ -5,6 +5,7 @@
 
 #include "cuda_testing.h"
 #include "ops/amax_cuda.h"
+#include "ops/cross_entropy_cuda.h"
 #include "ops/elementwise_suite.h"
 #include "ops/hyper_connection_cuda.h"
 #include "ops/rmsnorm_cuda.h"
@@ -514,6 +515,38 @@ TEST(RouterCuda, NamesTheLastTokenWithANaN) {
   EXPECT_EQ(downloaded(faults)[0].nan_score, 18u);
   EXPECT_EQ(downloaded(faults)[0].unknown_expert, 0u);
   for (const int32_t expert : downloaded(chosen)) EXPECT_TRUE(expert >= 0 && expert < 64);
+}
+
+TEST(CrossEntropyCuda, MatchesItsDefinition) {
+  SKIP_WITHOUT_CUDA();
+  const size_t tokens = 37, count = 1000, stride = 1024;
+  std::vector<float> logits = random_values(tokens * stride, 80, 5);
+  logits[4 * stride + 17] = NAN;
+  std::vector<int32_t> targets(tokens);
+  for (size_t token = 0; token < tokens; ++token) targets[token] = static_cast<int32_t>(token * 53);
+  targets[2] = -1;
+  std::vector<CrossEntropy> expected(tokens);
+  const auto states = uploaded(expected);
+  const auto device_logits = uploaded(logits);
+  const auto device_targets = uploaded(targets);
+  CudaStream stream;
+  for (const uint64_t first : {0u, 1000u}) {
+    add_logits_cuda(stream, device_logits.data(), tokens, count, stride, first, device_targets.data(),
+                    states.data());
+    for (size_t token = 0; token < tokens; ++token)
+      add_logits_ref(logits.data() + token * stride, count, first, targets[token], expected[token]);
+  }
+  stream.synchronize();
+  const auto found = downloaded(states);
+  for (size_t token = 0; token < tokens; ++token) {
+    if (token == 2) {
+      EXPECT_EQ(found[token].sum, 0);
+    } else if (token == 4) {
+      EXPECT_TRUE(std::isnan(value(found[token])));
+    } else {
+      EXPECT_NEAR(value(found[token]), value(expected[token]), 1e-5) << token;
+    }
+  }
 }
 
 }  // namespace
