@@ -33,6 +33,7 @@ class Run {
         activations_(activations),
         job_(job),
         options_(options),
+        progress_(plan, activations.rows ? &*activations.rows : nullptr, options.progress),
         durable_(job.state().tensors) {
     record_.without_tokens.resize(plan.model.num_hidden_layers);
     record_.checksums.resize(plan.tensors.size());
@@ -40,7 +41,7 @@ class Run {
     if (destination != nullptr) open_output(*destination);
     take_over_durable();
     units_ = list_units(source, plan, work_);
-    for (const Unit& unit : units_) total_bytes_ += unit.size_bytes();
+    progress_.expect(units_, work_);
   }
 
   RunRecord execute() {
@@ -54,6 +55,7 @@ class Run {
       if (committer_) committer_->flush_quietly();
       throw;
     }
+    record_.read_bytes = progress_.read_bytes();
     record_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     return std::move(record_);
   }
@@ -80,6 +82,7 @@ class Run {
   void begin_forward() {
     pass_.reset();  // first, so that a device holds only one
     pass_.emplace(source_, plan_, activations_.rows->ids, options_.device);
+    if (options_.progress) pass_->forward().set_tick([this](double done) { progress_.tick(done); });
   }
 
   // Shards that an earlier attempt wrote into are gone on with; what is durable in one that is gone or cut is
@@ -147,6 +150,7 @@ class Run {
     size_t unit = 0;
     for (size_t stage = 0; stage < plan_.stages.size(); ++stage) {
       stage_ = stage;
+      progress_.begin_stage(stage);
       const bool layer_forward = plan_.stages[stage].layer && is_forward(plan_, work_, stage);
       if (layer_forward) pass_->expect_layer(*plan_.stages[stage].layer);
       bool attended = false;
@@ -154,13 +158,15 @@ class Run {
       for (; unit < units_.size() && units_[unit].stage == stage; ++unit) {
         const auto loaded = next_unit();
         if (layer_forward && !attended && is_expert(units_[unit])) {
+          progress_.begin_attention();
           report(Phase::kForward);
           pass_->forward().begin_layer();
+          progress_.end_part();
           attended = true;
         }
         work(units_[unit], loaded);
         if (ended_ && pass_->forward().layer_done()) settle_forward();
-        record_.read_bytes += units_[unit].size_bytes();
+        progress_.finish(units_[unit], writer_ ? writer_->pending_bytes() : 0);
         report(Phase::kRead);
       }
       if (layer_forward)
@@ -198,8 +204,10 @@ class Run {
     if (unit.forward) {
       report(Phase::kForward);
       if (is_expert(unit)) {
+        progress_.begin_expert(*unit.group->expert);
         pass_->forward().expert(*unit.group->expert, {tasks[0].source, tasks[1].source, tasks[2].source},
                                 owner);
+        progress_.end_part();
       } else {
         take(unit, owner);
       }
@@ -286,7 +294,7 @@ class Run {
     }
     const uint64_t number = writer_->submit(std::move(batch));
     if (done.tensors.empty()) return;
-    done.stage = stage_name();
+    done.stage = progress_.stage_name();
     committer_->add(number, std::move(shards), done_entry(done));
   }
 
@@ -411,9 +419,11 @@ class Run {
 
   // The layer's last unit was worked on. While a device is still computing it, the next one begins.
   void end_forward() {
-    report(Phase::kForward);
     if (ended_) settle_forward();
+    progress_.begin_shared();
+    report(Phase::kForward);
     pass_->forward().end_layer();
+    progress_.end_part();
     ended_ = stage_;
     const uint64_t next = *plan_.stages[stage_].layer + 1;
     const bool last = next == plan_.model.num_hidden_layers;
@@ -462,21 +472,7 @@ class Run {
                {.metadata = amax_metadata(source_, plan_, *activations_.rows), .layers = record_.layers});
   }
 
-  std::string stage_name() const {
-    const std::optional<uint64_t> layer = plan_.stages[stage_].layer;
-    if (plan_.stages.size() == 1) return "tensors";
-    return layer ? fmt::format("layer {}", *layer) : stage_ == 0 ? "embedding" : "rest";
-  }
-
-  void report(Phase phase) const {
-    if (!options_.progress) return;
-    options_.progress({.phase = phase,
-                       .stage = stage_name(),
-                       .stages_done = stage_,
-                       .stages = plan_.stages.size(),
-                       .bytes_done = record_.read_bytes,
-                       .bytes = total_bytes_});
-  }
+  void report(Phase phase) { progress_.report(phase); }
 
   void finish_shards() {
     report(Phase::kFinish);
@@ -515,6 +511,7 @@ class Run {
   const Activations& activations_;
   Job& job_;
   const RunOptions& options_;
+  RunProgress progress_;
   std::unordered_map<uint32_t, DurableTensor>& durable_;  // before this attempt
   Work work_;
   std::optional<Reader> reader_;  // before pass_, which may hold what it loaded
@@ -531,7 +528,6 @@ class Run {
   Hash kept_hash_;  // of the kept tensor in progress
   Hash rows_hash_;  // of the tensor that is made by rows
   MadeCounts rows_counts_;
-  uint64_t total_bytes_ = 0;
   RunRecord record_;
 };
 

@@ -16,6 +16,7 @@
 #include "model/forward_pass.h"
 #include "pipeline/io_threads.h"
 #include "pipeline/job.h"
+#include "pipeline/run_progress.h"
 #include "plan/input_scale.h"
 #include "plan/plan.h"
 
@@ -32,16 +33,6 @@ struct Activations {
 
   static Activations from_rows(CalibrationRows rows, std::string origin);
   static Activations from_amax(FileSystem& files, const std::filesystem::path& path);
-};
-
-// What the running thread is about to do.
-enum class Phase { kRead, kForward, kMake, kSaveStreams, kFinish };
-
-struct Progress {
-  Phase phase = Phase::kRead;
-  std::string stage;  // "embedding", "layer 3", "rest", "tensors"
-  uint64_t stages_done = 0, stages = 0;
-  uint64_t bytes_done = 0, bytes = 0;  // source bytes, of this attempt
 };
 
 // plan_identity() of a run, and what a forward pass adds: `products`.
