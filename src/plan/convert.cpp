@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "checkpoint/manifest.h"
+#include "checkpoint/run_record.h"
 #include "checkpoint/safetensors.h"
 #include "model/deepseek_v4_tensors.h"
 #include "plan/linear.h"
@@ -13,9 +14,6 @@
 
 namespace nibblecast {
 namespace {
-
-constexpr const char* kRecordName = "nibblecast.json";
-constexpr uint64_t kMostRecordBytes = 1 << 30;
 
 // What nibblecast.json keeps of the release that its folder was made of.
 struct Release {
@@ -36,7 +34,7 @@ const std::string& text_at(const Json& object, const char* key) {
 std::optional<Release> read_release(const Checkpoint& source) {
   const std::filesystem::path path = source.folder() / kRecordName;
   if (!source.files().status(path)) return {};
-  const Json document = parse_json(read_text(source.files(), path, kMostRecordBytes), path.string());
+  const Json document = read_run_record(source.files(), source.folder());
   const Json& recorded = document.at("source");
   Release release{.config = text_at(recorded, "config"), .index = text_at(recorded, "index"), .shards = {}};
   for (const Json& shard : recorded.at("shards")) {
