@@ -10,6 +10,7 @@
 #include "cli/job_run.h"
 #include "cli/preflight.h"
 #include "cli/progress.h"
+#include "cli/run_summary.h"
 #include "cli/source.h"
 #include "cli/summary.h"
 #include "cli/text.h"
@@ -21,24 +22,12 @@ namespace nibblecast {
 namespace {
 
 struct QuantizeArguments {
-  std::string source, destination, amax_output;
+  std::string source, destination, amax_output, base_model;
   ActivationOptions activations;
   JobOptions job;
   QuantizeOptions options;
   bool export_only = false, validate_only = false;
 };
-
-void print_summary(const Checkpoint& source, const Plan& plan, const Activations& activations,
-                   const RunRecord& record, const Job& job, const QuantizeArguments& arguments, bool json) {
-  if (json) {
-    print_json(summary_document(source, plan, activations, record, job, arguments.destination));
-    return;
-  }
-  print_data(
-      output_text(plan, arguments.destination) + blocks_text(record) +
-      coverage_text(record, plan.model.n_routed_experts) + speed_text(record) +
-      summary_line("next", fmt::format("nibblecast verify {} {}", arguments.source, arguments.destination)));
-}
 
 // What --export-only promises: no forward pass.
 void require_calibrated(const Checkpoint& source, const Plan& plan, const QuantizeArguments& arguments) {
@@ -98,6 +87,9 @@ int say_finished(const Checkpoint& source, const Plan& plan, const QuantizeArgum
 
 int run(const QuantizeArguments& arguments, const CommonOptions& common) {
   require_one_origin(arguments.activations);
+  require_hub_id(arguments.base_model);
+  ProgressPrinter printer(common.quiet);
+  printer.say("reading the headers of " + arguments.source);
   const Checkpoint source = open_source(arguments.source);
   if (!arguments.amax_output.empty()) {
     if (lies_in(arguments.amax_output, arguments.destination)) {
@@ -106,10 +98,14 @@ int run(const QuantizeArguments& arguments, const CommonOptions& common) {
     }
     check_amax_output(arguments.amax_output, source);
   }
+  printer.say("planning");
   const Plan plan = make_plan(source, arguments.options);
   require_origin(arguments.activations, plan);
   const ChosenDevice device = choose_device(common);
+  printer.say("reading " +
+              (arguments.activations.amax.empty() ? "the calibration texts" : arguments.activations.amax));
   const Activations activations = load_activations(arguments.activations, source, plan, device.forward);
+  printer.say("checking memory and disk");
   const Preflight found =
       preflight(source, plan, activations, arguments.destination, arguments.job, common, device, false);
   if (report_findings(found.findings)) return static_cast<int>(ErrorKind::kRefused);
@@ -121,9 +117,9 @@ int run(const QuantizeArguments& arguments, const CommonOptions& common) {
     return say_finished(source, plan, arguments, common.json);
   }
   const InterruptWatch watch(kResumeHint);
-  ProgressPrinter printer(common.quiet);
   Job job = open_destination(source, arguments.destination, arguments.job.work_folder, found.job, plan);
   report_resumption(job, common.quiet);
+  printer.begin(found.probed());
   const RunRecord record = ending_noted(job, [&] {
     RunRecord made = quantize(source, plan, activations, job, arguments.destination,
                               {.read_memory_bytes = found.memory.read_bytes,
@@ -133,11 +129,21 @@ int run(const QuantizeArguments& arguments, const CommonOptions& common) {
                                .amax_output = arguments.amax_output,
                                .checkpoint_every = found.checkpoint_every,
                                .progress = progress_to(printer, watch)});
-    finish_output(source, plan, activations, made, job, arguments.destination);
+    printer.say("naming the shards, writing the documents");
+    finish_output(source, plan, activations, made, job, arguments.destination, arguments.base_model);
     return made;
   });
+  printer.end();
   for (const std::string& note : record.notes) print_warning(note);
-  print_summary(source, plan, activations, record, job, arguments, common.json);
+  print_outcome({.source = source,
+                 .plan = plan,
+                 .activations = activations,
+                 .record = record,
+                 .job = job,
+                 .source_path = arguments.source,
+                 .output = arguments.destination,
+                 .warnings = warning_texts(found.findings)},
+                common.json);
   return 0;
 }
 
@@ -158,6 +164,7 @@ void add_quantize(CLI::App& app, CommonOptions& common, Action& action) {
   add_text(command, "--save-amax", arguments->amax_output, "FILE", "write the amax file after every layer")
       ->needs("--calib");
   add_quantize_options(command, arguments->options);
+  add_base_model(command, arguments->base_model);
   add_job_options(command, arguments->job);
   command.add_flag("--export-only", arguments->export_only,
                    "no forward pass: --amax, or a finished calibration");
