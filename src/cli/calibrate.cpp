@@ -13,6 +13,7 @@
 #include "cli/preflight.h"
 #include "cli/progress.h"
 #include "cli/require.h"
+#include "cli/run_summary.h"
 #include "cli/source.h"
 #include "cli/summary.h"
 #include "cli/text.h"
@@ -54,10 +55,13 @@ int say_finished(const Checkpoint& source, const Plan& plan, const Conditions& c
 }
 
 int run(const CalibrateArguments& arguments, const CommonOptions& common) {
+  ProgressPrinter printer(common.quiet);
+  printer.say("reading the headers of " + arguments.source);
   const Checkpoint source = open_source(arguments.source);
   check_amax_output(arguments.output, arguments.activations, arguments.options, source);
   const Plan plan = make_plan(source, arguments.options);
   const ChosenDevice device = choose_device(common);
+  printer.say("reading the calibration texts");
   const Activations activations =
       load_activations(arguments.activations, source, plan, device.forward, common.memory_limit());
   const bool whole = require_own_amax(arguments.output, source, plan, *activations.rows);
@@ -69,12 +73,11 @@ int run(const CalibrateArguments& arguments, const CommonOptions& common) {
   if (report_findings(found.findings)) return static_cast<int>(ErrorKind::kRefused);
   if (whole && !source.files().status(calibration_job_folder(arguments.output)))
     return say_finished(source, plan, conditions, arguments.output, common.json);
-  const Workload& workload = found.workload;
   const InterruptWatch watch(kResumeHint);
-  ProgressPrinter printer(common.quiet);
   Job job = Job::open(source.files(), calibration_job_folder(arguments.output), arguments.job.work_folder,
                       found.job);
   report_resumption(job, common.quiet);
+  printer.begin(found.probed());
   const RunRecord record = ending_noted(job, [&] {
     return calibrate(source, plan, activations, job,
                      {.read_memory_bytes = found.memory.read_bytes,
@@ -87,17 +90,23 @@ int run(const CalibrateArguments& arguments, const CommonOptions& common) {
                       .progress = progress_to(printer, watch)});
   });
   job.close();
+  printer.end();
   for (const std::string& note : record.notes) print_warning(note);
+  const RunOutcome outcome{.source = source,
+                           .plan = plan,
+                           .activations = activations,
+                           .record = record,
+                           .job = job,
+                           .source_path = arguments.source,
+                           .output = arguments.output,
+                           .warnings = warning_texts(found.findings)};
   if (common.json) {
-    print_json(document_of(arguments, workload, record));
-    return report_unmet(unmet(conditions, plan, record));
+    Json document = document_of(arguments, found.workload, record);
+    document.update(outcome_json(outcome));
+    print_json(document);
+  } else {
+    print_data(calibration_text(outcome));
   }
-  print_data(
-      summary_line("output", arguments.output) +
-      summary_line("calibrated", fmt::format("{} layers on {} rows of {} tokens in all, the longest {}",
-                                             record.layers.size(), grouped(workload.rows),
-                                             grouped(workload.tokens), grouped(workload.longest_row))) +
-      coverage_text(record, plan.model.n_routed_experts) + perplexity_text(record) + speed_text(record));
   return report_unmet(unmet(conditions, plan, record));
 }
 

@@ -1,14 +1,41 @@
 #include "cli/console.h"
 
+#include <sys/ioctl.h>
+#include <unistd.h>
+
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <mutex>
 
 #include "base/error.h"
 
 namespace nibblecast {
+namespace {
+
+constexpr const char* kEraseLine = "\r\x1b[K";
+
+std::mutex console;
+bool status_is_open = false;  // stderr's cursor stands behind a status
+
+// `console` is held.
+void end_status(const char* how) {
+  if (!status_is_open) return;
+  std::fputs(how, stderr);
+  std::fflush(stderr);
+  status_is_open = false;
+}
+
+void write_line(std::string_view text) {
+  std::fwrite(text.data(), 1, text.size(), stderr);
+  std::fputc('\n', stderr);
+}
+
+}  // namespace
 
 void print_data(std::string_view text) {
+  const std::lock_guard lock(console);
+  end_status(kEraseLine);
   errno = 0;
   const bool written =
       std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;
@@ -24,12 +51,30 @@ void print_json(const Json& document) {
 }
 
 void print_line(std::string_view text) {
+  const std::lock_guard lock(console);
+  end_status(kEraseLine);
+  write_line(text);
+}
+
+void print_status(std::string_view text) {
+  const std::lock_guard lock(console);
+  std::fputs(kEraseLine, stderr);
   std::fwrite(text.data(), 1, text.size(), stderr);
-  std::fputc('\n', stderr);
+  std::fflush(stderr);
+  status_is_open = true;
+}
+
+size_t terminal_columns() {
+  winsize size = {};
+  return ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 1 ? size.ws_col - 1u : 0;
 }
 
 void print_warning(std::string_view text) { print_line("nibblecast: warning: " + std::string(text)); }
-void print_error(std::string_view text) { print_line("nibblecast: error: " + std::string(text)); }
+void print_error(std::string_view text) {
+  const std::lock_guard lock(console);
+  end_status("\n");
+  write_line("nibblecast: error: " + std::string(text));
+}
 
 std::string finding_text(const Finding& finding) {
   return finding.remedy.empty() ? finding.reason : finding.reason + "; " + finding.remedy;

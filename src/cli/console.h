@@ -1,4 +1,5 @@
 // cli/console.h - the only code that writes to the standard streams: data to stdout, all else to stderr.
+// Thread-safe.
 #pragma once
 
 #include <span>
@@ -17,6 +18,13 @@ void print_json(const Json& document);  // one value, indented, with a newline
 void print_line(std::string_view text);
 void print_warning(std::string_view text);
 void print_error(std::string_view text);
+
+// The terminal's last line, rewritten in place; `text` is narrower than the terminal. Whatever else is
+// printed stands on a line of its own: data and notes take the status' place, an error leaves it above
+// itself.
+void print_status(std::string_view text);
+// Columns that a line may have on stderr so that it does not wrap; 0: no terminal, or of unknown width.
+size_t terminal_columns();
 
 // Warnings and refusals on stderr, one line each. Whether there was a refusal.
 bool report_findings(std::span<const Finding> findings);

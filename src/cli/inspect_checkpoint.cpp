@@ -6,9 +6,11 @@
 #include <set>
 #include <tuple>
 
+#include "checkpoint/parameters.h"
 #include "checkpoint/printable.h"
 #include "checkpoint/quantization.h"
 #include "cli/inspect_parts.h"
+#include "cli/run_summary.h"
 #include "cli/summary.h"
 #include "cli/text.h"
 
@@ -132,6 +134,7 @@ std::string text_of(const std::string& path, const StoredFiles& stored, const Ov
   text += summary_line("contents", fmt::format("{} tensors, {} bytes ({}) in {} files",
                                                grouped(stored.tensors().size()), grouped(stored.data_bytes()),
                                                size_text(stored.data_bytes()), stored.shards().size()));
+  text += summary_line("", weights_text(parameter_count(stored.tensors()), stored.data_bytes()));
   if (!overview.layers.empty()) {
     text += summary_line("layers", list_text({overview.layers.begin(), overview.layers.end()}, kMostListed));
   }
@@ -174,6 +177,7 @@ Shown show_checkpoint(const std::string& path, const StoredFiles& stored) {
   Json json = {{"path", path},
                {"tensors", stored.tensors().size()},
                {"bytes", stored.data_bytes()},
+               {"parameters", parameter_count(stored.tensors())},
                {"files", stored.shards().size()},
                {"layers", overview.layers},
                {"expert_formats", std::move(experts)},

@@ -66,9 +66,11 @@ int run(const PlanArguments& arguments, const CommonOptions& common) {
                     .preflight = preflight(source, plan, activations, arguments.destination, arguments.job,
                                            common, device, true),
                     .seconds = {},
+                    .calibration_seconds = {},
                     .breaches = {}};
   const Preflight& found = report.preflight;
   if (found.disk) report.seconds = estimated_seconds(plan, found.workload, *found.disk, found.compute);
+  report.calibration_seconds = usual_calibration_seconds(plan, found);
   report.breaches = breaches_of(plan);
   if (common.json)
     print_json(plan_json(report));

@@ -7,7 +7,9 @@
 #include <map>
 #include <utility>
 
+#include "checkpoint/parameters.h"
 #include "cli/console.h"
+#include "cli/run_summary.h"
 #include "cli/summary.h"
 #include "cli/text.h"
 #include "formats/nvfp4.h"
@@ -65,18 +67,15 @@ bool is_safe(float bound) { return bound <= kNvfp4Max; }
 
 struct Bounds {
   float least = 0, largest = 0;
-  std::vector<uint64_t> unsafe_layers;  // where a constant input_scale of 1 could clip
 };
 
 template <class F>
 Bounds bounds_of(const Plan& plan, const F& bound_of) {
-  Bounds bounds{
-      .least = bound_of(plan.bounds.front()), .largest = bound_of(plan.bounds.front()), .unsafe_layers = {}};
+  Bounds bounds{.least = bound_of(plan.bounds.front()), .largest = bound_of(plan.bounds.front())};
   for (size_t layer = 0; layer < plan.bounds.size(); ++layer) {
     const float bound = bound_of(plan.bounds[layer]);
     bounds.least = std::min(bounds.least, bound);
     bounds.largest = std::max(bounds.largest, bound);
-    if (!is_safe(bound)) bounds.unsafe_layers.push_back(layer);
   }
   return bounds;
 }
@@ -90,22 +89,22 @@ std::string bound_line(std::string_view label, std::string_view name, const Boun
   std::string text = fmt::format("{} at most {:.5g}", name, bounds.largest);
   if (bounds.least != bounds.largest)
     text += fmt::format(" (layers: {:.5g} to {:.5g})", bounds.least, bounds.largest);
-  text += bounds.unsafe_layers.empty() ? "; a constant input_scale of 1.0 cannot clip"
-                                       : fmt::format("; a constant 1.0 (2688) could clip in layers {}",
-                                                     list_text(bounds.unsafe_layers, 6));
-  return summary_line(label, text);
+  return summary_line(label, text + ", whatever the text: weights prove it");
 }
 
 std::string what_text(const PlanReport& report) {
   const Plan& plan = *report.plan;
+  const uint64_t parameters = parameter_count(report.source->tensors());
   std::string text =
       summary_line("source", fmt::format("{}: {} layers of {} experts", report.source->folder().string(),
                                          plan.model.num_hidden_layers, plan.model.n_routed_experts)) +
       summary_line("", fmt::format("{} tensors, {} bytes ({})", grouped(report.source->tensors().size()),
                                    grouped(plan.source_bytes), size_text(plan.source_bytes))) +
+      summary_line("", weights_text(parameters, plan.source_bytes)) +
       summary_line("recipe", plan.options.recipe) +
       summary_line("output", fmt::format("{} tensors, {} bytes ({})", grouped(plan.tensors.size()),
-                                         grouped(plan.output_bytes), size_text(plan.output_bytes)));
+                                         grouped(plan.output_bytes), size_text(plan.output_bytes))) +
+      summary_line("", weights_text(parameters, plan.output_bytes));
   for (const auto& [kind, count] : counts_of(plan)) {
     text +=
         summary_line("", fmt::format("{:<15} {:<8} {:>9} tensors {:>19} bytes", make_name(kind.first),
@@ -151,6 +150,45 @@ Json device_json(const PlanReport& report) {
   return json;
 }
 
+// Machines are shared and files are cached: what was measured in a moment holds within this factor.
+constexpr double kUncertain = 1.5, kUncertainCompute = 2;
+constexpr Workload kUsualCalibration = {.rows = 128, .tokens = 128 * 512, .longest_row = 512};
+
+// "17 to 40 min": of `seconds` as they are measured.
+std::string range_text(double seconds, bool computes) {
+  const double factor = computes ? kUncertainCompute : kUncertain;
+  return fmt::format("{} to {}", duration_text(seconds / factor), duration_text(seconds * factor));
+}
+
+std::string compute_text(const PlanReport& report, const Workload& workload) {
+  const ComputeRates& compute = report.preflight.compute;
+  std::string text = fmt::format("{} tokens, {:.3g} TFLOP at {:.3g} TFLOP/s", grouped(workload.tokens),
+                                 static_cast<double>(workload.tokens) * report.plan->flops_per_token / 1e12,
+                                 compute.flops_per_second / 1e12);
+  if (compute.bus_bytes_per_second > 0)
+    text += fmt::format(", weights to the GPU at {}", rate_text(compute.bus_bytes_per_second));
+  return text;
+}
+
+// What a run would take; where no texts are named, with an amax file and with the usual calibration.
+std::string time_text(const PlanReport& report) {
+  const Preflight& found = report.preflight;
+  if (!report.seconds) return summary_line("time", "unknown: the disk cannot be measured there");
+  const std::string disk = fmt::format("read {}, write {}", rate_text(found.disk->read_bytes_per_second),
+                                       rate_text(found.disk->write_bytes_per_second));
+  const bool forward = found.workload.tokens > 0;
+  const double io = estimated_seconds(*report.plan, {}, *found.disk, found.compute);
+  const std::string first = summary_line(
+      "time", fmt::format("{}{}: {}", range_text(*report.seconds, forward && *report.seconds > io),
+                          report.calibration_seconds ? " with an amax file" : "",
+                          forward ? disk + "; " + compute_text(report, found.workload) : disk));
+  if (!report.calibration_seconds) return first;
+  return first + summary_line(
+                     "", fmt::format("{} with --calib, {} rows of {} tokens: {}",
+                                     range_text(*report.calibration_seconds, true), kUsualCalibration.rows,
+                                     kUsualCalibration.longest_row, compute_text(report, kUsualCalibration)));
+}
+
 std::string cost_text(const PlanReport& report) {
   const MemoryCost& memory = report.preflight.memory;
   std::string text =
@@ -176,22 +214,7 @@ std::string cost_text(const PlanReport& report) {
     text += summary_line("resume", fmt::format("calibration's state, {}; journal {} at most", state,
                                                size_text(work.journal_bytes)));
   }
-  if (!report.seconds) return text + summary_line("time", "unknown: the disk cannot be measured there");
-  std::string time = fmt::format("about {}: read {}, write {}", duration_text(*report.seconds),
-                                 rate_text(report.preflight.disk->read_bytes_per_second),
-                                 rate_text(report.preflight.disk->write_bytes_per_second));
-  const ComputeRates& compute = report.preflight.compute;
-  if (compute.flops_per_second > 0) {
-    time += fmt::format(
-        "; {} tokens, {:.3g} TFLOP at {:.3g} TFLOP/s", grouped(report.preflight.workload.tokens),
-        static_cast<double>(report.preflight.workload.tokens) * report.plan->flops_per_token / 1e12,
-        compute.flops_per_second / 1e12);
-    if (compute.bus_bytes_per_second > 0)
-      time += fmt::format(", weights to the GPU at {}", rate_text(compute.bus_bytes_per_second));
-  } else {
-    time += "; without calibration (--calib)";
-  }
-  return text + summary_line("time", time);
+  return text + time_text(report);
 }
 
 std::vector<std::string> rules_broken(const PlanReport& report, Engine engine) {
@@ -257,6 +280,7 @@ Json time_json(const PlanReport& report) {
     time["write_bytes_per_second"] = report.preflight.disk->write_bytes_per_second;
   }
   const ComputeRates& compute = report.preflight.compute;
+  if (report.calibration_seconds) time["seconds_with_calibration"] = *report.calibration_seconds;
   if (compute.flops_per_second > 0) time["flops_per_second"] = compute.flops_per_second;
   if (compute.bus_bytes_per_second > 0) time["bus_bytes_per_second"] = compute.bus_bytes_per_second;
   return time;
@@ -294,6 +318,12 @@ std::string plan_text(const PlanReport& report) {
   return text;
 }
 
+std::optional<double> usual_calibration_seconds(const Plan& plan, const Preflight& found) {
+  const bool possible = found.disk && found.workload.tokens == 0 && found.compute.flops_per_second > 0;
+  if (!possible) return std::nullopt;
+  return estimated_seconds(plan, kUsualCalibration, *found.disk, found.compute);
+}
+
 Json plan_json(const PlanReport& report) {
   const Plan& plan = *report.plan;
   const MemoryCost& memory = report.preflight.memory;
@@ -305,6 +335,7 @@ Json plan_json(const PlanReport& report) {
             {"layers", plan.model.num_hidden_layers},
             {"experts", plan.model.n_routed_experts},
             {"tensors", report.source->tensors().size()},
+            {"parameters", parameter_count(report.source->tensors())},
             {"bytes", plan.source_bytes}}},
           {"output", output_json(plan)},
           {"memory",

@@ -16,9 +16,13 @@ struct PlanReport {
   const Checkpoint* source = nullptr;
   const Plan* plan = nullptr;
   Preflight preflight;
-  std::optional<double> seconds;  // nothing where the disk could not be measured
-  std::vector<Breach> breaches;   // of all engines
+  std::optional<double> seconds;                   // nothing where the disk could not be measured
+  std::optional<double> calibration_seconds = {};  // of 128 rows of 512 tokens, where they have to come yet
+  std::vector<Breach> breaches;                    // of all engines
 };
+
+// Of the default calibration, where activations are needed and none were named; else nothing.
+std::optional<double> usual_calibration_seconds(const Plan& plan, const Preflight& found);
 
 std::string plan_text(const PlanReport& report);  // refusals left out: they are errors, on stderr
 Json plan_json(const PlanReport& report);

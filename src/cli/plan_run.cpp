@@ -7,6 +7,7 @@
 #include "cli/interrupt.h"
 #include "cli/job_run.h"
 #include "cli/progress.h"
+#include "cli/run_summary.h"
 #include "cli/summary.h"
 #include "cli/text.h"
 #include "pipeline/destination.h"
@@ -14,17 +15,6 @@
 
 namespace nibblecast {
 namespace {
-
-void print_summary(const Checkpoint& source, const Plan& plan, const Activations& activations,
-                   const RunRecord& record, const Job& job, const PlanRunArguments& arguments, bool json) {
-  if (json) {
-    print_json(summary_document(source, plan, activations, record, job, arguments.destination));
-    return;
-  }
-  print_data(output_text(plan, arguments.destination) + blocks_text(record) + speed_text(record) +
-             summary_line("next", "nibblecast verify " + shell_quoted(arguments.source) + " " +
-                                      shell_quoted(arguments.destination)));
-}
 
 int say_finished(const std::string& destination, bool json) {
   if (json)
@@ -40,6 +30,7 @@ void add_plan_run_options(CLI::App& app, PlanRunArguments& arguments, CommonOpti
   add_path(app, "SRC", arguments.source, "", "checkpoint folder; never written to")->required();
   add_path(app, "DST", arguments.destination, "", "new or empty folder, or where this job was interrupted")
       ->required();
+  add_base_model(app, arguments.base_model);
   add_work_options(app, arguments.job);
   add_threads_options(app, common);
   add_common_options(app, common);
@@ -47,6 +38,7 @@ void add_plan_run_options(CLI::App& app, PlanRunArguments& arguments, CommonOpti
 
 int run_plan(const Checkpoint& source, const Plan& plan, const PlanRunArguments& arguments,
              const CommonOptions& common) {
+  require_hub_id(arguments.base_model);
   const Activations none{.rows = {}, .amax = {}, .origin = "", .identity = "none", .products = ""};
   const Preflight found =
       preflight(source, plan, none, arguments.destination, arguments.job, common, {}, false);
@@ -59,6 +51,7 @@ int run_plan(const Checkpoint& source, const Plan& plan, const PlanRunArguments&
   ProgressPrinter printer(common.quiet);
   Job job = open_destination(source, arguments.destination, arguments.job.work_folder, found.job, plan);
   report_resumption(job, common.quiet);
+  printer.begin(found.probed());
   const RunRecord record = ending_noted(job, [&] {
     RunOptions options;
     options.read_memory_bytes = found.memory.read_bytes;
@@ -66,11 +59,21 @@ int run_plan(const Checkpoint& source, const Plan& plan, const PlanRunArguments&
     options.allow_nonfinite = arguments.job.allow_nonfinite;
     options.progress = progress_to(printer, watch);
     RunRecord made = quantize(source, plan, none, job, arguments.destination, options);
-    finish_output(source, plan, none, made, job, arguments.destination);
+    printer.say("naming the shards, writing the documents");
+    finish_output(source, plan, none, made, job, arguments.destination, arguments.base_model);
     return made;
   });
+  printer.end();
   for (const std::string& note : record.notes) print_warning(note);
-  print_summary(source, plan, none, record, job, arguments, common.json);
+  print_outcome({.source = source,
+                 .plan = plan,
+                 .activations = none,
+                 .record = record,
+                 .job = job,
+                 .source_path = arguments.source,
+                 .output = arguments.destination,
+                 .warnings = warning_texts(found.findings)},
+                common.json);
   return 0;
 }
 

@@ -11,7 +11,7 @@
 namespace nibblecast {
 
 struct PlanRunArguments {
-  std::string source, destination;
+  std::string source, destination, base_model;
   JobOptions job;
 };
 

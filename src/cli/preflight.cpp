@@ -21,6 +21,7 @@ using Path = std::filesystem::path;
 
 // Streams this small are saved after every layer without a thought.
 constexpr uint64_t kSmallStreams = 64 << 20;
+constexpr double kLongFlops = 1e12;  // seconds on a CPU
 
 class Checks {
  public:
@@ -121,10 +122,18 @@ class Checks {
   void measure(bool always) {
     const bool forward = result_.workload.tokens > 0;
     const bool choose = forward && options_.checkpoint_every == 0;
+    // Cheap on a CPU, and without it nothing is known of the end until the first layer's attention.
+    const bool long_forward =
+        static_cast<double>(result_.workload.tokens) * plan_.flops_per_token > kLongFlops;
+    if (forward && !result_.device.forward.cuda && long_forward)
+      result_.compute = probe_compute(plan_.options.compute_dtype, result_.device.forward);
     if (forward) result_.checkpoint_every = std::max<uint64_t>(1, options_.checkpoint_every);
     if (!always && !(choose && result_.work.streams_bytes > kSmallStreams)) return;
     result_.disk = probe_disk(source_.files(), result_.disk_folder);
-    if (forward) result_.compute = probe_compute(plan_.options.compute_dtype, result_.device.forward);
+    // Without rows, `plan` says what calibrating would take.
+    const bool computes = forward || (plan_.needs_activations() && !activations_.amax);
+    if (computes && !(result_.compute.flops_per_second > 0))
+      result_.compute = probe_compute(plan_.options.compute_dtype, result_.device.forward);
     if (choose && result_.disk && result_.work.streams_bytes > kSmallStreams) {
       result_.checkpoint_every = checkpoint_interval(plan_, result_.workload, *result_.disk, result_.compute);
     }
@@ -194,6 +203,22 @@ void add_work_options(CLI::App& app, JobOptions& options) {
   add_path(app, "--work-dir", options.work_folder, "DIR", "where journal and state go; default: in DST");
   app.add_flag("--strict", options.strict, "what would be a warning is a refusal");
   app.add_flag("--allow-nonfinite", options.allow_nonfinite, "copy NaN and infinity as they are");
+}
+
+void add_base_model(CLI::App& app, std::string& base_model) {
+  add_text(app, "--base-model", base_model, "OWNER/NAME", "SRC's name on the Hub, for the model card");
+}
+
+void require_hub_id(const std::string& base_model) {
+  if (base_model.empty()) return;
+  constexpr std::string_view kLetters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-/";
+  const size_t slash = base_model.find('/');
+  const bool is_id = slash != std::string::npos && slash > 0 && slash + 1 < base_model.size() &&
+                     slash == base_model.rfind('/') &&
+                     base_model.find_first_not_of(kLetters) == std::string::npos;
+  if (is_id) return;
+  throw Error(ErrorKind::kUsage, {}, "--base-model: '" + base_model + "' is no name on the Hub",
+              {.expected = "OWNER/NAME, such as deepseek-ai/DeepSeek-V4-Pro"});
 }
 
 void add_job_options(CLI::App& app, JobOptions& options) {

@@ -13,6 +13,7 @@
 #include "pipeline/run.h"
 #include "plan/cost.h"
 #include "plan/plan.h"
+#include "plan/time_left.h"
 
 namespace nibblecast {
 
@@ -26,6 +27,10 @@ struct JobOptions {
 };
 void add_job_options(CLI::App& app, JobOptions& options);
 void add_work_options(CLI::App& app, JobOptions& options);  // of jobs without a forward pass
+// --base-model, of what gets a model card.
+void add_base_model(CLI::App& app, std::string& base_model);
+// kUsage unless it is empty or an OWNER/NAME.
+void require_hub_id(const std::string& base_model);
 
 struct Preflight {
   Workload workload;
@@ -44,6 +49,7 @@ struct Preflight {
 
   bool refused() const;
   size_t read_threads() const;
+  ProbedRates probed() const { return {.disk = disk, .compute = compute}; }
 };
 
 // `destination` empty: beside the source. `measure`: disk and products in any case, for an estimate of the

@@ -1,79 +1,114 @@
 #include "cli/progress.h"
 
-#include <fmt/format.h>
-#include <sys/ioctl.h>
 #include <unistd.h>
 
-#include <algorithm>
-#include <cstdio>
+#include <system_error>
 
 #include "cli/console.h"
-#include "cli/text.h"
 
 namespace nibblecast {
 namespace {
 
-constexpr auto kTerminalInterval = std::chrono::milliseconds(100);
-constexpr auto kPlainInterval = std::chrono::seconds(10);
-// A rate over less than this is noise.
-constexpr double kLeastSeconds = 0.2;
+using std::chrono::milliseconds;
 
-// A line that wraps could not be rewritten.
-std::string cut_to_terminal(std::string text) {
-  winsize size = {};
-  if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 && text.size() >= size.ws_col) {
-    text.resize(size.ws_col - 1u);
-  }
-  return text;
-}
+constexpr auto kTerminalInterval = milliseconds(100);  // between two updates of the line
+constexpr auto kTerminalRefresh = milliseconds(1000);  // without any
+constexpr auto kPlainInterval = milliseconds(10'000);
+constexpr auto kStageInterval = milliseconds(1000);  // between lines of two stages
+constexpr auto kFirst = milliseconds(2000);          // before the first plain line
 
 }  // namespace
 
 ProgressPrinter::ProgressPrinter(bool quiet)
-    : quiet_(quiet), terminal_(isatty(STDERR_FILENO) == 1), start_(Clock::now()), last_(start_) {}
+    : quiet_(quiet), terminal_(isatty(STDERR_FILENO) == 1), start_(Clock::now()), shown_(start_) {
+  if (quiet_) return;
+  try {
+    thread_ = std::thread([this] { show_in_time(); });
+  } catch (const std::system_error&) {
+    // update() prints all the same.
+  }
+}
 
-ProgressPrinter::~ProgressPrinter() {
-  if (line_open_) print_line("");
+ProgressPrinter::~ProgressPrinter() { end(); }
+
+void ProgressPrinter::end() {
+  if (!thread_.joinable()) return;
+  {
+    const std::lock_guard lock(mutex_);
+    end_ = true;
+  }
+  ended_.notify_all();
+  thread_.join();
+}
+
+void ProgressPrinter::say(const std::string& title) {
+  const std::lock_guard lock(mutex_);
+  line_ = {.title = title, .detail = ""};
+}
+
+void ProgressPrinter::begin(const ProbedRates& probed) {
+  const std::lock_guard lock(mutex_);
+  start_ = Clock::now();
+  probed_ = probed;
+}
+
+void ProgressPrinter::update(const Progress& progress) {
+  if (quiet_) return;
+  const std::lock_guard lock(mutex_);
+  const Clock::time_point now = Clock::now();
+  WorkLog work = progress.work;
+  const double seconds = std::chrono::duration<double>(now - start_).count();
+  if (work.all_seconds() == 0 && progress.bytes > 0) {
+    work.done[0].read_bytes = static_cast<double>(progress.bytes_done);
+    work.left[0].read_bytes = static_cast<double>(progress.bytes - progress.bytes_done);
+    work.seconds[0] = seconds;
+  }
+  line_ = {.title = progress.title.empty() ? progress.stage : progress.title,
+           .detail = progress.detail,
+           .seconds = seconds,
+           .seconds_left = seconds_left(work, probed_),
+           .bytes_done = progress.bytes_done,
+           .bytes = progress.bytes};
+  const auto since = now - shown_;
+  const bool stage_began = line_.title != shown_title_;
+  const bool due = terminal_ ? since >= kTerminalInterval
+                             : since >= kPlainInterval || (stage_began && since >= kStageInterval);
+  if (due || !shown_any_) show(now);
 }
 
 void ProgressPrinter::update(const std::string& stage, uint64_t bytes_done, uint64_t bytes) {
-  if (quiet_) return;
-  const Clock::time_point now = Clock::now();
-  const bool due =
-      now - last_ >= (terminal_ ? Clock::duration(kTerminalInterval) : Clock::duration(kPlainInterval));
-  const bool complete = terminal_ && bytes_done == bytes;
-  if (stage == last_stage_ && !due && !complete) return;
-  last_ = now;
-  last_stage_ = stage;
-  const std::string text = line(stage, bytes_done, bytes);
-  if (!terminal_) {
-    print_line(text);
-    return;
-  }
-  std::fputs(("\r\x1b[K" + cut_to_terminal(text)).c_str(), stderr);
-  std::fflush(stderr);
-  line_open_ = true;
+  update({.stage = stage, .title = "", .detail = "", .bytes_done = bytes_done, .bytes = bytes, .work = {}});
 }
 
-std::string ProgressPrinter::line(const std::string& stage, uint64_t bytes_done, uint64_t bytes) const {
-  const double seconds = std::chrono::duration<double>(Clock::now() - start_).count();
-  std::string text = fmt::format("{}: {}", stage, size_text(bytes_done));
-  if (bytes > 0) {
-    text += fmt::format(" of {} ({:.0f} %)", size_text(bytes),
-                        100 * static_cast<double>(bytes_done) / static_cast<double>(bytes));
+void ProgressPrinter::show(Clock::time_point now) {
+  shown_ = now;
+  shown_any_ = true;
+  shown_title_ = line_.title;
+  const std::time_t time = std::time(nullptr);
+  if (terminal_)
+    print_status(progress_text(line_, time, terminal_columns()));
+  else
+    print_line(progress_text(line_, time, 0));
+}
+
+void ProgressPrinter::show_in_time() {
+  std::unique_lock lock(mutex_);
+  while (!end_) {
+    const auto interval = terminal_ ? kTerminalRefresh : shown_any_ ? kPlainInterval : kFirst;
+    const Clock::time_point due = shown_ + interval;
+    if (ended_.wait_until(lock, due, [this] { return end_; })) return;
+    const Clock::time_point now = Clock::now();
+    if (line_.title.empty())
+      shown_ = now;
+    else if (now >= shown_ + interval)
+      show(now);
   }
-  if (seconds < kLeastSeconds || bytes_done == 0) return text;
-  const double rate = static_cast<double>(bytes_done) / seconds;
-  text += ", " + rate_text(rate);
-  if (bytes > bytes_done)
-    text += fmt::format(", {} left", duration_text(static_cast<double>(bytes - bytes_done) / rate));
-  return text;
 }
 
 std::function<void(const Progress&)> progress_to(ProgressPrinter& printer, const InterruptWatch& watch) {
   return [&printer, &watch](const Progress& progress) {
     watch.check();
-    printer.update(progress.stage, progress.bytes_done, progress.bytes);
+    printer.update(progress);
   };
 }
 

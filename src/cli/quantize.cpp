@@ -14,6 +14,7 @@
 #include "cli/preflight.h"
 #include "cli/progress.h"
 #include "cli/require.h"
+#include "cli/run_summary.h"
 #include "cli/source.h"
 #include "cli/summary.h"
 #include "cli/text.h"
@@ -26,26 +27,13 @@ namespace nibblecast {
 namespace {
 
 struct QuantizeArguments {
-  std::string source, destination, amax_output;
+  std::string source, destination, amax_output, base_model;
   ActivationOptions activations;
   JobOptions job;
   QuantizeOptions options;
   Conditions conditions;
   bool export_only = false, validate_only = false;
 };
-
-void print_summary(const Checkpoint& source, const Plan& plan, const Activations& activations,
-                   const RunRecord& record, const Job& job, const QuantizeArguments& arguments, bool json) {
-  if (json) {
-    print_json(summary_document(source, plan, activations, record, job, arguments.destination));
-    return;
-  }
-  print_data(output_text(plan, arguments.destination) + blocks_text(record) +
-             coverage_text(record, plan.model.n_routed_experts) + perplexity_text(record) +
-             speed_text(record) +
-             summary_line("next", fmt::format("nibblecast verify {} {}", shell_quoted(arguments.source),
-                                              shell_quoted(arguments.destination))));
-}
 
 // What --export-only promises: no forward pass.
 void require_calibrated(const Checkpoint& source, const Plan& plan, const QuantizeArguments& arguments) {
@@ -105,6 +93,9 @@ int say_finished(const Checkpoint& source, const Plan& plan, const QuantizeArgum
 
 int run(const QuantizeArguments& arguments, const CommonOptions& common) {
   require_one_origin(arguments.activations);
+  require_hub_id(arguments.base_model);
+  ProgressPrinter printer(common.quiet);
+  printer.say("reading the headers of " + arguments.source);
   const Checkpoint source = open_source(arguments.source);
   if (!arguments.amax_output.empty()) {
     if (lies_in(arguments.amax_output, arguments.destination)) {
@@ -113,12 +104,15 @@ int run(const QuantizeArguments& arguments, const CommonOptions& common) {
     }
     check_amax_output(arguments.amax_output, arguments.activations, arguments.options, source);
   }
+  printer.say("planning");
   const Plan plan = make_plan(source, arguments.options);
   const bool from_job = arguments.export_only && arguments.activations.calib.empty() &&
                         arguments.activations.amax.empty() && plan.needs_activations() &&
                         !is_finished(source.files(), arguments.destination);
   if (!from_job) require_origin(arguments.activations, plan);
   const ChosenDevice device = choose_device(common);
+  printer.say("reading " +
+              (arguments.activations.amax.empty() ? "the calibration texts" : arguments.activations.amax));
   const Activations activations =
       from_job ? saved_activations(source.files(), std::filesystem::path(arguments.destination) / kJobFolder,
                                    device.forward)
@@ -127,6 +121,7 @@ int run(const QuantizeArguments& arguments, const CommonOptions& common) {
     check_perplexity(find_perplexity(activations.amax->metadata), arguments.job.max_perplexity);
   if (!arguments.amax_output.empty())
     require_own_amax(arguments.amax_output, source, plan, *activations.rows);
+  printer.say("checking memory and disk");
   Preflight found =
       preflight(source, plan, activations, arguments.destination, arguments.job, common, device, false);
   const Conditions conditions = with_strict(arguments.conditions, arguments.job.strict, plan);
@@ -143,10 +138,10 @@ int run(const QuantizeArguments& arguments, const CommonOptions& common) {
     return report_unmet(unmet(conditions, plan, recorded_run(source.files(), arguments.destination)));
   }
   const InterruptWatch watch(kResumeHint);
-  ProgressPrinter printer(common.quiet);
   Job job = open_destination(source, arguments.destination, arguments.job.work_folder, found.job, plan);
   report_resumption(job, common.quiet);
   if (activations.rows) save_rows(source.files(), job.folder(), *activations.rows);
+  printer.begin(found.probed());
   const RunRecord record = ending_noted(job, [&] {
     RunRecord made = quantize(source, plan, activations, job, arguments.destination,
                               {.read_memory_bytes = found.memory.read_bytes,
@@ -158,11 +153,21 @@ int run(const QuantizeArguments& arguments, const CommonOptions& common) {
                                .max_perplexity = arguments.job.max_perplexity,
                                .allow_nonfinite = arguments.job.allow_nonfinite,
                                .progress = progress_to(printer, watch)});
-    finish_output(source, plan, activations, made, job, arguments.destination);
+    printer.say("naming the shards, writing the documents");
+    finish_output(source, plan, activations, made, job, arguments.destination, arguments.base_model);
     return made;
   });
+  printer.end();
   for (const std::string& note : record.notes) print_warning(note);
-  print_summary(source, plan, activations, record, job, arguments, common.json);
+  print_outcome({.source = source,
+                 .plan = plan,
+                 .activations = activations,
+                 .record = record,
+                 .job = job,
+                 .source_path = arguments.source,
+                 .output = arguments.destination,
+                 .warnings = warning_texts(found.findings)},
+                common.json);
   return report_unmet(unmet(conditions, plan, record));
 }
 
@@ -182,6 +187,7 @@ void add_quantize(CLI::App& app, CommonOptions& common, Action& action) {
   add_path(command, "--save-amax", arguments->amax_output, "FILE", "write the amax file after every layer")
       ->needs("--calib");
   add_quantize_options(command, arguments->options);
+  add_base_model(command, arguments->base_model);
   add_job_options(command, arguments->job);
   add_require(command, arguments->conditions, kAllConditions);
   command.add_flag("--export-only", arguments->export_only,

@@ -189,7 +189,9 @@ int report_finished_amax(FileSystem& files, const Path& path, bool json) {
 int report_finished(FileSystem& files, const Path& record, bool json) {
   const Json document = parse_json(read_text(files, record, kRecordLimit), record.string());
   const Json attempts = document.value("attempts", Json::array());
-  const uint64_t tensors = document.value("checksums", Json::object()).size();
+  // Records of older versions hold the checksums themselves.
+  const uint64_t tensors =
+      document.value("tensors", uint64_t{document.value("checksums", Json::object()).size()});
   if (json) {
     print_json({{"finished", true},
                 {"running", false},

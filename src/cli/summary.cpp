@@ -8,7 +8,6 @@
 
 #include "cli/console.h"
 #include "cli/text.h"
-#include "pipeline/output.h"
 
 namespace nibblecast {
 namespace {
@@ -43,32 +42,10 @@ std::string losses_text(const RunRecord& record) {
   return text;
 }
 
-// How busy the device was, and how fast the way to it.
-std::string device_text(const RunRecord& record) {
-  const DeviceUse& use = record.device;
-  if (use.uploaded_bytes == 0) return {};
-  const std::string text = summary_line(
-      "gpu",
-      fmt::format("computing {:.0f} %, copying {:.0f} % of the time; {} bytes to it at {}",
-                  100 * use.compute_seconds / std::max(record.seconds, 1e-9),
-                  100 * use.upload_seconds / std::max(record.seconds, 1e-9), grouped(use.uploaded_bytes),
-                  rate_text(static_cast<double>(use.uploaded_bytes) / std::max(use.upload_seconds, 1e-9))));
-  std::string parts;
-  for (const auto& [part, seconds] : use.parts)
-    parts += fmt::format("{}{} {}", parts.empty() ? "" : ", ", part, duration_text(seconds));
-  return parts.empty() ? text : text + summary_line("", parts);
-}
-
 }  // namespace
 
 std::string summary_line(std::string_view label, std::string_view text) {
   return fmt::format("{:<12} {}\n", label, text);
-}
-
-std::string output_text(const Plan& plan, const std::string& destination) {
-  return summary_line(
-      "output", fmt::format("{}: {} tensors, {} bytes in {} shards", destination,
-                            grouped(plan.file_tensors()), grouped(plan.output_bytes), plan.shards.size()));
 }
 
 std::string blocks_text(const RunRecord& record) {
@@ -101,9 +78,10 @@ std::string coverage_text(const RunRecord& record, uint64_t experts) {
   for (size_t layer = 0; layer < record.without_tokens.size(); ++layer) {
     const std::vector<uint64_t>& starved = record.without_tokens[layer];
     if (starved.empty()) continue;
-    text += summary_line(text.empty() ? "coverage" : "",
-                         fmt::format("layer {}: {} of {} experts saw no token: {}", layer, starved.size(),
-                                     experts, list_text(starved, kMostRanges)));
+    text +=
+        summary_line(text.empty() ? "coverage" : "",
+                     fmt::format("layer {}: {} of {} experts saw no token: {}", layer,
+                                 grouped(starved.size()), grouped(experts), list_text(starved, kMostRanges)));
   }
   return text.empty() ? summary_line("coverage", "every expert of every layer saw tokens") : text;
 }
@@ -117,17 +95,19 @@ std::string perplexity_text(const RunRecord& record) {
   return summary_line("perplexity", "of the calibration rows " + text);
 }
 
-std::string speed_text(const RunRecord& record) {
-  const double seconds = std::max(record.seconds, 1e-9);
-  std::string text = fmt::format("read {} bytes", grouped(record.read_bytes));
-  if (record.written_bytes > 0) text += fmt::format(", wrote {} bytes", grouped(record.written_bytes));
-  text += fmt::format(" in {}", duration_text(record.seconds));
-  text += fmt::format(" ({} in", rate_text(static_cast<double>(record.read_bytes) / seconds));
-  if (record.written_bytes > 0) {
-    text += fmt::format(", {} out", rate_text(static_cast<double>(record.written_bytes) / seconds));
-  }
-  return summary_line("speed", text + ")") + device_text(record) +
-         summary_line("memory", size_text(peak_resident_bytes()) + " peak resident");
+std::string device_text(const RunRecord& record) {
+  const DeviceUse& use = record.device;
+  if (use.uploaded_bytes == 0) return {};
+  const std::string text = summary_line(
+      "gpu",
+      fmt::format("computing {:.0f} %, copying {:.0f} % of the time; {} bytes to it at {}",
+                  100 * use.compute_seconds / std::max(record.seconds, 1e-9),
+                  100 * use.upload_seconds / std::max(record.seconds, 1e-9), grouped(use.uploaded_bytes),
+                  rate_text(static_cast<double>(use.uploaded_bytes) / std::max(use.upload_seconds, 1e-9))));
+  std::string parts;
+  for (const auto& [part, seconds] : use.parts)
+    parts += fmt::format("{}{} {}", parts.empty() ? "" : ", ", part, duration_text(seconds));
+  return parts.empty() ? text : text + summary_line("", parts);
 }
 
 Json device_use_json(const RunRecord& record) {
@@ -158,17 +138,6 @@ void print_checksums(const ChecksumReport& report, const std::string& state, boo
   print_data(text + summary_line("result", report.ok()
                                                ? "as it was written"
                                                : fmt::format("WRONG: {} problems", report.problems.size())));
-}
-
-Json summary_document(const Checkpoint& source, const Plan& plan, const Activations& activations,
-                      const RunRecord& record, const Job& job, const std::string& destination) {
-  Json document = run_document(source, plan, activations, record, job);
-  for (const char* text : {"config", "index", "shards"}) document["source"].erase(text);
-  for (const char* list : {"checksums", "files"}) document.erase(list);
-  document["destination"] = destination;
-  document["peak_memory_bytes"] = peak_resident_bytes();
-  document["device"] = device_use_json(record);
-  return document;
 }
 
 uint64_t peak_resident_bytes() {

@@ -107,6 +107,11 @@ uint64_t DeepseekV4Forward<T>::memory_bytes(const DeepseekV4Config& config, uint
 }
 
 template <class T>
+void DeepseekV4Forward<T>::set_tick(std::function<void(double done)> tick) {
+  state_->tick = std::move(tick);
+}
+
+template <class T>
 void DeepseekV4Forward<T>::embed(uint64_t first, uint64_t count, std::span<const std::byte> bytes) {
   State& state = *state_;
   check_embedding_rows(state.config, first, count, bytes);

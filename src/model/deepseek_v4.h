@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -51,6 +52,9 @@ class DeepseekV4Forward {
   // stored tensors handed in. An upper bound that `plan` prints and that a run never exceeds.
   static uint64_t memory_bytes(const DeepseekV4Config& config, uint64_t tokens, uint64_t longest_row,
                                size_t threads);
+
+  // Called within begin_layer(), expert() and end_layer() with the part of the call that is done.
+  void set_tick(std::function<void(double done)> tick);
 
   // Rows [first, first + count) of embed.weight (BF16 [V, D]) in `bytes`; call until all V were seen.
   void embed(uint64_t first, uint64_t count, std::span<const std::byte> bytes);

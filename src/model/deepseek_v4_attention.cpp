@@ -250,6 +250,8 @@ class Attention {
         attend_block(block, group, heads, q + token * width);
       });
       linear(q, count, width, weights_.wo_a, {group * rank, rank}, u + group * rank, groups * rank);
+      const double part = static_cast<double>(group + 1) / static_cast<double>(groups + 1);
+      state_.report(static_cast<double>(begin_ + begin) + part * static_cast<double>(count), state_.tokens());
     }
     parallel_for(count, [&](size_t token) { u_amax_.add(amax(u + token * groups * rank, groups * rank)); });
     linear(u, count, weights_.wo_b, y);

@@ -170,6 +170,7 @@ void run_expert(ForwardState<T>& state, uint64_t expert, const MlpWeights& weigh
                       for (size_t col = 0; col < tile.cols; ++col) to[col] += from[col];
                     }
                   });
+    state.report(static_cast<double>(begin + tokens.size()), assigned.size());
   }
   const std::string name = "ffn.experts." + std::to_string(expert);
   state.check(name + ".w1", x_amax);
@@ -205,6 +206,7 @@ void finish_ffn(ForwardState<T>& state) {
       const size_t token = begin + row;
       spread(state, state.mixes[token], token, x + row * width, stream_amax);
     });
+    state.report(static_cast<double>(begin + rows), state.tokens());
   }
   state.expert_x = {};
   state.expert_act = {};

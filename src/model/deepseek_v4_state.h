@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -52,7 +53,11 @@ struct ForwardState {
   SharedExpert shared;
   Workspace<T> expert_x, expert_act;  // tokens of the expert in progress: [tokens, D] and [tokens, I]
   LayerAmax amax;
+  std::function<void(double done)> tick;  // may be empty
 
+  void report(double done, size_t of) const {
+    if (tick) tick(done / static_cast<double>(of));
+  }
   size_t tokens() const { return ids.size(); }
   std::string module(const std::string& name) const { return layer_module(layer, name); }
   // Error kBadInput if the input of module `name` was not finite.

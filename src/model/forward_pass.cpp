@@ -22,6 +22,7 @@ class CpuForwardPass : public ForwardPass {
   CpuForwardPass(const DeepseekV4Config& config, std::vector<std::vector<int32_t>> rows)
       : forward_(config, std::move(rows)) {}
 
+  void set_tick(Tick tick) override { forward_.set_tick(std::move(tick)); }
   void embed(uint64_t first, uint64_t count, std::span<const std::byte> bytes) override {
     forward_.embed(first, count, bytes);
   }

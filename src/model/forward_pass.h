@@ -13,6 +13,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -53,6 +54,11 @@ class ForwardPass {
   using Owner = std::shared_ptr<const void>;
 
   virtual ~ForwardPass() = default;
+
+  // Called now and then within begin_layer(), expert() and end_layer(), by their caller's thread, with the
+  // part of that call that is done. May throw, which ends the pass. A device's calls do not last and have none.
+  using Tick = std::function<void(double done)>;
+  virtual void set_tick(Tick) {}
 
   // Rows [first, first + count) of embed.weight (BF16 [V, D]).
   virtual void embed(uint64_t first, uint64_t count, std::span<const std::byte> bytes) = 0;

@@ -1,4 +1,4 @@
-// pipeline/model_card.h - the README.md of an output.
+// pipeline/model_card.h - the README.md of an output, fit for the Hub as it is.
 #pragma once
 
 #include <string>
@@ -9,9 +9,11 @@
 
 namespace nibblecast {
 
-// Front matter with `base_model` (the Hub id where SRC lies in a Hub cache, else the folder's name) and the
-// source's licence lines; then what was done, in a few lines.
+// Front matter: base_model (`base`, an OWNER/NAME; else the Hub id where SRC lies in a Hub cache; else none,
+// rather than a wrong one), and what the source's own card says of licence, library and pipeline. Then what
+// was done, how it was calibrated, and how it is served. The same for two runs of one job: no times, no
+// paths.
 std::string model_card(const Checkpoint& source, const Plan& plan, const Activations& activations,
-                       const RunRecord& record);
+                       const RunRecord& record, const std::string& base);
 
 }  // namespace nibblecast

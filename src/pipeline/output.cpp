@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/hash.h"
+#include "checkpoint/run_record.h"
 #include "pipeline/model_card.h"
 #include "pipeline/verify_checksums.h"
 
@@ -19,17 +20,19 @@ using Path = std::filesystem::path;
 
 constexpr const char* kAmaxName = "calibration/amax.safetensors";
 
-Json source_document(const Checkpoint& source) {
+// Texts, not values: the release can be rebuilt from them to the byte.
+Json source_texts(const Checkpoint& source) {
   Json shards = Json::array();
   for (const Shard& shard : source.shards()) {
     shards.push_back({{"name", shard.name}, {"size_bytes", shard.size_bytes}, {"header", shard.header_json}});
   }
-  // Texts, not values: the release can be rebuilt from them to the byte.
-  return {{"path", std::filesystem::absolute(source.folder()).lexically_normal().string()},
-          {"identity", source_identity(source)},
-          {"config", source.config_text()},
-          {"index", source.index_text()},
-          {"shards", std::move(shards)}};
+  return {{"config", source.config_text()}, {"index", source.index_text()}, {"shards", std::move(shards)}};
+}
+
+Json source_document(const Checkpoint& source) {
+  return {{"name", folder_name(source.folder())},
+          {"hub", hub_id(source.folder()).empty() ? Json() : Json(hub_id(source.folder()))},
+          {"identity", source_identity(source)}};
 }
 
 Json options_document(const QuantizeOptions& options) {
@@ -37,7 +40,7 @@ Json options_document(const QuantizeOptions& options) {
   Json engines = Json::array();
   for (const Engine engine : options.engines) engines.push_back(engine_name(engine));
   return {
-      {"recipe", options.recipe},
+      {"recipe", without_folders(options.recipe)},
       {"recipe_text", options.recipe_text.empty() ? Json() : Json(options.recipe_text)},
       {"weight_method", options.weight_method ? Json(recipe_method_name(*options.weight_method)) : Json()},
       {"kv_cache", options.kv_cache ? Json(kv_cache_name(*options.kv_cache)) : Json()},
@@ -49,11 +52,12 @@ Json options_document(const QuantizeOptions& options) {
 }
 
 Json activations_document(const Activations& activations) {
-  Json document = {{"origin", activations.origin}, {"identity", activations.identity}};
+  Json document = {{"origin", without_folders(activations.origin)}, {"identity", activations.identity}};
   if (activations.rows) {
     document["kind"] = "calibration";
     document["rows"] = activations.rows->ids.size();
     document["tokens"] = activations.rows->tokens();
+    document["longest_row"] = activations.rows->longest();
   } else if (activations.amax) {
     document["kind"] = "amax file";
     document["metadata"] = activations.amax->metadata;
@@ -139,15 +143,14 @@ Json headers_document(const Plan& plan) {
   return headers;
 }
 
-Path copied_name(const Path& side_file) {
-  return side_file == "README.md" ? Path("README.source.md") : side_file;
-}
-
-// Where the source is itself an output, its card is replaced by ours and the card under that stays.
-std::vector<Path> copied_side_files(const Checkpoint& source) {
-  std::vector<Path> files = source.side_files();
-  if (std::ranges::find(files, Path("README.source.md")) != files.end()) std::erase(files, Path("README.md"));
-  return files;
+// What is long and for programs: in files of their own, so that nibblecast.json can be looked at.
+std::vector<std::pair<std::string, std::string>> record_parts(const Checkpoint& source, const Plan& plan,
+                                                              const RunRecord& record) {
+  const auto lines = [](const Json& document) {
+    return document.dump(0, ' ', true, Json::error_handler_t::replace) + "\n";
+  };
+  return {{kRecordSourceName, lines(source_texts(source))},
+          {kRecordChecksumsName, lines(checksums_document(plan, record))}};
 }
 
 // Of every file but shards and nibblecast.json itself.
@@ -157,8 +160,9 @@ Json files_document(const Checkpoint& source, const Path& destination,
   for (const auto& [name, text] : documents) checksums[name] = checksum_of(text);
   if (source.files().status(destination / kAmaxName))
     checksums[kAmaxName] = file_checksum(source.files(), destination / kAmaxName);
-  for (const Path& file : copied_side_files(source)) {
-    checksums[copied_name(file).string()] = file_checksum(source.files(), destination / copied_name(file));
+  for (const Path& file : side_files(source).taken) {
+    checksums[name_in_output(file).string()] =
+        file_checksum(source.files(), destination / name_in_output(file));
   }
   return checksums;
 }
@@ -177,8 +181,8 @@ std::set<Path> folders_of(const Path& destination, std::span<const Path> names) 
 void copy_side_files(const Checkpoint& source, const Path& destination) {
   FileSystem& files = source.files();
   std::vector<Path> names;
-  for (const Path& file : copied_side_files(source)) {
-    names.push_back(copied_name(file));
+  for (const Path& file : side_files(source).taken) {
+    names.push_back(name_in_output(file));
     const Path to = destination / names.back();
     files.create_folders(to.parent_path());
     files.copy(source.folder() / file, to);
@@ -213,8 +217,8 @@ Json run_document(const Checkpoint& source, const Plan& plan, const Activations&
       {"perplexity", perplexity_document(record)},
       {"layers", layers_document(plan, record)},
       {"bytes", {{"read", record.read_bytes}, {"written", record.written_bytes}}},
-      {"attempts", job.attempts_json("finished")},
-      {"checksums", checksums_document(plan, record)},
+      {"attempts", published_attempts(job.attempts_json("finished"))},
+      {"tensors", plan.file_tensors()},
       {"identity", identity_hash(run_identity(source, plan, activations))}};
 }
 
@@ -225,13 +229,13 @@ Json perplexity_document(const RunRecord& record) {
 }
 
 std::set<Path> output_names(const Checkpoint& source) {
-  std::set<Path> names = {*Path(kAmaxName).begin()};
-  for (const char* document : {"README.md", "hf_quant_config.json", "model.safetensors.index.json",
-                               "config.json", "nibblecast.json"}) {
+  std::set<Path> names = {*Path(kAmaxName).begin(), kRecordFolder};
+  for (const char* document :
+       {"README.md", "hf_quant_config.json", "model.safetensors.index.json", "config.json", kRecordName}) {
     names.insert(document);
     names.insert(document + std::string(".partial"));
   }
-  for (const Path& file : copied_side_files(source)) names.insert(copied_name(file));
+  for (const Path& file : side_files(source).taken) names.insert(name_in_output(file));
   return names;
 }
 
@@ -243,14 +247,15 @@ std::set<Path> shard_folders(const Plan& plan, const Path& destination) {
 
 uint64_t side_file_bytes(const Checkpoint& source) {
   uint64_t bytes = 0;
-  for (const Path& file : copied_side_files(source)) {
+  for (const Path& file : side_files(source).taken) {
     if (const auto status = source.files().status(source.folder() / file)) bytes += status->size_bytes;
   }
   return bytes;
 }
 
 void finish_output(const Checkpoint& source, const Plan& plan, const Activations& activations,
-                   const RunRecord& record, Job& job, const Path& destination) {
+                   const RunRecord& record, Job& job, const Path& destination,
+                   const std::string& base_model) {
   FileSystem& files = source.files();
   require_unchanged_source(source);
   const auto name_of = [&](const PlannedShard& shard) { return destination / shard.name; };
@@ -269,7 +274,7 @@ void finish_output(const Checkpoint& source, const Plan& plan, const Activations
   for (const Path& folder : shard_folders(plan, destination)) files.sync_folder(folder);
   // config.json last: with it the folder is a checkpoint.
   std::vector<std::pair<std::string, std::string>> documents = {
-      {"README.md", model_card(source, plan, activations, record)}};
+      {"README.md", model_card(source, plan, activations, record, base_model)}};
   if (!plan.hf_quant_config.is_null())
     documents.emplace_back("hf_quant_config.json", document_text(plan.hf_quant_config));
   const auto text_of = [](const std::string& text, const Json& document) {
@@ -280,8 +285,13 @@ void finish_output(const Checkpoint& source, const Plan& plan, const Activations
   documents.emplace_back("config.json", text_of(plan.config_text, plan.config));
   Json run = run_document(source, plan, activations, record, job);
   run["headers"] = headers_document(plan);
+  const auto parts = record_parts(source, plan, record);
+  files.create_folders(destination / kRecordFolder);
+  for (const auto& [name, text] : parts) write_text_durably(files, destination / name, text);
+  files.sync_folder(destination);
   run["files"] = files_document(source, destination, documents);
-  write_text_durably(files, destination / "nibblecast.json", document_text(run));
+  for (const auto& [name, text] : parts) run["files"][name] = checksum_of(text);
+  write_text_durably(files, destination / kRecordName, document_text(run));
   for (const auto& [name, text] : documents) write_text_durably(files, destination / name, text);
   job.close();
 }

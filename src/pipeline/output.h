@@ -6,6 +6,7 @@
 #include <string>
 
 #include "checkpoint/checkpoint.h"
+#include "pipeline/published.h"
 #include "pipeline/run.h"
 #include "plan/plan.h"
 
@@ -14,13 +15,15 @@ namespace nibblecast {
 // After quantize(): renames the shards; copies side files (the source's README.md becomes README.source.md
 // beside a short model card); writes nibblecast.json, hf_quant_config.json, calibration/amax.safetensors
 // (what was measured, or the amax file's content), the index, and config.json last; ends the job. All durable
-// on return. Refuses (kRefused) if a source file was changed meanwhile.
+// on return. `base_model`: for the card, OWNER/NAME on the Hub, or empty. Refuses (kRefused) if a source file
+// was changed meanwhile.
 void finish_output(const Checkpoint& source, const Plan& plan, const Activations& activations,
-                   const RunRecord& record, Job& job, const std::filesystem::path& destination);
+                   const RunRecord& record, Job& job, const std::filesystem::path& destination,
+                   const std::string& base_model = {});
 
-// nibblecast.json: version, source (identity, path, config, index, shard headers), recipe and every option,
-// block counts, coverage, measured amax and bound per layer, times, the attempts at the job, a checksum of
-// every tensor. docs/formats/nibblecast-json.md.
+// nibblecast.json but for checksums of headers and files: version, source (identity, name), recipe and every
+// option, block counts, coverage, measured amax and bound per layer, times, the attempts at the job.
+// docs/formats/nibblecast-json.md.
 Json run_document(const Checkpoint& source, const Plan& plan, const Activations& activations,
                   const RunRecord& record, const Job& job);
 

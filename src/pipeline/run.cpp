@@ -35,6 +35,7 @@ class Run {
         activations_(activations),
         job_(job),
         options_(options),
+        progress_(plan, activations.rows ? &*activations.rows : nullptr, options.progress),
         durable_(job.state().tensors),
         nonfinite_(source, options.allow_nonfinite) {
     record_.without_tokens.resize(plan.model.num_hidden_layers);
@@ -45,7 +46,7 @@ class Run {
     if (destination != nullptr) open_output(*destination);
     take_over_durable();
     units_ = list_units(source, plan, work_);
-    for (const Unit& unit : units_) total_bytes_ += unit.size_bytes();
+    progress_.expect(units_, work_);
   }
 
   RunRecord execute() {
@@ -60,6 +61,7 @@ class Run {
       if (committer_) committer_->flush_quietly();
       throw;
     }
+    record_.read_bytes = progress_.read_bytes();
     record_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     return std::move(record_);
   }
@@ -97,6 +99,7 @@ class Run {
   void begin_forward() {
     pass_.reset();  // first, so that a device holds only one
     pass_.emplace(source_, plan_, activations_.rows->ids, options_.device);
+    if (options_.progress) pass_->forward().set_tick([this](double done) { progress_.tick(done); });
   }
 
   // Shards that an earlier attempt wrote into are gone on with. What is lost is journaled before a shard gets
@@ -168,6 +171,7 @@ class Run {
     size_t unit = 0;
     for (size_t stage = 0; stage < plan_.stages.size(); ++stage) {
       stage_ = stage;
+      progress_.begin_stage(stage);
       const bool forward = is_forward(plan_, work_, stage),
                  layer_forward = forward && plan_.stages[stage].layer;
       const bool head_forward = forward && !layer_forward && stage > 0;
@@ -178,13 +182,15 @@ class Run {
       for (; unit < units_.size() && units_[unit].stage == stage; ++unit) {
         const auto loaded = next_unit();
         if (layer_forward && !attended && is_expert(units_[unit])) {
+          progress_.begin_attention();
           report(Phase::kForward);
           pass_->forward().begin_layer();
+          progress_.end_part();
           attended = true;
         }
         work(units_[unit], loaded);
         if (ended_ && pass_->forward().layer_done()) settle_forward();
-        record_.read_bytes += units_[unit].size_bytes();
+        progress_.finish(units_[unit], writer_ ? writer_->pending_bytes() : 0);
         report(Phase::kRead);
       }
       if (layer_forward)
@@ -225,8 +231,10 @@ class Run {
     if (unit.forward) {
       report(Phase::kForward);
       if (is_expert(unit)) {
+        progress_.begin_expert(*unit.group->expert);
         pass_->forward().expert(*unit.group->expert, {tasks[0].source, tasks[1].source, tasks[2].source},
                                 owner);
+        progress_.end_part();
       } else {
         take(unit, owner);
       }
@@ -339,7 +347,7 @@ class Run {
     }
     const uint64_t number = writer_->submit(std::move(batch));
     if (done.tensors.empty()) return;
-    done.stage = stage_name();
+    done.stage = progress_.stage_name();
     committer_->add(number, std::move(shards), done_entry(done));
   }
 
@@ -466,9 +474,11 @@ class Run {
 
   // The layer's last unit was worked on. While a device is still computing it, the next one begins.
   void end_forward() {
-    report(Phase::kForward);
     if (ended_) settle_forward();
+    progress_.begin_shared();
+    report(Phase::kForward);
     pass_->forward().end_layer();
+    progress_.end_part();
     ended_ = stage_;
     const uint64_t next = *plan_.stages[stage_].layer + 1;
     const bool last = next == plan_.model.num_hidden_layers;
@@ -526,21 +536,7 @@ class Run {
                 .layers = record_.layers});
   }
 
-  std::string stage_name() const {
-    const std::optional<uint64_t> layer = plan_.stages[stage_].layer;
-    if (plan_.stages.size() == 1) return "tensors";
-    return layer ? fmt::format("layer {}", *layer) : stage_ == 0 ? "embedding" : "rest";
-  }
-
-  void report(Phase phase) const {
-    if (!options_.progress) return;
-    options_.progress({.phase = phase,
-                       .stage = stage_name(),
-                       .stages_done = stage_,
-                       .stages = plan_.stages.size(),
-                       .bytes_done = record_.read_bytes,
-                       .bytes = total_bytes_});
-  }
+  void report(Phase phase) { progress_.report(phase); }
 
   void report_read_back(uint64_t done, uint64_t of) const {
     if (!options_.progress) return;
@@ -589,6 +585,7 @@ class Run {
   const Activations& activations_;
   Job& job_;
   const RunOptions& options_;
+  RunProgress progress_;
   std::unordered_map<uint32_t, DurableTensor>& durable_;  // before this attempt
   Work work_;
   std::optional<Reader> reader_;  // before pass_, which may hold what it loaded
@@ -606,7 +603,6 @@ class Run {
   NonFiniteCount nonfinite_;
   Hash rows_hash_;  // of the tensor that is made by rows
   MadeCounts rows_counts_;
-  uint64_t total_bytes_ = 0;
   RunRecord record_;
 };
 

@@ -17,6 +17,7 @@
 #include "pipeline/damage.h"
 #include "pipeline/io_threads.h"
 #include "pipeline/job.h"
+#include "pipeline/run_progress.h"
 #include "plan/input_scale.h"
 #include "plan/plan.h"
 
@@ -38,16 +39,6 @@ struct Activations {
 
 // Hash (hex) of the rows' ids.
 std::string rows_identity(const CalibrationRows& rows);
-
-// What the running thread is about to do.
-enum class Phase { kRead, kForward, kMake, kSaveStreams, kFinish };
-
-struct Progress {
-  Phase phase = Phase::kRead;
-  std::string stage;  // "embedding", "layer 3", "rest", "tensors"
-  uint64_t stages_done = 0, stages = 0;
-  uint64_t bytes_done = 0, bytes = 0;  // source bytes, of this attempt
-};
 
 // plan_identity() of a run, and what a forward pass adds: `products`.
 Json run_identity(const Checkpoint& source, const Plan& plan, const Activations& activations);

@@ -155,6 +155,22 @@ bool is_forward(const Plan& plan, const Work& work, size_t stage) {
   return layer ? *layer >= *work.forward_from : stage > 0 || *work.forward_from == 0;
 }
 
+uint64_t written_bytes(const Plan& plan, const Unit& unit) {
+  if (!unit.write) return 0;
+  uint64_t bytes = 0;
+  for (const Piece& piece : unit.pieces) bytes += piece.write ? piece.size_bytes : 0;
+  if (unit.group == nullptr) return bytes;
+  for (const PlannedLinear& linear : unit.group->linears) {
+    for (const uint32_t index : {linear.weight, linear.block_scale}) {
+      if (index == kNone) continue;
+      const Tensor& out = plan.tensors[index].out;
+      bytes +=
+          unit.rows == 0 ? out.size_bytes : rows_range(plan, out, out, unit.first_row, unit.rows).size_bytes;
+    }
+  }
+  return bytes;
+}
+
 std::vector<Unit> list_units(const Checkpoint& source, const Plan& plan, const Work& work) {
   return UnitList(source, plan, work).make();
 }

@@ -56,6 +56,9 @@ uint64_t stored_rows(const Tensor& weight);
 FileRange rows_range(const Plan& plan, const Tensor& tensor, const Tensor& weight, uint64_t first_row,
                      uint64_t rows);
 
+// Bytes of weights, block scales and kept tensors that the output gets of it.
+uint64_t written_bytes(const Plan& plan, const Unit& unit);
+
 // In the order of work: by stage. The forward pass needs a layer's other tensors first and its experts
 // ascending, and what turns streams into logits before head.weight; without one, the order of the files is
 // best.

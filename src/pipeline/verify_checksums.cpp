@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "base/hash.h"
 #include "checkpoint/checkpoint.h"
+#include "checkpoint/run_record.h"
 #include "pipeline/reader.h"
 #include "pipeline/verify_folder.h"
 
@@ -19,7 +20,6 @@ namespace {
 using Path = std::filesystem::path;
 
 constexpr uint64_t kCheckedBytes = 16 << 20;
-constexpr uint64_t kRecordLimit = 1 << 30;
 
 // A tensor whose bytes must give `checksum`.
 struct Expected {
@@ -144,7 +144,7 @@ Json read_record(FileSystem& files, const Path& output) {
                      ? "it is unfinished: `nibblecast status` says how far it is"
                      : "only outputs of nibblecast carry their checksums; verify it against its source"});
   }
-  Json record = parse_json(read_text(files, path, kRecordLimit), path.string());
+  Json record = read_run_record(files, output);
   for (const char* part : {"checksums", "files", "headers"}) {
     if (record.is_object() && record.contains(part) && record[part].is_object()) continue;
     throw Error(ErrorKind::kBadInput, {.file = path.string()}, fmt::format("has no '{}'", part),

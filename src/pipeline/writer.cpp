@@ -25,6 +25,7 @@ Writer::Batch Writer::take(std::vector<FileRange> ranges) {
 
 struct Writer::Submitted {
   Buffer buffer;
+  uint64_t size_bytes = 0;
   size_t requests = 0;  // not yet done
   bool failed = false;
 };
@@ -36,6 +37,7 @@ uint64_t Writer::submit(Batch batch) {
     std::span<const std::byte> from;
   };
   std::vector<Request> requests;
+  uint64_t size_bytes = 0;
   for (size_t index = 0; index < batch.ranges_.size(); ++index) {
     const FileRange& range = batch.ranges_[index];
     const auto add = [&](uint64_t from, uint64_t to) {
@@ -51,15 +53,18 @@ uint64_t Writer::submit(Batch batch) {
       add(offset, std::min(offset + kIoRequestBytes, last_page));
     }
     add(last_page, range.end());
-    submitted_bytes_ += range.size_bytes;
+    size_bytes += range.size_bytes;
   }
+  submitted_bytes_ += size_bytes;
   const auto submitted = std::make_shared<Submitted>();
+  submitted->size_bytes = size_bytes;
   submitted->buffer = std::move(batch.buffer_);
   submitted->requests = requests.size();
   uint64_t number;
   {
     const std::lock_guard lock(mutex_);
     under_way_ += requests.size();
+    pending_bytes_ += size_bytes;
     submitted_.push_back(submitted);
     number = written_batches_ + submitted_.size();
     if (requests.empty()) settle(*submitted);
@@ -84,6 +89,7 @@ uint64_t Writer::submit(Batch batch) {
 
 // A batch that failed keeps its place, so that nothing after it counts as written.
 void Writer::settle(Submitted& batch) {
+  pending_bytes_ -= batch.size_bytes;
   pool_.give_back(std::move(batch.buffer));
   while (!submitted_.empty() && submitted_.front()->requests == 0 && !submitted_.front()->failed) {
     submitted_.pop_front();
@@ -94,6 +100,11 @@ void Writer::settle(Submitted& batch) {
 uint64_t Writer::written_batches() const {
   const std::lock_guard lock(mutex_);
   return written_batches_;
+}
+
+uint64_t Writer::pending_bytes() const {
+  const std::lock_guard lock(mutex_);
+  return pending_bytes_;
 }
 
 void Writer::wait() {

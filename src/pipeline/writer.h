@@ -46,6 +46,8 @@ class Writer {
   uint64_t submit(Batch batch);
   // The largest n such that batches 1 to n are in the files (not yet synced). Thread-safe.
   uint64_t written_batches() const;
+  // Submitted, and not yet in the files. Thread-safe.
+  uint64_t pending_bytes() const;
   // Everything submitted is in the files (not yet synced), or the first error is thrown.
   void wait();
 
@@ -65,7 +67,7 @@ class Writer {
   size_t under_way_ = 0;                              // requests
   std::deque<std::shared_ptr<Submitted>> submitted_;  // the oldest is not yet written
   uint64_t written_batches_ = 0;
-  uint64_t submitted_bytes_ = 0;
+  uint64_t submitted_bytes_ = 0, pending_bytes_ = 0;
   std::exception_ptr error_;
   IoThreads threads_;  // last: its threads end before what they use
 };

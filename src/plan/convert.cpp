@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "checkpoint/manifest.h"
+#include "checkpoint/run_record.h"
 #include "checkpoint/safetensors.h"
 #include "model/deepseek_v4_tensors.h"
 #include "plan/linear.h"
@@ -16,9 +17,6 @@
 
 namespace nibblecast {
 namespace {
-
-constexpr const char* kRecordName = "nibblecast.json";
-constexpr uint64_t kMostRecordBytes = 1 << 30;
 
 // What nibblecast.json keeps of the release that its folder was made of.
 struct Release {
@@ -56,7 +54,7 @@ std::vector<std::string> changed_weights(const Json& record) {
 std::optional<Json> read_record(const Checkpoint& source) {
   const std::filesystem::path path = source.folder() / kRecordName;
   if (!source.files().status(path)) return {};
-  return parse_json(read_text(source.files(), path, kMostRecordBytes), path.string());
+  return read_run_record(source.files(), source.folder());
 }
 
 // Throws what JSON and headers throw where it is not what we write; `file` is named then.

@@ -17,6 +17,7 @@
 #include "formats/nvfp4.h"
 #include "model/deepseek_v4_groups.h"
 #include "plan/engines.h"
+#include "plan/flops.h"
 #include "plan/inventory.h"
 #include "plan/layout.h"
 #include "plan/linear.h"
@@ -296,18 +297,8 @@ class Planner {
   }
 
   void count_flops() {
-    for (uint64_t layer = 0; layer < plan_.model.num_hidden_layers; ++layer) {
-      for (const ModelTensor& tensor : layer_tensors(plan_.model, layer)) {
-        const bool is_table = tensor.storage == Storage::kI64 || tensor.name.ends_with(".ape");
-        if (tensor.shape.size() != 2 || is_table) continue;
-        const double used = tensor.storage == Storage::kExpert
-                                ? static_cast<double>(plan_.model.num_experts_per_tok) /
-                                      static_cast<double>(plan_.model.n_routed_experts)
-                                : 1.0;
-        plan_.flops_per_token +=
-            2 * used * static_cast<double>(tensor.shape[0]) * static_cast<double>(tensor.shape[1]);
-      }
-    }
+    for (uint64_t layer = 0; layer < plan_.model.num_hidden_layers; ++layer)
+      plan_.flops_per_token += layer_flops(plan_.model, layer).sum();
     for (const ModelTensor& tensor : global_tensors(plan_.model)) {
       if (tensor.shape.size() != 2 || tensor.name == "embed.weight") continue;
       plan_.flops_per_token +=

@@ -209,7 +209,7 @@ TEST_F(EndToEnd, TextOutputSaysWhatMatters) {
   ASSERT_EQ(made.exit_code, 0) << made.err;
   EXPECT_NE(made.out.find(" lossless"), std::string::npos) << made.out;
   EXPECT_NE(made.out.find("coverage"), std::string::npos) << made.out;
-  EXPECT_NE(made.err.find("layer 0: "), std::string::npos) << made.err;
+  EXPECT_NE(made.err.find("embedding: "), std::string::npos) << made.err;
   const CliResult verified = run_cli({"verify", source(), path("out"), "--quiet"});
   EXPECT_EQ(verified.exit_code, 0) << verified.out;
   EXPECT_EQ(verified.err, "");

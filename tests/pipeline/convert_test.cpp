@@ -3,6 +3,7 @@
 
 #include <gmock/gmock.h>
 
+#include "checkpoint/run_record.h"
 #include "pipeline/verify.h"
 #include "stored_checkpoint.h"
 
@@ -100,7 +101,7 @@ TEST_F(Convert, WithoutARecordTensorsAndConfigAreTheReleases) {
 
 TEST_F(Convert, ARecordThatDoesNotFitIsPassedOver) {
   make_nvfp4();
-  const Json good = parse_json(text_of(path("nvfp4") / "nibblecast.json"), "");
+  const Json good = read_run_record(system_files(), path("nvfp4"));
   Json other_name = good, other_size = good, other_type = good;
   std::string header = good["source"]["shards"][1]["header"];
   header.replace(header.find("layers.0"), 8, "layers.9");

@@ -1,0 +1,15 @@
+// checkpoint/parameters.h - how many weights a model has, and what one of them takes.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "checkpoint/tensor.h"
+
+namespace nibblecast {
+
+// Values of all weights: two for a byte of a packed FP4 weight (X.weight of I8 or U8). Scales (X.scale,
+// X.weight_scale, X.weight_scale_2, X.input_scale) and tables of integers are none. Draft layers count.
+uint64_t parameter_count(std::span<const Tensor> tensors);
+
+}  // namespace nibblecast
