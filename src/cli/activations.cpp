@@ -169,7 +169,7 @@ bool require_own_amax(const std::string& output, const Checkpoint& source, const
   FileSystem& files = source.files();
   if (!files.status(output)) return false;
   const AmaxFile found = read_existing_amax(files, output);
-  const auto own = amax_metadata(source, plan, rows);
+  const auto own = amax_metadata(source, plan, rows, std::nullopt);
   for (const auto& [key, what] : {std::pair("model", "model"),
                                   {"weights", "weights"},
                                   {"calibration", "calibration rows"},

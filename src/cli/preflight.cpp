@@ -27,7 +27,7 @@ class Checks {
  public:
   Checks(const Checkpoint& source, const Plan& plan, const Activations& activations,
          const JobOptions& options, const CommonOptions& common, const ChosenDevice& device)
-      : source_(source), plan_(plan), options_(options), common_(common) {
+      : source_(source), plan_(plan), activations_(activations), options_(options), common_(common) {
     result_.findings = plan.findings;
     result_.device = device;
     for (const std::string& warning : device.warnings) warn(warning);
@@ -182,6 +182,7 @@ class Checks {
 
   const Checkpoint& source_;
   const Plan& plan_;
+  const Activations& activations_;
   const JobOptions& options_;
   const CommonOptions& common_;
   Preflight result_;

@@ -305,7 +305,7 @@ Disk MemoryFiles::disk(const Path& path) {
 }
 
 std::unique_ptr<File> MemoryFiles::open_unnamed(const Path& path) {
-  return std::make_unique<OpenFile>(path.string(), *this, std::make_shared<Node>(false), true);
+  return std::make_unique<OpenFile>(path.string(), *this, make_node(false), true);
 }
 
 std::unique_ptr<FileLock> MemoryFiles::try_lock(const Path& path, std::string_view holder) {

@@ -260,7 +260,7 @@ TEST_F(VerifyTest, OtherEnginesBreachesAreNotes) {
             [](Json& config) { config["quantization_config"]["kv_cache_quant_algo"] = "FP8"; });
   const auto breach = Contains(HasSubstr("sglang: quantization_config.kv_cache_quant_algo"));
   EXPECT_THAT(verify_outputs(source(), folder).problems, breach);
-  const VerifyReport report = verify_outputs(source(), folder, {.engines = {Engine::kVllm}});
+  const VerifyReport report = verify_outputs(source(), folder, {.engines = std::set{Engine::kVllm}});
   EXPECT_THAT(report.problems, ::testing::Not(breach));
   EXPECT_THAT(report.notes, breach);
   // Without a choice, those that were chosen when it was made.

@@ -186,13 +186,15 @@ TEST(RecipeModules, ManifestOfExpertsAloneIsThatOfTheList) {
   const std::vector<ManifestModule> modules =
       manifest_modules(resolve_built_in("nvfp4_experts_only", preset("v4-tiny")));
   const Manifest manifest{.modules = modules, .producer_version = "1"};
-  std::vector<std::string> names;
+  std::vector<ManifestModule> experts;
   for (const ManifestModule& module : modules) {
-    if (module.name.ends_with(".ffn.experts")) names.push_back(module.name);
+    if (module.name.ends_with(".ffn.experts"))
+      experts.push_back({.name = module.name, .format = WeightFormat::kNvfp4, .quantize_input = true});
   }
-  EXPECT_EQ(names.size(), preset("v4-tiny").num_hidden_layers);
-  EXPECT_EQ(output_config(source, manifest).dump(), nvfp4_experts_config(source, names, "1").dump());
-  EXPECT_EQ(output_hf_quant_config(manifest).dump(), nvfp4_experts_hf_quant_config(names, "1").dump());
+  EXPECT_EQ(experts.size(), preset("v4-tiny").num_hidden_layers);
+  const Manifest alone{.modules = experts, .producer_version = "1"};
+  EXPECT_EQ(output_config(source, manifest).dump(), output_config(source, alone).dump());
+  EXPECT_EQ(output_hf_quant_config(manifest).dump(), output_hf_quant_config(alone).dump());
 }
 
 // The lists that engines match names with, and one entry for the experts of a layer.
