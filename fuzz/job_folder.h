@@ -17,7 +17,9 @@ inline const std::map<std::string, std::string>& begun_job() {
     Job::open(machine, "/j", "",
               {.identity = {{"plan", "1"}},
                .source = {{"path", "/s"}, {"shards", Json::array()}},
-               .totals = {{"tensors", 4}, {"bytes", 64}, {"layers", 2}}});
+               .totals = {{"tensors", 4}, {"bytes", 64}, {"layers", 2}},
+               .options = Json::object(),
+               .command = {}});
     return machine.contents("/j");
   }();
   return files;
