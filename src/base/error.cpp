@@ -25,6 +25,10 @@ std::string format_message(const Where& where, const std::string& problem, const
 }  // namespace
 
 Error::Error(ErrorKind kind, Where where, std::string problem, Detail detail)
-    : kind_(kind), where_(std::move(where)), message_(format_message(where_, problem, detail)) {}
+    : kind_(kind),
+      where_(std::move(where)),
+      problem_(std::move(problem)),
+      detail_(std::move(detail)),
+      message_(format_message(where_, problem_, detail_)) {}
 
 }  // namespace nibblecast

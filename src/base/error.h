@@ -49,11 +49,15 @@ class Error : public std::exception {
   const char* what() const noexcept override { return message_.c_str(); }
   ErrorKind kind() const { return kind_; }
   const Where& where() const { return where_; }
+  const std::string& problem() const { return problem_; }
+  const Detail& detail() const { return detail_; }
 
  private:
   ErrorKind kind_;
   Where where_;
-  std::string message_;
+  std::string problem_;
+  Detail detail_;
+  std::string message_;  // all of these
 };
 
 }  // namespace nibblecast

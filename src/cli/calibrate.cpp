@@ -12,6 +12,7 @@
 #include "cli/job_run.h"
 #include "cli/preflight.h"
 #include "cli/progress.h"
+#include "cli/reply.h"
 #include "cli/require.h"
 #include "cli/run_summary.h"
 #include "cli/source.h"
@@ -36,17 +37,27 @@ Json document_of(const CalibrateArguments& arguments, const Workload& workload, 
     layers.push_back(
         {{"layer", layer.layer}, {"experts_without_tokens", record.without_tokens[layer.layer]}});
   }
-  return {{"output", arguments.output},        {"rows", workload.rows},
-          {"tokens", workload.tokens},         {"longest_row", workload.longest_row},
-          {"layers", std::move(layers)},       {"seconds", record.seconds},
-          {"read_bytes", record.read_bytes},   {"peak_memory_bytes", peak_resident_bytes()},
-          {"device", device_use_json(record)}, {"perplexity", perplexity_document(record)}};
+  return {{"source", {{"path", arguments.source}}},
+          {"destination", arguments.output},
+          {"finished", true},
+          {"activations",
+           {{"kind", "calibration"},
+            {"origin", arguments.activations.calib},
+            {"rows", workload.rows},
+            {"tokens", workload.tokens},
+            {"longest_row", workload.longest_row}}},
+          {"layers", std::move(layers)},
+          {"seconds", record.seconds},
+          {"bytes", {{"read", record.read_bytes}, {"written", record.written_bytes}}},
+          {"peak_memory_bytes", peak_resident_bytes()},
+          {"device", device_use_json(record)},
+          {"perplexity", perplexity_document(record)}};
 }
 
 int say_finished(const Checkpoint& source, const Plan& plan, const Conditions& conditions,
                  const std::string& output, bool json) {
   if (json)
-    print_json({{"output", output}, {"finished", true}});
+    set_reply({{"destination", output}, {"finished", true}});
   else
     print_data(summary_line("output", output + ": this calibration's finished amax file; nothing to do"));
   RunRecord record;
@@ -103,7 +114,7 @@ int run(const CalibrateArguments& arguments, const CommonOptions& common) {
   if (common.json) {
     Json document = document_of(arguments, found.workload, record);
     document.update(outcome_json(outcome));
-    print_json(document);
+    set_reply(std::move(document));
   } else {
     print_data(calibration_text(outcome));
   }

@@ -1,5 +1,6 @@
 #include "cli/cli.h"
 
+#include <algorithm>
 #include <csignal>
 #include <cstdlib>
 #include <exception>
@@ -19,6 +20,7 @@
 #include "cli/commands.h"
 #include "cli/console.h"
 #include "cli/help.h"
+#include "cli/reply.h"
 #include "cli/suggestion.h"
 #include "cli/version.h"
 #include "pipeline/io_threads.h"
@@ -114,8 +116,10 @@ int usage_error(const CLI::App& app, const std::string& first, const CLI::ParseE
   const auto commands = app.get_subcommands();
   const Complaint complaint =
       commands.empty() ? complaint_of_top(app, first) : complaint_of(*commands.front(), error);
-  print_error(complaint.problem + (complaint.hint.empty() ? "" : "; " + complaint.hint) +
-              "; see nibblecast " + (commands.empty() ? "" : commands.front()->get_name() + " ") + "--help");
+  const std::string command = commands.empty() ? "" : commands.front()->get_name() + " ";
+  print_error(Error(ErrorKind::kUsage, {}, complaint.problem,
+                    {.hint = (complaint.hint.empty() ? "" : complaint.hint + "; ") + "see nibblecast " +
+                             command + "--help"}));
   return exit_code(ErrorKind::kUsage);
 }
 
@@ -129,6 +133,11 @@ std::vector<const char*> without_help_command(int argc, const char* const* argv)
   words.erase(words.begin() + 1);
   words.push_back("--help");
   return words;
+}
+
+// Where the arguments could not be understood.
+bool asks_for_json(std::span<const char* const> words) {
+  return std::ranges::any_of(words, [](const char* word) { return std::string_view(word) == "--json"; });
 }
 
 int parse_and_run(int argc, const char* const* argv) {
@@ -156,9 +165,11 @@ int parse_and_run(int argc, const char* const* argv) {
     print_data(version.what());
     return 0;
   } catch (const CLI::ParseError& error) {
+    if (asks_for_json(words)) begin_reply(app.get_subcommands().empty() ? "" : words[1]);
     return usage_error(app, words.size() > 1 ? words[1] : "", error);
   }
   const CLI::App& command = *app.get_subcommands().front();
+  if (common.json) begin_reply(command.get_name());
   common.command_line = command_line_of(argc, argv, command);
   set_cpu_isa(common.cpu_isa);
   if (computes(command)) require_threads(common.threads, kOtherThreads);
@@ -175,13 +186,35 @@ int parse_and_run(int argc, const char* const* argv) {
     what = exception.what();
   } catch (...) {
   }
-  print_error("internal error: " + what);
+  print_error(ErrorKind::kInternal, "internal error: " + what);
+  finish_reply(exit_code(ErrorKind::kInternal));
   std::_Exit(exit_code(ErrorKind::kInternal));
 }
 
 int system_failure(const std::string& what) {
-  print_error("the system failed: " + what);
+  print_error(ErrorKind::kIo, "the system failed: " + what);
   return exit_code(ErrorKind::kIo);
+}
+
+int run_to_exit_code(int argc, const char* const* argv) {
+  try {
+    return parse_and_run(argc, argv);
+  } catch (const Error& error) {
+    print_error(error);
+    return exit_code(error.kind());
+  } catch (const std::bad_alloc&) {
+    print_error(
+        ErrorKind::kRefused,
+        "out of memory; give --memory less than the system (or ulimit -v) has, or calibrate with fewer rows");
+    return exit_code(ErrorKind::kRefused);
+  } catch (const std::filesystem::filesystem_error& error) {
+    return system_failure(error.path1().string() + ": " + error.code().message());
+  } catch (const std::system_error& error) {
+    return system_failure(error.what());
+  } catch (const std::exception& error) {
+    print_error(ErrorKind::kInternal, "internal error: " + std::string(error.what()));
+    return exit_code(ErrorKind::kInternal);
+  }
 }
 
 }  // namespace
@@ -190,23 +223,14 @@ int run_command_line(int argc, const char* const* argv) {
   std::signal(SIGPIPE, SIG_IGN);
   std::signal(SIGXFSZ, SIG_IGN);  // writing more than `ulimit -f` allows is an error like others
   std::set_terminate(end_in_one_line);
+  const int code = run_to_exit_code(argc, argv);
   try {
-    return parse_and_run(argc, argv);
-  } catch (const Error& error) {
-    print_error(error.what());
+    finish_reply(code);
+  } catch (const Error& error) {  // stdout cannot be written to
+    print_error(error);
     return exit_code(error.kind());
-  } catch (const std::bad_alloc&) {
-    print_error(
-        "out of memory; give --memory less than the system (or ulimit -v) has, or calibrate with fewer rows");
-    return exit_code(ErrorKind::kRefused);
-  } catch (const std::filesystem::filesystem_error& error) {
-    return system_failure(error.path1().string() + ": " + error.code().message());
-  } catch (const std::system_error& error) {
-    return system_failure(error.what());
-  } catch (const std::exception& error) {
-    print_error("internal error: " + std::string(error.what()));
-    return exit_code(ErrorKind::kInternal);
   }
+  return code;
 }
 
 }  // namespace nibblecast

@@ -8,7 +8,7 @@
 #include <cstring>
 #include <mutex>
 
-#include "base/error.h"
+#include "cli/reply.h"
 
 namespace nibblecast {
 namespace {
@@ -31,6 +31,12 @@ void write_line(std::string_view text) {
   std::fputc('\n', stderr);
 }
 
+void write_error(std::string_view text) {
+  const std::lock_guard lock(console);
+  end_status("\n");
+  write_line("nibblecast: error: " + std::string(text));
+}
+
 }  // namespace
 
 void print_data(std::string_view text) {
@@ -43,11 +49,6 @@ void print_data(std::string_view text) {
   if (written || errno == EPIPE || errno == EBADF) return;
   throw Error(ErrorKind::kIo, {.file = "standard output"},
               std::string("cannot be written: ") + std::strerror(errno));
-}
-
-void print_json(const Json& document) {
-  // Paths may hold bytes that are not UTF-8; they are shown, not trusted.
-  print_data(document.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
 }
 
 void print_line(std::string_view text) {
@@ -69,12 +70,17 @@ size_t terminal_columns() {
   return ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 1 ? size.ws_col - 1u : 0;
 }
 
-void print_warning(std::string_view text) { print_line("nibblecast: warning: " + std::string(text)); }
-void print_error(std::string_view text) {
-  const std::lock_guard lock(console);
-  end_status("\n");
-  write_line("nibblecast: error: " + std::string(text));
+void print_warning(std::string_view text) {
+  add_reply_warning(text);
+  print_line("nibblecast: warning: " + std::string(text));
 }
+
+void print_error(const Error& error) {
+  add_reply_error(error);
+  write_error(error.what());
+}
+
+void print_error(ErrorKind kind, std::string_view text) { print_error(Error(kind, {}, std::string(text))); }
 
 std::string finding_text(const Finding& finding) {
   return finding.remedy.empty() ? finding.reason : finding.reason + "; " + finding.remedy;
@@ -85,9 +91,10 @@ bool report_findings(std::span<const Finding> findings) {
   for (const Finding& finding : findings) {
     if (finding.severity == Severity::kRefusal) {
       refused = true;
-      print_error(finding_text(finding));
+      print_error(Error(ErrorKind::kRefused, {}, finding.reason, {.hint = finding.remedy}));
     } else {
-      print_warning(finding_text(finding));
+      add_reply_warning(finding.reason, finding.remedy);
+      print_line("nibblecast: warning: " + finding_text(finding));
     }
   }
   return refused;

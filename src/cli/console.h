@@ -5,7 +5,7 @@
 #include <span>
 #include <string_view>
 
-#include "base/json.h"
+#include "base/error.h"
 #include "plan/plan.h"
 
 namespace nibblecast {
@@ -13,11 +13,12 @@ namespace nibblecast {
 // A reader that has gone away (`nibblecast plan ... | head`) is no error; any other failure to write stdout
 // is kIo.
 void print_data(std::string_view text);
-void print_json(const Json& document);  // one value, indented, with a newline
-// One line each, on stderr; failures to write there are ignored.
+// One line each, on stderr; failures to write there are ignored. Warnings and errors stand in the reply too
+// (cli/reply.h), if there is one.
 void print_line(std::string_view text);
 void print_warning(std::string_view text);
-void print_error(std::string_view text);
+void print_error(const Error& error);
+void print_error(ErrorKind kind, std::string_view text);
 
 // The terminal's last line, rewritten in place; `text` is narrower than the terminal. Whatever else is
 // printed stands on a line of its own: data and notes take the status' place, an error leaves it above

@@ -3,6 +3,7 @@
 #include "cli/commands.h"
 #include "cli/console.h"
 #include "cli/inspect_parts.h"
+#include "cli/reply.h"
 
 namespace nibblecast {
 namespace {
@@ -24,7 +25,7 @@ Shown show(const InspectArguments& arguments) {
 int run(const InspectArguments& arguments, const CommonOptions& common) {
   const Shown shown = show(arguments);
   if (common.json)
-    print_json(shown.json);
+    set_reply(shown.json);
   else
     print_data(shown.text);
   return 0;

@@ -14,6 +14,7 @@
 #include "base/error.h"
 #include "base/threads.h"
 #include "cli/console.h"
+#include "cli/reply.h"
 
 namespace nibblecast {
 namespace {
@@ -115,7 +116,8 @@ void InterruptWatch::end_in_time() {
   const Error error = interrupted(hint_);
   const std::lock_guard lock(note_mutex);
   note_in_time(error.what(), lock);
-  print_error(error.what());
+  print_error(error);
+  finish_reply(static_cast<int>(error.kind()));
   std::_Exit(static_cast<int>(error.kind()));
 }
 

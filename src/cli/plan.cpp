@@ -11,6 +11,7 @@
 #include "cli/console.h"
 #include "cli/plan_report.h"
 #include "cli/preflight.h"
+#include "cli/reply.h"
 #include "cli/source.h"
 #include "cli/summary.h"
 #include "plan/recipe_modules.h"
@@ -32,7 +33,7 @@ std::vector<Breach> breaches_of(const Plan& plan) {
 }
 
 // --explain NAME: what becomes of one module, and by which rule.
-int explain(const Checkpoint& source, const PlanArguments& arguments) {
+int explain(const Checkpoint& source, const PlanArguments& arguments, bool json) {
   const auto config = DeepseekV4Config::parse(source.config(), (source.folder() / "config.json").string());
   const std::vector<ResolvedModule> modules =
       resolve_modules(recipe_of(source.files(), arguments.options), config);
@@ -43,6 +44,13 @@ int explain(const Checkpoint& source, const PlanArguments& arguments) {
                  .hint = "only modules with a weight matrix; everything else is kept"});
   }
   const ModuleRecipe& recipe = found->recipe;
+  set_reply({{"module", found->module.name},
+             {"hub_name", found->module.hub_name},
+             {"weight_format", weight_format_name(recipe.format)},
+             {"weight_method", recipe.format == WeightFormat::kNvfp4 ? Json(recipe_method_name(recipe.method)) : Json()},
+             {"quantizes_input", recipe.quantize_input},
+             {"rule", recipe.rule}});
+  if (json) return 0;
   std::string text = summary_line("module", found->module.name) +
                      summary_line("on the Hub", found->module.hub_name) +
                      summary_line("format", std::string(weight_format_name(recipe.format)));
@@ -57,7 +65,7 @@ int run(const PlanArguments& arguments, const CommonOptions& common) {
   const ActivationOptions& from = arguments.activations;
   require_one_origin(from);
   const Checkpoint source = open_source(arguments.source);
-  if (!arguments.explain.empty()) return explain(source, arguments);
+  if (!arguments.explain.empty()) return explain(source, arguments, common.json);
   const Plan plan = make_plan(source, arguments.options);
   const ChosenDevice device = choose_device(common);
   const Activations activations = load_activations(from, source, plan, device.forward, common.memory_limit());
@@ -72,13 +80,15 @@ int run(const PlanArguments& arguments, const CommonOptions& common) {
   if (found.disk) report.seconds = estimated_seconds(plan, found.workload, *found.disk, found.compute);
   report.calibration_seconds = usual_calibration_seconds(plan, found);
   report.breaches = breaches_of(plan);
-  if (common.json)
-    print_json(plan_json(report));
-  else
-    print_data(plan_text(report));
+  if (common.json) {
+    set_reply(plan_json(report));
+    return report_findings(found.findings) ? static_cast<int>(ErrorKind::kRefused) : 0;
+  }
+  print_data(plan_text(report));
   if (!found.refused()) return 0;
   for (const Finding& finding : found.findings) {
-    if (finding.severity == Severity::kRefusal) print_error("refused: " + finding_text(finding));
+    if (finding.severity == Severity::kRefusal)
+      print_error(ErrorKind::kRefused, "refused: " + finding_text(finding));
   }
   return static_cast<int>(ErrorKind::kRefused);
 }

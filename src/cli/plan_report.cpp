@@ -297,15 +297,6 @@ Json engines_json(const PlanReport& report) {
   return engines;
 }
 
-Json findings_json(const PlanReport& report, Severity severity) {
-  Json findings = Json::array();
-  for (const Finding& finding : report.preflight.findings) {
-    if (finding.severity == severity)
-      findings.push_back({{"reason", finding.reason}, {"remedy", finding.remedy}});
-  }
-  return findings;
-}
-
 }  // namespace
 
 std::string plan_text(const PlanReport& report) {
@@ -358,9 +349,7 @@ Json plan_json(const PlanReport& report) {
             {"checkpoint_every", report.preflight.checkpoint_every}}},
           {"time", time_json(report)},
           {"bounds", bounds_json(plan)},
-          {"engines", engines_json(report)},
-          {"warnings", findings_json(report, Severity::kWarning)},
-          {"refusals", findings_json(report, Severity::kRefusal)}};
+          {"engines", engines_json(report)}};
 }
 
 }  // namespace nibblecast

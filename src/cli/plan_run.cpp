@@ -7,6 +7,7 @@
 #include "cli/interrupt.h"
 #include "cli/job_run.h"
 #include "cli/progress.h"
+#include "cli/reply.h"
 #include "cli/run_summary.h"
 #include "cli/summary.h"
 #include "cli/text.h"
@@ -18,7 +19,7 @@ namespace {
 
 int say_finished(const std::string& destination, bool json) {
   if (json)
-    print_json({{"destination", destination}, {"finished", true}});
+    set_reply({{"destination", destination}, {"finished", true}});
   else
     print_data(summary_line("output", destination + ": this job's finished output; nothing to do"));
   return 0;

@@ -13,6 +13,7 @@
 #include "cli/job_run.h"
 #include "cli/preflight.h"
 #include "cli/progress.h"
+#include "cli/reply.h"
 #include "cli/require.h"
 #include "cli/run_summary.h"
 #include "cli/source.h"
@@ -52,7 +53,7 @@ int validate(const Checkpoint& source, const Plan& plan, DestinationState state,
              const QuantizeArguments& arguments, const CommonOptions& common) {
   if (state == DestinationState::kNew) {
     if (common.json)
-      print_json({{"ok", true}, {"state", "new"}});
+      set_reply({{"destination", arguments.destination}, {"state", "new"}});
     else
       print_data(summary_line("state", "new; nothing stands in the job's way"));
     return 0;
@@ -85,7 +86,7 @@ int say_finished(const Checkpoint& source, const Plan& plan, const QuantizeArgum
                 {.hint = "restore it, or remove " + arguments.destination + " to make everything again"});
   }
   if (json)
-    print_json({{"destination", arguments.destination}, {"finished", true}});
+    set_reply({{"destination", arguments.destination}, {"finished", true}});
   else
     print_data(summary_line("output", arguments.destination + ": this job's finished output; nothing to do"));
   return 0;

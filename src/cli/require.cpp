@@ -200,7 +200,7 @@ RunRecord recorded_run(FileSystem& files, const std::filesystem::path& destinati
 }
 
 int report_unmet(const std::vector<std::string>& lines) {
-  for (const std::string& text : lines) print_error(text);
+  for (const std::string& text : lines) print_error(ErrorKind::kVerifyFailed, text);
   return lines.empty() ? 0 : static_cast<int>(ErrorKind::kVerifyFailed);
 }
 

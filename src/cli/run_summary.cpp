@@ -8,6 +8,7 @@
 
 #include "checkpoint/parameters.h"
 #include "cli/console.h"
+#include "cli/reply.h"
 #include "cli/summary.h"
 #include "cli/text.h"
 #include "pipeline/output.h"
@@ -30,11 +31,9 @@ uint64_t starved_experts(const RunRecord& record) {
   return count;
 }
 
-// All that a reader should have seen before the output is used.
-std::vector<std::string> all_warnings(const RunOutcome& outcome) {
-  std::vector<std::string> warnings = outcome.warnings;
-  const RunRecord& record = outcome.record;
-  warnings.insert(warnings.end(), record.notes.begin(), record.notes.end());
+// What no warning said before the run, or while it went on.
+std::vector<std::string> warnings_of(const RunRecord& record) {
+  std::vector<std::string> warnings;
   if (record.blocks.outside_window > 0) {
     warnings.push_back(
         fmt::format("{} of {} were requantized, because their scales lie outside E4M3's window",
@@ -42,6 +41,14 @@ std::vector<std::string> all_warnings(const RunOutcome& outcome) {
   }
   if (const uint64_t starved = starved_experts(record); starved > 0)
     warnings.push_back(count_text(starved, "expert") + " saw no token; more or other texts would reach them");
+  return warnings;
+}
+
+// All that a reader should have seen before the output is used.
+std::vector<std::string> all_warnings(const RunOutcome& outcome) {
+  std::vector<std::string> warnings = outcome.warnings;
+  for (const std::vector<std::string>& more : {outcome.record.notes, warnings_of(outcome.record)})
+    warnings.insert(warnings.end(), more.begin(), more.end());
   return warnings;
 }
 
@@ -274,9 +281,9 @@ std::string calibration_text(const RunOutcome& outcome) {
 }
 
 Json outcome_json(const RunOutcome& outcome) {
+  for (const std::string& warning : warnings_of(outcome.record)) add_reply_warning(warning);
   const std::vector<std::string> warnings = all_warnings(outcome);
   Json json = {{"verdict", warnings.empty() ? "good" : "warnings"},
-               {"warnings", warnings},
                {"parameters", parameter_count(outcome.source.tensors())},
                {"attempts_seconds", all_attempts(outcome).seconds}};
   if (!outcome.activations.rows && !outcome.activations.amax) return json;
@@ -291,6 +298,8 @@ Json outcome_json(const RunOutcome& outcome) {
 Json run_json(const RunOutcome& outcome) {
   const Plan& plan = outcome.plan;
   Json json = run_document(outcome.source, plan, outcome.activations, outcome.record, outcome.job);
+  json["finished_at"] = json["finished"];
+  json["finished"] = true;
   json["source"]["path"] = outcome.source_path;
   json["destination"] = outcome.output;
   json["peak_memory_bytes"] = peak_resident_bytes();
@@ -305,7 +314,7 @@ Json run_json(const RunOutcome& outcome) {
 
 void print_outcome(const RunOutcome& outcome, bool json) {
   if (json)
-    print_json(run_json(outcome));
+    set_reply(run_json(outcome));
   else
     print_data(run_text(outcome));
 }

@@ -10,6 +10,7 @@
 #include "cli/commands.h"
 #include "cli/console.h"
 #include "cli/job_folder.h"
+#include "cli/reply.h"
 #include "cli/summary.h"
 #include "cli/text.h"
 #include "pipeline/job.h"
@@ -120,7 +121,8 @@ Json unfinished_json(const JobRecord& job, const Path& destination, bool running
           {"journal", {{"bytes", job.journal_bytes}, {"torn_bytes", job.torn_bytes}}},
           {"work_folder", job.work_folder.string()},
           {"work_folder_is_there", work_folder_is_there},
-          {"source", job.description.source.value("path", "")},
+          {"source", {{"path", job.description.source.value("path", "")}}},
+          {"destination", destination.string()},
           {"command", begun_by(job.description)},
           {"resume", "nibblecast resume " + shell_word(destination.string())},
           {"pace", pace_json(pace_of(job, running))},
@@ -135,7 +137,7 @@ std::string unfinished_text(const Json& status, const Pace& pace) {
       summary_line("state", status["running"].get<bool>()
                                 ? "unfinished, and being worked on"
                                 : "unfinished; `" + status["resume"].get<std::string>() + "` goes on");
-  text += summary_line("source", status["source"].get<std::string>());
+  text += summary_line("source", status["source"]["path"].get<std::string>());
   if (!status["command"].get_ref<const std::string&>().empty())
     text += summary_line("command", status["command"].get<std::string>());
   if (!status["work_folder_is_there"].get<bool>()) {
@@ -169,7 +171,7 @@ int report_unfinished(const JobRecord& job, const Path& destination, const Path&
   const bool running = is_running(files, folder, job.holder);
   const Json status = unfinished_json(job, destination, running, files.status(job.work_folder).has_value());
   if (json)
-    print_json(status);
+    set_reply(status);
   else
     print_data(unfinished_text(status, pace_of(job, running)));
   return 0;
@@ -179,7 +181,10 @@ int report_unfinished(const JobRecord& job, const Path& destination, const Path&
 int report_finished_amax(FileSystem& files, const Path& path, bool json) {
   const AmaxFile amax = read_amax(files, path);
   if (json)
-    print_json({{"finished", true}, {"running", false}, {"layers", amax.layers.size()}});
+    set_reply({{"destination", path.string()},
+               {"finished", true},
+               {"running", false},
+               {"layers", {{"calibrated", amax.layers.size()}, {"of", amax.layers.size()}}}});
   else
     print_data(summary_line("state", "finished") +
                summary_line("calibrated", fmt::format("{} layers", amax.layers.size())));
@@ -193,11 +198,12 @@ int report_finished(FileSystem& files, const Path& record, bool json) {
   const uint64_t tensors =
       document.value("tensors", uint64_t{document.value("checksums", Json::object()).size()});
   if (json) {
-    print_json({{"finished", true},
-                {"running", false},
-                {"tensors", {{"done", tensors}, {"of", tensors}}},
-                {"version", document.value("version", "")},
-                {"attempts", attempts}});
+    set_reply({{"destination", record.parent_path().string()},
+               {"finished", true},
+               {"finished_at", document.value("finished", "")},
+               {"running", false},
+               {"tensors", {{"done", tensors}, {"of", tensors}}},
+               {"attempts", attempts}});
     return 0;
   }
   print_data(summary_line("state", "finished " + document.value("finished", "")) +

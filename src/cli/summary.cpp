@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "cli/console.h"
+#include "cli/reply.h"
 #include "cli/text.h"
 
 namespace nibblecast {
@@ -121,8 +122,7 @@ Json device_use_json(const RunRecord& record) {
 
 void print_checksums(const ChecksumReport& report, const std::string& state, bool json) {
   if (json) {
-    print_json({{"ok", report.ok()},
-                {"state", state},
+    set_reply({{"state", state},
                 {"problems", report.problems},
                 {"notes", report.notes},
                 {"tensors", report.tensors},

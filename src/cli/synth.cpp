@@ -9,6 +9,7 @@
 #include "cli/commands.h"
 #include "cli/console.h"
 #include "cli/progress.h"
+#include "cli/reply.h"
 #include "cli/summary.h"
 #include "cli/text.h"
 #include "model/presets.h"
@@ -60,7 +61,7 @@ int run(SynthArguments& arguments, const CommonOptions& common) {
     synthesize(config, arguments.config, arguments.options, arguments.output, files);
   }
   if (common.json) {
-    print_json({{"output", arguments.output}, {"bytes", made_bytes}, {"sparse", arguments.options.sparse}});
+    set_reply({{"destination", arguments.output}, {"bytes", made_bytes}, {"sparse", arguments.options.sparse}});
   } else {
     print_data(summary_line(
         "output", fmt::format("{}: {} bytes{}", arguments.output, grouped(made_bytes),

@@ -12,6 +12,7 @@
 #include "cli/console.h"
 #include "cli/interrupt.h"
 #include "cli/progress.h"
+#include "cli/reply.h"
 #include "cli/source.h"
 #include "cli/summary.h"
 #include "cli/text.h"
@@ -30,8 +31,7 @@ struct VerifyArguments {
 };
 
 Json json_of(const VerifyReport& report) {
-  return {{"ok", report.ok()},
-          {"problems", report.problems},
+  return {{"problems", report.problems},
           {"notes", report.notes},
           {"tensors", report.tensors},
           {"blocks", report.blocks},
@@ -137,7 +137,7 @@ SourceReport check_published(const VerifyArguments& arguments, const CommonOptio
 int run_published(const VerifyArguments& arguments, const CommonOptions& common) {
   const SourceReport report = check_published(arguments, common);
   if (common.json)
-    print_json(json_of(report));
+    set_reply(json_of(report));
   else
     print_data(text_of(report));
   return report.ok() ? 0 : static_cast<int>(ErrorKind::kVerifyFailed);
@@ -166,10 +166,11 @@ int run(const VerifyArguments& arguments, const CommonOptions& common) {
   }
   Json document = json_of(report);
   const bool ok = report.ok() && (!published || published->ok());
-  document["ok"] = ok;
-  if (published) document["source"] = json_of(*published);
+  document["source"] = {{"path", arguments.source}};
+  document["destination"] = arguments.destination;
+  if (published) document["published"] = json_of(*published);
   if (common.json)
-    print_json(document);
+    set_reply(std::move(document));
   else
     print_data((published ? text_of(*published) : "") + text_of(report));
   return ok ? 0 : static_cast<int>(ErrorKind::kVerifyFailed);

@@ -231,6 +231,12 @@ Json attempt_entry() {
            {{"began", utc_now()}, {"host", host_name()}, {"pid", ::getpid()}, {"version", build_version()}}}};
 }
 
+std::string read_holder(FileSystem& files, const Path& lock) {
+  std::string holder = read_text(files, lock, 4096);
+  while (!holder.empty() && holder.back() == '\n') holder.pop_back();
+  return holder;
+}
+
 std::string holder_text() {
   return fmt::format("process {} on {}, since {}\n", ::getpid(), host_name(), utc_now());
 }
@@ -242,8 +248,7 @@ std::unique_ptr<FileLock> lock_or_refuse(FileSystem& files, const Path& folder) 
     if (attempt > 0) std::this_thread::sleep_for(kLockPause);
     if (auto lock = files.try_lock(path, holder_text())) return lock;
   }
-  std::string holder = read_text(files, path, 4096);
-  while (!holder.empty() && holder.back() == '\n') holder.pop_back();
+  const std::string holder = read_holder(files, path);
   throw Error(ErrorKind::kRefused, {.file = folder.string()},
               "another process is at work here: " + (holder.empty() ? "unknown" : holder),
               {.hint = "wait for it, or stop it first"});
@@ -472,7 +477,7 @@ std::optional<JobRecord> read_job(FileSystem& files, const Path& folder) {
                    .torn_bytes = replayed.end.file_bytes - replayed.end.whole_bytes,
                    .holder = {}};
   if (const auto status = files.status(journal)) record.journal_changed_ns = status->mtime_ns;
-  if (files.status(folder / "lock")) record.holder = read_text(files, folder / "lock", 4096);
+  if (files.status(folder / "lock")) record.holder = read_holder(files, folder / "lock");
   return record;
 }
 

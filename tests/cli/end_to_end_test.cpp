@@ -174,8 +174,8 @@ TEST_F(EndToEnd, PackedRowsComeFromStandardInput) {
               text);
   ASSERT_EQ(result.exit_code, 0) << result.err;
   const Json json = Json::parse(result.out);
-  EXPECT_EQ(json["rows"], 2);
-  EXPECT_EQ(json["tokens"], 128);
+  EXPECT_EQ(json["activations"]["rows"], 2);
+  EXPECT_EQ(json["activations"]["tokens"], 128);
 }
 
 TEST_F(EndToEnd, TokenIdsNeedNoTokenizer) {
@@ -184,7 +184,7 @@ TEST_F(EndToEnd, TokenIdsNeedNoTokenizer) {
   write_file(path("ids.jsonl"), "{\"input_ids\": [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]}\n");
   const Json json =
       run_json({"calibrate", path("source"), "--calib", path("ids.jsonl"), "-o", path("amax"), "--quiet"});
-  EXPECT_EQ(json["tokens"], 16);
+  EXPECT_EQ(json["activations"]["tokens"], 16);
   const CliResult texts_too = run_cli({"calibrate", path("source"), "--calib", texts(), "-o", path("amax")});
   EXPECT_EQ(texts_too.exit_code, 3);
   EXPECT_NE(texts_too.err.find("there is no tokenizer"), std::string::npos) << texts_too.err;
@@ -193,7 +193,7 @@ TEST_F(EndToEnd, TokenIdsNeedNoTokenizer) {
   const Json again =
       run_json({"calibrate", path("source"), "--calib", path("ids.jsonl") + ":1," + path("ids.jsonl") + ":1",
                 "-o", path("again"), "--quiet"});
-  EXPECT_EQ(again["tokens"], 32);
+  EXPECT_EQ(again["activations"]["tokens"], 32);
   EXPECT_EQ(run_cli({"calibrate", path("source"), "--calib", texts(), "-o", path("amax")}).exit_code, 3);
 }
 

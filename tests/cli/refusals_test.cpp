@@ -98,7 +98,7 @@ TEST_F(Refusals, V4ProIsPlannedWhole) {
   EXPECT_EQ(json["source"]["bytes"], 864704792696);
   EXPECT_EQ(json["source"]["tensors"], 145116);
   EXPECT_EQ(json["bounds"].size(), 61u);
-  EXPECT_EQ(plan.exit_code, json["refusals"].empty() ? 0 : 5) << plan.err;
+  EXPECT_EQ(plan.exit_code, json["errors"].empty() ? 0 : 5) << plan.err;
 }
 
 TEST_F(Refusals, ADeviceThatCannotBeUsed) {
@@ -121,7 +121,7 @@ TEST_F(Refusals, PlanRefusesAsQuantizeDoes) {
   file("busy/notes.txt", "mine");
   const CliResult busy = run_cli({"plan", source(), path("busy"), "--json"});
   EXPECT_EQ(busy.exit_code, 5);
-  EXPECT_EQ(Json::parse(busy.out)["refusals"].size(), 1u);
+  EXPECT_EQ(Json::parse(busy.out)["errors"].size(), 1u);
 }
 
 TEST_F(Refusals, Inspect) {
