@@ -14,16 +14,20 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
+#include <numeric>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "ops/activation.h"
-#include "ops/elementwise_suite.h"
+#include "ops/amax.h"
 #include "ops/golden.h"
 #include "ops/heads.h"
 #include "ops/rope_table.h"
 #include "ops/router.h"
+#include "ops/suites.h"
 
 namespace nibblecast::testing {
 

@@ -11,12 +11,12 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
-#include <random>
 #include <vector>
 
 #include "ops/amax.h"
 #include "ops/golden.h"
 #include "ops/gqa.h"
+#include "ops/suites.h"
 
 namespace nibblecast::testing {
 
@@ -44,11 +44,7 @@ inline constexpr size_t kOneCall = 1 << 20;
 
 template <class T>
 std::vector<T> random_elements(size_t count, unsigned seed, float size) {
-  std::mt19937 generator(seed);
-  std::normal_distribution<float> normal(0, size);
-  std::vector<T> values(count);
-  for (T& value : values) value = from_float<T>(normal(generator));
-  return values;
+  return rounded<T>(random_values(count, seed, size));
 }
 
 template <class T>
@@ -160,7 +156,7 @@ TYPED_TEST_P(Gqa, TakesSinksOfAnySize) {
   using T = typename TestFixture::Value;
   for (const size_t window : {0, 30}) {
     auto in = make_gqa_case<T>(gqa_shape(4, 2, 32, 32, window), {90}, 11);
-    in.sinks = {-std::numeric_limits<float>::infinity(), -50, 12, 60};
+    in.sinks = {-kInfinity, -50, 12, 60};
     TestFixture::expect_definition(in);
   }
 }

@@ -4,8 +4,8 @@
 #include <vector>
 
 #include "base/parallel.h"
-#include "ops/elementwise_suite.h"
 #include "ops/gqa_suite.h"
+#include "ops/suites.h"
 
 namespace nibblecast {
 namespace {
