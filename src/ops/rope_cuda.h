@@ -6,7 +6,8 @@
 
 namespace nibblecast {
 
-// Borrowed device memory; what kernels take.
+// Borrowed device memory; what kernels take. Only ops/heads_cuda.h takes halves; what turns the last channels
+// of a row takes interleaved pairs.
 struct RopeView {
   const Rope::Turn* turns = nullptr;  // [positions, pairs]
   uint32_t pairs = 0;

@@ -32,22 +32,24 @@ float sum_of_two_largest(const float* values, size_t count) {
   return first + second;
 }
 
-// The experts of the best groups, ascending.
-void candidates(const RouterSpec& router, const float* choices, std::vector<int32_t>& order) {
+// The experts of the best groups, ascending. False if what a group is worth is NaN.
+bool candidates(const RouterSpec& router, const float* choices, std::vector<int32_t>& order) {
   order.resize(router.experts);
   std::iota(order.begin(), order.end(), 0);
-  if (router.groups == 1) return;
+  if (router.groups == 1) return true;
   const size_t size = router.experts / router.groups;
   std::vector<float> worth(router.groups);
   for (size_t group = 0; group < router.groups; ++group) {
     worth[group] = sum_of_two_largest(choices + group * size, size);
   }
+  if (!all_numbers(worth.data(), worth.size())) return false;
   std::vector<int32_t> groups(router.groups), best(router.top_groups);
   std::iota(groups.begin(), groups.end(), 0);
   take_largest(worth.data(), groups, best.size(), best.data());
   std::erase_if(order, [&](int32_t expert) {
     return std::count(best.begin(), best.end(), expert / static_cast<int32_t>(size)) == 0;
   });
+  return true;
 }
 
 void softmax(const float* logits, size_t count, float* scores) {
@@ -100,7 +102,7 @@ bool route(const RouterSpec& router, const float* logits, const float* bias, int
     for (size_t i = 0; i < router.experts; ++i) choices[i] = scores[i] + (bias == nullptr ? 0.0f : bias[i]);
   }
   if (!all_numbers(choices.data(), router.experts)) return false;
-  candidates(router, choices.data(), order);
+  if (!candidates(router, choices.data(), order)) return false;
   take_largest(choices.data(), order, router.top, chosen);
   own.resize(router.top);
   const float* from = router.score_chosen ? logits : scores.data();
