@@ -2,13 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <vector>
 
 #include "ops/exp.h"
 #include "ops/matmul.h"
 #include "ops/per_isa.h"
 #include "ops/round.h"
+#include "ops/softmax_panels.h"
 
 namespace nibblecast {
 namespace {
@@ -41,25 +41,12 @@ size_t visible_entries(const AttentionKeys<T>& keys, size_t query) {
   return keys.entries == nullptr ? 0 : std::min(keys.entries->count(), (query + 1) / keys.ratio);
 }
 
-size_t first_visible(size_t window, size_t query) { return query + 1 > window ? query + 1 - window : 0; }
-
-constexpr size_t panels_of(size_t keys) { return (keys + kPanel - 1) / kPanel; }
-
 template <class T>
 BlockKeys<T> keys_of_block(const AttentionKeys<T>& keys, size_t first, size_t queries) {
   BlockKeys<T> block;
   block.add(keys.raw, first_visible(keys.window, first) / kPanel, panels_of(first + queries));
   block.add(keys.entries, 0, panels_of(visible_entries(keys, first + queries - 1)));
   return block;
-}
-
-// Bits [begin, end), begin <= end, of a panel whose first key is `first`.
-uint64_t bits_of_range(size_t first, size_t begin, size_t end) {
-  const auto below = [&](size_t key) {  // bits of the panel's keys before `key`
-    if (key <= first) return uint64_t{0};
-    return key - first >= kPanel ? ~uint64_t{0} : (uint64_t{1} << (key - first)) - 1;
-  };
-  return below(end) & ~below(begin);
 }
 
 // Bit i of masks[panel]: the query sees key i of the block's panel.
@@ -80,29 +67,6 @@ void mask_keys(const AttentionKeys<T>& keys, const BlockKeys<T>& block, size_t q
   }
 }
 
-// One row's products of a tile of `rows`. dots [panels, rows, kPanel]: the row's are scaled and become
-// -infinity where the query does not see; returns the largest.
-[[gnu::always_inline]] inline float mask_body(float* dots, size_t rows, size_t panels, const uint64_t* masks,
-                                              float scale) {
-  constexpr float kHidden = -std::numeric_limits<float>::infinity();
-  float highest[kPanel];
-  for (size_t i = 0; i < kPanel; ++i) highest[i] = kHidden;
-  for (size_t panel = 0; panel < panels; ++panel) {
-    float* own = dots + panel * rows * kPanel;
-    for (size_t half = 0; half < kPanel; half += 32) {
-      const uint32_t mask = static_cast<uint32_t>(masks[panel] >> half);
-      for (size_t i = 0; i < 32; ++i) {
-        const float dot = (mask >> i & 1) != 0 ? own[half + i] * scale : kHidden;
-        own[half + i] = dot;
-        highest[half + i] = dot > highest[half + i] ? dot : highest[half + i];
-      }
-    }
-  }
-  float largest = highest[0];
-  for (size_t i = 1; i < kPanel; ++i) largest = highest[i] > largest ? highest[i] : largest;
-  return largest;
-}
-
 // p of one row, rounded to T, chunk by chunk: [chunk's panels, kPanel] at p + begin * rows * kPanel, where
 // the chunk's rows stand one after the other. Returns the sum of p and of the sink's part.
 template <class T>
@@ -112,31 +76,12 @@ template <class T>
   float lanes[kPanel] = {};
   for (size_t c = 0; c < chunk_count; ++c) {
     const size_t begin = chunks[c].begin, count = chunks[c].count;
-    for (size_t panel = 0; panel < count; ++panel) {
-      const float* from = dots + (begin + panel) * rows * kPanel;
-      T* to = p + (begin * rows + row * count + panel) * kPanel;
-      for (size_t i = 0; i < kPanel; ++i) {
-        const float weight = exp_f32(from[i] - largest);
-        lanes[i] += weight;
-        to[i] = from_float<T>(weight);
-      }
-    }
+    exp_panels(dots + begin * rows * kPanel, rows, count, largest, lanes,
+               p + (begin * rows + row * count) * kPanel);
   }
   float sum = exp_f32(sink - largest);
   for (size_t i = 0; i < kPanel; ++i) sum += lanes[i];
   return sum;
-}
-
-// out += from, both [rows, cols], rows strides apart.
-[[gnu::always_inline]] inline void add_rows(const float* from, size_t stride, size_t rows, size_t cols,
-                                            float* out, size_t out_stride) {
-  for (size_t row = 0; row < rows; ++row) {
-    for (size_t col = 0; col < cols; ++col) out[row * out_stride + col] += from[row * stride + col];
-  }
-}
-
-[[gnu::always_inline]] inline void scale_body(float* x, size_t count, float factor) {
-  for (size_t i = 0; i < count; ++i) x[i] *= factor;
 }
 
 template <class T>

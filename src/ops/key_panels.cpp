@@ -32,24 +32,49 @@ WeightView view_of(const T* keys, size_t count, size_t width) {
     return F32View{keys, count, width};
 }
 
+// Plain rows serve both products.
+template <class T>
+bool has_key_form(PanelUse use) {
+  return use != PanelUse::kValues || !packs_panels<T>();
+}
+template <class T>
+bool has_value_form(PanelUse use) {
+  return use != PanelUse::kKeys && packs_panels<T>();
+}
+
 }  // namespace
 
 template <class T>
-KeyPanels<T>::KeyPanels(const T* keys, size_t count, size_t width) : count_(count), width_(width) {
-  keys_.resize(panels() * panel_elements());
-  if (packs_panels<T>()) values_.resize(round_up_to(width, kPanel) * panels() * kPanel);
-  const WeightView view = view_of(keys, count, width);
+KeyPanels<T>::KeyPanels(const T* keys, size_t count, size_t width, size_t stride, PanelUse use)
+    : count_(count), width_(width) {
+  if (has_key_form<T>(use)) keys_.resize(panels() * panel_elements());
+  if (has_value_form<T>(use)) values_.resize(round_up_to(width, kPanel) * panels() * kPanel);
   parallel_for(panels(), [&](size_t panel) {
-    const size_t first = panel * kPanel, own = std::min(kPanel, count_ - first);
-    read_panel(view, first, own, keys_.data() + panel * panel_elements());
-    if (values_.empty()) return;
-    pack_values(keys + first * width_, own, width_, values_.data() + first * kPanel,
-                panels() * kPanel * kPanel);
+    const T* own = keys + panel * kPanel * stride;
+    if (stride == width_) return fill_panel(panel, own);
+    std::vector<T> rows(std::min(kPanel, count_ - panel * kPanel) * width_);
+    for (size_t i = 0; i * width_ < rows.size(); ++i) {
+      std::copy_n(own + i * stride, width_, rows.data() + i * width_);
+    }
+    fill_panel(panel, rows.data());
   });
+}
+
+// keys: the panel's, rows contiguous.
+template <class T>
+void KeyPanels<T>::fill_panel(size_t panel, const T* keys) {
+  const size_t own = std::min(kPanel, count_ - panel * kPanel);
+  if (!keys_.empty()) read_panel(view_of(keys, own, width_), 0, own, keys_.data() + panel * panel_elements());
+  if (values_.empty()) return;
+  pack_values(keys, own, width_, values_.data() + panel * kPanel * kPanel, panels() * kPanel * kPanel);
 }
 
 template <class T>
 T KeyPanels<T>::at(size_t key, size_t channel) const {
+  if (keys_.empty()) {
+    return values_[(channel / kPanel * panels() * kPanel + key / 2 * 2) * kPanel + channel % kPanel * 2 +
+                   key % 2];
+  }
   const T* panel = keys_.data() + key / kPanel * panel_elements();
   key %= kPanel;
   return packs_panels<T>() ? panel[(channel / 2 * kPanel + key) * 2 + channel % 2]
@@ -80,10 +105,11 @@ size_t KeyPanels<T>::multiply_values(size_t first, size_t count, size_t column, 
 }
 
 template <class T>
-size_t KeyPanels<T>::bytes(size_t count, size_t width) {
+size_t KeyPanels<T>::bytes(size_t count, size_t width, PanelUse use) {
   const size_t padded = round_up_to(count, kPanel);
-  return padded * (round_up_to(width, kPackedDepth) + (packs_panels<T>() ? round_up_to(width, kPanel) : 0)) *
-         sizeof(T);
+  return padded * sizeof(T) *
+         ((has_key_form<T>(use) ? round_up_to(width, kPackedDepth) : 0) +
+          (has_value_form<T>(use) ? round_up_to(width, kPanel) : 0));
 }
 
 template class KeyPanels<float>;

@@ -104,4 +104,15 @@ void linear(const T* x, size_t rows, const WeightView& weight, Out* y) {
   linear(x, rows, weight_cols(weight), weight, {0, out}, y, out);
 }
 
+// The same plus bias [out], before the rounding.
+template <class T, class Out>
+void biased_linear(const T* x, size_t rows, const WeightView& weight, const float* bias, Out* y) {
+  const size_t out = weight_rows(weight);
+  linears<T, 1>(x, rows, weight_cols(weight), {weight}, {0, out},
+                [&](const Tile& tile, const std::array<const float*, 1>& sums) {
+                  round_biased_rows(sums[0], tile.stride, tile.rows, tile.cols, bias + tile.col,
+                                    y + tile.row * out + tile.col, out);
+                });
+}
+
 }  // namespace nibblecast

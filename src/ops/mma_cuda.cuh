@@ -59,11 +59,16 @@ __device__ __forceinline__ void multiply_add(const uint32_t (&a)[4], uint32_t b_
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b_low), "r"(b_high));
 }
 
-// Two neighbours, rounded as from_float does: to[0] = a, to[1] = b. `to` is aligned to both.
-__device__ __forceinline__ void store_pair(bf16* to, float a, float b) {
+// Both rounded as from_float does, a in the lower half.
+__device__ __forceinline__ uint32_t round_pair(float a, float b) {
   uint32_t both;
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(b), "f"(a));
-  *reinterpret_cast<uint32_t*>(to) = both;
+  return both;
+}
+
+// Two neighbours, rounded as from_float does: to[0] = a, to[1] = b. `to` is aligned to both.
+__device__ __forceinline__ void store_pair(bf16* to, float a, float b) {
+  *reinterpret_cast<uint32_t*>(to) = round_pair(a, b);
 }
 __device__ __forceinline__ void store_pair(float* to, float a, float b) {
   *reinterpret_cast<float2*>(to) = make_float2(a, b);

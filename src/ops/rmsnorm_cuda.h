@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "ops/amax_cuda.h"
+#include "ops/rmsnorm.h"
 #include "ops/rope_cuda.h"
 
 namespace nibblecast {
@@ -15,7 +16,13 @@ template <class From, class T>
 void rmsnorm_cuda(CudaStreamHandle stream, const From* x, size_t rows, size_t width, const float* weight,
                   float eps, T* y, DeviceAmax seen);
 
-// The same, then the last rope.dims() channels turned by positions[row], before the rounding.
+// The same with a weight of any use.
+template <class From, class T>
+void rmsnorm_cuda(CudaStreamHandle stream, const From* x, size_t rows, size_t width, const float* weight,
+                  NormWeight use, float eps, T* y, DeviceAmax seen);
+
+// As the first, then the last rope.dims() channels turned by positions[row], in pairs of neighbours, before
+// the rounding.
 template <class From, class T>
 void norm_and_turn_cuda(CudaStreamHandle stream, const From* x, size_t rows, size_t width,
                         const float* weight, float eps, const RopeView& rope, const uint32_t* positions,

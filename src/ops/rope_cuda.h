@@ -6,10 +6,12 @@
 
 namespace nibblecast {
 
-// Borrowed device memory; what kernels take.
+// Borrowed device memory; what kernels take. Only ops/heads_cuda.h takes halves; what turns the last channels
+// of a row takes interleaved pairs.
 struct RopeView {
   const Rope::Turn* turns = nullptr;  // [positions, pairs]
   uint32_t pairs = 0;
+  RopePairing pairing = RopePairing::kInterleaved;
   constexpr uint32_t dims() const { return 2 * pairs; }
 };
 
@@ -17,12 +19,14 @@ struct RopeView {
 class DeviceRope {
  public:
   DeviceRope() = default;
-  explicit DeviceRope(const Rope& rope) : turns_(to_device(rope.turns())), pairs_(rope.dims() / 2) {}
-  RopeView view() const { return {turns_.data(), static_cast<uint32_t>(pairs_)}; }
+  explicit DeviceRope(const Rope& rope)
+      : turns_(to_device(rope.turns())), pairs_(rope.dims() / 2), pairing_(rope.pairing()) {}
+  RopeView view() const { return {turns_.data(), static_cast<uint32_t>(pairs_), pairing_}; }
 
  private:
   DeviceArray<Rope::Turn> turns_;
   size_t pairs_ = 0;
+  RopePairing pairing_ = RopePairing::kInterleaved;
 };
 
 }  // namespace nibblecast

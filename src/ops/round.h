@@ -15,6 +15,11 @@ void widen(const T* x, size_t count, float* y);
 template <class T>
 void round_rows(const float* x, size_t x_stride, size_t rows, size_t cols, T* y, size_t y_stride);
 
+// y[row, col] = round(x[row, col] + bias[col])
+template <class T>
+void round_biased_rows(const float* x, size_t x_stride, size_t rows, size_t cols, const float* bias, T* y,
+                       size_t y_stride);
+
 // y[i] = round(a[i] + b[i])
 template <class T>
 void round_sum(const float* a, const float* b, size_t count, T* y);

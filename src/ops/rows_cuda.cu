@@ -110,7 +110,40 @@ void launch_round(CudaStreamHandle stream, const float* x, size_t count, T* out)
   round_kernel<T, kPack><<<static_cast<uint32_t>(blocks), kThreads, 0, stream>>>(x, count, out);
 }
 
+template <class T, int kPack>
+__global__ void __launch_bounds__(kThreads)
+    bias_kernel(const float* x, size_t rows, uint32_t width, const float* bias, T* out) {
+  const size_t row = row_of_thread();
+  if (row >= rows) return;
+  for (uint32_t at = threadIdx.x * kPack; at < width; at += blockDim.x * kPack) {
+    const Pack<float, kPack> values = load_pack<kPack>(x + row * width + at),
+                             added = load_pack<kPack>(bias + at);
+    float sums[kPack];
+#pragma unroll
+    for (int i = 0; i < kPack; ++i) sums[i] = values.at(i) + added.at(i);
+    store_pack(out + row * width + at, round_to_pack<T>(sums));
+  }
+}
+
+template <class T, int kPack>
+void launch_bias(CudaStreamHandle stream, const float* x, size_t rows, uint32_t width, const float* bias,
+                 T* out) {
+  const RowGrid grid(rows, even_threads(width / kPack, kThreads));
+  bias_kernel<T, kPack><<<grid.blocks, grid.block, 0, stream>>>(x, rows, width, bias, out);
+}
+
 }  // namespace
+
+template <class T>
+void add_bias_cuda(CudaStreamHandle stream, const float* x, size_t rows, size_t width, const float* bias,
+                   T* out) {
+  if (rows == 0 || width == 0) return;
+  constexpr int kPack = kPackOf<float, T>;
+  const bool packs = fits_packs<kPack>(width, x, bias, out);
+  (packs ? launch_bias<T, kPack> : launch_bias<T, 1>)(stream, x, rows, static_cast<uint32_t>(width), bias,
+                                                      out);
+  check_cuda_launch("add_bias");
+}
 
 template <class T>
 void embed_cuda(CudaStreamHandle stream, const bf16* embedding, uint64_t first, uint64_t count,
@@ -164,5 +197,8 @@ template void gather_rows_cuda(CudaStreamHandle, const bf16*, size_t, const uint
                                DeviceAmax);
 template void round_cuda(CudaStreamHandle, const float*, size_t, float*);
 template void round_cuda(CudaStreamHandle, const float*, size_t, bf16*);
+
+template void add_bias_cuda(CudaStreamHandle, const float*, size_t, size_t, const float*, float*);
+template void add_bias_cuda(CudaStreamHandle, const float*, size_t, size_t, const float*, bf16*);
 
 }  // namespace nibblecast

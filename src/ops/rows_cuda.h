@@ -31,4 +31,9 @@ void scatter_add_rows_cuda(CudaStreamHandle stream, const float* y, size_t width
 template <class T>
 void round_cuda(CudaStreamHandle stream, const float* x, size_t count, T* out);
 
+// out[row, i] = round(x[row, i] + bias[i]) for x [rows, width]; out may be x where T is float.
+template <class T>
+void add_bias_cuda(CudaStreamHandle stream, const float* x, size_t rows, size_t width, const float* bias,
+                   T* out);
+
 }  // namespace nibblecast

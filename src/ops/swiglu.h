@@ -1,24 +1,23 @@
 // ops/swiglu.h - a = silu(min(gate, limit)) * clamp(up, -limit, limit): an expert's activation, clamped
-// before it. (DeepSeek-V4 inference/model.py, Expert)
+// before it; one case of ops/activation.h. (DeepSeek-V4 inference/model.py, Expert)
 #pragma once
 
-#include <cstddef>
-
-#include "formats/bf16.h"
+#include "ops/activation.h"
 
 namespace nibblecast {
 
-// Of what would enter the next product (rounded to T): without and with the weight.
-struct SwigluAmax {
-  float unweighted = 0, weighted = 0;
-};
+using SwigluAmax = ActivationAmax;
 
 // out[i] = round(a[i] * weight), in FP32 up to there, from gate and up, the sums of their products. limit 0:
 // no clamp. NaN gives NaN.
 template <class T>
-SwigluAmax swiglu(const float* gate, const float* up, size_t count, float limit, float weight, T* out);
+SwigluAmax swiglu(const float* gate, const float* up, size_t count, float limit, float weight, T* out) {
+  return activate({.limit = limit}, gate, up, count, weight, out);
+}
 
 // The definition of a, in double.
-void swiglu_ref(const float* gate, const float* up, size_t count, float limit, float* out);
+inline void swiglu_ref(const float* gate, const float* up, size_t count, float limit, float* out) {
+  activate_ref({.limit = limit}, gate, up, count, out);
+}
 
 }  // namespace nibblecast
