@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <map>
 #include <memory>
+#include <set>
 #include <tuple>
 #include <utility>
 
@@ -20,6 +21,12 @@ using Path = std::filesystem::path;
 constexpr uint64_t kPieceBytes = 8 << 20;
 
 enum class Found { kAsItWas, kOtherStamp, kGone };
+
+const char* what(Found found) {
+  if (found == Found::kGone) return "gone or cut";
+  // What was made together with others that are lost.
+  return found == Found::kAsItWas ? "without its counterparts in other shards" : "not as this job left it";
+}
 
 Found look_at(FileSystem& files, const Plan& plan, const Path& destination, const JobState& state,
               uint32_t shard) {
@@ -92,6 +99,22 @@ class ReadBack {
   uint64_t bytes_ = 0;
 };
 
+// A group's weights and scales are made together, wherever they lie: one that is lost takes the others with
+// it.
+void lose_whole_groups(const Plan& plan, const JobState& state, std::set<uint32_t>& lost) {
+  for (const Stage& stage : plan.stages) {
+    for (const PlannedGroup& group : stage.groups) {
+      std::vector<uint32_t> made;
+      for (const PlannedLinear& linear : group.linears) {
+        for (const uint32_t index : {linear.weight, linear.block_scale})
+          if (state.tensors.contains(index)) made.push_back(index);
+      }
+      if (std::ranges::any_of(made, [&](uint32_t index) { return lost.contains(index); }))
+        lost.insert(made.begin(), made.end());
+    }
+  }
+}
+
 }  // namespace
 
 Path partial_path(const Path& destination, const PlannedShard& shard) {
@@ -103,31 +126,31 @@ KeptShards find_kept_shards(FileSystem& files, const Plan& plan, const Path& des
   std::vector<Found> found;
   for (uint32_t shard = 0; shard < plan.shards.size(); ++shard)
     found.push_back(look_at(files, plan, destination, state, shard));
-  KeptShards result;
-  std::vector<uint64_t> durable(plan.shards.size()), lost(plan.shards.size());
+  std::vector<uint64_t> durable(plan.shards.size()), lost_in(plan.shards.size());
+  std::set<uint32_t> lost;
   std::vector<uint32_t> doubtful;
   for (const auto& [index, tensor] : state.tensors) {
     const uint32_t shard = plan.tensors[index].out.shard;
     ++durable[shard];
-    if (found[shard] == Found::kGone) result.lost.push_back(index);
+    if (found[shard] == Found::kGone) lost.insert(index);
     if (found[shard] == Found::kOtherStamp) doubtful.push_back(index);
   }
   if (!doubtful.empty()) {
     const std::vector<uint32_t> wrong =
         ReadBack(files, plan, destination, state, std::move(doubtful)).run(memory_bytes, progress);
-    result.lost.insert(result.lost.end(), wrong.begin(), wrong.end());
+    lost.insert(wrong.begin(), wrong.end());
   }
-  std::ranges::sort(result.lost);
-  for (const uint32_t index : result.lost) ++lost[plan.tensors[index].out.shard];
+  if (!lost.empty()) lose_whole_groups(plan, state, lost);
+  for (const uint32_t index : lost) ++lost_in[plan.tensors[index].out.shard];
+  KeptShards result{.kept = {}, .read_back = {}, .lost = {lost.begin(), lost.end()}, .notes = {}};
   for (uint32_t shard = 0; shard < plan.shards.size(); ++shard) {
-    const bool keep = found[shard] == Found::kAsItWas || lost[shard] < durable[shard];
+    const bool keep = found[shard] == Found::kAsItWas || lost_in[shard] < durable[shard];
     result.kept.push_back(keep);
     if (keep && found[shard] == Found::kOtherStamp) result.read_back.push_back(shard);
-    if (lost[shard] == 0) continue;
-    result.notes.push_back(
-        fmt::format("{}.partial is {}: {} of its {} finished tensors are made again", plan.shards[shard].name,
-                    found[shard] == Found::kGone ? "gone or cut" : "not as this job left it", lost[shard],
-                    durable[shard]));
+    if (lost_in[shard] == 0) continue;
+    result.notes.push_back(fmt::format("{}.partial is {}: {} of its {} finished tensors are made again",
+                                       plan.shards[shard].name, what(found[shard]), lost_in[shard],
+                                       durable[shard]));
   }
   return result;
 }

@@ -1,7 +1,7 @@
 // A whole job, made to fail at each of its file operations.
 #include <algorithm>
+#include <cctype>
 #include <cstdio>
-#include <stdexcept>
 
 #include "faults/every_fault.h"
 #include "pipeline/pipeline_testing.h"
@@ -221,67 +221,73 @@ std::filesystem::path last_name(const Victim& victim) {
 }
 
 // A name and a size are all that some of these leave of a shard.
-std::vector<Harm> harms(const PlanMaker& make, const std::vector<std::string>& names = {}) {
-  using Strike = void (*)(MemoryFiles&, const Victim&);
-  const std::vector<std::pair<std::string, Strike>> all = {
-      {"gone", [](MemoryFiles& files, const Victim& victim) { files.remove(victim.path); }},
-      {"cut",
-       [](MemoryFiles& files, const Victim& victim) {
-         files.open(victim.path, Access::kUpdateDirect)->set_size(victim.shard_bytes / 2);
-       }},
-      {"longer",
-       [](MemoryFiles& files, const Victim& victim) {
-         files.open(victim.path, Access::kUpdateDirect)->set_size(victim.shard_bytes + 1);
-       }},
-      {"cut and grown again",
-       [](MemoryFiles& files, const Victim& victim) {
-         files.open(victim.path, Access::kUpdateDirect)->set_size(victim.tensor.offset);
-         files.open(victim.path, Access::kUpdateDirect)->set_size(victim.shard_bytes);
-       }},
-      {"another file",
-       [](MemoryFiles& files, const Victim& victim) {
-         write(files, victim.path, Access::kCreate, 0, std::string(victim.shard_bytes, 'x'));
-       }},
-      {"a tensor overwritten",
-       [](MemoryFiles& files, const Victim& victim) {
-         const std::string bytes(victim.tensor.size_bytes, 'y');
-         write(files, victim.path, Access::kUpdateDirect, victim.tensor.offset, bytes);
-       }},
-      {"another file under its last name",
-       [](MemoryFiles& files, const Victim& victim) {
-         write(files, last_name(victim), Access::kCreate, 0, std::string(victim.shard_bytes, 'z'));
-       }},
-      {"renamed, as at the end",
-       [](MemoryFiles& files, const Victim& victim) { files.rename(victim.path, last_name(victim)); }},
-  };
-  std::vector<Harm> chosen;
-  for (const auto& [name, strike] : all) {
-    if (!names.empty() && std::ranges::find(names, name) == names.end()) continue;
-    chosen.push_back({name, [make, strike = strike](MemoryFiles& files) {
-                        if (const auto victim = victim_in(files, make)) strike(files, *victim);
-                      }});
-  }
-  return chosen;
+struct ShardHarm {
+  const char* name;
+  void (*strike)(MemoryFiles&, const Victim&);
+};
+const ShardHarm kHarms[] = {
+    {"gone", [](MemoryFiles& files, const Victim& victim) { files.remove(victim.path); }},
+    {"cut",
+     [](MemoryFiles& files, const Victim& victim) {
+       files.open(victim.path, Access::kUpdateDirect)->set_size(victim.shard_bytes / 2);
+     }},
+    {"longer",
+     [](MemoryFiles& files, const Victim& victim) {
+       files.open(victim.path, Access::kUpdateDirect)->set_size(victim.shard_bytes + 1);
+     }},
+    {"cut and grown again",
+     [](MemoryFiles& files, const Victim& victim) {
+       files.open(victim.path, Access::kUpdateDirect)->set_size(victim.tensor.offset);
+       files.open(victim.path, Access::kUpdateDirect)->set_size(victim.shard_bytes);
+     }},
+    {"another file",
+     [](MemoryFiles& files, const Victim& victim) {
+       write(files, victim.path, Access::kCreate, 0, std::string(victim.shard_bytes, 'x'));
+     }},
+    {"a tensor overwritten",
+     [](MemoryFiles& files, const Victim& victim) {
+       const std::string bytes(victim.tensor.size_bytes, 'y');
+       write(files, victim.path, Access::kUpdateDirect, victim.tensor.offset, bytes);
+     }},
+    {"another file under its last name",
+     [](MemoryFiles& files, const Victim& victim) {
+       write(files, last_name(victim), Access::kCreate, 0, std::string(victim.shard_bytes, 'z'));
+     }},
+    {"renamed, as at the end",
+     [](MemoryFiles& files, const Victim& victim) { files.rename(victim.path, last_name(victim)); }},
+};
+
+Harm harm_of(const ShardHarm& harm, const PlanMaker& make) {
+  return {harm.name, [&harm, make](MemoryFiles& files) {
+            if (const auto victim = victim_in(files, make)) harm.strike(files, *victim);
+          }};
 }
 
 Plan cast_plan(const Checkpoint& source) { return make_plan(source, {}); }
 Plan wide_plan(const Checkpoint& source) { return make_dequantize_plan(source, {}); }
 
-TEST(JobFaults, CrashesAfterHarmToAShard) {
-  expect_no_problem(crash_after_harm(job_of(run_with_amax), 70, harms(cast_plan)));
+class HarmedShard : public ::testing::TestWithParam<ShardHarm> {};
+
+TEST_P(HarmedShard, CrashesOfTheResumedRun) {
+  expect_no_problem(crash_after_harm(job_of(run_with_amax), 70, {harm_of(GetParam(), cast_plan)}));
 }
 
-TEST(JobFaults, PowerCutsAfterHarmToAShard) {
-  expect_no_problem(crash_after_harm(job_of(run_with_amax), 70, harms(cast_plan), 1));
+TEST_P(HarmedShard, PowerCutsOfTheResumedRun) {
+  expect_no_problem(crash_after_harm(job_of(run_with_amax), 70, {harm_of(GetParam(), cast_plan)}, 1));
 }
 
-TEST(JobFaults, CrashesAfterHarmToAShardOfACalibration) {
-  expect_no_problem(crash_after_harm(job_of(run_with_rows), 80, harms(cast_plan, {"gone", "another file"})));
+INSTANTIATE_TEST_SUITE_P(JobFaults, HarmedShard, ::testing::ValuesIn(kHarms), [](const auto& param) {
+  std::string name = param.param.name;
+  std::erase_if(name, [](char letter) { return std::isalnum(static_cast<unsigned char>(letter)) == 0; });
+  return name;
+});
+
+TEST(JobFaults, CrashesAfterAnotherFileInAShardsPlaceOfACalibration) {
+  expect_no_problem(crash_after_harm(job_of(run_with_rows), 80, {harm_of(kHarms[4], cast_plan)}));
 }
 
-TEST(JobFaults, PowerCutsAfterHarmToAShardOfADequantize) {
-  const auto some = harms(wide_plan, {"cut", "cut and grown again", "another file"});
-  expect_no_problem(crash_after_harm(job_of(run_dequantize), 70, some, 3));
+TEST(JobFaults, PowerCutsAfterACutShardOfADequantize) {
+  expect_no_problem(crash_after_harm(job_of(run_dequantize), 70, {harm_of(kHarms[1], wide_plan)}, 3));
 }
 
 }  // namespace
