@@ -164,6 +164,12 @@ std::string_view sign_of(const Tensor& tensor) {
   return {};
 }
 
+// Tables of integers, whatever lies beside them.
+bool is_table(std::string_view name) {
+  constexpr std::string_view kTables[] = {"tid2eid", "index", "indices", "ids", "table"};
+  return std::ranges::any_of(kTables, [&](std::string_view word) { return ends_with_word(name, word); });
+}
+
 std::string_view module_of(std::string_view name) {
   const size_t dot = name.rfind('.');
   return dot == std::string_view::npos ? std::string_view() : name.substr(0, dot);
@@ -174,10 +180,11 @@ std::optional<ForeignFormat> find_words_beside_scales(std::span<const Tensor> te
   std::set<std::string_view> scaled;
   for (const Tensor& tensor : tensors) {
     const std::string_view module = module_of(tensor.name);
-    if (tensor.name.find("scale", module.size()) != std::string::npos) scaled.insert(module);
+    if (!module.empty() && tensor.name.find("scale", module.size()) != std::string::npos)
+      scaled.insert(module);
   }
   for (const Tensor& tensor : tensors) {
-    if (!is_wide(tensor.dtype) || tensor.shape.size() < 2 || ends_with_word(tensor.name, "tid2eid")) continue;
+    if (!is_wide(tensor.dtype) || tensor.shape.size() < 2 || is_table(tensor.name)) continue;
     if (!scaled.contains(module_of(tensor.name))) continue;
     return ForeignFormat{.tensor = &tensor, .words = "integers beside scales", .stated = {}};
   }

@@ -156,17 +156,20 @@ int parse_and_run(int argc, const char* const* argv) {
     add(app, common, action);
   }
   const std::vector<const char*> words = without_help_command(argc, argv);
+  const std::string first = words.size() > 1 ? words[1] : "";
   try {
     app.parse(static_cast<int>(words.size()), words.data());
-  } catch (const CLI::CallForHelp&) {
+  } catch (const CLI::CallForHelp& call) {
+    const bool is_command = !first.empty() && first[0] != '-';
+    if (is_command && app.get_subcommands().empty()) return usage_error(app, first, call);
     print_data(app.help());
     return 0;
   } catch (const CLI::CallForVersion& version) {
     print_data(version.what());
     return 0;
   } catch (const CLI::ParseError& error) {
-    if (asks_for_json(words)) begin_reply(app.get_subcommands().empty() ? "" : words[1]);
-    return usage_error(app, words.size() > 1 ? words[1] : "", error);
+    if (asks_for_json(words)) begin_reply(app.get_subcommands().empty() ? "" : first);
+    return usage_error(app, first, error);
   }
   const CLI::App& command = *app.get_subcommands().front();
   if (common.json) begin_reply(command.get_name());

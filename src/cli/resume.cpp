@@ -104,7 +104,7 @@ void add_resume(CLI::App& app, CommonOptions& common, Action& action) {
   CLI::App& command =
       add_command(app, "resume", "Goes on with the job that DST holds, by the command that began it.",
                   "nibblecast resume DeepSeek-V4-Flash-NVFP4");
-  add_text(command, "DST", arguments->destination, "", "an unfinished output, or an amax file being made")
+  add_path(command, "DST", arguments->destination, "", "an unfinished output, or an amax file being made")
       ->required();
   add_text(command, "--threads", arguments->threads, "N", "in place of the command's");
   add_text(command, "--memory", arguments->memory, "SIZE", "in place of the command's");

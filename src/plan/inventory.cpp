@@ -134,8 +134,9 @@ class InventoryTaker {
     constexpr const char* kEmbedding = "embed.weight";
     if (source_.find(kEmbedding) != nullptr) return;
     for (const Tensor& tensor : source_.tensors()) {
+      const auto holds = [&](const char* part) { return tensor.name.find(part) != std::string::npos; };
       const bool is_hub =
-          tensor.name == "model.embed_tokens.weight" || tensor.name.starts_with("model.layers.");
+          tensor.name == "model.embed_tokens.weight" || holds(".self_attn.") || holds(".mlp.");
       if (!is_hub && !tensor.name.ends_with(std::string(".") + kEmbedding)) continue;
       throw Error(ErrorKind::kUnsupported, source_.where(tensor),
                   is_hub ? "this checkpoint has transformers' tensor names, which are not read"

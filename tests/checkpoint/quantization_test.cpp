@@ -104,7 +104,9 @@ TEST(ForeignFormat, IsNotSeenInWhatIsRead) {
       {"layers.0.ffn.experts.1.w1.input_scale", Dtype::kF32, {}},
       {"vision.blocks.0.attn.wqkv.weight", Dtype::kBF16},
       {"vision.position_ids", Dtype::kI64, {1, 577}},
-      {"relative_position_index", Dtype::kI32},
+      {"table", Dtype::kI32},
+      {"vision.attn.relative_position_index", Dtype::kI32},
+      {"vision.attn.logit_scale", Dtype::kF32, {}},
       {"quantizer.codebooks", Dtype::kF32},
       {"logit_scale", Dtype::kF32, {}},
   };

@@ -80,7 +80,7 @@ std::set<std::string> option_names(const std::string& text) {
   for (size_t at = text.find("--"); at != std::string::npos; at = text.find("--", at + 2)) {
     if (at > 0 && std::string_view(" `,|(\n").find(text[at - 1]) == std::string_view::npos) continue;
     const size_t end = text.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789-", at);
-    if (end != at + 2) names.insert(text.substr(at, end - at));
+    if (end != at + 2 && text.substr(at, 3) != "---") names.insert(text.substr(at, end - at));
   }
   return names;
 }
@@ -134,7 +134,8 @@ TEST(CommandLine, UsageErrorsAreOneLine) {
       {{"quantize", "a"}, "DST is required; see nibblecast quantize --help"},
       {{"plan", "a", "--frobnicate"}, "unknown option '--frobnicate'; see nibblecast plan --help"},
       {{"plan", "a", "--input-scale", "row"},
-       "--input-scale: unknown value 'row' (expected layer or expert); see nibblecast plan --help"},
+       "--input-scale: unknown value 'row' (expected layer, expert or a number above 0, such as 1.0); "
+       "see nibblecast plan --help"},
       {{"plan", "a", "--w2-input", "x"},
        "--w2-input: unknown value 'x' (expected max, weighted or unweighted); see nibblecast plan --help"},
       {{"plan", "a", "--engine", "torch"},
@@ -195,7 +196,7 @@ TEST(CommandLine, SourceHints) {
   EXPECT_NE(error_of(model.string()).find("give the snapshot: " + (model / "snapshots" / "abc").string()),
             std::string::npos);
   EXPECT_NE(error_of((folder.path() / "empty").string()).find("holds no config.json"), std::string::npos);
-  EXPECT_NE(error_of((model / "snapshots" / "abc").string()).find("holds no weights"), std::string::npos);
+  EXPECT_NE(error_of((model / "snapshots" / "abc").string()).find("holds neither"), std::string::npos);
   EXPECT_NE(error_of((model / "snapshots" / "abc" / "config.json").string()).find("is not a folder"),
             std::string::npos);
 }

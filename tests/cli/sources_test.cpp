@@ -101,11 +101,17 @@ TEST_F(Sources, OtherKindsOfV4AreNamed) {
   const auto is_quantized = [](const Tensor& tensor) {
     return tensor.dtype == Dtype::kF8E4M3 || tensor.dtype == Dtype::kI8;
   };
-  const std::string transformers =
-      retold("transformers", [](Tensor& tensor) { tensor.name = "model." + tensor.name; });
+  const std::string transformers = retold("transformers", [](Tensor& tensor) {
+    if (tensor.name == "embed.weight") tensor.name = "model.embed_tokens.weight";
+  });
   const CliResult names = run_cli({"plan", transformers});
   EXPECT_EQ(names.exit_code, 4) << names.err;
-  EXPECT_THAT(names.err, HasSubstr("which are not read"));
+  EXPECT_THAT(names.err, HasSubstr("this checkpoint has transformers' tensor names, which are not read"));
+  const std::string prefixed =
+      retold("prefixed", [](Tensor& tensor) { tensor.name = "model." + tensor.name; });
+  const CliResult prefix = run_cli({"plan", prefixed});
+  EXPECT_EQ(prefix.exit_code, 4) << prefix.err;
+  EXPECT_THAT(prefix.err, HasSubstr("the tensors' names have something before the official ones"));
 
   fs::create_directories(path("bf16"));
   std::vector<Tensor> plain;
