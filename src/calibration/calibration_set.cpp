@@ -25,7 +25,9 @@ struct Request {
   std::optional<uint64_t> count = {};
 };
 
-bool exists(FileSystem& files, const std::string& name) { return name == "-" || files.status(name); }
+bool exists(FileSystem& files, const std::string& name) {
+  return name == "-" || (!name.empty() && files.status(name));
+}
 
 std::string_view trimmed(std::string_view text) {
   constexpr std::string_view kSpace = " \t";

@@ -63,14 +63,24 @@ std::optional<std::vector<std::string>> CsvReader::next() {
   room_ = kMostHeldBytes;
   while (at_line_end()) {
     if (!text_.peek()) return std::nullopt;
-    text_.skip(1);
+    skip_line_end();
   }
+  row_line_ = text_.line();
+  row_offset_ = text_.offset();
   std::vector<std::string> fields;
   while (true) {
     fields.push_back(read_field(held_.empty() || (fields.size() < held_.size() && held_[fields.size()])));
-    if (at_line_end()) return fields;
+    if (at_line_end()) break;
     text_.skip(1);
   }
+  skip_line_end();
+  return fields;
+}
+
+// Where a line ends; nothing at the end of the text.
+void CsvReader::skip_line_end() {
+  if (text_.peek() == '\r') text_.skip(1);
+  if (text_.peek() == '\n') text_.skip(1);
 }
 
 std::string CsvReader::read_field(bool held) {

@@ -24,16 +24,21 @@ class CsvReader {
   // with kCutMark. kBadInput with line and offset: a quote that never closes, or that closes before a field's
   // end.
   std::optional<std::vector<std::string>> next();
+  // Where the row that next() gave begins.
+  uint64_t row_line() const { return row_line_; }
+  uint64_t row_offset() const { return row_offset_; }
 
  private:
   std::string read_field(bool held);
   void read_quoted(std::string* to);
   void read_until(std::string_view stops, std::string* to);
   bool at_line_end();
+  void skip_line_end();
 
   TextReader& text_;
   char separator_;
   std::vector<bool> held_;
+  uint64_t row_line_ = 1, row_offset_ = 0;
   size_t room_ = 0;  // bytes of fields that may still be held
 };
 

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
+#include <utility>
 
 #include "base/error.h"
 #include "calibration/utf8.h"
@@ -60,10 +62,9 @@ Json JsonReader::read_object(bool held, size_t depth) {
   expect('{');
   for (char end = next_past_blank(); end != '}'; end = next_past_blank()) {
     if (end != '"') fail("not valid JSON");
-    const std::string key = read_string(held);
+    const std::string key = read_key(held);
     if (next_past_blank() != ':') fail("not valid JSON");
     expect(':');
-    if (held) count_value(true);
     if (held && object.contains(key)) fail("key '" + key + "' appears twice");
     const bool hold_value = held && wanted_(key, depth);
     Json value = read_value(hold_value, depth);
@@ -92,13 +93,22 @@ Json JsonReader::read_array(bool held, size_t depth) {
 }
 
 Json JsonReader::read_number() {
+  constexpr std::string_view kSigns = "+-.0123456789eE";
   std::string digits;
-  for (auto c = text_.peek(); c && std::string_view("+-.0123456789eE").find(*c) != std::string_view::npos;
-       c = text_.peek()) {
-    if (digits.size() == kMostNumberBytes) fail("a number with too many digits");
-    digits += *c;
-    text_.skip(1);
+  bool is_open = true;  // it may go on behind the window
+  while (is_open && text_.peek()) {
+    const std::string_view window = text_.window();
+    const size_t bytes = std::min(window.find_first_not_of(kSigns), window.size());
+    is_open = bytes == window.size();
+    if (digits.size() + bytes > kMostNumberBytes) fail("a number with too many digits");
+    digits += window.substr(0, bytes);
+    text_.skip(bytes);
   }
+  // Ids are many, and nlohmann's parser takes its time to begin.
+  uint64_t id = 0;
+  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), id);
+  const bool is_integer = error == std::errc() && end == digits.data() + digits.size();
+  if (is_integer && (digits.size() == 1 || digits[0] != '0')) return id;
   Json number = Json::parse(digits, nullptr, /*allow_exceptions=*/false);
   if (number.is_discarded()) fail("not valid JSON: '" + digits.substr(0, 80) + "' is no number");
   return number;
@@ -109,6 +119,17 @@ void JsonReader::read_word(std::string_view word) {
     if (next() != c) fail("not valid JSON");
     text_.skip(1);
   }
+}
+
+// Keys do not take from the room of texts; long ones count as several values.
+std::string JsonReader::read_key(bool held) {
+  constexpr size_t kMostKeyBytes = 256, kBytesPerValue = 16;
+  const size_t room = std::exchange(room_, kMostKeyBytes);
+  std::string key = read_string(held);
+  room_ = room;
+  values_ += key.size() / kBytesPerValue;
+  count_value(held);
+  return key;
 }
 
 std::string JsonReader::read_string(bool held) {

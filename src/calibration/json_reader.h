@@ -34,6 +34,7 @@ class JsonReader {
   Json read_array(bool held, size_t depth);
   Json read_number();
   void read_word(std::string_view word);
+  std::string read_key(bool held);
   std::string read_string(bool held);
   bool read_plain(std::string* to);
   void read_escape(std::string* to);

@@ -123,10 +123,10 @@ class TableRecords : public TextRecords {
   }
 
   std::optional<Record> next() override {
-    if (!text_->peek()) return std::nullopt;
-    RecordPlace row_place = place(fmt::format("line {}", text_->line()));
     auto row = rows_.next();
     if (!row) return std::nullopt;
+    RecordPlace row_place{.origin = fmt::format("{}: line {}", text_->name(), rows_.row_line()),
+                          .offset = rows_.row_offset()};
     if (row->size() != header_.size()) {
       fail_record(row_place, "the row has another number of fields than the header",
                   {.expected = std::to_string(header_.size()), .found = std::to_string(row->size())});

@@ -36,7 +36,8 @@ class Encoder {
   Encoder(const TokenizerSource& source, int64_t bos, uint64_t vocab_size, const RowsOptions& options)
       : source_(source), bos_(bos), vocab_size_(vocab_size), policy_(options.bos) {
     const uint64_t room = options.memory_bytes - std::min(options.memory_bytes, kReadingBytes);
-    max_word_bytes_ = std::clamp<uint64_t>(room / kEncodingBytesPerByte, kLeastWordBytes, kMostWordBytes);
+    max_word_bytes_ =
+        std::clamp<uint64_t>(room / kEncodingBytesPerByte, kLeastWordBytes, EncodeOptions::kMostWordBytes);
   }
 
   // All ids from the first to the `count`th.
@@ -51,8 +52,10 @@ class Encoder {
   // Truncated to `max_ids` counting special tokens, which stay.
   Ids encode(const Record& record, uint64_t max_ids) {
     Ids ids = tokenizer(record.place)
-                  .encode(parts_of(record), policy_ != BosPolicy::kNever, max_ids, max_word_bytes_,
-                          record.place.origin);
+                  .encode(parts_of(record), {.add_special_tokens = policy_ != BosPolicy::kNever,
+                                             .max_ids = max_ids,
+                                             .max_held_bytes = max_word_bytes_,
+                                             .origin = record.place.origin});
     add_bos(record.place, ids);
     if (ids.size() > max_ids) ids.resize(max_ids);
     const auto outside = std::find_if(ids.begin(), ids.end(),

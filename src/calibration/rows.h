@@ -28,8 +28,8 @@ struct RowsOptions {
   RowsPolicy policy = RowsPolicy::kDocs;
   BosPolicy bos = BosPolicy::kAuto;
   uint64_t length = 512;
-  uint64_t memory_bytes =
-      UINT64_MAX;  // what reading may take: kReadingBytes, and room for a long word or many rows
+  // What reading may take: kReadingBytes, and beyond it room for a long word or many rows.
+  uint64_t memory_bytes = UINT64_MAX;
 };
 
 // What reading takes besides ids and words longer than kLeastWordBytes: the tokenizer, and of a record what

@@ -36,10 +36,8 @@ ByteSource source_of(std::string_view bytes) {
   };
 }
 
-std::span<std::byte> writable_bytes(std::string& text) { return std::as_writable_bytes(std::span(text)); }
-
 TextReader::TextReader(ByteSource source, std::string name)
-    : source_(std::move(source)), name_(std::move(name)) {
+    : source_(std::move(source)), name_(std::move(name)), fresh_(kReadBytes, '\0') {
   while (buffer_.size() < kReadBytes && !at_end_) read();
   refuse_compressed();
   if (buffer_.starts_with(kByteOrderMark)) begin_ = end_ = offset_ = kByteOrderMark.size();
@@ -60,10 +58,8 @@ void TextReader::refuse_compressed() const {
 }
 
 void TextReader::read() {
-  const size_t old = buffer_.size();
-  buffer_.resize(old + kReadBytes);
-  const size_t done = source_(writable_bytes(buffer_).subspan(old));
-  buffer_.resize(old + done);
+  const size_t done = source_(std::as_writable_bytes(std::span(fresh_)));
+  buffer_.append(fresh_, 0, done);
   at_end_ = done == 0;
 }
 

@@ -23,7 +23,6 @@ inline constexpr std::string_view kBlank = " \t\r\n";
 
 // The whole of `bytes`, which must outlive it.
 ByteSource source_of(std::string_view bytes);
-std::span<std::byte> writable_bytes(std::string& text);
 
 // Reads no further than it is asked to, kReadBytes at a time. A byte order mark is skipped. What the window
 // shows is UTF-8 without NUL bytes, whole characters only.
@@ -57,6 +56,7 @@ class TextReader {
 
   ByteSource source_;
   std::string name_;
+  std::string fresh_;  // for one read
   std::string buffer_;
   size_t begin_ = 0, end_ = 0;  // of the window, in buffer_; behind it what is not checked or wrong
   uint64_t offset_ = 0;

@@ -19,9 +19,6 @@ namespace {
 // The largest known ones have 35 MB.
 constexpr uint64_t kMaxFileBytes = 256 << 20;
 
-// Of a text that comes in parts: enough for a row as a rule.
-constexpr size_t kWindowBytes = 64 << 10;
-
 // Words repeat: their ids are kept while one text is encoded. Longer pieces hardly do.
 constexpr size_t kCachedPieceBytes = 64;
 constexpr size_t kCachedPieces = 1 << 16;
@@ -63,11 +60,12 @@ struct Tokenizer::Impl {
 
 namespace {
 
-[[noreturn]] void fail_too_long(const std::string& origin, size_t max_held_bytes) {
-  throw Error(ErrorKind::kRefused, {.file = origin},
+[[noreturn]] void fail_too_long(const EncodeOptions& options) {
+  throw Error(ErrorKind::kRefused, {.file = options.origin},
               "a word, as the tokenizer splits texts, is longer than can be held",
-              {.expected = "at most " + std::to_string(max_held_bytes) + " bytes",
-               .hint = max_held_bytes < kMostWordBytes ? "raise --memory" : "is this a text?"});
+              {.expected = "less than " + std::to_string(options.max_held_bytes) + " bytes",
+               .hint = options.max_held_bytes < EncodeOptions::kMostWordBytes ? "raise --memory"
+                                                                              : "is this a text?"});
 }
 
 // What a text is split into before the model: tokens, and pieces.
@@ -93,6 +91,8 @@ class Tokenizer::Encoder {
 
   SplitText split(std::string_view text) const {
     SplitText split{.segments = tokenizer_.added.split(text), .pieces = {}};
+    split.pieces.reserve(
+        split.segments.size());  // their views are into strings of their own, which must not move
     for (const Segment& segment : split.segments) {
       Pieces& pieces = split.pieces.emplace_back();
       if (segment.id) continue;
@@ -112,11 +112,13 @@ class Tokenizer::Encoder {
     }
   }
 
+  // At the end of a text that goes on: what is not looked at for places to cut.
+  size_t unsearched_bytes() const { return tokenizer_.added.longest_bytes() + kLongestCharacter; }
+
   // Encodes the text before a place where it may be cut, between `from` and the end of `text` less the
   // longest token, and gives that place; nullopt if there is none.
   std::optional<size_t> append_until_cut(std::string_view text, size_t from) {
-    const size_t beyond = tokenizer_.added.longest_bytes() + 1;
-    size_t at = text.size() - std::min(text.size(), beyond);
+    size_t at = text.size() - std::min(text.size(), unsearched_bytes());
     for (size_t tries = 0; at > from && tries < kMostTries; --at) {
       if (!may_cut(text, at)) continue;
       ++tries;
@@ -188,28 +190,29 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_special_t
   return impl_->post_processor.apply(encoder.take(), add_special_tokens);
 }
 
-std::vector<int32_t> Tokenizer::encode(const TextParts& text, bool add_special_tokens, size_t max_ids,
-                                       size_t max_held_bytes, const std::string& origin) const {
-  Encoder encoder(*impl_, impl_->max_text_ids(add_special_tokens, max_ids));
+std::vector<int32_t> Tokenizer::encode(const TextParts& text, const EncodeOptions& options) const {
+  Encoder encoder(*impl_, impl_->max_text_ids(options.add_special_tokens, options.max_ids));
   std::string window;
+  size_t wanted = options.window_bytes;
   size_t searched = 0;  // of the window: no place to cut it was found
   bool is_at_end = false;
   while (!encoder.is_full()) {
-    const size_t wanted = std::min(std::max(kWindowBytes, 2 * searched), max_held_bytes);
-    while (!is_at_end && window.size() < wanted) is_at_end = !text(window);
+    while (!is_at_end && window.size() < std::min(wanted, options.max_held_bytes)) is_at_end = !text(window);
     if (is_at_end) {
       encoder.append(encoder.split(window));
       break;
     }
     if (const auto cut = encoder.append_until_cut(window, searched)) {
       window.erase(0, *cut);
+      wanted = options.window_bytes;
       searched = 0;
       continue;
     }
-    if (window.size() >= max_held_bytes) fail_too_long(origin, max_held_bytes);
-    searched = window.size() - std::min(window.size(), impl_->added.longest_bytes() + kLongestCharacter);
+    if (window.size() >= options.max_held_bytes) fail_too_long(options);
+    wanted = 2 * window.size();
+    searched = window.size() - std::min(window.size(), encoder.unsearched_bytes());
   }
-  return impl_->post_processor.apply(encoder.take(), add_special_tokens);
+  return impl_->post_processor.apply(encoder.take(), options.add_special_tokens);
 }
 
 std::optional<int32_t> Tokenizer::token_id(std::string_view token) const {

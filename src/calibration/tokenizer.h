@@ -27,8 +27,17 @@ using TextParts = std::function<bool(std::string& to)>;
 
 // What encoding takes at most of memory for each byte that it must hold.
 inline constexpr size_t kEncodingBytesPerByte = 96;
-// No text that has to be held whole is longer: what nothing cuts, one word as a rule.
-inline constexpr size_t kMostWordBytes = 16 << 20;
+
+struct EncodeOptions {
+  bool add_special_tokens = true;          // what the post-processor adds
+  size_t max_ids = SIZE_MAX;               // truncates as Tokenizer::encode() says
+  size_t max_held_bytes = kMostWordBytes;  // of text that nothing cuts
+  size_t window_bytes = 64 << 10;          // of text that is looked at at once
+  std::string origin = {};                 // of the text, for messages
+
+  // What nothing cuts is one word as a rule; longer ones are no text.
+  static constexpr size_t kMostWordBytes = 16 << 20;
+};
 
 class Tokenizer {
  public:
@@ -46,10 +55,8 @@ class Tokenizer {
                               size_t max_ids = SIZE_MAX) const;
   // The same of a text that comes in parts. Ids are those of the whole, but no more is asked for than
   // `max_ids` need, and only a window is held: it is cut where that changes nothing
-  // (calibration/pattern_cuts.h). kRefused: it grows to `max_held_bytes`, because nothing in it can be cut;
-  // names `origin`.
-  std::vector<int32_t> encode(const TextParts& text, bool add_special_tokens, size_t max_ids,
-                              size_t max_held_bytes = kMostWordBytes, const std::string& origin = {}) const;
+  // (calibration/pattern_cuts.h). kRefused: it grows to `max_held_bytes`, because nothing in it can be cut.
+  std::vector<int32_t> encode(const TextParts& text, const EncodeOptions& options) const;
   std::optional<int32_t> token_id(std::string_view token) const;
   // True if encode("") with special tokens starts with `id`: whether the file itself adds a BOS.
   bool adds_prefix(int32_t id) const;

@@ -142,6 +142,58 @@ TEST_F(CalibrationSets, SaysHowToGetWhatIsAbsent) {
       ErrorKind::kBadInput, [&] { find("cnn_dailymail"); }, "train-00001-of-00003.jsonl", "two downloads");
 }
 
+TEST_F(CalibrationSets, TakesTheNamesThatPeopleWrite) {
+  write_both();
+  for (const char* name :
+       {"abisee/cnn_dailymail", "Abisee/CNN_DailyMail", "CNN_DailyMail", "hf://datasets/abisee/cnn_dailymail",
+        "https://huggingface.co/datasets/abisee/cnn_dailymail", "datasets/abisee/cnn_dailymail",
+        "https://huggingface.co/datasets/abisee/cnn_dailymail/viewer/3.0.0/train?row=1", " cnn_dailymail ",
+        "hf://datasets/abisee/cnn_dailymail@main"}) {
+    EXPECT_THAT(counts(name, 5), ElementsAre("cnn_dailymail train 5")) << name;
+  }
+  EXPECT_THAT(counts("hf://datasets/abisee/cnn_dailymail:7"), ElementsAre("cnn_dailymail train 7"));
+  EXPECT_EQ(find("nvidia/Nemotron-Post-Training-Dataset-v2").size(), 4u);
+  EXPECT_EQ(find("nvidia/nemotron-post-training-dataset-v2").size(), 4u);
+}
+
+TEST_F(CalibrationSets, SaysHowToGetAnyDataSetOfTheHub) {
+  for (const char* name : {"abisee/cnn_dailymail", "hf://datasets/Abisee/CNN_dailymail",
+                           "https://huggingface.co/datasets/abisee/cnn_dailymail"}) {
+    expect_error(
+        ErrorKind::kBadInput, [&] { find(name); }, "`hf download abisee/cnn_dailymail --repo-type dataset");
+  }
+  for (const char* name : {"Salesforce/wikitext", "hf://datasets/Salesforce/wikitext",
+                           "https://huggingface.co/datasets/Salesforce/wikitext/tree/main"}) {
+    expect_error(
+        ErrorKind::kBadInput, [&] { find(name); }, name, "no such file",
+        "`hf download Salesforce/wikitext --repo-type dataset --local-dir wikitext`", "--calib-key");
+  }
+  expect_error(
+      ErrorKind::kBadInput, [&] { find("data/calib.jsonl"); }, "no such file; data sets known by name");
+}
+
+TEST_F(CalibrationSets, BlanksAroundNamesAndDigitsInThem) {
+  const std::string a = file("a.jsonl"), b = file("b.jsonl"), f = file("F"), f1 = file("F:1");
+  EXPECT_THAT(counts(a + ", " + b, 4), ElementsAre("a.jsonl 2", "b.jsonl 2"));
+  EXPECT_THAT(counts(a + ":3 , " + b + " :1"), ElementsAre("a.jsonl 3", "b.jsonl 1"));
+  EXPECT_THAT(counts(f1, 9), ElementsAre("F:1 9"));
+  EXPECT_THAT(counts(f1 + ":5"), ElementsAre("F:1 5"));
+  EXPECT_THAT(counts(f + ":2"), ElementsAre("F 2"));
+  const std::string blank = file(" c.jsonl ");
+  EXPECT_THAT(counts(blank), ElementsAre(" c.jsonl  128"));
+  expect_error(
+      ErrorKind::kUsage, [&] { find(a + ", ,"); }, "empty name");
+}
+
+TEST_F(CalibrationSets, AColumnIsThatOfFiles) {
+  write_both();
+  const std::string a = file("a.jsonl");
+  const auto sets =
+      find_calibration_sets(system_files(), a + ",cnn_dailymail", 4, folder_.path() / "hub", "body");
+  EXPECT_EQ(sets.at(0).column, "body");
+  EXPECT_EQ(sets.at(1).column, "article");
+}
+
 TEST_F(CalibrationSets, ReadsFilesInOrderUntilTheyEnd) {
   file(cnn() + "train-00000-of-00004.jsonl",
        "{\"article\": \"one\", \"text\": \"another column\"}\n{\"article\": \"\"}\n");

@@ -184,6 +184,35 @@ TEST_F(Rows, PlainTextIsOneText) {
   EXPECT_THAT(read("\xEF\xBB\xBF \n{\"text\": \"c\"}\r\n").ids, ElementsAre(Ids{2}));
 }
 
+TEST_F(Rows, SaysWhatIsLeftOfAPlainText) {
+  Request options = kFour;
+  EXPECT_THAT(read("abcabcabc", options).warnings,
+              ElementsAre(AllOf(HasSubstr("used 5 of 9 tokens of "),
+                                HasSubstr("--calib-rows packed uses them all"))));
+  std::string large;
+  while (large.size() < 300'000) large += "abcdef";
+  EXPECT_THAT(read(large, options).warnings, ElementsAre(HasSubstr("used 5 of about 300000 tokens of ")));
+  EXPECT_THAT(read("abc", options).warnings,
+              ElementsAre(AllOf(HasSubstr("asked for 4 rows"), HasSubstr("ask for 1 with --calib-size"))));
+  options.count = 1;
+  EXPECT_THAT(read("abcab", options).warnings, IsEmpty());
+  options.policy = RowsPolicy::kPacked;
+  EXPECT_THAT(read("abcabcabc", options).warnings, IsEmpty());
+}
+
+TEST(CalibrationRows, TooFewTokens) {
+  CalibrationRows rows{.ids = {Ids(1024)}, .warnings = {}};
+  check_tokens(rows, "F");
+  EXPECT_THAT(rows.warnings, IsEmpty());
+  rows.ids = {Ids(1000), Ids(23)};
+  check_tokens(rows, "F");
+  EXPECT_THAT(rows.warnings, ElementsAre(HasSubstr("1023 tokens are few")));
+  rows.ids = {Ids(8), Ids(7)};
+  expect_error(
+      ErrorKind::kBadInput, [&] { check_tokens(rows, "F"); }, "F: too little to calibrate on", "at least 16",
+      "found 15");
+}
+
 TEST_F(Rows, ReadsStandardInput) {
   std::istringstream input("{\"text\": \"ab\"}\n");
   std::streambuf* const before = std::cin.rdbuf(input.rdbuf());

@@ -178,6 +178,45 @@ TEST_F(EndToEnd, PackedRowsComeFromStandardInput) {
   EXPECT_EQ(json["activations"]["tokens"], 128);
 }
 
+TEST_F(EndToEnd, FewTokensAndUnusedTextsAreSaid) {
+  std::string words;
+  for (int i = 0; i < 2000; ++i) words += "word " + std::to_string(i) + ", ";
+  write_file(path("plain.txt"), words);
+  const auto warned = [&](const std::vector<std::string>& options, const std::string& part) {
+    std::vector<std::string> arguments = {"plan", source(), "--calib"};
+    arguments.insert(arguments.end(), options.begin(), options.end());
+    const CliResult result = run_cli(arguments);
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    EXPECT_NE((result.out + result.err).find(part), std::string::npos) << result.out << result.err;
+    arguments.emplace_back("--strict");
+    EXPECT_EQ(run_cli(arguments).exit_code, 5);
+  };
+  warned({path("plain.txt")}, "--calib-rows packed uses them all");
+  warned({path("plain.txt"), "--calib-size", "1"}, "512 tokens are few to calibrate on");
+  warned({path("plain.txt"), "--calib-rows", "packed", "--calib-size", "1", "--calib-seq", "9000"},
+         "beyond the 8192 positions");
+  EXPECT_EQ(run_cli({"plan", source(), "--calib", path("plain.txt"), "--calib-rows", "packed", "--calib-size",
+                     "4", "--strict"})
+                .exit_code,
+            0);
+}
+
+TEST_F(EndToEnd, TextsInAnyFormGiveTheSameRows) {
+  write_file(path("a.jsonl"),
+             "{\"text\": \"one two three, four five six seven eight nine ten\"}\n{\"text\": \"b\"}\n");
+  write_file(path("a.json"), "[{\"text\": \"one two three, four five six seven eight nine ten\"},\n \"b\"]");
+  write_file(path("a.csv"), "id,body\n1,\"one two three, four five six seven eight nine ten\"\n2,b\n");
+  const auto amax = [&](const std::string& name, std::vector<std::string> options) {
+    options.insert(options.begin(),
+                   {"calibrate", source(), "-o", path(name + ".amax"), "--quiet", "--calib", path(name)});
+    run_json(options);
+    return read_file(path(name + ".amax"));
+  };
+  const std::string lines = amax("a.jsonl", {});
+  EXPECT_TRUE(amax("a.json", {}) == lines);
+  EXPECT_TRUE(amax("a.csv", {"--calib-key", "body"}) == lines);
+}
+
 TEST_F(EndToEnd, TokenIdsNeedNoTokenizer) {
   std::filesystem::copy(tiny_checkpoint(), path("source"), std::filesystem::copy_options::recursive);
   std::filesystem::remove(path("source") + "/tokenizer.json");

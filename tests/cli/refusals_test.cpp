@@ -53,6 +53,26 @@ TEST_F(Refusals, Activations) {
   expect_refusal(3, "garbage", {"--amax", file("garbage", "not an amax file, but long enough to be one")});
 }
 
+TEST_F(Refusals, CalibrationFiles) {
+  const auto refuse = [&](int exit_code, const std::string& part, const std::string& content,
+                          std::vector<std::string> options = {}) {
+    options.insert(options.begin(), {"--calib", file("calib", content)});
+    expect_refusal(exit_code, part, options);
+  };
+  refuse(3, "`zcat " + path("calib") + " | nibblecast ... --calib -`", "\x1f\x8b\x08");
+  refuse(3, "nothing but white space", "\n\n\n");
+  refuse(3, "found body, id", "{\"body\": \"a\", \"id\": 1}\n");
+  refuse(3, "element 1: at byte 1: none of the keys", "[{\"body\": \"a\"}]");
+  refuse(3, "a table without a column", "id,body\n1,a\n2,b\n");
+  refuse(3, "there is no 'other'", "{\"text\": \"a\"}\n", {"--calib-key", "other"});
+  refuse(3, "not a JSON array", "[\"a\", \"b\"");
+  refuse(3, "has holes", "{\"input_ids\": [1, 2, 3], \"attention_mask\": [1, 0, 1]}");
+  refuse(3, "too little to calibrate on (expected at least 16 tokens", "{\"input_ids\": [1, 2, 3]}\n");
+  expect_refusal(3, "`hf download Salesforce/wikitext --repo-type dataset",
+                 {"--calib", "Salesforce/wikitext"});
+  expect_refusal(2, "--calib-key requires --calib", {"--calib-key", "text"});
+}
+
 TEST_F(Refusals, Options) {
   expect_refusal(2, "unknown recipe 'int4'", {"--calib", texts(), "--recipe", "int4"});
   expect_refusal(2, "unknown value 'torch'", {"--calib", texts(), "--engine", "torch"});
