@@ -127,9 +127,9 @@ TEST_F(VerifySourceTest, WhatProgressThrowsEndsIt) {
     const std::string text = large_ + std::to_string(file);
     cache("f" + std::to_string(file), sha256_of(text), text);
   }
-  struct Stop {};
-  const VerifyOptions options{.progress = [](const Progress&) { throw Stop(); }};
-  EXPECT_THROW(verify_source(snapshot(), system_files(), options), Stop);
+  struct Stopped {};
+  const VerifyOptions options{.progress = [](const Progress&) { throw Stopped(); }};
+  EXPECT_THROW(verify_source(snapshot(), system_files(), options), Stopped);
 }
 
 }  // namespace
