@@ -3,6 +3,7 @@
 //
 //   calibration_bench [rows] [tokens a row] [compress ratio: 4 or 128] [threads]     (16 512 4, all)
 
+#include <fmt/format.h>
 #include <omp.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -37,6 +38,7 @@ using testing::random_layer;
 using testing::RandomLayer;
 
 constexpr size_t kDistinctExperts = 24;
+constexpr uint64_t kHeadVocabulary = 8 * kHeadRows;
 
 double seconds(const std::function<void()>& f) {
   const auto begin = std::chrono::steady_clock::now();
@@ -141,6 +143,7 @@ class Bench {
     std::printf("DeepSeek-V4-Pro width, ratio %u, %zu rows of %zu tokens, %zu threads\n",
                 config_.compress_ratios[0], rows_, length_, threads_);
     run_layer();
+    run_head();
     std::printf("Parts by themselves, on the same shapes:\n");
     run_linears();
     run_attention_core();
@@ -187,6 +190,27 @@ class Bench {
         static_cast<double>(attention_bytes + forward.streams().size_bytes()) / 1e6,
         static_cast<double>(DeepseekV4Forward<bf16>::memory_bytes(config_, tokens_, length_, threads_)) /
             1e6);
+  }
+
+  // The perplexity's cost, which grows with the vocabulary: over a part of it.
+  void run_head() {
+    DeepseekV4Config config = config_;
+    config.vocab_size = kHeadVocabulary;
+    const std::vector<std::vector<int32_t>> ids(rows_, std::vector<int32_t>(length_, 1));
+    DeepseekV4Forward<bf16> forward(config, ids);
+    std::ranges::fill(forward.resume_at(config.num_hidden_layers), to_bf16(0.5f));
+    const RandomLayer head = testing::random_head(config);
+    Part part{fmt::format("head, {} of {} rows", config.vocab_size, config_.vocab_size)};
+    const auto sample = [&] {
+      product(static_cast<double>(tokens_), kHeadRows, config.hidden_size).sample();
+    };
+    for (int i = 0; i < 4; ++i) sample();
+    part.seconds = part_seconds(threads_, [&] { testing::run_head(forward, head, 16 << 20); });
+    for (int i = 0; i < 4; ++i) sample();
+    const double tokens = static_cast<double>(tokens_);
+    for (size_t row = 0; row < config.vocab_size; row += kHeadRows)
+      add_product(part, tokens, kHeadRows, config.hidden_size);
+    print(part);
   }
 
   // Shapes [n, k] of the dense products; of the shared expert, or of all else.

@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <random>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,7 @@
 #include "formats/fp8_quantize.h"
 #include "formats/mxfp4.h"
 #include "formats/mxfp4_to_nvfp4.h"
+#include "formats/nonfinite.h"
 #include "formats/nvfp4_quantize.h"
 #include "formats/stored_linear.h"
 
@@ -178,10 +180,28 @@ void cast(benchmark::State& state, NegativeZero negative_zero, bool in_place) {
   set_bytes(state, codes.size() + source().scales.size());
 }
 
+// A chunk of kept bytes, finite in every dtype.
+const std::vector<uint8_t>& finite() {
+  static const std::vector<uint8_t> bytes = [] {
+    std::vector<uint8_t> made(16 << 20);
+    std::minstd_rand random(2);
+    for (uint8_t& byte : made) byte = (random() >> 8) & 0x3f;
+    return made;
+  }();
+  return bytes;
+}
+
 void scan(benchmark::State& state) {
   const std::vector<uint8_t>& scales = source().scales;
   for (auto _ : state) benchmark::DoNotOptimize(scan_scales(scales.data(), scales.size()));
   set_bytes(state, scales.size());
+}
+
+void nonfinite(benchmark::State& state, Dtype dtype) {
+  const auto bytes = std::as_bytes(std::span(finite()));
+  if (count_nonfinite(dtype, bytes) != count_nonfinite_ref(dtype, bytes)) state.SkipWithError("differs");
+  for (auto _ : state) benchmark::DoNotOptimize(count_nonfinite(dtype, bytes));
+  set_bytes(state, bytes.size());
 }
 
 // The bound of the cast: the same nibbles, only copied.
@@ -217,6 +237,10 @@ void register_all() {
   benchmark::RegisterBenchmark("cast/modelopt/in_place", cast, NegativeZero::kModelOpt, true);
   benchmark::RegisterBenchmark("scan_scales", scan);
   benchmark::RegisterBenchmark("scan_amax", amax);
+  for (const Dtype dtype : {Dtype::kF8E4M3, Dtype::kF8E8M0, Dtype::kBF16, Dtype::kF32}) {
+    const std::string name(dtype_name(dtype));
+    benchmark::RegisterBenchmark(("count_nonfinite/" + name).c_str(), nonfinite, dtype);
+  }
   benchmark::RegisterBenchmark("memcpy", copy);
 }
 

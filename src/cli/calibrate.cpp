@@ -82,8 +82,11 @@ int run(const CalibrateArguments& arguments, const CommonOptions& common) {
   std::ranges::move(unmet_before(arguments.conditions, source, plan, activations),
                     std::back_inserter(found.findings));
   if (report_findings(found.findings)) return static_cast<int>(ErrorKind::kRefused);
-  if (whole && !source.files().status(calibration_job_folder(arguments.output)))
+  if (whole && !source.files().status(calibration_job_folder(arguments.output))) {
+    check_perplexity(find_perplexity(read_amax(source.files(), arguments.output).metadata),
+                     arguments.job.max_perplexity);
     return say_finished(source, plan, conditions, arguments.output, common.json);
+  }
   const InterruptWatch watch(kResumeHint);
   Job job = Job::open(source.files(), calibration_job_folder(arguments.output), arguments.job.work_folder,
                       found.job);

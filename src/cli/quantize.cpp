@@ -92,6 +92,13 @@ int say_finished(const Checkpoint& source, const Plan& plan, const QuantizeArgum
   return 0;
 }
 
+// Of a finished output.
+std::optional<Perplexity> measured_perplexity(const Checkpoint& source, const QuantizeArguments& arguments) {
+  const auto amax = std::filesystem::path(arguments.destination) / "calibration/amax.safetensors";
+  if (!source.files().status(amax)) return std::nullopt;
+  return find_perplexity(read_amax(source.files(), amax).metadata);
+}
+
 int run(const QuantizeArguments& arguments, const CommonOptions& common) {
   require_one_origin(arguments.activations);
   require_hub_id(arguments.base_model);
@@ -134,6 +141,8 @@ int run(const QuantizeArguments& arguments, const CommonOptions& common) {
   if (arguments.validate_only) return validate(source, plan, *found.destination, arguments, common);
   if (found.destination == DestinationState::kFinished) {
     clean_finished_destination(source.files(), arguments.destination);
+    if (arguments.job.max_perplexity)
+      check_perplexity(measured_perplexity(source, arguments), arguments.job.max_perplexity);
     const int said = say_finished(source, plan, arguments, common.json);
     if (conditions.empty()) return said;
     return report_unmet(unmet(conditions, plan, recorded_run(source.files(), arguments.destination)));

@@ -114,7 +114,7 @@ std::string text_of(const SourceReport& report) {
     text += summary_line("", fmt::format("and {} more", grouped(report.unchecked.size() - kMostNames)));
   const std::string compared =
       fmt::format("{} files, {} bytes", grouped(report.files), grouped(report.bytes));
-  if (!report.ok())
+  if (!report.problems.empty())
     return text + summary_line("source", fmt::format("DAMAGED: {} problems, in {} that have a checksum",
                                                      report.problems.size(), compared));
   if (report.files == 0)

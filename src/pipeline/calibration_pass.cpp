@@ -50,6 +50,7 @@ void CalibrationPass::take(uint32_t shard, uint64_t begin, std::span<const std::
     } else if (head_expected_ && tensor->name == kHeadWeight) {
       if (from == tensor->offset) forward_->begin_head({});
       forward_->head(from - tensor->offset, part, owner);
+      head_done_ = to == tensor->end();
     } else if (expected_.contains(tensor->name) && !part.empty()) {
       forward_->take(tensor->name, from - tensor->offset, part, owner);
     }

@@ -34,7 +34,9 @@ class CalibrationPass {
   void take(uint32_t shard, uint64_t begin, std::span<const std::byte> bytes,
             const ForwardPass::Owner& owner);
 
-  // Of the rows; waits for a device.
+  // Whether all of head.weight was taken.
+  bool head_done() const { return head_done_; }
+  // Of the rows, then; waits for a device.
   Perplexity perplexity() { return perplexity_of(forward_->row_losses()); }
 
   // The names of a layer's tensors that take() must have seen before begin_layer().
@@ -47,7 +49,7 @@ class CalibrationPass {
   const Plan& plan_;
   std::unique_ptr<ForwardPass> forward_;
   std::unordered_set<std::string> expected_;  // dense tensors of the layer, or what precedes head.weight
-  bool head_expected_ = false;
+  bool head_expected_ = false, head_done_ = false;
   std::vector<std::byte> partial_row_;  // of the embedding, cut by the end of a chunk
   uint64_t embedded_rows_ = 0;
 };

@@ -2,13 +2,17 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
+#include <vector>
 
 #include "base/error.h"
+#include "base/parallel.h"
 
 namespace nibblecast {
 namespace {
 
+constexpr size_t kSlice = 1 << 20;  // bytes that one thread looks at, whole values
 constexpr const char* kValue = "perplexity";
 constexpr const char* kSum = "perplexity_nll_sum";
 constexpr const char* kTokens = "perplexity_tokens";
@@ -26,8 +30,14 @@ Number number_of(const std::string& key, const std::string& text) {
 
 void NonFiniteCount::add(const Tensor& tensor, uint64_t begin, std::span<const std::byte> bytes) {
   if (begin == 0) current_ = {};
-  if (const NonFinite found = count_nonfinite(tensor.dtype, bytes); found.count > 0)
-    current_.add(found, begin);
+  std::vector<NonFinite> found((bytes.size() + kSlice - 1) / kSlice);
+  parallel_for(found.size(), [&](size_t slice) {
+    const size_t at = slice * kSlice;
+    found[slice] = count_nonfinite(tensor.dtype, bytes.subspan(at, std::min(kSlice, bytes.size() - at)));
+  });
+  for (size_t slice = 0; slice < found.size(); ++slice) {
+    if (found[slice].count > 0) current_.add(found[slice], begin + slice * kSlice);
+  }
   if (begin + bytes.size() == tensor.size_bytes) add_known(tensor, current_);
 }
 

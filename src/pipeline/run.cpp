@@ -74,9 +74,7 @@ class Run {
     if (state.layers.size() == plan_.model.num_hidden_layers) {
       record_.perplexity = state.perplexity;
       if (state.perplexity) return;
-      record_.notes.push_back(
-          fmt::format("the perplexity was not yet measured: the forward pass starts at {}",
-                      state.streams ? stage_text(state.streams->layer) : "layer 0"));
+      if (!state.streams || state.streams->layer < state.layers.size()) note_second_pass();
     }
     begin_forward();
     work_.forward_from = 0;
@@ -92,8 +90,13 @@ class Run {
     begin_forward();
   }
 
-  std::string stage_text(uint64_t layer) const {
-    return layer == plan_.model.num_hidden_layers ? "the head" : fmt::format("layer {}", layer);
+  // Nothing was saved between the last layer and the head; or an older version began the job.
+  void note_second_pass() {
+    const auto& streams = job_.state().streams;
+    record_.notes.push_back(
+        fmt::format("every layer is calibrated, but the perplexity of the rows is not in the journal: the "
+                    "forward pass starts at layer {} again",
+                    streams ? streams->layer : 0));
   }
 
   void begin_forward() {
@@ -190,6 +193,7 @@ class Run {
         }
         work(units_[unit], loaded);
         if (ended_ && pass_->forward().layer_done()) settle_forward();
+        if (head_forward && !record_.perplexity && pass_->head_done()) end_head();
         progress_.finish(units_[unit], writer_ ? writer_->pending_bytes() : 0);
         report(Phase::kRead);
       }
@@ -197,7 +201,6 @@ class Run {
         end_forward();
       else if (plan_.stages[stage].layer)
         end_known_layer(*plan_.stages[stage].layer);
-      if (head_forward) end_head();
       const auto now = std::chrono::steady_clock::now();
       if (layer_forward) {
         record_.layer_seconds[*plan_.stages[stage].layer] =

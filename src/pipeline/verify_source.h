@@ -23,7 +23,8 @@ struct SourceReport {
   std::vector<std::string> unchecked;  // files that nothing is known of, relative to the folder
   uint64_t files = 0, bytes = 0;       // compared
 
-  bool ok() const { return problems.empty(); }
+  // What could not be checked at all is not right either.
+  bool ok() const { return problems.empty() && files > 0; }
 };
 
 // All files in the folder and below, several at once; they need not make a checkpoint. Hidden names are left

@@ -55,12 +55,13 @@ class Resume : public ::testing::Test {
     return command;
   }
 
-  // How many layers the journal has measured.
+  // How many layers the journal has measured; the head counts as one.
   static size_t layers_in(const std::filesystem::path& journal) {
     const std::string text = read_file(journal);
     size_t layers = 0;
-    for (size_t at = text.find(" {\"layer\""); at != std::string::npos; at = text.find(" {\"layer\"", at + 1))
-      ++layers;
+    for (const std::string entry : {" {\"layer\"", " {\"perplexity\""}) {
+      for (size_t at = text.find(entry); at != std::string::npos; at = text.find(entry, at + 1)) ++layers;
+    }
     return layers;
   }
 
@@ -220,7 +221,7 @@ TEST_F(Resume, ExportOnly) {
   EXPECT_FALSE(std::filesystem::exists(path("out")));
   leave_killed("out", 3);
   EXPECT_EQ(run_cli(quantize("out", {"--export-only"})).exit_code, 5);
-  leave_killed("out", 5);
+  leave_killed("out", 6);  // all five and the head
   EXPECT_EQ(run_cli(quantize("out", {"--export-only"})).exit_code, 0);
   expect_whole("out");
   const CliResult amax = run_cli({"quantize", source(), path("from_amax"), "--amax",
@@ -413,7 +414,7 @@ TEST_F(Resume, RefusalsNameTheOptionsAndBothValues) {
 
 TEST_F(Resume, ExportOnlyNeedsNoTexts) {
   expect_whole_of_reference();
-  leave_killed("out", 5);
+  leave_killed("out", 6);  // all five and the head
   std::filesystem::remove(path("texts.jsonl"));
   const CliResult made = run_cli({"quantize", source(), path("out"), "--export-only", "--quiet"});
   EXPECT_EQ(made.exit_code, 0) << made.err;

@@ -247,6 +247,65 @@ TEST_F(ResumeTest, RowsAreSavedAndLoaded) {
       ErrorKind::kBadInput, [&] { load_rows(files_, "/rows"); }, "is damaged");
 }
 
+TEST_F(ResumeTest, TheHeadStartsAtTheSavedStreams) {
+  RunOptions until_head = options();
+  until_head.progress = [](const Progress& progress) {
+    if (progress.stage == "rest") throw Stop();
+  };
+  EXPECT_THROW(run_job(*source_, plan_, rows_, out_, until_head), Stop);
+  EXPECT_EQ(state().layers.size(), plan_.model.num_hidden_layers);
+  EXPECT_EQ(state().streams->layer, plan_.model.num_hidden_layers);
+  EXPECT_FALSE(state().perplexity);
+  until_head.progress = {};
+  const RunRecord record = finish();
+  EXPECT_TRUE(record.notes.empty());
+  EXPECT_TRUE(record.perplexity);
+  uint64_t layer_bytes = 0;
+  for (const Tensor& tensor : source_->tensors())
+    layer_bytes += tensor.name.starts_with("layers.") ? tensor.size_bytes : 0;
+  EXPECT_LE(record.read_bytes, plan_.source_bytes - layer_bytes);
+}
+
+// Streams are saved for no layer: so that their room on the disk is not needed, neither are they for the
+// head.
+TEST_F(ResumeTest, WithoutSavedStreamsTheHeadNeedsAllLayersAgain) {
+  RunOptions until_head = options(plan_.model.num_hidden_layers);
+  until_head.progress = [](const Progress& progress) {
+    if (progress.stage == "rest") throw Stop();
+  };
+  EXPECT_THROW(run_job(*source_, plan_, rows_, out_, until_head), Stop);
+  EXPECT_FALSE(state().streams);
+  const RunRecord record = finish();
+  ASSERT_EQ(record.notes.size(), 1u);
+  EXPECT_NE(record.notes[0].find("starts at layer 0 again"), std::string::npos) << record.notes[0];
+}
+
+// As versions before the perplexity left it: the streams enter the last layer.
+TEST_F(ResumeTest, AJournalWithoutPerplexityIsNotedAndGoesOn) {
+  run_until(4, Phase::kSaveStreams, options());
+  const std::filesystem::path streams = job("streams-4");
+  const std::string saved = read_text(files_, streams, 1 << 24);
+  RunOptions until_end = options();
+  until_end.progress = [](const Progress& progress) {
+    if (progress.phase == Phase::kFinish) throw Stop();
+  };
+  EXPECT_THROW(run_job(*source_, plan_, rows_, out_, until_end), Stop);
+  EXPECT_TRUE(state().perplexity);
+  std::vector<Json> entries;
+  read_journal(files_, job("journal"), [&](const Json& entry) {
+    const bool of_head =
+        entry.contains("streams") && entry["streams"]["layer"] == plan_.model.num_hidden_layers;
+    if (!of_head && !entry.contains("perplexity")) entries.push_back(entry);
+  });
+  files_.remove(job("journal"));
+  Journal(files_, job("journal"), {}).append_all(entries);
+  files_.open(streams, Access::kCreate)->write(0, std::as_bytes(std::span(saved)));
+  const RunRecord record = finish();
+  ASSERT_EQ(record.notes.size(), 1u);
+  EXPECT_NE(record.notes[0].find("perplexity of the rows is not in the journal"), std::string::npos);
+  EXPECT_NE(record.notes[0].find("starts at layer 4 again"), std::string::npos) << record.notes[0];
+}
+
 TEST_F(ResumeTest, NothingIsComputedWhenEveryLayerIsKnown) {
   RunOptions until_end = options();
   until_end.progress = [](const Progress& progress) {
