@@ -188,6 +188,7 @@ class Run {
           progress_.end_part();
           attended = true;
         }
+        progress_.begin_unit(units_[unit]);
         work(units_[unit], loaded);
         if (ended_ && pass_->forward().layer_done()) settle_forward();
         progress_.finish(units_[unit], writer_ ? writer_->pending_bytes() : 0);
