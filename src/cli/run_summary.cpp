@@ -264,7 +264,8 @@ std::string run_text(const RunOutcome& outcome) {
   return verdict_line(warnings) + size_lines(outcome) + engines_line(outcome) + blocks_text(outcome.record) +
          calibrated_line(outcome) +
          (covers ? coverage_text(outcome.record, outcome.plan.model.n_routed_experts) : "") +
-         perplexity_text(outcome.record) + inputs_line(outcome) + left_out_line(outcome) + warning_lines(warnings) + time_lines(outcome) +
+         perplexity_text(outcome.record) + inputs_line(outcome) + left_out_line(outcome) +
+         warning_lines(warnings) + time_lines(outcome) +
          summary_line("next", fmt::format("nibblecast verify {} {}", shell_quoted(outcome.source_path),
                                           shell_quoted(outcome.output)));
 }
@@ -275,7 +276,8 @@ std::string calibration_text(const RunOutcome& outcome) {
          summary_line("output", fmt::format("{}: {}", outcome.output,
                                             count_text(outcome.record.layers.size(), "layer"))) +
          calibrated_line(outcome) + coverage_text(outcome.record, outcome.plan.model.n_routed_experts) +
-         perplexity_text(outcome.record) + inputs_line(outcome) + warning_lines(warnings) + time_lines(outcome) +
+         perplexity_text(outcome.record) + inputs_line(outcome) + warning_lines(warnings) +
+         time_lines(outcome) +
          summary_line("next", fmt::format("nibblecast quantize {} DST --amax {}",
                                           shell_quoted(outcome.source_path), shell_quoted(outcome.output)));
 }

@@ -25,9 +25,12 @@ constexpr double kLeastSeconds = 2;  // times are kept in seconds
 
 std::string attempt_text(const Json& attempt, bool running) {
   const std::string ended = attempt.value("ended", ""), last = attempt.value("last", "");
-  std::string text =
-      fmt::format("{}, {}, version {}, process {}: ", attempt.value("began", ""), attempt.value("host", ""),
-                  attempt.value("version", ""), attempt.value("pid", int64_t{0}));
+  std::string text = attempt.value("began", "") + ", ";
+  // An output's record, which is published, names neither.
+  if (attempt.contains("host")) {
+    text += fmt::format("{}, process {}, ", attempt.value("host", ""), attempt.value("pid", int64_t{0}));
+  }
+  text += fmt::format("version {}: ", attempt.value("version", ""));
   if (!ended.empty()) return text + attempt.value("end", "") + " (" + ended + ")";
   text += running ? "at work" : "killed";
   return text + (last.empty() ? " before anything was durable" : ", durable up to " + last);

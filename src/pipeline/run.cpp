@@ -191,6 +191,7 @@ class Run {
           progress_.end_part();
           attended = true;
         }
+        progress_.begin_unit(units_[unit]);
         work(units_[unit], loaded);
         if (ended_ && pass_->forward().layer_done()) settle_forward();
         if (head_forward && !record_.perplexity && pass_->head_done()) end_head();

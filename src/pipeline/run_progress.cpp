@@ -9,10 +9,19 @@
 namespace nibblecast {
 namespace {
 
+constexpr std::string_view kHeadWeight = "head.weight";
+
 bool has_draft_layers(const Plan& plan) {
   return std::ranges::any_of(plan.stages.back().kept, [&](uint32_t tensor) {
     return plan.tensors[tensor].out.name.starts_with("mtp.");
   });
+}
+
+uint64_t head_bytes(const Plan& plan, const Unit& unit) {
+  uint64_t bytes = 0;
+  for (const Piece& piece : unit.pieces)
+    if (plan.tensors[piece.tensor].out.name == kHeadWeight) bytes += piece.size_bytes;
+  return bytes;
 }
 
 }  // namespace
@@ -38,25 +47,40 @@ void RunProgress::expect(std::span<const Unit> units, const Work& work) {
     left(WorkKind::kExperts).flops +=
         flops.expert * static_cast<double>(plan_.model.n_routed_experts) + flops.shared;
   }
+  head_ = tokens() > 0 && plan_.stages.size() > 1 && is_forward(plan_, work, plan_.stages.size() - 1);
   for (const Unit& unit : units) {
     expected_bytes_ += unit.size_bytes();
-    left(forward_[unit.stage] ? WorkKind::kExperts : WorkKind::kStreaming) +=
-        {.read_bytes = static_cast<double>(unit.size_bytes()),
-         .written_bytes = static_cast<double>(written_bytes(plan_, unit))};
+    left(kind_of(unit)) += amount_of(unit);
   }
+}
+
+WorkKind RunProgress::kind_of(const Unit& unit) const {
+  if (forward_[unit.stage]) return WorkKind::kExperts;
+  return head_ && head_bytes(plan_, unit) > 0 ? WorkKind::kHead : WorkKind::kStreaming;
+}
+
+// Of a layer's units the arithmetic is counted by parts.
+WorkAmount RunProgress::amount_of(const Unit& unit) const {
+  WorkAmount amount{.read_bytes = static_cast<double>(unit.size_bytes()),
+                    .written_bytes = static_cast<double>(written_bytes(plan_, unit))};
+  if (kind_of(unit) == WorkKind::kHead) {
+    const double width = static_cast<double>(sizeof(bf16));  // of a weight as stored; F32 heads count double
+    amount.flops = 2 * static_cast<double>(head_bytes(plan_, unit)) / width * static_cast<double>(tokens());
+  }
+  return amount;
 }
 
 RunProgress::StageFlops RunProgress::flops_of(uint64_t layer) const {
   const LayerFlops flops = layer_flops(plan_.model, layer);
-  const double tokens = row_ends_.empty() ? 0 : static_cast<double>(row_ends_.back());
-  double attention = flops.attention * tokens;
+  const double all = static_cast<double>(tokens());
+  double attention = flops.attention * all;
   for (size_t row = 0; row < row_ends_.size(); ++row) {
     const uint64_t length = row_ends_[row] - (row == 0 ? 0 : row_ends_[row - 1]);
     attention += score_flops(plan_.model, layer, length) * static_cast<double>(length);
   }
   return {.attention = attention,
-          .expert = flops.routed * tokens / static_cast<double>(plan_.model.n_routed_experts),
-          .shared = flops.shared * tokens};
+          .expert = flops.routed * all / static_cast<double>(plan_.model.n_routed_experts),
+          .shared = flops.shared * all};
 }
 
 void RunProgress::turn_to(WorkKind kind) {
@@ -103,10 +127,11 @@ void RunProgress::end_part() {
   turn_to(WorkKind::kExperts);
 }
 
+void RunProgress::begin_unit(const Unit& unit) { turn_to(kind_of(unit)); }
+
 void RunProgress::finish(const Unit& unit, uint64_t pending_bytes) {
-  const WorkAmount amount{.read_bytes = static_cast<double>(unit.size_bytes()),
-                          .written_bytes = static_cast<double>(written_bytes(plan_, unit))};
-  const WorkKind kind = forward_[unit.stage] ? WorkKind::kExperts : WorkKind::kStreaming;
+  const WorkAmount amount = amount_of(unit);
+  const WorkKind kind = kind_of(unit);
   done(kind) += amount;
   left(kind) -= amount;
   read_bytes_ += unit.size_bytes();

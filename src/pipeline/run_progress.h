@@ -48,6 +48,8 @@ class RunProgress {
   void begin_shared();
   void tick(double done);
   void end_part();
+  // What was read, and perhaps waited for, is worked on.
+  void begin_unit(const Unit& unit);
   // `pending_bytes`: submitted by it or before it, and not yet in the files.
   void finish(const Unit& unit, uint64_t pending_bytes);
 
@@ -62,6 +64,9 @@ class RunProgress {
     double attention = 0, expert = 0, shared = 0;  // expert: one of them, on average
   };
   StageFlops flops_of(uint64_t layer) const;
+  WorkKind kind_of(const Unit& unit) const;
+  WorkAmount amount_of(const Unit& unit) const;
+  uint64_t tokens() const { return row_ends_.empty() ? 0 : row_ends_.back(); }
   void begin_part(WorkKind kind, double flops);
   void turn_to(WorkKind kind);
   std::string title() const;
@@ -76,6 +81,7 @@ class RunProgress {
   std::vector<uint64_t> row_ends_;       // in tokens of all rows
   std::vector<bool> forward_;            // [stage]: a layer that the forward pass goes through
   std::vector<StageFlops> stage_flops_;  // [stage]
+  bool head_ = false;                    // the forward pass goes through the head
   WorkLog log_;
   uint64_t read_bytes_ = 0, expected_bytes_ = 0, pending_bytes_ = 0;
 

@@ -24,6 +24,10 @@ LayerFlops layer_flops(const DeepseekV4Config& config, uint64_t layer) {
   return flops;
 }
 
+double head_flops(const DeepseekV4Config& config) {
+  return 2 * static_cast<double>(config.vocab_size) * static_cast<double>(config.hidden_size);
+}
+
 double score_flops(const DeepseekV4Config& config, uint64_t layer, uint64_t length) {
   const double seen = static_cast<double>(length) / 2;  // of a row, by its average token
   const double raw = std::min(static_cast<double>(config.sliding_window), seen);

@@ -16,6 +16,9 @@ struct LayerFlops {
 };
 LayerFlops layer_flops(const DeepseekV4Config& config, uint64_t layer);
 
+// Products with the head's.
+double head_flops(const DeepseekV4Config& config);
+
 // Queries against keys and values, on average over the tokens of a row of `length`.
 double score_flops(const DeepseekV4Config& config, uint64_t layer, uint64_t length);
 

@@ -299,6 +299,7 @@ class Planner {
   void count_flops() {
     for (uint64_t layer = 0; layer < plan_.model.num_hidden_layers; ++layer)
       plan_.flops_per_token += layer_flops(plan_.model, layer).sum();
+    plan_.flops_per_token += head_flops(plan_.model);
     for (const ModelTensor& tensor : global_tensors(plan_.model)) {
       if (tensor.shape.size() != 2 || tensor.name == "embed.weight") continue;
       plan_.flops_per_token +=

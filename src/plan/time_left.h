@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <numeric>
 #include <optional>
 
 #include "plan/cost.h"
@@ -22,14 +23,15 @@ enum class WorkKind : uint8_t {
   kStreaming,  // stages without a forward pass
   kAttention,
   kExperts,  // all the rest of a layer with one: its weights come, are computed with, and made anew
+  kHead,     // its weights come and are computed with
 };
-inline constexpr size_t kWorkKinds = 3;
+inline constexpr size_t kWorkKinds = 4;
 
 struct WorkLog {
   std::array<WorkAmount, kWorkKinds> done = {}, left = {};
   std::array<double, kWorkKinds> seconds = {};  // that `done` took
 
-  double all_seconds() const { return seconds[0] + seconds[1] + seconds[2]; }
+  double all_seconds() const { return std::accumulate(seconds.begin(), seconds.end(), 0.0); }
 };
 
 // What the probes say; 0 or nothing: not measured.
