@@ -206,6 +206,14 @@ class SystemFiles : public FileSystem {
     }
   }
 
+  Path real_path(const Path& path) override {
+    std::error_code error;
+    // Absolute first: weakly_canonical() leaves a relative path that does not exist as it is.
+    const Path real = std::filesystem::weakly_canonical(std::filesystem::absolute(path), error);
+    if (error) throw_system_error(path.string(), "examine", error.value());
+    return real.has_filename() || !real.has_relative_path() ? real : real.parent_path();
+  }
+
   Disk disk(const Path& path) override {
     Disk disk{.folder = nearest_folder(path)};
     struct stat folder;

@@ -118,6 +118,18 @@ TEST(FileSystem, CreateFoldersMakesWhatIsMissing) {
       ErrorKind::kIo, [&] { system_files().create_folders(folder.path() / "f" / "g"); }, "create folder");
 }
 
+TEST(FileSystem, ARealPathHasNoLinksAndNeedNotBeThere) {
+  TemporaryFolder folder;
+  const std::filesystem::path real = std::filesystem::canonical(folder.path());
+  std::filesystem::create_directory(real / "d");
+  std::filesystem::create_directory_symlink("d", real / "link");
+  for (const char* name : {"link", "link/", "link/.", "d/../link", "./d"})
+    EXPECT_EQ(system_files().real_path(folder.path() / name), real / "d") << name;
+  EXPECT_EQ(system_files().real_path(folder.path() / "link/a/../b/"), real / "d/b");
+  EXPECT_EQ(system_files().real_path("not-there"), std::filesystem::current_path() / "not-there");
+  EXPECT_EQ(system_files().real_path("/"), "/");
+}
+
 TEST(FileSystem, ADiskIsThatOfTheNearestFolder) {
   TemporaryFolder folder;
   write_text_durably(system_files(), folder.path() / "f", "");
