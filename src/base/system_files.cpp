@@ -117,6 +117,7 @@ class SystemFile : public File {
 
 std::filesystem::path nearest_folder(std::filesystem::path path) {
   path = std::filesystem::absolute(path);
+  if (!path.has_filename()) path = path.parent_path();
   std::error_code ignored;
   while (!std::filesystem::is_directory(path, ignored) && path != path.root_path()) path = path.parent_path();
   return path;
