@@ -15,7 +15,7 @@
 
 namespace nibblecast {
 
-// The value is the exit code of the process (the table in `nibblecast --help` and README).
+// The value is the exit code of the process (the table in docs/cli.md).
 enum class ErrorKind : int {
   kUsage = 2,         // unknown command, flag or value
   kBadInput = 3,      // a file's content is wrong, damaged or hostile

@@ -129,6 +129,8 @@ class FileSystem {
   virtual void copy(const Path& from, const Path& to) = 0;
   // Makes the names in a folder durable.
   virtual void sync_folder(const Path& folder) = 0;
+  // Absolute, without links and `..`, as far as it is there.
+  virtual Path real_path(const Path& path) = 0;
   virtual Disk disk(const Path& path) = 0;
   // A new file on the disk of `path`, without a name: it is gone when it is closed, or the process ends.
   // Aligned requests bypass the page cache. nullptr where the disk has no such files.

@@ -117,6 +117,7 @@ class SystemFile : public File {
 
 std::filesystem::path nearest_folder(std::filesystem::path path) {
   path = std::filesystem::absolute(path);
+  if (!path.has_filename()) path = path.parent_path();
   std::error_code ignored;
   while (!std::filesystem::is_directory(path, ignored) && path != path.root_path()) path = path.parent_path();
   return path;
@@ -204,6 +205,14 @@ class SystemFiles : public FileSystem {
     if (uninterrupted([&] { return ::fsync(handle.get()); }) != 0 && errno != EINVAL) {
       throw_system_error(folder.string(), "sync folder", errno);
     }
+  }
+
+  Path real_path(const Path& path) override {
+    std::error_code error;
+    // Absolute first: weakly_canonical() leaves a relative path that does not exist as it is.
+    const Path real = std::filesystem::weakly_canonical(std::filesystem::absolute(path), error);
+    if (error) throw_system_error(path.string(), "examine", error.value());
+    return real.has_filename() || !real.has_relative_path() ? real : real.parent_path();
   }
 
   Disk disk(const Path& path) override {

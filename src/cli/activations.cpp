@@ -1,7 +1,6 @@
 #include "cli/activations.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <optional>
 #include <utility>
@@ -111,10 +110,9 @@ void require_origin(const ActivationOptions& options, const Plan& plan) {
                 {.hint = "nothing of the amax file would be used"});
   }
   if (!options.calib.empty() || !options.amax.empty() || !plan.needs_activations()) return;
-  throw Error(
-      ErrorKind::kUsage, {}, "the activations are missing",
-      {.hint = "give --calib FILE (texts to calibrate on), --amax FILE (what `nibblecast calibrate` "
-               "measured), or --input-scale 1.0 (a constant: nothing is measured)"});
+  throw Error(ErrorKind::kUsage, {}, "the activations are missing",
+              {.hint = "give --calib FILE (texts to calibrate on), --amax FILE (what `nibblecast calibrate` "
+                       "measured), or --input-scale 1.0 (a constant: nothing is measured)"});
 }
 
 Activations load_activations(const ActivationOptions& options, const Checkpoint& source, const Plan& plan,
@@ -144,7 +142,7 @@ Workload workload_of(const Activations& activations) {
 
 void check_amax_output(const std::string& output, const ActivationOptions& options,
                        const QuantizeOptions& recipe, const Checkpoint& source) {
-  if (lies_in(output, source.folder())) {
+  if (lies_in(source.files(), output, source.folder())) {
     throw Error(ErrorKind::kUsage, {.file = output}, "lies in the source, which is never written to");
   }
   FileSystem& files = source.files();
@@ -158,7 +156,7 @@ void check_amax_output(const std::string& output, const ActivationOptions& optio
   for (const auto& [input, what] : inputs_of(options, recipe, source))
     require_other_file(output, input, what);
   if (status) read_existing_amax(files, output);
-  if (::access(folder.c_str(), W_OK | X_OK) != 0) {
+  if (!files.disk(folder).is_writable) {
     throw Error(ErrorKind::kRefused, {.file = output}, "its folder cannot be written to",
                 {.hint = "change its permissions, or name another file"});
   }

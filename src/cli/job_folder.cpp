@@ -14,8 +14,4 @@ bool is_finished(FileSystem& files, const std::filesystem::path& path) {
   return files.status(path / "config.json") && files.status(path / "nibblecast.json");
 }
 
-std::filesystem::path real_path(const std::filesystem::path& path) {
-  return std::filesystem::weakly_canonical(std::filesystem::absolute(path));
-}
-
 }  // namespace nibblecast

@@ -11,7 +11,5 @@ namespace nibblecast {
 std::filesystem::path job_folder(FileSystem& files, const std::filesystem::path& path);
 // Whether `path` is a finished output.
 bool is_finished(FileSystem& files, const std::filesystem::path& path);
-// Absolute, without links, as far as it is there.
-std::filesystem::path real_path(const std::filesystem::path& path);
 
 }  // namespace nibblecast

@@ -83,7 +83,7 @@ class Checks {
     FileSystem& files = source_.files();
     result_.disk_folder = destination;
     if (destination.empty()) {
-      result_.disk_folder = std::filesystem::weakly_canonical(source_.folder()).parent_path();
+      result_.disk_folder = files.real_path(source_.folder()).parent_path();
     } else {
       try {
         result_.destination = check_destination(files, source_.folder(), destination, result_.job);
@@ -110,7 +110,7 @@ class Checks {
     result_.disk_free += disk.free_bytes;
     add(check_disk(result_.disk_need, result_.disk_free, result_.disk_folder));
     if (options_.work_folder.empty()) return;
-    if (lies_in(options_.work_folder, source_.folder())) {
+    if (lies_in(files, options_.work_folder, source_.folder())) {
       refuse("the work folder lies in the source, which is never written to", "name another --work-dir");
     }
     check_writable(work);

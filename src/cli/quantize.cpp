@@ -106,7 +106,7 @@ int run(const QuantizeArguments& arguments, const CommonOptions& common) {
   printer.say("reading the headers of " + arguments.source);
   const Checkpoint source = open_source(arguments.source);
   if (!arguments.amax_output.empty()) {
-    if (lies_in(arguments.amax_output, arguments.destination)) {
+    if (lies_in(source.files(), arguments.amax_output, arguments.destination)) {
       throw Error(ErrorKind::kUsage, {.file = arguments.amax_output}, "lies in the destination",
                   {.hint = "the output holds calibration/amax.safetensors anyway"});
     }

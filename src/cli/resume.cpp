@@ -88,7 +88,7 @@ int run(const ResumeArguments& arguments, const CommonOptions& common) {
            "run the command where its paths hold: " + text);
   }
   // It names its destination itself: that must be this one.
-  if (real_path(job->begun_in) != real_path(folder)) {
+  if (files.real_path(job->begun_in) != files.real_path(folder)) {
     refuse(place, "the job was begun in " + job->begun_in.string() + ", and lies elsewhere now",
            "run its command with the new path: " + text);
   }

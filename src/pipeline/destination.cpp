@@ -32,18 +32,14 @@ std::optional<std::string> finished_identity(FileSystem& files, const Path& dest
 
 }  // namespace
 
-bool lies_in(const Path& path, const Path& folder) {
-  // Absolute first: weakly_canonical() leaves a relative path that does not exist as it is.
-  const auto canonical = [](const Path& some) {
-    return std::filesystem::weakly_canonical(std::filesystem::absolute(some));
-  };
-  const Path relative = canonical(path).lexically_relative(canonical(folder));
+bool lies_in(FileSystem& files, const Path& path, const Path& folder) {
+  const Path relative = files.real_path(path).lexically_relative(files.real_path(folder));
   return !relative.empty() && *relative.begin() != "..";
 }
 
 DestinationState check_destination(FileSystem& files, const Path& source, const Path& destination,
                                    const JobDescription& job) {
-  if (lies_in(destination, source) || lies_in(source, destination)) {
+  if (lies_in(files, destination, source) || lies_in(files, source, destination)) {
     refuse(destination, "source and destination lie inside one another (source: " + source.string() + ")",
            "choose a folder elsewhere: the source is never written to");
   }

@@ -17,7 +17,7 @@ namespace nibblecast {
 inline constexpr const char* kJobFolder = ".nibblecast";
 
 // Whether `path` is `folder` or lies in it; neither need exist, links are followed.
-bool lies_in(const std::filesystem::path& path, const std::filesystem::path& folder);
+bool lies_in(FileSystem& files, const std::filesystem::path& path, const std::filesystem::path& folder);
 
 enum class DestinationState {
   kNew,       // nothing there, or an empty folder

@@ -27,11 +27,6 @@ constexpr uint64_t kJobFileLimit = 64 << 20;
 constexpr int kLockAttempts = 3;
 constexpr auto kLockPause = std::chrono::milliseconds(50);
 
-// Absolute first: weakly_canonical() leaves a relative path that does not exist as it is.
-Path real_path(const Path& path) {
-  return std::filesystem::weakly_canonical(std::filesystem::absolute(path));
-}
-
 // Not every path is text, but JSON is.
 std::string text_of(const Json& value, int indent = -1) {
   return value.dump(indent, ' ', true, Json::error_handler_t::replace);
@@ -506,7 +501,7 @@ Job Job::open(FileSystem& files, const Path& folder, const Path& work_folder,
   job.lock_ = lock_or_refuse(files, folder);
   if (std::optional<JobDocument> record = read_job_document(files, folder)) {
     require_same_job(record->description, description, folder.string());
-    if (!work_folder.empty() && real_path(work_folder) != real_path(record->work_folder)) {
+    if (!work_folder.empty() && files.real_path(work_folder) != files.real_path(record->work_folder)) {
       throw Error(ErrorKind::kRefused, {.file = folder.string()},
                   "the job was begun with another work folder",
                   {.expected = record->work_folder.string(), .found = work_folder.string()});

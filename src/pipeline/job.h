@@ -16,7 +16,7 @@
 //   {"perplexity": {...}}  of the rows, after the last layer; journals of older versions have none
 //   {"streams": {...}}  saved streams that are durable
 //   {"shards": [...]}   stamps of shards after a sync that entries followed: [shard, id, changed_ns]
-//   {"lost": [...]}     tensors that are not there (pipeline/kept_shards.h): to be made again
+//   {"lost": {...}}     tensors that are not there (pipeline/kept_shards.h): to be made again
 #pragma once
 
 #include <cstdint>

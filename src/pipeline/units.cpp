@@ -32,8 +32,9 @@ class UnitList {
     const ptrdiff_t begin = static_cast<ptrdiff_t>(units_.size());
     std::vector<uint32_t> kept = plan_.stages[stage].kept;
     if (forward && is_last(stage)) {
-      std::ranges::stable_partition(kept,
-                                    [&](uint32_t tensor) { return before_head_.contains(name(tensor)); });
+      // Of std, not std::ranges: clang before 16 cannot read what the latter returns.
+      std::stable_partition(kept.begin(), kept.end(),
+                            [&](uint32_t tensor) { return before_head_.contains(name(tensor)); });
     }
     for (const uint32_t tensor : kept)
       add_kept(stage, tensor, forward && (!is_last(stage) || is_of_head(name(tensor))));

@@ -118,6 +118,18 @@ TEST(FileSystem, CreateFoldersMakesWhatIsMissing) {
       ErrorKind::kIo, [&] { system_files().create_folders(folder.path() / "f" / "g"); }, "create folder");
 }
 
+TEST(FileSystem, ARealPathHasNoLinksAndNeedNotBeThere) {
+  TemporaryFolder folder;
+  const std::filesystem::path real = std::filesystem::canonical(folder.path());
+  std::filesystem::create_directory(real / "d");
+  std::filesystem::create_directory_symlink("d", real / "link");
+  for (const char* name : {"link", "link/", "link/.", "d/../link", "./d"})
+    EXPECT_EQ(system_files().real_path(folder.path() / name), real / "d") << name;
+  EXPECT_EQ(system_files().real_path(folder.path() / "link/a/../b/"), real / "d/b");
+  EXPECT_EQ(system_files().real_path("not-there"), std::filesystem::current_path() / "not-there");
+  EXPECT_EQ(system_files().real_path("/"), "/");
+}
+
 TEST(FileSystem, ADiskIsThatOfTheNearestFolder) {
   TemporaryFolder folder;
   write_text_durably(system_files(), folder.path() / "f", "");
@@ -127,7 +139,7 @@ TEST(FileSystem, ADiskIsThatOfTheNearestFolder) {
   EXPECT_TRUE(disk.is_writable);
   for (const char* below : {"not/there", "f", "f/g", ""}) {
     const Disk found = system_files().disk(folder.path() / below);
-    EXPECT_EQ(found.folder.lexically_relative(folder.path()), below[0] == 0 ? "" : ".") << below;
+    EXPECT_EQ(found.folder, folder.path()) << below;
     EXPECT_EQ(found.id, disk.id) << below;
   }
   EXPECT_EQ(system_files().disk("not-there").folder, std::filesystem::current_path());

@@ -57,17 +57,18 @@ TEST(Preflight, NothingHindersOnARoomyDisk) {
 
 TEST(Preflight, ADiskWithoutRoom) {
   EXPECT_THAT(refusals([](const auto&, Disk& disk) { disk.free_bytes = 1000; }),
-              ElementsAre(HasSubstr("the job takes ")));
+              ElementsAre(HasSubstr("bytes short")));
 }
 
 TEST(Preflight, AWorkFolderOnAnotherDiskWithoutRoom) {
   const auto edit = [](const std::filesystem::path& path, Disk& disk) {
-    const bool is_work = path == "/work";
+    const bool is_work = path == "/not-there/work";
     disk.id = is_work ? 1 : 2;
     disk.free_bytes = is_work ? 10 : uint64_t{1} << 50;
     disk.is_writable = true;
   };
-  EXPECT_THAT(refusals(edit, {.work_folder = "/work"}), ElementsAre(HasSubstr("/work")));
+  EXPECT_THAT(refusals(edit, {.work_folder = "/not-there/work"}),
+              ElementsAre(HasSubstr("/not-there/work has")));
 }
 
 TEST(Preflight, ADiskThatMayNotBeWrittenTo) {

@@ -82,7 +82,8 @@ class FaultyFiles : public FileSystem {
   void copy(const Path& from, const Path& to) override;
   void sync_folder(const Path& folder) override;
   Disk disk(const Path& path) override;
-  // Not an operation that counts: no job has such a file.
+  // Not operations that count: they are no part of what makes a job's bytes durable.
+  Path real_path(const Path& path) override { return files_.real_path(path); }
   std::unique_ptr<File> open_unnamed(const Path& path) override { return files_.open_unnamed(path); }
   std::unique_ptr<FileLock> try_lock(const Path& path, std::string_view holder) override;
 

@@ -296,6 +296,8 @@ void MemoryFiles::make_first_durable(size_t count) {
   unsynced_names_.erase(unsynced_names_.begin(), end);
 }
 
+Path MemoryFiles::real_path(const Path& path) { return normal(path); }
+
 Disk MemoryFiles::disk(const Path& path) {
   const std::lock_guard lock(mutex_);
   Path folder = normal(path);

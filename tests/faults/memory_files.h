@@ -60,6 +60,7 @@ class MemoryFiles : public FileSystem {
   void remove(const Path& path) override;
   void copy(const Path& from, const Path& to) override;
   void sync_folder(const Path& folder) override;
+  Path real_path(const Path& path) override;
   Disk disk(const Path& path) override;
   std::unique_ptr<File> open_unnamed(const Path& path) override;
   std::unique_ptr<FileLock> try_lock(const Path& path, std::string_view holder) override;

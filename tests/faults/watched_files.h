@@ -65,6 +65,7 @@ class WatchedFiles : public FileSystem {
   void remove(const Path& path) override;
   void copy(const Path& from, const Path& to) override { files_.copy(from, to); }
   void sync_folder(const Path& folder) override;
+  Path real_path(const Path& path) override { return files_.real_path(path); }
   Disk disk(const Path& path) override { return files_.disk(path); }
   std::unique_ptr<File> open_unnamed(const Path& path) override { return files_.open_unnamed(path); }
   std::unique_ptr<FileLock> try_lock(const Path& path, std::string_view holder) override {
