@@ -1,7 +1,5 @@
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <iterator>
 #include <memory>
 
 #include "base/error.h"
@@ -79,8 +77,7 @@ int run(const CalibrateArguments& arguments, const CommonOptions& common) {
   const Conditions conditions = with_strict(arguments.conditions, arguments.job.strict, plan);
   Preflight found =
       preflight_calibration(source, plan, activations, arguments.output, arguments.job, common, device);
-  std::ranges::move(unmet_before(arguments.conditions, source, plan, activations),
-                    std::back_inserter(found.findings));
+  refuse_unmet(arguments.conditions, source, plan, activations, found.findings);
   if (report_findings(found.findings)) return static_cast<int>(ErrorKind::kRefused);
   if (whole && !source.files().status(calibration_job_folder(arguments.output))) {
     check_perplexity(find_perplexity(read_amax(source.files(), arguments.output).metadata),

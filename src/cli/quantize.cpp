@@ -1,7 +1,5 @@
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <iterator>
 #include <memory>
 
 #include "base/error.h"
@@ -99,6 +97,42 @@ std::optional<Perplexity> measured_perplexity(const Checkpoint& source, const Qu
   return find_perplexity(read_amax(source.files(), amax).metadata);
 }
 
+// What --export-only goes on with where neither texts nor an amax file are named: what DST's job has
+// measured.
+bool is_from_job(const Checkpoint& source, const Plan& plan, const QuantizeArguments& arguments) {
+  return arguments.export_only && arguments.activations.calib.empty() && arguments.activations.amax.empty() &&
+         plan.needs_activations() && !is_finished(source.files(), arguments.destination);
+}
+
+Activations find_activations(const Checkpoint& source, const Plan& plan, const QuantizeArguments& arguments,
+                             const CommonOptions& common, const ForwardDevice& device,
+                             ProgressPrinter& printer) {
+  printer.say("reading " +
+              (arguments.activations.amax.empty() ? "the calibration texts" : arguments.activations.amax));
+  if (is_from_job(source, plan, arguments))
+    return saved_activations(source.files(), std::filesystem::path(arguments.destination) / kJobFolder,
+                             device);
+  Activations activations =
+      load_activations(arguments.activations, source, plan, device, common.memory_limit());
+  if (activations.amax)
+    check_perplexity(find_perplexity(activations.amax->metadata), arguments.job.max_perplexity);
+  if (!arguments.amax_output.empty())
+    require_own_amax(arguments.amax_output, source, plan, *activations.rows);
+  return activations;
+}
+
+RunOptions run_options(const QuantizeArguments& arguments, const Preflight& found) {
+  return {.read_memory_bytes = found.memory.read_bytes,
+          .write_memory_bytes = found.memory.write_bytes,
+          .read_threads = found.read_threads(),
+          .device = found.device.forward,
+          .amax_output = arguments.amax_output,
+          .checkpoint_every = found.checkpoint_every,
+          .max_perplexity = arguments.job.max_perplexity,
+          .allow_nonfinite = arguments.job.allow_nonfinite,
+          .progress = {}};
+}
+
 int run(const QuantizeArguments& arguments, const CommonOptions& common) {
   require_one_origin(arguments.activations);
   require_hub_id(arguments.base_model);
@@ -114,27 +148,14 @@ int run(const QuantizeArguments& arguments, const CommonOptions& common) {
   }
   printer.say("planning");
   const Plan plan = make_plan(source, arguments.options);
-  const bool from_job = arguments.export_only && arguments.activations.calib.empty() &&
-                        arguments.activations.amax.empty() && plan.needs_activations() &&
-                        !is_finished(source.files(), arguments.destination);
-  if (!from_job) require_origin(arguments.activations, plan);
+  if (!is_from_job(source, plan, arguments)) require_origin(arguments.activations, plan);
   const ChosenDevice device = choose_device(common);
-  printer.say("reading " +
-              (arguments.activations.amax.empty() ? "the calibration texts" : arguments.activations.amax));
-  const Activations activations =
-      from_job ? saved_activations(source.files(), std::filesystem::path(arguments.destination) / kJobFolder,
-                                   device.forward)
-               : load_activations(arguments.activations, source, plan, device.forward, common.memory_limit());
-  if (activations.amax)
-    check_perplexity(find_perplexity(activations.amax->metadata), arguments.job.max_perplexity);
-  if (!arguments.amax_output.empty())
-    require_own_amax(arguments.amax_output, source, plan, *activations.rows);
+  const Activations activations = find_activations(source, plan, arguments, common, device.forward, printer);
   printer.say("checking memory and disk");
   Preflight found =
       preflight(source, plan, activations, arguments.destination, arguments.job, common, device, false);
   const Conditions conditions = with_strict(arguments.conditions, arguments.job.strict, plan);
-  std::ranges::move(unmet_before(arguments.conditions, source, plan, activations),
-                    std::back_inserter(found.findings));
+  refuse_unmet(arguments.conditions, source, plan, activations, found.findings);
   if (report_findings(found.findings)) return static_cast<int>(ErrorKind::kRefused);
   if (arguments.export_only && found.destination != DestinationState::kFinished)
     require_calibrated(source, plan, arguments);
@@ -153,16 +174,9 @@ int run(const QuantizeArguments& arguments, const CommonOptions& common) {
   if (activations.rows) save_rows(source.files(), job.folder(), *activations.rows);
   printer.begin(found.probed());
   const RunRecord record = ending_noted(job, [&] {
-    RunRecord made = quantize(source, plan, activations, job, arguments.destination,
-                              {.read_memory_bytes = found.memory.read_bytes,
-                               .write_memory_bytes = found.memory.write_bytes,
-                               .read_threads = found.read_threads(),
-                               .device = found.device.forward,
-                               .amax_output = arguments.amax_output,
-                               .checkpoint_every = found.checkpoint_every,
-                               .max_perplexity = arguments.job.max_perplexity,
-                               .allow_nonfinite = arguments.job.allow_nonfinite,
-                               .progress = progress_to(printer, watch)});
+    RunOptions options = run_options(arguments, found);
+    options.progress = progress_to(printer, watch);
+    RunRecord made = quantize(source, plan, activations, job, arguments.destination, options);
     printer.say("naming the shards, writing the documents");
     finish_output(source, plan, activations, made, job, arguments.destination, arguments.base_model);
     return made;

@@ -139,8 +139,8 @@ Conditions with_strict(Conditions conditions, bool strict, const Plan& plan) {
   return conditions;
 }
 
-std::vector<Finding> unmet_before(const Conditions& conditions, const Checkpoint& source, const Plan& plan,
-                                  const Activations& activations) {
+void refuse_unmet(const Conditions& conditions, const Checkpoint& source, const Plan& plan,
+                  const Activations& activations, std::vector<Finding>& findings) {
   std::vector<std::string> lines;
   if (conditions.contains(Condition::kLossless)) add_line(Condition::kLossless, lossy_plan(plan), lines);
   const bool measures = activations.rows.has_value();
@@ -160,10 +160,8 @@ std::vector<Finding> unmet_before(const Conditions& conditions, const Checkpoint
   if (conditions.contains(Condition::kModel) && activations.amax)
     add_line(Condition::kModel,
              foreign_amax(source, plan, *activations.amax, activations.origin).value_or(""), lines);
-  std::vector<Finding> findings;
   for (std::string& text : lines)
     findings.push_back({.severity = Severity::kRefusal, .reason = std::move(text), .remedy = {}});
-  return findings;
 }
 
 std::vector<std::string> unmet(const Conditions& conditions, const Plan& plan, const RunRecord& record) {

@@ -36,9 +36,9 @@ void add_require(CLI::App& app, Conditions& conditions, const Conditions& allowe
 // anything was measured.
 Conditions with_strict(Conditions conditions, bool strict, const Plan& plan);
 
-// Those that are known not to hold before a run, as refusals.
-std::vector<Finding> unmet_before(const Conditions& conditions, const Checkpoint& source, const Plan& plan,
-                                  const Activations& activations);
+// Adds a refusal for each that is known not to hold before a run.
+void refuse_unmet(const Conditions& conditions, const Checkpoint& source, const Plan& plan,
+                  const Activations& activations, std::vector<Finding>& findings);
 
 // Those that do not hold of a finished run, one line each: "'covered' does not hold: ...".
 std::vector<std::string> unmet(const Conditions& conditions, const Plan& plan, const RunRecord& record);

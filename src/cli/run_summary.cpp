@@ -6,6 +6,7 @@
 #include <ctime>
 #include <iterator>
 
+#include "base/shell.h"
 #include "checkpoint/parameters.h"
 #include "cli/console.h"
 #include "cli/reply.h"
@@ -39,7 +40,9 @@ std::vector<std::string> warnings_of(const RunRecord& record) {
         fmt::format("{} of {} were requantized, because their scales lie outside E4M3's window",
                     grouped(record.blocks.outside_window), count_text(record.blocks.blocks, "block")));
   }
-  if (const uint64_t starved = starved_experts(record); starved > 0)
+  // Of an amax file it was known before, and is among the warnings above.
+  const uint64_t starved = outcome.activations.amax ? 0 : starved_experts(record);
+  if (starved > 0)
     warnings.push_back(count_text(starved, "expert") + " saw no token; more or other texts would reach them");
   return warnings;
 }
@@ -266,8 +269,8 @@ std::string run_text(const RunOutcome& outcome) {
          (covers ? coverage_text(outcome.record, outcome.plan.model.n_routed_experts) : "") +
          perplexity_text(outcome.record) + inputs_line(outcome) + left_out_line(outcome) +
          warning_lines(warnings) + time_lines(outcome) +
-         summary_line("next", fmt::format("nibblecast verify {} {}", shell_quoted(outcome.source_path),
-                                          shell_quoted(outcome.output)));
+         summary_line("next", fmt::format("nibblecast verify {} {}", shell_word(outcome.source_path),
+                                          shell_word(outcome.output)));
 }
 
 std::string calibration_text(const RunOutcome& outcome) {
@@ -279,7 +282,7 @@ std::string calibration_text(const RunOutcome& outcome) {
          perplexity_text(outcome.record) + inputs_line(outcome) + warning_lines(warnings) +
          time_lines(outcome) +
          summary_line("next", fmt::format("nibblecast quantize {} DST --amax {}",
-                                          shell_quoted(outcome.source_path), shell_quoted(outcome.output)));
+                                          shell_word(outcome.source_path), shell_word(outcome.output)));
 }
 
 Json outcome_json(const RunOutcome& outcome) {

@@ -57,15 +57,6 @@ std::string list_text(const std::vector<uint64_t>& ascending, size_t limit) {
   return text;
 }
 
-std::string shell_quoted(std::string_view word) {
-  constexpr std::string_view kPlain =
-      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_@%+=:,./-";
-  if (!word.empty() && word.find_first_not_of(kPlain) == std::string_view::npos) return std::string(word);
-  std::string quoted = "'";
-  for (const char letter : word) quoted += letter == '\'' ? std::string("'\\''") : std::string(1, letter);
-  return quoted + "'";
-}
-
 std::optional<uint64_t> parse_size(std::string_view text) {
   double number = 0;
   const auto [end, error] =

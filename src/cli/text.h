@@ -16,9 +16,6 @@ std::string duration_text(double seconds);  // "0.42 s", "12 s", "14 min 3 s", "
 // Ranges where numbers follow each other: "1-3, 7"; at most `limit` ranges, then "and 12 more".
 std::string list_text(const std::vector<uint64_t>& ascending, size_t limit);
 
-// As a shell takes it for one word: quoted only where it has to be.
-std::string shell_quoted(std::string_view word);
-
 // "900M", "1GiB", "4G", "1.5T", "4096": K, M, G, T (also KiB...) are powers of 1024, KB, MB... of 1000.
 // nullopt for anything else, for 0, and for what does not fit.
 std::optional<uint64_t> parse_size(std::string_view text);

@@ -7,12 +7,14 @@
 #include <optional>
 
 #include "base/error.h"
+#include "base/shell.h"
 #include "cli/activations.h"
 #include "cli/commands.h"
 #include "cli/console.h"
 #include "cli/interrupt.h"
 #include "cli/progress.h"
 #include "cli/reply.h"
+#include "cli/run_summary.h"
 #include "cli/source.h"
 #include "cli/summary.h"
 #include "cli/text.h"
@@ -54,7 +56,7 @@ std::string text_of(const VerifyReport& report) {
   text += summary_line("kept", fmt::format("{} bytes compared", grouped(report.kept_bytes)));
   return text + summary_line("result", report.ok()
                                            ? fmt::format("right: all {} tensors", grouped(report.tensors))
-                                           : fmt::format("WRONG: {} problems", report.problems.size()));
+                                           : "WRONG: " + count_text(report.problems.size(), "problem"));
 }
 
 // `verify --checksums DST`, or with a source that is then not looked at.
@@ -75,7 +77,7 @@ int run_checksums(const VerifyArguments& arguments, const CommonOptions& common)
 void require_finished(const std::string& output) {
   if (!is_unfinished_output(output, system_files())) return;
   throw Error(ErrorKind::kVerifyFailed, {.file = output}, "is unfinished",
-              {.hint = "nibblecast status " + shell_quoted(output)});
+              {.hint = "nibblecast status " + shell_word(output)});
 }
 
 bool holds_nvfp4(const Checkpoint& checkpoint) {

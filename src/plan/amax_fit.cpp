@@ -92,8 +92,8 @@ class Fit {
     }
     if (missing.empty()) return;
     throw Error(ErrorKind::kBadInput, {.file = file_}, "holds no amax of " + first_names(missing),
-                {.expected = fmt::format("all {} layers of the model", plan_.model.num_hidden_layers),
-                 .found = counted(amax_.layers.size(), "layer"),
+                {.expected = "all that the recipe needs",
+                 .found = fmt::format("{} of {} layers", amax_.layers.size(), plan_.model.num_hidden_layers),
                  .hint = "was calibration interrupted, or made for another model or --w2-input? "
                          "`nibblecast inspect` shows what the file holds"});
   }

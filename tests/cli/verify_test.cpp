@@ -75,7 +75,7 @@ TEST_F(VerifyCommand, WhatIsNoOutputIsSaidInOneLine) {
   const CliResult same = verify({source(), source()});
   EXPECT_EQ(same.exit_code, 6);
   EXPECT_TRUE(contains(same.out, "is DST the source")) << same.out;
-  EXPECT_TRUE(contains(same.out, "WRONG: 1 problems")) << same.out;
+  EXPECT_TRUE(contains(same.out, "WRONG: 1 problem\n")) << same.out;
   quantize(path("out"));
   const CliResult swapped = verify({path("out"), source()});
   EXPECT_NE(swapped.exit_code, 0);
