@@ -247,7 +247,8 @@ std::string count_text(uint64_t count, std::string_view what) {
 
 std::string weights_text(uint64_t parameters, uint64_t bytes) {
   const double count = static_cast<double>(parameters);
-  const std::string number = count >= 1e9   ? fmt::format("{:.1f} billion", count / 1e9)
+  const std::string number = count >= 1e12  ? fmt::format("{:.2f} trillion", count / 1e12)
+                             : count >= 1e9 ? fmt::format("{:.1f} billion", count / 1e9)
                              : count >= 1e6 ? fmt::format("{:.1f} million", count / 1e6)
                                             : grouped(parameters);
   return fmt::format("{} parameters, {:.2f} bits per weight", number, bits_per_weight(parameters, bytes));

@@ -37,7 +37,7 @@ Json run_json(const RunOutcome& outcome);
 // run_text() or run_json(), to stdout.
 void print_outcome(const RunOutcome& outcome, bool json);
 
-// "1.6 billion parameters, 4.32 bits per weight".
+// "1.60 trillion parameters, 4.33 bits per weight".
 std::string weights_text(uint64_t parameters, uint64_t bytes);
 // "1 row", "2 rows", "1,024 rows".
 std::string count_text(uint64_t count, std::string_view what);

@@ -50,7 +50,7 @@ TEST_F(ProgressText, WhatSaysLeastGoesFirstAndTheTimeStays) {
   EXPECT_EQ(progress_text(line(), kNow, 60), "layer 14 of 61, attention, row 3 of 8: 20 %, 20 min 0 s left");
   EXPECT_EQ(progress_text(line(), kNow, 49), "layer 14 of 61: 20 %, 20 min 0 s left");
   EXPECT_EQ(progress_text(line(), kNow, 34), "layer 14 of 61: 20 min 0 s left");
-  EXPECT_EQ(progress_text(line(), kNow, 24), "layer…: 20 min 0 s left");
+  EXPECT_EQ(progress_text(line(), kNow, 24), "layer …: 20 min 0 s left");
   EXPECT_EQ(progress_text(line(), kNow, 16), "20 min 0 s left");
   for (size_t columns = 1; columns < 120; ++columns)
     EXPECT_LE(text_columns(progress_text(line(), kNow, columns)), columns);
