@@ -141,8 +141,8 @@ std::vector<ResolvedModule> resolve_modules(const Recipe& recipe, const Deepseek
 }
 
 const ResolvedModule* find_module(std::span<const ResolvedModule> modules, std::string_view name) {
-  constexpr std::string_view kWeight = ".weight";
-  if (name.ends_with(kWeight)) name.remove_suffix(kWeight.size());
+  constexpr std::string_view kWeightSuffix = ".weight";
+  if (name.ends_with(kWeightSuffix)) name.remove_suffix(kWeightSuffix.size());
   const auto found = std::ranges::find_if(modules, [&](const ResolvedModule& each) {
     return each.module.name == name || each.module.hub_name == name;
   });
