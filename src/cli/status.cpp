@@ -24,9 +24,12 @@ constexpr double kLeastSeconds = 2;  // times are kept in seconds
 
 std::string attempt_text(const Json& attempt, bool running) {
   const std::string ended = attempt.value("ended", ""), last = attempt.value("last", "");
-  std::string text =
-      fmt::format("{}, {}, version {}, process {}: ", attempt.value("began", ""), attempt.value("host", ""),
-                  attempt.value("version", ""), attempt.value("pid", int64_t{0}));
+  // A finished output says neither host nor process: it may be published.
+  const std::string host = attempt.value("host", "");
+  std::string text = attempt.value("began", "") + (host.empty() ? "" : ", " + host) + ", version " +
+                     attempt.value("version", "");
+  if (const int64_t process = attempt.value("pid", int64_t{0})) text += fmt::format(", process {}", process);
+  text += ": ";
   if (!ended.empty()) return text + attempt.value("end", "") + " (" + ended + ")";
   text += running ? "at work" : "killed";
   return text + (last.empty() ? " before anything was durable" : ", durable up to " + last);
