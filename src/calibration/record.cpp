@@ -254,7 +254,9 @@ Record read_record(const Json& json, RecordPlace place, uint64_t vocab_size, std
     return record;
   }
   std::vector<std::string> found;
-  for (const auto& [key, unused] : json.items()) found.push_back(key);
+  for (const auto& [key, value] : json.items()) {
+    found.push_back(value.is_null() && is_record_key(key, column) ? key + " (null)" : key);
+  }
   fail_record(record.place, "none of the keys that hold calibration texts",
               {.expected = known_keys(column), .found = list_names(found), .hint = kKeyHint});
 }

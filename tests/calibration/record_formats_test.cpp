@@ -122,6 +122,7 @@ TEST(RecordFormats, AnythingElseIsPlainText) {
 
 TEST(RecordFormats, RefusesTheRestByName) {
   refuse(R"({"body": "a", "id": 1})", "line 1", "none of the keys", "found body, id", "--calib-key");
+  refuse(R"({"text": null, "id": null})", "found id, text (null)");
   refuse(R"([{"text": "a"}, {"foo": "b"}])", "element 2", "found foo");
   refuse("[1, 2]", "element 1", "not a JSON object or string", "number");
   refuse(R"([{"text": 1}])", "'text' is not a string");
