@@ -60,6 +60,7 @@ class SlowFile : public File {
   void reserve(uint64_t size_bytes) override { file_->reserve(size_bytes); }
   void sync() override { file_->sync(); }
   void close() override { file_->close(); }
+  std::optional<FileStamp> stamp() override { return file_->stamp(); }
 
  private:
   std::unique_ptr<File> file_;
@@ -81,7 +82,8 @@ class SlowFiles : public FileSystem {
   void remove(const Path& path) override { files_.remove(path); }
   void copy(const Path& from, const Path& to) override { files_.copy(from, to); }
   void sync_folder(const Path& folder) override { files_.sync_folder(folder); }
-  uint64_t free_bytes(const Path& path) override { return files_.free_bytes(path); }
+  Disk disk(const Path& path) override { return files_.disk(path); }
+  std::unique_ptr<File> open_unnamed(const Path& path) override { return files_.open_unnamed(path); }
   std::unique_ptr<FileLock> try_lock(const Path& path, std::string_view holder) override {
     return files_.try_lock(path, holder);
   }
