@@ -60,6 +60,7 @@ class SlowFile : public File {
   void reserve(uint64_t size_bytes) override { file_->reserve(size_bytes); }
   void sync() override { file_->sync(); }
   void close() override { file_->close(); }
+  std::optional<FileStamp> stamp() override { return file_->stamp(); }
 
  private:
   std::unique_ptr<File> file_;
