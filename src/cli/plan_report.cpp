@@ -89,7 +89,9 @@ std::string bound_line(std::string_view label, std::string_view name, const Boun
   std::string text = fmt::format("{} at most {:.5g}", name, bounds.largest);
   if (bounds.least != bounds.largest)
     text += fmt::format(" (layers: {:.5g} to {:.5g})", bounds.least, bounds.largest);
-  return summary_line(label, text + ", whatever the text: weights prove it");
+  text += ", whatever the text: weights prove it";
+  return summary_line(label, text + (is_safe(bounds.largest) ? "; --input-scale 1.0 cannot clip it"
+                                                             : "; --input-scale 1.0 could clip it"));
 }
 
 std::string what_text(const PlanReport& report) {
