@@ -33,7 +33,8 @@ uint64_t starved_experts(const RunRecord& record) {
 }
 
 // What no warning said before the run, or while it went on.
-std::vector<std::string> warnings_of(const RunRecord& record) {
+std::vector<std::string> warnings_of(const RunOutcome& outcome) {
+  const RunRecord& record = outcome.record;
   std::vector<std::string> warnings;
   if (record.blocks.outside_window > 0) {
     warnings.push_back(
@@ -50,7 +51,7 @@ std::vector<std::string> warnings_of(const RunRecord& record) {
 // All that a reader should have seen before the output is used.
 std::vector<std::string> all_warnings(const RunOutcome& outcome) {
   std::vector<std::string> warnings = outcome.warnings;
-  for (const std::vector<std::string>& more : {outcome.record.notes, warnings_of(outcome.record)})
+  for (const std::vector<std::string>& more : {outcome.record.notes, warnings_of(outcome)})
     warnings.insert(warnings.end(), more.begin(), more.end());
   return warnings;
 }
@@ -287,7 +288,7 @@ std::string calibration_text(const RunOutcome& outcome) {
 }
 
 Json outcome_json(const RunOutcome& outcome) {
-  for (const std::string& warning : warnings_of(outcome.record)) add_reply_warning(warning);
+  for (const std::string& warning : warnings_of(outcome)) add_reply_warning(warning);
   const std::vector<std::string> warnings = all_warnings(outcome);
   Json json = {{"verdict", warnings.empty() ? "good" : "warnings"},
                {"parameters", parameter_count(outcome.source.tensors())},

@@ -111,6 +111,7 @@ class OneFile : public FileSystem {
   void remove(const Path&) override { std::abort(); }
   void copy(const Path&, const Path&) override { std::abort(); }
   void sync_folder(const Path&) override { std::abort(); }
+  Path real_path(const Path& path) override { return path; }
   Disk disk(const Path&) override { std::abort(); }
   std::unique_ptr<File> open_unnamed(const Path&) override { std::abort(); }
   std::unique_ptr<FileLock> try_lock(const Path&, std::string_view) override { std::abort(); }
