@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <condition_variable>
 #include <fstream>
@@ -67,6 +68,28 @@ class Waiting {
   std::vector<std::thread> threads_;
 };
 
+// Of the process: 0 where it is not known.
+uint64_t address_space_used() {
+  std::ifstream file("/proc/self/statm");
+  uint64_t pages = 0;
+  file >> pages;
+  return pages * static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
+}
+
+// oneDNN dies where the system has no place for the code that it makes. Beside a thread's stack (8 MiB) malloc
+// takes 128 MiB for an arena, of which it keeps half.
+void require_address_space(size_t threads) {
+  constexpr uint64_t kLibraryBytes = uint64_t{1} << 30, kThreadBytes = uint64_t{136} << 20;
+  rlimit limit = {};
+  if (::getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return;
+  const uint64_t need = address_space_used() + kLibraryBytes + kThreadBytes * threads;
+  if (limit.rlim_cur >= need) return;
+  throw Error(ErrorKind::kRefused, {}, "the address space is too small for the libraries",
+              {.expected = fmt::format("ulimit -v {} or more", need / 1024),
+               .found = fmt::format("{}", limit.rlim_cur / 1024),
+               .hint = "raise that limit, or take it away: --memory bounds what the program takes"});
+}
+
 }  // namespace
 
 std::thread start_thread(std::function<void()> work) {
@@ -84,7 +107,7 @@ void require_threads(size_t threads, size_t others) {
     Waiting waiting;
     while (started < threads + others && waiting.add()) ++started;
   }
-  if (started == threads + others) return;
+  if (started == threads + others) return require_address_space(threads);
   throw no_thread(fmt::format("--threads {} and {} that wait for disks are needed, and the system starts {}",
                               threads, others, started),
                   started > others ? fmt::format(", or give --threads {}", started - others) : "");

@@ -11,7 +11,8 @@ namespace nibblecast {
 std::thread start_thread(std::function<void()> work);
 
 // Starts `threads` (as --threads says) and `others` at once, which end again: kRefused where the system does
-// not start them all. For libraries that cannot say that a thread was refused: ask before.
+// not start them all, or where a limit on the address space (ulimit -v) leaves libraries too little of it. For
+// libraries that cannot say that a thread or memory was refused: ask before.
 void require_threads(size_t threads, size_t others);
 
 }  // namespace nibblecast

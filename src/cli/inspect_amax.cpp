@@ -249,7 +249,7 @@ Shown show_amax(const std::string& path, const AmaxFile& amax) {
   }
   shown.text += linears_text(linears) + outliers_text(outliers);
   shown.json = {{"path", path},
-                {"format", kAmaxFormat},
+                {"file_format", kAmaxFormat},
                 {"metadata", amax.metadata},
                 {"layers", std::move(layers)},
                 {"outliers", outliers_json(outliers)}};

@@ -222,7 +222,7 @@ void show_blocks(const StoredFiles& stored, const std::string& module, StoredFor
       summary_line("format", weight_format_name(format)) +
       summary_line("scales", fmt::format("{} {} {}: {}", printable(scale.name), dtype_name(scale.dtype),
                                          shape_text(scale.shape), scales.text()));
-  shown.json["format"] = weight_format_name(format);
+  shown.json["weight_format"] = weight_format_name(format);
   shown.json["scales"] = scales.json();
   for (const char* name : {"weight_scale_2", "input_scale"}) {
     if (format != StoredFormat::kNvfp4) break;

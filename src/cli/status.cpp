@@ -25,12 +25,12 @@ constexpr double kLeastSeconds = 2;  // times are kept in seconds
 
 std::string attempt_text(const Json& attempt, bool running) {
   const std::string ended = attempt.value("ended", ""), last = attempt.value("last", "");
-  std::string text = attempt.value("began", "") + ", ";
-  // An output's record, which is published, names neither.
-  if (attempt.contains("host")) {
-    text += fmt::format("{}, process {}, ", attempt.value("host", ""), attempt.value("pid", int64_t{0}));
-  }
-  text += fmt::format("version {}: ", attempt.value("version", ""));
+  // A finished output says neither host nor process: it may be published.
+  const std::string host = attempt.value("host", "");
+  std::string text = attempt.value("began", "") + (host.empty() ? "" : ", " + host) + ", version " +
+                     attempt.value("version", "");
+  if (const int64_t process = attempt.value("pid", int64_t{0})) text += fmt::format(", process {}", process);
+  text += ": ";
   if (!ended.empty()) return text + attempt.value("end", "") + " (" + ended + ")";
   text += running ? "at work" : "killed";
   return text + (last.empty() ? " before anything was durable" : ", durable up to " + last);
@@ -67,9 +67,10 @@ struct Pace {
 Pace pace_of(const JobRecord& job, bool running) {
   const Json& totals = job.description.totals;
   Pace pace;
-  pace.of = static_cast<double>(totals.value("bytes", uint64_t{0}));
-  pace.is_bytes = pace.of > 0;
-  if (!pace.is_bytes) pace.of = static_cast<double>(totals.value("layers", uint64_t{0}));
+  // Where there is a forward pass, it is what takes the time.
+  pace.of = static_cast<double>(totals.value("layers", uint64_t{0}));
+  pace.is_bytes = pace.of == 0;
+  if (pace.is_bytes) pace.of = static_cast<double>(totals.value("bytes", uint64_t{0}));
   pace.done = static_cast<double>(pace.is_bytes ? job.state.durable_bytes : job.state.layers.size());
   if (job.state.attempts.empty()) return pace;
   const Attempt& last = job.state.attempts.back();

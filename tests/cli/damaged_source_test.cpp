@@ -124,7 +124,7 @@ TEST_F(DamagedSource, VerifySourceGoesOnToTheOutput) {
   EXPECT_EQ(both.exit_code, 6);  // nothing is known of this source
   const Json report = Json::parse(both.out);
   EXPECT_EQ(report["problems"].size(), 0u);
-  EXPECT_EQ(report["source"]["files"], 0);
+  EXPECT_EQ(report["published"]["files"], 0);
 }
 
 }  // namespace

@@ -71,13 +71,13 @@ TEST_F(EndToEnd, InspectShowsTheSameValuesOfSourceAndOutput) {
   const std::string name = "layers.0.ffn.experts.1.w2";
   const Json from = run_json({"inspect", source(), "--tensor", name});
   const Json to = run_json({"inspect", path("out"), "--tensor", name + ".weight"});
-  EXPECT_EQ(from["format"], "MXFP4");
-  EXPECT_EQ(to["format"], "NVFP4");
+  EXPECT_EQ(from["weight_format"], "MXFP4");
+  EXPECT_EQ(to["weight_format"], "NVFP4");
   EXPECT_GT(to["input_scale"].get<double>(), 0);
   Json joined = to["blocks"][0]["values"];
   for (const Json& value : to["blocks"][1]["values"]) joined.push_back(value);
   EXPECT_EQ(from["blocks"][0]["values"], joined);
-  EXPECT_EQ(run_json({"inspect", source(), "--tensor", "layers.0.attn.wq_a"})["format"], "FP8 blocks");
+  EXPECT_EQ(run_json({"inspect", source(), "--tensor", "layers.0.attn.wq_a"})["weight_format"], "FP8 blocks");
   EXPECT_EQ(run_json({"inspect", source(), "--tensor", "norm.weight"})["values"]["not_finite"], 0);
 }
 
@@ -151,7 +151,7 @@ TEST_F(EndToEnd, SavedAmaxGivesTheSameWeightsAndScales) {
     }
   }
   const Json seen = run_json({"inspect", path("saved.safetensors")});
-  EXPECT_EQ(seen["format"], "nibblecast.amax/1");
+  EXPECT_EQ(seen["file_format"], "nibblecast.amax/1");
   EXPECT_GT(seen["layers"][0]["w13"]["max"].get<double>(), 0);
 }
 
