@@ -55,8 +55,8 @@ bool is_running(FileSystem& files, const Path& folder, const std::string& holder
   }
 }
 
-// How fast the last attempt was, and how long it takes to the end at that rate. Of bytes made durable, or,
-// where a calibration is all there is to do, of layers.
+// How fast the last attempt was, and how long it takes to the end at that rate: of layers where there is a
+// forward pass, else of bytes made durable.
 struct Pace {
   double done = 0, of = 0;
   double per_second = 0;  // 0: not known
