@@ -133,6 +133,17 @@ RunOptions run_options(const QuantizeArguments& arguments, const Preflight& foun
           .progress = {}};
 }
 
+// Nothing is left to do: what the output's own record says is held against what is asked.
+int answer_finished(const Checkpoint& source, const Plan& plan, const QuantizeArguments& arguments,
+                    const Conditions& conditions, bool json) {
+  clean_finished_destination(source.files(), arguments.destination);
+  if (arguments.job.max_perplexity)
+    check_perplexity(measured_perplexity(source, arguments), arguments.job.max_perplexity);
+  const int said = say_finished(source, plan, arguments, json);
+  if (conditions.empty()) return said;
+  return report_unmet(unmet(conditions, plan, recorded_run(source.files(), arguments.destination)));
+}
+
 int run(const QuantizeArguments& arguments, const CommonOptions& common) {
   require_one_origin(arguments.activations);
   require_hub_id(arguments.base_model);
@@ -160,14 +171,8 @@ int run(const QuantizeArguments& arguments, const CommonOptions& common) {
   if (arguments.export_only && found.destination != DestinationState::kFinished)
     require_calibrated(source, plan, arguments);
   if (arguments.validate_only) return validate(source, plan, *found.destination, arguments, common);
-  if (found.destination == DestinationState::kFinished) {
-    clean_finished_destination(source.files(), arguments.destination);
-    if (arguments.job.max_perplexity)
-      check_perplexity(measured_perplexity(source, arguments), arguments.job.max_perplexity);
-    const int said = say_finished(source, plan, arguments, common.json);
-    if (conditions.empty()) return said;
-    return report_unmet(unmet(conditions, plan, recorded_run(source.files(), arguments.destination)));
-  }
+  if (found.destination == DestinationState::kFinished)
+    return answer_finished(source, plan, arguments, conditions, common.json);
   const InterruptWatch watch(kResumeHint);
   Job job = open_destination(source, arguments.destination, arguments.job.work_folder, found.job, plan);
   report_resumption(job, common.quiet);
