@@ -26,12 +26,6 @@ struct PlanArguments {
   QuantizeOptions options;
 };
 
-std::vector<Breach> breaches_of(const Plan& plan) {
-  std::vector<Tensor> tensors;
-  for (const PlannedTensor& tensor : plan.tensors) tensors.push_back(tensor.out);
-  return check_engine_contracts(plan.config, plan.hf_quant_config, tensors);
-}
-
 // --explain NAME: what becomes of one module, and by which rule.
 int explain(const Checkpoint& source, const PlanArguments& arguments, bool json) {
   const auto config = DeepseekV4Config::parse(source.config(), (source.folder() / "config.json").string());
@@ -47,7 +41,8 @@ int explain(const Checkpoint& source, const PlanArguments& arguments, bool json)
   set_reply({{"module", found->module.name},
              {"hub_name", found->module.hub_name},
              {"weight_format", weight_format_name(recipe.format)},
-             {"weight_method", recipe.format == WeightFormat::kNvfp4 ? Json(recipe_method_name(recipe.method)) : Json()},
+             {"weight_method",
+              recipe.format == WeightFormat::kNvfp4 ? Json(recipe_method_name(recipe.method)) : Json()},
              {"quantizes_input", recipe.quantize_input},
              {"rule", recipe.rule}});
   if (json) return 0;

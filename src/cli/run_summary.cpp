@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <ctime>
 #include <iterator>
 
 #include "base/shell.h"
@@ -172,13 +171,6 @@ Json reach_json(const Reach& reach) {
   return {{"amax", reach.amax}, {"bound", reach.bound}, {"layer", reach.layer}};
 }
 
-// Seconds since 1970 of what utc_now() gave.
-std::optional<std::time_t> time_of(const std::string& utc) {
-  std::tm parts = {};
-  if (::strptime(utc.c_str(), "%Y-%m-%dT%H:%M:%SZ", &parts) == nullptr) return std::nullopt;
-  return ::timegm(&parts);
-}
-
 struct AllAttempts {
   size_t count = 1, killed = 0;  // killed: how long they worked is not known
   double seconds = 0;
@@ -188,10 +180,10 @@ AllAttempts all_attempts(const RunOutcome& outcome) {
   const Json attempts = outcome.job.attempts_json("finished");
   AllAttempts all{.count = std::max<size_t>(1, attempts.size()), .seconds = outcome.record.seconds};
   for (size_t index = 0; index + 1 < attempts.size(); ++index) {
-    const auto began = time_of(attempts[index].value("began", "")),
-               ended = time_of(attempts[index].value("ended", ""));
+    const auto began = utc_seconds(attempts[index].value("began", "")),
+               ended = utc_seconds(attempts[index].value("ended", ""));
     if (began && ended)
-      all.seconds += std::difftime(*ended, *began);
+      all.seconds += static_cast<double>(*ended - *began);
     else
       ++all.killed;
   }

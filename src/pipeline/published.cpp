@@ -67,9 +67,7 @@ Path name_in_output(const Path& side_file) {
 }
 
 std::vector<Engine> loading_engines(const Plan& plan) {
-  std::vector<Tensor> outs;
-  for (const PlannedTensor& tensor : plan.tensors) outs.push_back(tensor.out);
-  const std::vector<Breach> breaches = check_engine_contracts(plan.config, plan.hf_quant_config, outs);
+  const std::vector<Breach> breaches = breaches_of(plan);
   std::vector<Engine> engines;
   for (const Engine engine : kAllEngines) {
     if (std::ranges::find(breaches, engine, &Breach::engine) == breaches.end()) engines.push_back(engine);

@@ -29,4 +29,8 @@ struct Breach {
 std::vector<Breach> check_engine_contracts(const Json& config, const Json& hf_quant_config,
                                            std::span<const Tensor> tensors);
 
+struct Plan;
+// Of the output that the plan makes.
+std::vector<Breach> breaches_of(const Plan& plan);
+
 }  // namespace nibblecast

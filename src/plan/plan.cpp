@@ -336,9 +336,7 @@ class Planner {
 
   // A finding for each rule, with all engines that it is a rule of.
   void ask_engines() {
-    std::vector<Tensor> outs;
-    for (const PlannedTensor& tensor : plan_.tensors) outs.push_back(tensor.out);
-    std::vector<Breach> breaches = check_engine_contracts(plan_.config, plan_.hf_quant_config, outs);
+    std::vector<Breach> breaches = breaches_of(plan_);
     while (!breaches.empty()) {
       const std::string rule = breaches.front().rule;
       const auto others = std::stable_partition(breaches.begin(), breaches.end(),
@@ -390,6 +388,12 @@ bool Plan::refused() const {
 bool Plan::needs_activations() const {
   return options.input_scale != InputScalePolicy::kConstant &&
          std::ranges::find(tensors, Make::kInputScale, &PlannedTensor::make) != tensors.end();
+}
+
+std::vector<Breach> breaches_of(const Plan& plan) {
+  std::vector<Tensor> outs;
+  for (const PlannedTensor& tensor : plan.tensors) outs.push_back(tensor.out);
+  return check_engine_contracts(plan.config, plan.hf_quant_config, outs);
 }
 
 float w2_bound(const Plan& plan, const ActivationBound& bound) {
