@@ -1,4 +1,5 @@
-// formats/fp8_block.h - F8_E4M3 weights with one scale per tile (DeepSeek: 128x128, scale E8M0 or F32).
+// formats/fp8_block.h - F8_E4M3 weights with one scale per tile (DeepSeek: 128x128, scale E8M0 or F32;
+// Qwen: BF16).
 //
 //   value[row, col] = e4m3(code[row, col]) * scale[row / tile_rows, col / tile_cols]     product in FP32
 //
@@ -13,7 +14,11 @@
 
 namespace nibblecast {
 
-enum class ScaleType { kE8M0, kF32 };
+enum class ScaleType { kE8M0, kF32, kBF16 };
+
+constexpr size_t scale_bytes(ScaleType type) {
+  return type == ScaleType::kF32 ? 4 : type == ScaleType::kBF16 ? 2 : 1;
+}
 
 struct Fp8BlockView {
   const uint8_t* codes = nullptr;  // [rows, cols] row-major

@@ -13,7 +13,13 @@ float fp8_tile_scale(const Fp8BlockView& weight, size_t tile) {
   const auto* scales = static_cast<const uint8_t*>(weight.scales);
   if (weight.scale_type == ScaleType::kE8M0) return decode_e8m0(scales[tile]);
   float scale = 0;
-  std::memcpy(&scale, scales + tile * sizeof(float), sizeof(float));
+  if (weight.scale_type == ScaleType::kBF16) {
+    bf16 narrow;
+    std::memcpy(&narrow.bits, scales + tile * sizeof narrow, sizeof narrow);
+    scale = to_float(narrow);
+  } else {
+    std::memcpy(&scale, scales + tile * sizeof(float), sizeof(float));
+  }
   return std::isnan(scale) ? std::numeric_limits<float>::quiet_NaN() : scale;
 }
 

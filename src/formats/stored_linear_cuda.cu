@@ -125,7 +125,12 @@ struct Fp8BlockRows {
   __device__ float tile_scale(size_t tile) const {
     if (scale_type == ScaleType::kE8M0) return e8m0_value(scales[tile]);
     float scale;
-    memcpy(&scale, scales + tile * sizeof scale, sizeof scale);
+    if (scale_type == ScaleType::kBF16) {
+      const uint32_t bits = uint32_t{scales[2 * tile + 1]} << 24 | uint32_t{scales[2 * tile]} << 16;
+      scale = __uint_as_float(bits);
+    } else {
+      memcpy(&scale, scales + tile * sizeof scale, sizeof scale);
+    }
     return scale == scale ? scale : e8m0_value(255);
   }
 };

@@ -1,4 +1,5 @@
-// model/activation_amax.h - what calibration records of one layer: the largest |x| that entered each linear.
+// model/activation_amax.h - what calibration records of one layer: the largest |x| that entered its linears,
+// tap by tap (model/model_table.h).
 #pragma once
 
 #include <cstdint>
@@ -8,21 +9,16 @@
 
 namespace nibblecast {
 
-struct ExpertAmax {                // each [E]; 0 for an expert without tokens
-  std::vector<float> w13;          // input of w1 and w3
-  std::vector<float> w2;           // input of w2 without the routing weight: silu(clamp(g)) * clamp(u)
-  std::vector<float> w2_weighted;  // the same times the routing weight (which includes routed_scaling_factor)
-  std::vector<int64_t> tokens;     // tokens routed to the expert
-
-  bool operator==(const ExpertAmax&) const = default;
-};
-
 struct LayerAmax {
   uint64_t layer = 0;
-  std::map<std::string, float> linears;  // official module name ("layers.3.attn.wq_a") -> amax of its input
-  ExpertAmax experts;
+  // By the tap's name: one value, or one for each routed expert (0 for an expert without tokens). Of a weighted
+  // tap also NAME_weighted: times the routing weight, which includes what scales it.
+  std::map<std::string, std::vector<float>> taps = {};
+  std::vector<int64_t> tokens = {};  // routed to each expert; empty in a dense layer
 
   bool operator==(const LayerAmax&) const = default;
 };
+
+inline std::string weighted_tap(const std::string& tap) { return tap + "_weighted"; }
 
 }  // namespace nibblecast

@@ -3,12 +3,14 @@
 // by.
 //
 // Order of calls: embed() until all of the vocabulary was seen, or resume_at() and set_streams(); then per
-// layer expect_layer(), take() for each part of its dense tensors, begin_layer(), expert() ascending,
-// end_layer(), layer_amax(). A device may be behind the calls: so that it never waits for them, the next
+// layer expect_layer(), take() for each part of its dense tensors, begin_layer(), expert() ascending (in a
+// dense layer its only MLP, as expert 0), end_layer(), layer_amax(). A device may be behind the calls: so that it never waits for them, the next
 // layer may begin before layer_amax(), but not end. After the last layer_amax() comes the head, as "layer"
-// num_hidden_layers: expect_layer() and take() for what comes before head.weight, begin_head(), head() for
-// each part of head.weight, row_losses(). One caller. Results do not depend on threads, or on how bytes are
+// Model::layers(): expect_layer() and take() for what comes before the head's weight, begin_head(), head()
+// for each part of it, row_losses(). One caller. Results do not depend on threads, or on how bytes are
 // divided into calls.
+//
+// No family is in it: what is computed is the Model's spec, what tensors mean is said by its table.
 #pragma once
 
 #include <cstddef>
@@ -25,9 +27,9 @@
 #include "checkpoint/tensor.h"
 #include "formats/bf16.h"
 #include "model/activation_amax.h"
-#include "model/deepseek_v4.h"
-#include "model/deepseek_v4_config.h"
 #include "model/logits.h"
+#include "model/model.h"
+#include "model/stored.h"
 
 namespace nibblecast {
 
@@ -60,18 +62,19 @@ class ForwardPass {
   using Tick = std::function<void(double done)>;
   virtual void set_tick(Tick) {}
 
-  // Rows [first, first + count) of embed.weight (BF16 [V, D]).
+  // Rows [first, first + count) of the embedding (BF16 [V, D]).
   virtual void embed(uint64_t first, uint64_t count, std::span<const std::byte> bytes) = 0;
 
   // Instead of embed(): goes on with `layer`, after set_streams() for all bytes of the streams that enter it.
   virtual void resume_at(uint64_t layer) = 0;
-  // The residual streams after the last layer that ended, before the next begins: [tokens, hc_mult, D] in the
+  // What is carried from the last layer that ended into the next: [tokens, Model::carried_width()] in the
   // compute dtype.
   virtual uint64_t streams_bytes() const = 0;
   virtual void set_streams(uint64_t begin, std::span<const std::byte> bytes) = 0;
   virtual void get_streams(uint64_t begin, std::span<std::byte> bytes) const = 0;
 
-  // `dense`: all tensors of the layer but routed experts, as the checkpoint has them.
+  // `dense`: all tensors of the layer but those of WeightModule::streams(), as the checkpoint has them; of
+  // "layer" Model::layers() the plain ones of the table's globals.
   virtual void expect_layer(uint64_t layer, std::span<const Tensor> dense) = 0;
   // Bytes [begin, begin + bytes.size()) of dense tensor `name` of the expected layer.
   virtual void take(const std::string& name, uint64_t begin, std::span<const std::byte> bytes,
@@ -86,7 +89,7 @@ class ForwardPass {
 
   // `sink`, which may be empty, is given all logits; without it they do not leave the device.
   virtual void begin_head(LogitsSink sink) = 0;
-  // Bytes [begin, begin + bytes.size()) of head.weight (BF16 [V, D]), in order.
+  // Bytes [begin, begin + bytes.size()) of the head's weight (BF16 [V, D]), in order.
   virtual void head(uint64_t begin, std::span<const std::byte> bytes, const Owner& owner) = 0;
   virtual RowLosses row_losses() = 0;
 
@@ -108,10 +111,15 @@ struct ComputeRates {
 template <class T>
 ComputeRates probe_device(const ForwardDevice& device);
 
-// T: bf16 or float. kRefused where the device's memory is short.
+// T: bf16 or float. kRefused where the device's memory is short; kUnsupported where a device lacks something
+// that the model needs. `model` outlives the pass.
 template <class T>
-std::unique_ptr<ForwardPass> make_forward_pass(const DeepseekV4Config& config,
-                                               std::vector<std::vector<int32_t>> rows,
+std::unique_ptr<ForwardPass> make_forward_pass(const Model& model, std::vector<std::vector<int32_t>> rows,
                                                const ForwardDevice& device);
+
+// Peak bytes of memory that a pass on the CPU takes for `tokens` tokens in rows of at most `longest_row`,
+// beyond the stored tensors handed in. An upper bound that `plan` prints and that a run never exceeds.
+template <class T>
+uint64_t forward_memory_bytes(const Model& model, uint64_t tokens, uint64_t longest_row, size_t threads);
 
 }  // namespace nibblecast

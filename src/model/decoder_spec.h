@@ -1,0 +1,74 @@
+// model/decoder_spec.h - how a decoder of ordinary blocks computes, as a value: norm, grouped-query attention,
+// norm, MLP or experts, layer after layer, on one residual stream.
+//
+//   x += attention(norm(x));  x += ffn(norm(x))
+//
+// A family's reader makes it from a config; the forward pass (model/decoder.h) knows nothing else.
+// Formulas: ops/gqa.h, heads.h, rope_table.h, activation.h, router.h, rmsnorm.h.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <variant>
+#include <vector>
+
+#include "ops/activation.h"
+#include "ops/rmsnorm.h"
+#include "ops/rope_table.h"
+#include "ops/router.h"
+
+namespace nibblecast {
+
+struct NormSpec {
+  float eps = 1e-6f;
+  NormWeight use = NormWeight::kRoundedTimes;
+  bool operator==(const NormSpec&) const = default;
+};
+
+enum class HeadNorms : uint8_t {
+  kNone,
+  kPerHead,  // q_norm and k_norm over the channels of a head, before RoPE
+  kAll,      // over all heads' channels together
+};
+
+struct GqaSpec {
+  uint64_t heads = 0, kv_heads = 0, width = 0;  // width: channels of a head
+  RopeSpec rope = {};                           // dims 0: none
+  float scale = 1;                              // of scores
+  uint64_t window = 0;                          // keys that a query sees, its own included; 0: all before it
+  HeadNorms head_norms = HeadNorms::kNone;
+  bool sinks = false;     // a logit a head that takes part in the softmax and brings no value
+  bool qkv_bias = false;  // of q, k and v
+  bool o_bias = false;
+  bool operator==(const GqaSpec&) const = default;
+};
+
+struct MlpSpec {
+  uint64_t width = 0;
+  Activation activation = {};
+  bool bias = false;
+  bool operator==(const MlpSpec&) const = default;
+};
+
+struct MoeSpec {
+  RouterSpec router = {};
+  bool choice_bias = false;  // Role::kRouterBias is added to the scores that choose
+  MlpSpec expert = {};
+  std::optional<MlpSpec> shared = {};
+  bool operator==(const MoeSpec&) const = default;
+};
+
+struct DecoderLayer {
+  GqaSpec attention = {};
+  std::variant<MlpSpec, MoeSpec> ffn = {};
+  bool operator==(const DecoderLayer&) const = default;
+};
+
+struct DecoderSpec {
+  uint64_t hidden = 0, vocab = 0;
+  NormSpec norm = {};
+  std::vector<DecoderLayer> layers = {};
+  bool operator==(const DecoderSpec&) const = default;
+};
+
+}  // namespace nibblecast

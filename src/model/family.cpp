@@ -1,0 +1,44 @@
+#include "model/family.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "checkpoint/printable.h"
+#include "model/decoder_family.h"
+#include "model/deepseek_v4_family.h"
+
+namespace nibblecast {
+namespace {
+
+std::string known_types() {
+  std::string names;
+  for (const Family* family : families()) {
+    for (const std::string_view type : family->model_types)
+      names += (names.empty() ? "" : ", ") + std::string(type);
+  }
+  return names;
+}
+
+}  // namespace
+
+std::span<const Family* const> families() {
+  static const Family* const kFamilies[] = {&kDeepseekV4Family, &kDecoderFamily};
+  return kFamilies;
+}
+
+const Family& family_of(const Json& config, const std::string& file) {
+  const Json type = at_or_null(config, "model_type");
+  for (const Family* family : families()) {
+    if (type.is_string() && std::ranges::find(family->model_types, type.get_ref<const std::string&>()) !=
+                                family->model_types.end())
+      return *family;
+  }
+  throw Error(ErrorKind::kUnsupported, {.file = file}, "the model is of a family that is not known",
+              {.expected = "'model_type' one of " + known_types(),
+               .found = type.is_null() ? "no 'model_type'" : printable(type.dump(-1, ' ', true, Json::error_handler_t::replace)),
+               .hint = {}});
+}
+
+Model read_model(const Json& config, const std::string& file) { return family_of(config, file).read(config, file); }
+
+}  // namespace nibblecast

@@ -1,0 +1,38 @@
+// model/family.h - the families of models that are known: a family is a function from a config to a Model,
+// and a few facts about how its checkpoints are written.
+#pragma once
+
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/json.h"
+#include "model/model.h"
+
+namespace nibblecast {
+
+struct Preset {
+  std::string_view name;   // "v4-pro"
+  Json (*config)();        // a config.json as the release has it
+};
+
+struct Family {
+  std::string_view name;                         // "deepseek_v4"
+  std::span<const std::string_view> model_types; // of config.json
+  // Refuses (kBadInput / kUnsupported, naming `file`, the key, expected, found) what is missing, mistyped,
+  // absurd or contradicting, and options of the family's code that the forward pass lacks.
+  Model (*read)(const Json& config, const std::string& file);
+  std::span<const Preset> presets;
+  // A checkpoint as its releases store it, for synth: name, dtype, shape and size_bytes of every tensor of a
+  // layer (nothing: those outside of layers).
+  std::vector<Tensor> (*stored)(const Model& model, std::optional<uint64_t> layer);
+};
+
+std::span<const Family* const> families();
+// By model_type. kUnsupported, naming the families that are known.
+const Family& family_of(const Json& config, const std::string& file);
+Model read_model(const Json& config, const std::string& file);
+
+}  // namespace nibblecast

@@ -1,0 +1,112 @@
+// model/model_table.h - what tensors a model consists of, as a value: names, shapes, what each is for, and
+// which linears share an input. Plan, recipes, verify, synth, engine contracts and the forward pass read
+// this; no name is parsed anywhere.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "checkpoint/tensor.h"
+#include "model/module_id.h"
+
+namespace nibblecast {
+
+// A distinct input of linears. Linears of one tap are fused by engines (one scale for all), are measured once,
+// and have one entry in the amax file.
+struct Tap {
+  std::string name = {};  // "attn.in": within its layer
+  uint64_t experts = 0;   // 0: one value; else one for each routed expert
+  bool weighted = false;  // also measured times the routing weight: entry NAME_weighted
+  // What weights alone prove of it: an RMSNorm's output, of this many channels, by its weight...
+  std::string norm = {};
+  uint64_t width = 0;
+  bool norm_plus_one = false;  // the weight is stored less one
+  // ...or a product of clamped factors.
+  float most = std::numeric_limits<float>::infinity();
+  float most_weighted = std::numeric_limits<float>::infinity();
+};
+
+enum class ModuleKind : uint8_t {
+  kLinear,         // what ModelOpt quantizes
+  kGroupedLinear,  // each block of rows has its own input (V4's attn.wo_a)
+  kRouter,
+  kHead,
+  kEmbedding,
+};
+
+inline constexpr uint16_t kNoTap = UINT16_MAX;
+
+// A module with a weight matrix.
+struct WeightModule {
+  ModuleId id = {};
+  std::string name = {};      // as the checkpoint has it, without ".weight": "layers.3.attn.wq_a"
+  std::string hub_name = {};  // transformers' name, where it is another: "model.layers.3.self_attn.q_a_proj"
+  ModuleKind kind = ModuleKind::kLinear;
+  Shape shape = {};       // [out, in]
+  uint16_t tap = kNoTap;  // index into its layer's taps
+  bool bias = false;      // NAME.bias [out] is there too
+
+  bool is_routed_expert() const { return id.expert >= 0; }
+  // Of an MLP that streams by and is used at once: a routed expert's, or a dense layer's only one.
+  bool streams() const {
+    return !id.shared && (id.role == Role::kGate || id.role == Role::kUp || id.role == Role::kDown);
+  }
+};
+
+enum class PlainKind : uint8_t {
+  kVector,   // BF16, F16 or F32
+  kMatrix,   // the same; multiplied with every token
+  kTable,    // the same; added or looked up
+  kInteger,  // I64 or I32
+};
+
+// A tensor that no recipe changes.
+struct PlainTensor {
+  ModuleId id = {};
+  std::string name = {};      // full: "layers.3.attn_norm.weight"
+  std::string hub_name = {};  // as above
+  PlainKind kind = PlainKind::kVector;
+  Shape shape = {};
+};
+
+struct LayerTable {
+  std::vector<WeightModule> modules = {};  // in the fixed order of the family; routed experts last, ascending
+  std::vector<PlainTensor> plain = {};
+  std::vector<Tap> taps = {};
+  uint64_t experts = 0, top = 0;  // routed experts, and how many a token goes to; 0: a dense layer
+
+  uint64_t mlps() const { return experts == 0 ? 1 : experts; }  // that stream by
+  const Tap* tap_of(const WeightModule& module) const {
+    return module.tap == kNoTap ? nullptr : &taps[module.tap];
+  }
+  const WeightModule* find(const ModuleId& id) const;
+  const PlainTensor* find_plain(Role role) const;
+};
+
+struct ModelTable {
+  LayerTable globals = {};  // embedding, head, final norm and what else stands outside of layers
+  std::vector<LayerTable> layers = {};
+  bool tied_head = false;  // the head is the embedding: globals have none
+  // Names that begin with one of these are passed through unseen: draft layers, other modalities.
+  std::vector<std::string> passed_through = {};
+
+  uint64_t most_experts() const;  // of a layer
+  bool passes_through(std::string_view name) const;
+};
+
+// Modules by any of their names, with or without ".weight".
+class ModuleIndex {
+ public:
+  explicit ModuleIndex(const ModelTable& table);  // which outlives this
+  const WeightModule* find(std::string_view name) const;
+
+ private:
+  std::unordered_map<std::string_view, const WeightModule*> by_name_;
+};
+
+}  // namespace nibblecast

@@ -1,0 +1,54 @@
+// model/module_id.h - what a tensor of a model is for, whatever a checkpoint calls it.
+#pragma once
+
+#include <compare>
+#include <cstdint>
+
+namespace nibblecast {
+
+enum class Role : uint8_t {
+  kEmbedding,
+  kHead,
+  // Grouped-query attention.
+  kQ,
+  kK,
+  kV,
+  kO,
+  // DeepSeek-V4's latent attention: queries through a rank, one latent for keys and values, the output through
+  // groups of ranks; its compressors and its indexer.
+  kQA,
+  kQB,
+  kKv,
+  kOA,
+  kOB,
+  kCompressKv,
+  kCompressGate,
+  kIndexQ,
+  kIndexWeights,
+  kIndexCompressKv,
+  kIndexCompressGate,
+  // The feed-forward half.
+  kRouter,
+  kGate,
+  kUp,
+  kDown,
+  // What is no linear.
+  kInputNorm,  // before the layer's first half
+  kFfnNorm,    // before its second half
+  kQNorm,
+  kKNorm,
+  kFinalNorm,  // before the head
+  kSinks,
+  kRouterBias,  // added to the scores that choose, not to the weights
+  kOther,
+};
+
+// One module of a model. layer -1: none (embedding, head). expert -1: no routed expert.
+struct ModuleId {
+  int32_t layer = -1, expert = -1;
+  bool shared = false;  // of the shared expert
+  Role role = Role::kOther;
+  auto operator<=>(const ModuleId&) const = default;
+};
+
+}  // namespace nibblecast

@@ -1,0 +1,356 @@
+#include "weights/container.h"
+
+#include <fmt/format.h>
+
+#include <cstring>
+#include <initializer_list>
+
+#include "base/error.h"
+#include "base/integers.h"
+#include "checkpoint/printable.h"
+#include "checkpoint/quantization.h"
+
+namespace nibblecast {
+namespace {
+
+constexpr uint64_t kMostTile = 1 << 20;
+
+// What one scale belongs to.
+enum class Blocks : uint8_t { kNone, kTiles, kTiles128, kTensor, kRow, kOf32, kOf16 };
+
+class Dtypes {
+ public:
+  constexpr Dtypes(std::initializer_list<Dtype> all) {
+    for (const Dtype dtype : all) bits_ |= bit(dtype);
+  }
+  constexpr bool contains(Dtype dtype) const { return (bits_ & bit(dtype)) != 0; }
+  std::string text() const {
+    std::string names;
+    for (int dtype = 0; dtype <= static_cast<int>(Dtype::kU64); ++dtype) {
+      if (!contains(static_cast<Dtype>(dtype))) continue;
+      names += std::string(names.empty() ? "" : " or ") + std::string(dtype_name(static_cast<Dtype>(dtype)));
+    }
+    return names;
+  }
+
+ private:
+  static constexpr uint32_t bit(Dtype dtype) { return uint32_t{1} << static_cast<int>(dtype); }
+  uint32_t bits_ = 0;
+};
+
+// One way to store a linear. Rows are tried in order; the first whose weight has the dtype and whose scale is
+// there with a dtype and a shape that fit is it.
+struct Container {
+  const char* words;
+  Dtypes weight;
+  const char* scale;  // suffix; null: none
+  Dtypes scales;
+  Blocks blocks;
+  StoredFormat format;
+  const char* scale_2 = nullptr;
+};
+
+using enum Dtype;
+constexpr Container kContainers[] = {
+    {"BF16", {kBF16}, nullptr, {}, Blocks::kNone, StoredFormat::kBf16},
+    {"F32", {kF32}, nullptr, {}, Blocks::kNone, StoredFormat::kF32},
+    {"FP8 in tiles", {kF8E4M3}, ".scale", {kF8E8M0, kF32}, Blocks::kTiles, StoredFormat::kFp8},
+    {"FP8 in tiles", {kF8E4M3}, ".weight_scale_inv", {kF32, kBF16, kF8E8M0}, Blocks::kTiles, StoredFormat::kFp8},
+    {"FP8 with one scale", {kF8E4M3}, ".weight_scale", {kF32, kBF16}, Blocks::kTensor, StoredFormat::kFp8},
+    {"FP8 with a scale a row", {kF8E4M3}, ".weight_scale", {kF32, kBF16}, Blocks::kRow, StoredFormat::kFp8},
+    {"FP8 in tiles", {kF8E4M3}, ".weight_scale", {kF32, kBF16}, Blocks::kTiles128, StoredFormat::kFp8},
+    {"MXFP8", {kF8E4M3}, ".weight_scale", {kU8, kF8E8M0}, Blocks::kOf32, StoredFormat::kFp8},
+    {"MXFP4", {kI8, kU8}, ".scale", {kF8E8M0, kU8}, Blocks::kOf32, StoredFormat::kMxfp4},
+    {"NVFP4", {kU8}, ".weight_scale", {kF8E4M3}, Blocks::kOf16, StoredFormat::kNvfp4, ".weight_scale_2"},
+};
+
+bool holds_one(const Tensor& tensor) { return tensor.size_bytes == dtype_bytes(tensor.dtype); }
+bool is_packed(StoredFormat format) {
+  return format == StoredFormat::kMxfp4 || format == StoredFormat::kNvfp4;
+}
+
+class Search {
+ public:
+  Search(const std::string& module, const TileSize& tiles, const FindTensor& find, const LocateTensor& where,
+         const Tensor& weight)
+      : module_(module), tiles_(tiles), find_(find), where_(where), weight_(weight) {}
+
+  LinearParts run() const {
+    const Container* named = nullptr;  // whose weight and scale are there
+    for (const Container& container : kContainers) {
+      if (!container.weight.contains(weight_.dtype)) continue;
+      if (container.scale == nullptr) return parts_of(container, nullptr);
+      const Tensor* scale = find_(module_ + container.scale);
+      if (scale == nullptr) continue;
+      if (container.scales.contains(scale->dtype) && fits(container, *scale)) return parts_of(container, scale);
+      if (named == nullptr) named = &container;
+    }
+    if (named != nullptr) refuse_scale(*named);
+    refuse_weight();
+  }
+
+ private:
+  uint64_t rows() const { return weight_.shape.size() == 2 ? weight_.shape[0] : 1; }
+  // Of values, in a container of this kind.
+  uint64_t cols(StoredFormat format) const {
+    return (weight_.shape.empty() ? 1 : weight_.shape.back()) * (is_packed(format) ? 2 : 1);
+  }
+
+  Shape scale_shape(const Container& container) const {
+    const uint64_t width = cols(container.format);
+    switch (container.blocks) {
+      case Blocks::kTiles:
+        return {ceil_div(rows(), tiles_.rows), ceil_div(width, tiles_.cols)};
+      case Blocks::kTiles128:
+        return {ceil_div(rows(), uint64_t{128}), ceil_div(width, uint64_t{128})};
+      case Blocks::kRow:
+        return {rows(), 1};
+      case Blocks::kOf32:
+        return {rows(), width / 32};
+      case Blocks::kOf16:
+        return {rows(), width / 16};
+      default:
+        return {};
+    }
+  }
+
+  bool fits(const Container& container, const Tensor& scale) const {
+    if (container.blocks == Blocks::kTensor) return holds_one(scale);
+    if (weight_.shape.size() != 2) return false;
+    const Shape expected = scale_shape(container);
+    if (scale.shape == expected) return true;
+    if (container.blocks == Blocks::kRow) return rows() > 1 && scale.shape == Shape{rows()};
+    return container.blocks == Blocks::kTiles128 &&
+           scale.shape == Shape{expected[0], 1, expected[1], 1};
+  }
+
+  LinearParts parts_of(const Container& container, const Tensor* scale) const {
+    LinearParts parts{.format = format_of(container, scale), .weight = &weight_, .scale = scale};
+    parts.container = container.words;
+    if (scale != nullptr) require_matrix(container);
+    if (container.scale_2 != nullptr) parts.scale_2 = &scale_2(container);
+    parts.input_scale = find_(module_ + ".input_scale");
+    return parts;
+  }
+
+  LinearFormat format_of(const Container& container, const Tensor* scale) const {
+    LinearFormat format{.stored = container.format, .rows = rows(), .cols = cols(container.format)};
+    if (!weight_.shape.empty() && weight_.shape.size() != 2)
+      format.rows = weight_.shape.back() == 0 ? 0 : *element_count(weight_.shape) / weight_.shape.back();
+    if (container.format != StoredFormat::kFp8) return format;
+    format.scale_type = scale->dtype == kF32    ? ScaleType::kF32
+                        : scale->dtype == kBF16 ? ScaleType::kBF16
+                                                : ScaleType::kE8M0;
+    switch (container.blocks) {
+      case Blocks::kTiles:
+        format.tile_rows = tiles_.rows, format.tile_cols = tiles_.cols;
+        break;
+      case Blocks::kTensor:
+        format.tile_rows = format.rows, format.tile_cols = format.cols;
+        break;
+      case Blocks::kRow:
+        format.tile_rows = 1, format.tile_cols = format.cols;
+        break;
+      case Blocks::kOf32:
+        format.tile_rows = 1, format.tile_cols = 32;
+        break;
+      default:
+        break;
+    }
+    return format;
+  }
+
+  void require_matrix(const Container& container) const {
+    if (weight_.shape.size() != 2 || weight_.size_bytes == 0) {
+      throw Error(ErrorKind::kUnsupported, where_(weight_), "is a quantized weight but no matrix",
+                  {.found = fmt::format("{} {}", dtype_name(weight_.dtype), shape_text(weight_.shape)), .hint = {}});
+    }
+    const uint64_t block = container.blocks == Blocks::kOf32 ? 32 : container.blocks == Blocks::kOf16 ? 16 : 1;
+    if (cols(container.format) % block == 0) return;
+    throw Error(ErrorKind::kBadInput, where_(weight_), "its columns are no whole blocks",
+                {.expected = fmt::format("a multiple of {}", block),
+                 .found = std::to_string(cols(container.format))});
+  }
+
+  const Tensor& scale_2(const Container& container) const {
+    const std::string name = module_ + container.scale_2;
+    const Tensor* found = find_(name);
+    if (found == nullptr) refuse_without(name);
+    if (found->dtype != kF32 || !holds_one(*found)) {
+      throw Error(ErrorKind::kBadInput, where_(*found), "does not fit its weight",
+                  {.expected = "F32 of one value",
+                   .found = fmt::format("{} {}", dtype_name(found->dtype), shape_text(found->shape)), .hint = {}});
+    }
+    return *found;
+  }
+
+  // A scale of a known name whose dtype or shape fits no container.
+  [[noreturn]] void refuse_scale(const Container& container) const {
+    const Tensor& scale = *find_(module_ + container.scale);
+    const std::string shape =
+        container.blocks == Blocks::kTensor ? "of one value" : shape_text(scale_shape(container));
+    throw Error(ErrorKind::kBadInput, where_(scale), "does not fit its weight",
+                {.expected = container.scales.text() + " " + shape,
+                 .found = fmt::format("{} {}", dtype_name(scale.dtype), shape_text(scale.shape)),
+                 .hint = fmt::format("the weight is {} {}", dtype_name(weight_.dtype), shape_text(weight_.shape))});
+  }
+
+  [[noreturn]] void refuse_weight() const {
+    for (const Container& container : kContainers) {
+      if (container.scale != nullptr && container.weight.contains(weight_.dtype))
+        refuse_without(module_ + container.scale);
+    }
+    throw Error(ErrorKind::kUnsupported, where_(weight_), "is stored in a dtype that no weight has",
+                {.expected = "BF16, F32, or FP8 or FP4 with scales",
+                 .found = std::string(dtype_name(weight_.dtype)), .hint = {}});
+  }
+
+  // Names what is there instead.
+  [[noreturn]] void refuse_without(const std::string& name) const {
+    std::string others;
+    for (const char* suffix : {".scale", ".weight_scale", ".weight_scale_inv", ".weight_scale_2",
+                               ".weight_shape", ".input_scale"}) {
+      if (const Tensor* other = find_(module_ + suffix)) {
+        others += (others.empty() ? "" : ", ") + printable(other->name) + " (" +
+                  std::string(dtype_name(other->dtype)) + ")";
+      }
+    }
+    throw Error(others.empty() ? ErrorKind::kBadInput : ErrorKind::kUnsupported, where_(weight_),
+                fmt::format("is {}, and its scale is missing", dtype_name(weight_.dtype)),
+                {.expected = "a tensor '" + name + "'", .found = others});
+  }
+
+  const std::string& module_;
+  const TileSize& tiles_;
+  const FindTensor& find_;
+  const LocateTensor& where_;
+  const Tensor& weight_;
+};
+
+TileSize parse_tiles(const Json& size, const std::string& file, const std::string& section) {
+  const auto side = [&](size_t axis) -> uint64_t {
+    if (!size.is_array() || size.size() != 2) return 0;
+    const Json& value = size.at(axis);
+    return value.is_number_unsigned() && value.get<uint64_t>() <= kMostTile ? value.get<uint64_t>() : 0;
+  };
+  const TileSize tiles{.rows = side(0), .cols = side(1)};
+  if (tiles.rows > 0 && tiles.cols > 0) return tiles;
+  throw Error(ErrorKind::kBadInput, {.file = file},
+              fmt::format("'{}.weight_block_size' is no tile size", printable(section)),
+              {.expected = fmt::format("two integers from 1 to {}", kMostTile),
+               .found = size.dump(-1, ' ', true, Json::error_handler_t::replace)});
+}
+
+}  // namespace
+
+TileSize tile_size(const Json& config, const std::string& file) {
+  std::optional<TileSize> found;
+  for (const QuantizationSection& section : quantization_sections(config)) {
+    const auto size =
+        section.value->is_object() ? section.value->find("weight_block_size") : section.value->end();
+    if (size == section.value->end() || size->is_null()) continue;
+    const TileSize tiles = parse_tiles(*size, file, section.name);
+    if (found && *found != tiles) {
+      throw Error(ErrorKind::kUnsupported, {.file = file},
+                  "has several sections with other values of weight_block_size",
+                  {.expected = fmt::format("{} x {} everywhere", found->rows, found->cols),
+                   .found = fmt::format("{} x {} in {}", tiles.rows, tiles.cols, printable(section.name))});
+    }
+    found = tiles;
+  }
+  return found.value_or(TileSize{});
+}
+
+uint64_t LinearFormat::scale_rows() const {
+  return stored == StoredFormat::kFp8 && tile_rows < rows ? tile_rows : 1;
+}
+
+LinearFormat::Bytes LinearFormat::weight_bytes(uint64_t first, uint64_t count) const {
+  static constexpr uint64_t kHalfBytes[] = {4, 8, 2, 1, 1};  // of a value, by StoredFormat
+  const uint64_t row = cols * kHalfBytes[static_cast<size_t>(stored)] / 2;
+  return {first * row, count * row};
+}
+
+LinearFormat::Bytes LinearFormat::scale_bytes(uint64_t first, uint64_t count) const {
+  switch (stored) {
+    case StoredFormat::kMxfp4:
+      return {first * (cols / 32), count * (cols / 32)};
+    case StoredFormat::kNvfp4:
+      return {first * (cols / 16), count * (cols / 16)};
+    case StoredFormat::kFp8: {
+      const uint64_t row = ceil_div(cols, tile_cols) * nibblecast::scale_bytes(scale_type);
+      const uint64_t begin = first / tile_rows, end = ceil_div(first + count, tile_rows);
+      return {begin * row, (end - begin) * row};
+    }
+    default:
+      return {};
+  }
+}
+
+StoredLinear LinearFormat::view(uint64_t count, const std::byte* weight, const std::byte* scale,
+                                std::span<const std::byte> scale_2) const {
+  const auto* codes = reinterpret_cast<const uint8_t*>(weight);
+  const auto* scales = reinterpret_cast<const uint8_t*>(scale);
+  switch (stored) {
+    case StoredFormat::kBf16:
+      return Bf16View{weight, count, cols};
+    case StoredFormat::kF32:
+      return F32View{weight, count, cols};
+    case StoredFormat::kMxfp4:
+      return Mxfp4View{.codes = codes, .scales = scales, .rows = count, .cols = cols};
+    case StoredFormat::kFp8:
+      return Fp8BlockView{.codes = codes,
+                          .scales = scales,
+                          .scale_type = scale_type,
+                          .rows = count,
+                          .cols = cols,
+                          .tile_rows = tile_rows,
+                          .tile_cols = tile_cols};
+    case StoredFormat::kNvfp4: {
+      float value = 1;
+      if (scale_2.size() == sizeof value) std::memcpy(&value, scale_2.data(), sizeof value);
+      return Nvfp4View{.codes = codes, .block_scales = scales, .scale_2 = value, .rows = count, .cols = cols};
+    }
+  }
+  return {};
+}
+
+std::optional<LinearParts> find_linear(const std::string& module, const TileSize& tiles, const FindTensor& find,
+                                       const LocateTensor& where) {
+  const Tensor* weight = find(module + ".weight");
+  if (weight == nullptr) return std::nullopt;
+  return Search(module, tiles, find, where, *weight).run();
+}
+
+std::optional<LinearParts> find_linear(const Checkpoint& source, const std::string& module,
+                                       const TileSize& tiles) {
+  return find_linear(
+      module, tiles, [&](const std::string& name) { return source.find(name); },
+      [&](const Tensor& tensor) { return source.where(tensor); });
+}
+
+Slice LinearSource::rows_of(const Slice& part, uint64_t first, uint64_t count) const {
+  if (&part == &scale_2) return part;
+  const LinearFormat::Bytes bytes =
+      &part == &weight ? format.weight_bytes(first, count) : format.scale_bytes(first, count);
+  return {part.tensor, part.begin + bytes.begin, bytes.size};
+}
+
+StoredLinear LinearSource::view(uint64_t count, std::span<const std::span<const std::byte>> parts) const {
+  const std::byte* const scales = scale.is_there() ? parts[1].data() : nullptr;
+  return format.view(count, parts[0].data(), scales,
+                     scale_2.is_there() ? parts[2] : std::span<const std::byte>());
+}
+
+LinearSource source_of(const Checkpoint& source, const LinearParts& parts) {
+  const auto slice = [&](const Tensor* tensor) -> Slice {
+    if (tensor == nullptr) return {};
+    return {static_cast<uint32_t>(tensor - source.tensors().data()), 0, tensor->size_bytes};
+  };
+  return {.format = parts.format,
+          .weight = slice(parts.weight),
+          .scale = slice(parts.scale),
+          .scale_2 = slice(parts.scale_2)};
+}
+
+}  // namespace nibblecast
