@@ -24,9 +24,9 @@ void ForwardState<T>::check(const std::string& name, const Amax& input) const {
 }
 
 template <class T>
-void ForwardState<T>::record(const std::string& name, const Amax& input) {
+void ForwardState<T>::record(const char* tap, const std::string& name, const Amax& input) {
   check(name, input);
-  amax.linears[module(name)] = input.value();
+  amax.taps[tap] = {input.value()};
 }
 
 template <class T>

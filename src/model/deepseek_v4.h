@@ -13,30 +13,14 @@
 #include <memory>
 #include <span>
 #include <string>
-#include <unordered_map>
 #include <vector>
 
-#include "checkpoint/tensor.h"
-#include "formats/stored_linear.h"
 #include "model/activation_amax.h"
 #include "model/deepseek_v4_config.h"
 #include "model/logits.h"
+#include "model/stored.h"
 
 namespace nibblecast {
-
-// A tensor as stored, in memory that the caller keeps alive during the call it is passed to.
-struct StoredTensor {
-  Dtype dtype = Dtype::kU8;
-  Shape shape;
-  std::span<const std::byte> bytes;  // may be unaligned
-};
-// By full official tensor name ("layers.3.attn.wq_a.weight", "layers.3.attn.wq_a.scale").
-using StoredTensors = std::unordered_map<std::string, StoredTensor>;
-
-// One routed expert's weights as stored: MXFP4 or, in Base checkpoints, FP8 blocks.
-struct StoredExpert {
-  StoredLinear w1, w2, w3;  // w1, w3: [I, D]; w2: [D, I]
-};
 
 template <class T>
 class DeepseekV4Forward {

@@ -292,20 +292,10 @@ class Attention {
   }
 
   void record() {
-    for (const char* name : {"attn.wq_a", "attn.wkv"}) state_.record(name, x_amax_);
-    state_.record("attn.wq_b", qr_amax_);
-    if (weights_.compressor) {
-      for (const char* name : {"attn.compressor.wkv", "attn.compressor.wgate"}) state_.record(name, x_amax_);
-    }
-    if (weights_.indexer) {
-      state_.record("attn.indexer.wq_b", qr_amax_);
-      for (const char* name :
-           {"attn.indexer.weights_proj", "attn.indexer.compressor.wkv", "attn.indexer.compressor.wgate"}) {
-        state_.record(name, x_amax_);
-      }
-    }
-    state_.record("attn.wo_a", o_amax_);
-    state_.record("attn.wo_b", u_amax_);
+    state_.record(v4_tap::kAttentionIn, "attn.wq_a", x_amax_);
+    state_.record(v4_tap::kQueryRank, "attn.wq_b", qr_amax_);
+    state_.record(v4_tap::kAttentionOut, "attn.wo_a", o_amax_);
+    state_.record(v4_tap::kOutRank, "attn.wo_b", u_amax_);
     check_streams(state_.module("hc_attn"), stream_amax_.value());
   }
 

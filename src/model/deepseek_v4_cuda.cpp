@@ -29,7 +29,7 @@ struct DeepseekV4CudaForward<T>::Flow {
       : state(config, rows, device),
         routing(rows.ids.size(), config.n_routed_experts, config.num_experts_per_tok),
         experts(state, routing),
-        findings(state.config, state.findings_at),
+        findings(state.findings_at),
         owners(device.held_owners) {}
 
   void begin_layer() {

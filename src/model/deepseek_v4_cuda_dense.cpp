@@ -11,9 +11,9 @@ namespace {
 
 // Weights that products take stay on the device as stored; small tensors are looked at by the host first.
 bool stays_on_device(const Tensor& tensor) {
-  const bool matrix = tensor.shape.size() == 2;
-  return matrix && (tensor.dtype == Dtype::kF8E4M3 || tensor.dtype == Dtype::kF8E8M0 ||
-                    tensor.dtype == Dtype::kBF16 || tensor.name.ends_with(".scale"));
+  const bool matrix = tensor.shape.size() == 2, scale = tensor.name.ends_with("scale") ||
+                                                        tensor.name.ends_with("scale_inv");
+  return matrix && (dtype_bytes(tensor.dtype) == 1 || tensor.dtype == Dtype::kBF16 || scale);
 }
 
 template <class T>

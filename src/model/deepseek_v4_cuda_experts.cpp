@@ -12,21 +12,10 @@ namespace {
 // sent; few enough that launching never waits for the device, which would hold up the sending.
 constexpr size_t kLaunchedExperts = 16;
 
-// f(pointer, size in bytes) for codes and scales of w1, w2 and w3.
+// f(pointer, size in bytes) for the parts of w1, w2 and w3.
 template <class F>
 void for_pieces(StoredExpert& expert, const F& f) {
-  for (StoredLinear* linear : {&expert.w1, &expert.w2, &expert.w3}) {
-    if (auto* mxfp4 = std::get_if<Mxfp4View>(linear)) {
-      f(mxfp4->codes, mxfp4->rows * mxfp4->cols / 2);
-      f(mxfp4->scales, mxfp4->rows * mxfp4->cols / 32);
-      continue;
-    }
-    auto& fp8 = std::get<Fp8BlockView>(*linear);
-    const uint64_t tiles =
-        (fp8.rows + fp8.tile_rows - 1) / fp8.tile_rows * ((fp8.cols + fp8.tile_cols - 1) / fp8.tile_cols);
-    f(fp8.codes, fp8.rows * fp8.cols);
-    f(fp8.scales, tiles * (fp8.scale_type == ScaleType::kF32 ? sizeof(float) : 1));
-  }
+  for (StoredLinear* linear : {&expert.w1, &expert.w2, &expert.w3}) for_parts(*linear, f);
 }
 
 }  // namespace

@@ -3,12 +3,12 @@
 #include <bit>
 
 #include "model/deepseek_v4_checks.h"
+#include "model/deepseek_v4_family.h"
 
 namespace nibblecast {
 
-CudaLayerFindings::CudaLayerFindings(const DeepseekV4Config& config, const CudaFindings& at)
-    : config_(config),
-      at_(at),
+CudaLayerFindings::CudaLayerFindings(const CudaFindings& at)
+    : at_(at),
       block_(pinned_buffer(at.count() * sizeof(uint32_t))),
       bits_(reinterpret_cast<const uint32_t*>(block_.data())) {}
 
@@ -26,50 +26,36 @@ LayerAmax CudaLayerFindings::layer_amax() const {
   fetched_.synchronize();
   LayerAmax amax;
   amax.layer = layer_;
-  const uint64_t ratio = config_.compress_ratios[layer_];
-  const auto record = [&](const std::string& name, size_t index) {
-    const std::string full_name = module(name);
-    check_input(full_name, finding(index));
-    amax.linears[full_name] = finding(index);
+  const auto record = [&](const char* tap, const std::string& name, size_t index) {
+    check_input(module(name), finding(index));
+    amax.taps[tap] = {finding(index)};
   };
   if (bits_[CudaFindings::kNanEntry] != 0) refuse_nan_entry(module("attn.indexer"));
-  for (const char* name : {"attn.wq_a", "attn.wkv"}) record(name, CudaFindings::kAttentionX);
-  record("attn.wq_b", CudaFindings::kQueriesRank);
-  if (ratio != 0) {
-    for (const char* name : {"attn.compressor.wkv", "attn.compressor.wgate"})
-      record(name, CudaFindings::kAttentionX);
-  }
-  if (ratio == 4) {
-    record("attn.indexer.wq_b", CudaFindings::kQueriesRank);
-    for (const char* name :
-         {"attn.indexer.weights_proj", "attn.indexer.compressor.wkv", "attn.indexer.compressor.wgate"}) {
-      record(name, CudaFindings::kAttentionX);
-    }
-  }
-  record("attn.wo_a", CudaFindings::kAttentionOut);
-  record("attn.wo_b", CudaFindings::kOutRank);
+  record(v4_tap::kAttentionIn, "attn.wq_a", CudaFindings::kAttentionX);
+  record(v4_tap::kQueryRank, "attn.wq_b", CudaFindings::kQueriesRank);
+  record(v4_tap::kAttentionOut, "attn.wo_a", CudaFindings::kAttentionOut);
+  record(v4_tap::kOutRank, "attn.wo_b", CudaFindings::kOutRank);
   check_streams(module("hc_attn"), finding(CudaFindings::kAttentionStreams));
-  for (const char* name : {"ffn.gate", "ffn.shared_experts.w1", "ffn.shared_experts.w3"})
-    record(name, CudaFindings::kFfnX);
-  record_experts(amax.experts);
-  record("ffn.shared_experts.w2", CudaFindings::kSharedAct);
+  record(v4_tap::kFfnIn, "ffn.gate", CudaFindings::kFfnX);
+  record_experts(amax);
+  record(v4_tap::kSharedMid, "ffn.shared_experts.w2", CudaFindings::kSharedAct);
   check_streams(module("hc_ffn"), finding(CudaFindings::kFfnStreams));
   return amax;
 }
 
-void CudaLayerFindings::record_experts(ExpertAmax& experts) const {
+void CudaLayerFindings::record_experts(LayerAmax& amax) const {
   for (size_t expert = 0; expert < at_.experts; ++expert) {
     const std::string name = module("ffn.experts." + std::to_string(expert));
-    const float w13 = finding(at_.w13(expert)), w2 = finding(at_.w2(expert)),
+    const float in = finding(at_.w13(expert)), mid = finding(at_.w2(expert)),
                 weighted = finding(at_.w2_weighted(expert));
-    check_input(name + ".w1", w13);
-    check_input(name + ".w2", w2);
+    check_input(name + ".w1", in);
+    check_input(name + ".w2", mid);
     check_input(name + ".w2", weighted);
-    experts.w13.push_back(w13);
-    experts.w2.push_back(w2);
-    experts.w2_weighted.push_back(weighted);
+    amax.taps[v4_tap::kExpertsIn].push_back(in);
+    amax.taps[v4_tap::kExpertsMid].push_back(mid);
+    amax.taps[weighted_tap(v4_tap::kExpertsMid)].push_back(weighted);
   }
-  experts.tokens = tokens_;
+  amax.tokens = tokens_;
 }
 
 std::string CudaLayerFindings::module(const std::string& name) const { return layer_module(layer_, name); }

@@ -14,7 +14,7 @@ namespace nibblecast {
 
 class CudaLayerFindings {
  public:
-  CudaLayerFindings(const DeepseekV4Config& config, const CudaFindings& at);
+  explicit CudaLayerFindings(const CudaFindings& at);
 
   // Begins to bring the findings of a layer, whose last kernel was launched, to the host.
   template <class T>
@@ -26,9 +26,8 @@ class CudaLayerFindings {
  private:
   std::string module(const std::string& name) const;
   float finding(size_t index) const;
-  void record_experts(ExpertAmax& experts) const;
+  void record_experts(LayerAmax& amax) const;
 
-  const DeepseekV4Config& config_;
   const CudaFindings at_;
   Buffer block_;  // pinned
   const uint32_t* const bits_;

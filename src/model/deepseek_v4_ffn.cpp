@@ -133,14 +133,13 @@ void run_router(ForwardState<T>& state, const FfnWeights& weights) {
   state.mixes.resize(tokens);
   state.sum.take(tokens * state.config.hidden_size);
   state.assigned.assign(experts, {});
-  state.amax.experts = {.w13 = std::vector<float>(experts),
-                        .w2 = std::vector<float>(experts),
-                        .w2_weighted = std::vector<float>(experts),
-                        .tokens = std::vector<int64_t>(experts)};
+  for (const std::string& tap : {std::string(v4_tap::kExpertsIn), std::string(v4_tap::kExpertsMid),
+                                 weighted_tap(v4_tap::kExpertsMid)})
+    state.amax.taps[tap].assign(experts, 0);
+  state.amax.tokens.assign(experts, 0);
   Amax x_amax;
   prepare(state, weights, x_amax);
-  for (const char* name : {"ffn.gate", "ffn.shared_experts.w1", "ffn.shared_experts.w3"})
-    state.record(name, x_amax);
+  state.record(v4_tap::kFfnIn, "ffn.gate", x_amax);
   assign(state, weights);
   state.shared.keep(weights.shared);
 }
@@ -176,11 +175,10 @@ void run_expert(ForwardState<T>& state, uint64_t expert, const MlpWeights& weigh
   state.check(name + ".w1", x_amax);
   state.check(name + ".w2", unweighted);
   state.check(name + ".w2", weighted);
-  ExpertAmax& record = state.amax.experts;
-  record.w13[expert] = x_amax.value();
-  record.w2[expert] = unweighted.value();
-  record.w2_weighted[expert] = weighted.value();
-  record.tokens[expert] = static_cast<int64_t>(assigned.size());
+  state.amax.taps[v4_tap::kExpertsIn][expert] = x_amax.value();
+  state.amax.taps[v4_tap::kExpertsMid][expert] = unweighted.value();
+  state.amax.taps[weighted_tap(v4_tap::kExpertsMid)][expert] = weighted.value();
+  state.amax.tokens[expert] = static_cast<int64_t>(assigned.size());
 }
 
 template <class T>
@@ -210,24 +208,22 @@ void finish_ffn(ForwardState<T>& state) {
   }
   state.expert_x = {};
   state.expert_act = {};
-  state.record("ffn.shared_experts.w2", act_amax);
+  state.record(v4_tap::kSharedMid, "ffn.shared_experts.w2", act_amax);
   check_streams(state.module("hc_ffn"), stream_amax.value());
 }
 
 void SharedExpert::keep(const MlpWeights& stored) {
-  const WeightView* from[] = {&stored.w1, &stored.w2, &stored.w3};
-  WeightView* to[] = {&weights.w1, &weights.w2, &weights.w3};
+  weights = stored;
+  WeightView* kept[] = {&weights.w1, &weights.w2, &weights.w3};
   for (size_t i = 0; i < 3; ++i) {
-    Fp8BlockView view = std::get<Fp8BlockView>(*from[i]);
-    const size_t code_bytes = view.rows * view.cols;
-    const size_t scales = ceil_div(view.rows, view.tile_rows) * ceil_div(view.cols, view.tile_cols);
-    const size_t scale_bytes = scales * (view.scale_type == ScaleType::kF32 ? sizeof(float) : 1);
-    bytes[i].resize(code_bytes + scale_bytes);
-    std::memcpy(bytes[i].data(), view.codes, code_bytes);
-    std::memcpy(bytes[i].data() + code_bytes, view.scales, scale_bytes);
-    view.codes = reinterpret_cast<const uint8_t*>(bytes[i].data());
-    view.scales = bytes[i].data() + code_bytes;
-    *to[i] = view;
+    size_t size = 0, at = 0;
+    for_parts(*kept[i], [&](const auto&, size_t size_bytes) { size += size_bytes; });
+    bytes[i].resize(size);
+    for_parts(*kept[i], [&](auto& part, size_t size_bytes) {
+      if (size_bytes > 0) std::memcpy(bytes[i].data() + at, part, size_bytes);
+      part = reinterpret_cast<std::decay_t<decltype(part)>>(bytes[i].data() + at);
+      at += size_bytes;
+    });
   }
 }
 

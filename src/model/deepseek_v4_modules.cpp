@@ -95,29 +95,6 @@ HubTensor stacked_expert(const DeepseekV4Config& config, const ExpertName& name)
           .whole = Shape{experts, width * 2, config.hidden_size}};
 }
 
-ModuleKind kind_of(std::string_view name) {
-  if (name.ends_with(".attn.wo_a")) return ModuleKind::kGroupedLinear;
-  if (name.ends_with(".ffn.gate")) return ModuleKind::kRouter;
-  if (name == "head") return ModuleKind::kHead;
-  if (name == "embed") return ModuleKind::kEmbedding;
-  return ModuleKind::kLinear;
-}
-
-std::vector<WeightModule> modules_of(const std::vector<ModelTensor>& tensors) {
-  constexpr std::string_view kWeight = ".weight";
-  std::vector<WeightModule> modules;
-  for (const ModelTensor& tensor : tensors) {
-    const bool is_plain = tensor.storage != Storage::kFp8Block && tensor.storage != Storage::kExpert;
-    if (tensor.shape.size() != 2 || (is_plain && !tensor.name.ends_with(kWeight))) continue;
-    WeightModule module{.storage = tensor.storage, .shape = tensor.shape};
-    module.name = tensor.name.substr(0, tensor.name.size() - (is_plain ? kWeight.size() : 0));
-    module.hub_name = hub_module_name(module.name);
-    module.kind = kind_of(module.name);
-    modules.push_back(std::move(module));
-  }
-  return modules;
-}
-
 }  // namespace
 
 std::string hub_module_name(std::string_view official_name) {
@@ -149,14 +126,6 @@ std::optional<HubTensor> hub_tensor(const DeepseekV4Config& config, std::string_
   const std::string_view name = hub_name_in(kLayerTensors, tensor);
   if (name.empty()) return std::nullopt;
   return HubTensor{.name = "model.layers." + std::string(layer) + "." + std::string(name)};
-}
-
-std::vector<WeightModule> layer_modules(const DeepseekV4Config& config, uint64_t layer) {
-  return modules_of(layer_tensors(config, layer));
-}
-
-std::vector<WeightModule> global_modules(const DeepseekV4Config& config) {
-  return modules_of(global_tensors(config));
 }
 
 }  // namespace nibblecast

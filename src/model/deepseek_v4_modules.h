@@ -1,5 +1,4 @@
-// model/deepseek_v4_modules.h - the modules of DeepSeek-V4 that have a weight matrix, under both names, and
-// which of them share scales.
+// model/deepseek_v4_modules.h - transformers' names of DeepSeek-V4's modules and tensors.
 #pragma once
 
 #include <cstdint>
@@ -12,28 +11,7 @@
 
 namespace nibblecast {
 
-enum class ModuleKind {
-  kLinear,         // attention's products but wo_a, compressors, indexers, experts: what ModelOpt quantizes
-  kGroupedLinear,  // attn.wo_a: each of o_groups blocks of rows has its own input
-  kRouter,         // ffn.gate
-  kHead,
-  kEmbedding,
-};
-
-struct WeightModule {
-  std::string name = {};      // official: "layers.3.attn.indexer.wq_b"
-  std::string hub_name = {};  // "model.layers.3.self_attn.compressor.indexer.q_b_proj"; an expert each
-  ModuleKind kind = ModuleKind::kLinear;
-  Storage storage = Storage::kBF16;  // in the release
-  Shape shape = {};                  // [out, in]
-};
-
-// In a fixed order: that of layer_tensors(); the draft layers are none of them.
-std::vector<WeightModule> layer_modules(const DeepseekV4Config& config, uint64_t layer);
-// embed and head.
-std::vector<WeightModule> global_modules(const DeepseekV4Config& config);
-
-// transformers' name (5.17) of a module of the table above, by its official name; empty for any other text.
+// transformers' name (5.17) of a module with a weight matrix, by its official name; empty for any other text.
 std::string hub_module_name(std::string_view official_name);
 
 // Where a tensor of the table stands in the state of transformers' model (5.17). Routed experts are stacked

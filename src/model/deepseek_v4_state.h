@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "model/deepseek_v4.h"
+#include "model/deepseek_v4_family.h"
 #include "model/deepseek_v4_rows.h"
 #include "model/deepseek_v4_tensors.h"
 #include "model/deepseek_v4_weights.h"
@@ -62,8 +63,8 @@ struct ForwardState {
   std::string module(const std::string& name) const { return layer_module(layer, name); }
   // Error kBadInput if the input of module `name` was not finite.
   void check(const std::string& name, const Amax& input) const;
-  // check(), and into `amax.linears`.
-  void record(const std::string& name, const Amax& input);
+  // check(), and into the record of `tap`, whose first linear `name` is.
+  void record(const char* tap, const std::string& name, const Amax& input);
 };
 
 // Before a half of a layer, for tokens [first, first + count), count <= kHyperRows: the streams mixed into x

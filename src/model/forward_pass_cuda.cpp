@@ -4,6 +4,7 @@
 
 #include "base/cuda.h"
 #include "base/cuda_clock.h"
+#include "model/deepseek_v4_config.h"
 #include "model/deepseek_v4_cuda.h"
 #include "ops/matmul_cuda.h"
 
