@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "base/arena.h"
+#include "model/cuda_memory.h"
 #include "model/deepseek_v4_config.h"
 #include "model/logits.h"
 #include "ops/compressor.h"
@@ -23,10 +24,6 @@ inline constexpr uint64_t kCudaRowStep = 128;        // products of experts have
 
 struct RowOfGroup;
 struct QueryBlock;
-
-struct CudaWorkload {
-  uint64_t rows = 0, tokens = 0, longest_row = 0;
-};
 
 // What stays while the forward pass lives, and the state of the layer in progress.
 template <class T>
@@ -106,31 +103,10 @@ struct CudaWork {
   CudaWork(Arena& arena, const DeepseekV4Config& config, const CudaWorkload& workload, bool resident);
 };
 
-// Dense tensors of a layer: those that stay as stored on the device, all others (small) as FP32 or I64, and
-// weights in T.
-struct CudaLayerBytes {
-  uint64_t stored = 0, vectors = 0, weights = 0;
-};
 // The most of any layer; element_bytes: sizeof(T).
 CudaLayerBytes cuda_layer_bytes(const DeepseekV4Config& config, size_t element_bytes);
 
-struct CudaMemory {
-  uint64_t context_bytes = 0;  // of CUDA and its libraries
-  uint64_t fixed_bytes = 0;    // all buffers but the next two
-  uint64_t streams_bytes = 0;  // residual streams
-  bool streams_resident = false;
-  uint64_t slot_bytes = 0;  // an expert as stored, on its way to being used
-  uint64_t slots = 0;
-  uint64_t least_bytes = 0;  // with which it works: two slots, and streams in host memory if that saves any
-
-  uint64_t peak_bytes() const {
-    return context_bytes + fixed_bytes + (streams_resident ? streams_bytes : 0) + slots * slot_bytes;
-  }
-};
-
-// Streams are resident where they fit; what is left goes to slots, up to as many as arrive while attention
-// computes. If peak_bytes() is above the limit, it does not fit.
-// expert_bytes 0: MXFP4's.
+// As fit_cuda_memory(). expert_bytes 0: MXFP4's.
 template <class T>
 CudaMemory cuda_memory(const DeepseekV4Config& config, const CudaWorkload& workload, uint64_t expert_bytes,
                        uint64_t limit_bytes);
