@@ -7,6 +7,7 @@
 
 #include "base/arena.h"
 #include "model/deepseek_v4_config.h"
+#include "model/device_memory.h"
 #include "model/logits.h"
 #include "ops/compressor.h"
 #include "ops/cross_entropy.h"
@@ -23,10 +24,6 @@ inline constexpr uint64_t kCudaRowStep = 128;        // products of experts have
 
 struct RowOfGroup;
 struct QueryBlock;
-
-struct CudaWorkload {
-  uint64_t rows = 0, tokens = 0, longest_row = 0;
-};
 
 // What stays while the forward pass lives, and the state of the layer in progress.
 template <class T>
@@ -113,20 +110,6 @@ struct CudaLayerBytes {
 };
 // The most of any layer; element_bytes: sizeof(T).
 CudaLayerBytes cuda_layer_bytes(const DeepseekV4Config& config, size_t element_bytes);
-
-struct CudaMemory {
-  uint64_t context_bytes = 0;  // of CUDA and its libraries
-  uint64_t fixed_bytes = 0;    // all buffers but the next two
-  uint64_t streams_bytes = 0;  // residual streams
-  bool streams_resident = false;
-  uint64_t slot_bytes = 0;  // an expert as stored, on its way to being used
-  uint64_t slots = 0;
-  uint64_t least_bytes = 0;  // with which it works: two slots, and streams in host memory if that saves any
-
-  uint64_t peak_bytes() const {
-    return context_bytes + fixed_bytes + (streams_resident ? streams_bytes : 0) + slots * slot_bytes;
-  }
-};
 
 // Streams are resident where they fit; what is left goes to slots, up to as many as arrive while attention
 // computes. If peak_bytes() is above the limit, it does not fit.

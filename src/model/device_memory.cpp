@@ -1,0 +1,30 @@
+#include "model/device_memory.h"
+
+#include "formats/bf16.h"
+#include "model/deepseek_v4_checks.h"
+#include "model/deepseek_v4_cuda_memory.h"
+
+namespace nibblecast {
+
+template <class T>
+CudaMemory forward_device_memory(const Model& model, const CudaWorkload& workload, uint64_t mlp_bytes,
+                                 uint64_t limit_bytes) {
+  if (const auto* config = std::get_if<DeepseekV4Config>(&model.spec))
+    return cuda_memory<T>(*config, workload, mlp_bytes, limit_bytes);
+  return {};
+}
+
+uint64_t device_vector_bytes(const Model& model, size_t element_bytes) {
+  if (const auto* config = std::get_if<DeepseekV4Config>(&model.spec))
+    return cuda_layer_bytes(*config, element_bytes).vectors;
+  return 0;
+}
+
+void check_device_model(const Model& model) {
+  if (const auto* config = std::get_if<DeepseekV4Config>(&model.spec)) check_cuda_config(*config);
+}
+
+template CudaMemory forward_device_memory<float>(const Model&, const CudaWorkload&, uint64_t, uint64_t);
+template CudaMemory forward_device_memory<bf16>(const Model&, const CudaWorkload&, uint64_t, uint64_t);
+
+}  // namespace nibblecast
