@@ -18,23 +18,35 @@
 namespace nibblecast {
 namespace {
 
-constexpr std::string_view kSuffix = ".input_amax";
-constexpr std::string_view kExperts = "ffn.experts.";
-constexpr std::string_view kTokens = "ffn.experts.tokens";
+constexpr std::string_view kFirstFormat = "nibblecast.amax/1";
+constexpr std::string_view kSuffix = ".amax";
+constexpr std::string_view kTokens = "experts.tokens";
 constexpr uint64_t kMaxLayer = 9999;
 // Each layer has a few hundred numbers; a file far beyond that is not what its name says.
 constexpr uint64_t kMaxTensorBytes = 1 << 20;
 
-// The F32 vectors over experts, by what follows "layers.N.".
-struct ExpertVector {
-  std::string_view name;
-  std::vector<float> ExpertAmax::*values;
+// Version 1: what follows "layers.N." -> the tap. Linears of one tap had an entry each.
+constexpr std::pair<std::string_view, std::string_view> kFirstNames[] = {
+    {"attn.wq_a.input_amax", "attn.in"},
+    {"attn.wkv.input_amax", "attn.in"},
+    {"attn.compressor.wkv.input_amax", "attn.in"},
+    {"attn.compressor.wgate.input_amax", "attn.in"},
+    {"attn.indexer.weights_proj.input_amax", "attn.in"},
+    {"attn.indexer.compressor.wkv.input_amax", "attn.in"},
+    {"attn.indexer.compressor.wgate.input_amax", "attn.in"},
+    {"attn.wq_b.input_amax", "attn.q_rank"},
+    {"attn.indexer.wq_b.input_amax", "attn.q_rank"},
+    {"attn.wo_a.input_amax", "attn.out"},
+    {"attn.wo_b.input_amax", "attn.out_rank"},
+    {"ffn.gate.input_amax", "ffn.in"},
+    {"ffn.shared_experts.w1.input_amax", "ffn.in"},
+    {"ffn.shared_experts.w3.input_amax", "ffn.in"},
+    {"ffn.shared_experts.w2.input_amax", "shared.mid"},
+    {"ffn.experts.w13.input_amax", "experts.in"},
+    {"ffn.experts.w2.input_amax", "experts.mid"},
+    {"ffn.experts.w2.input_amax_weighted", "experts.mid_weighted"},
 };
-constexpr std::array<ExpertVector, 3> kExpertVectors = {{
-    {"ffn.experts.w13.input_amax", &ExpertAmax::w13},
-    {"ffn.experts.w2.input_amax", &ExpertAmax::w2},
-    {"ffn.experts.w2.input_amax_weighted", &ExpertAmax::w2_weighted},
-}};
+constexpr std::string_view kFirstTokens = "ffn.experts.tokens";
 
 std::string layer_prefix(uint64_t layer) { return fmt::format("layers.{}.", layer); }
 
@@ -64,21 +76,16 @@ class Builder {
 };
 
 void add_tokens(Builder& builder, const LayerAmax& layer) {
-  const auto& tokens = layer.experts.tokens;
-  if (tokens.empty()) return;
-  builder.add<int64_t>(layer_prefix(layer.layer) + std::string(kTokens), Dtype::kI64, {tokens.size()},
-                       tokens);
+  if (layer.tokens.empty()) return;
+  builder.add<int64_t>(layer_prefix(layer.layer) + std::string(kTokens), Dtype::kI64, {layer.tokens.size()},
+                       layer.tokens);
 }
 
 void add_amax(Builder& builder, const LayerAmax& layer) {
-  for (const auto& [module, amax] : layer.linears) {
-    builder.add<float>(module + std::string(kSuffix), Dtype::kF32, {}, std::span(&amax, 1));
-  }
-  for (const ExpertVector& vector : kExpertVectors) {
-    const std::vector<float>& values = layer.experts.*vector.values;
-    if (values.empty()) continue;
-    builder.add<float>(layer_prefix(layer.layer) + std::string(vector.name), Dtype::kF32, {values.size()},
-                       values);
+  for (const auto& [tap, values] : layer.taps) {
+    const bool per_expert = tap.starts_with("experts.");
+    builder.add<float>(layer_prefix(layer.layer) + tap + std::string(kSuffix), Dtype::kF32,
+                       per_expert ? Shape{values.size()} : Shape{}, values);
   }
 }
 
@@ -105,7 +112,8 @@ std::optional<LayerName> parse_layer(std::string_view name) {
 
 class Reader {
  public:
-  Reader(File& file, const SafetensorsHeader& header) : file_(file), header_(header) {}
+  Reader(File& file, const SafetensorsHeader& header, bool first)
+      : file_(file), header_(header), is_first_(first) {}
 
   std::vector<LayerAmax> read() {
     for (const Tensor& tensor : header_.tensors) read_tensor(tensor);
@@ -127,25 +135,33 @@ class Reader {
     if (!name) fail_name(tensor);
     LayerAmax& layer = layers_[name->layer];
     layer.layer = name->layer;
-    if (name->rest == kTokens) {
-      layer.experts.tokens = read_vector<int64_t>(tensor, Dtype::kI64);
+    if (name->rest == (is_first_ ? kFirstTokens : kTokens)) {
+      layer.tokens = read_vector<int64_t>(tensor, Dtype::kI64);
       return;
     }
-    for (const ExpertVector& vector : kExpertVectors) {
-      if (name->rest != vector.name) continue;
-      layer.experts.*vector.values = read_vector<float>(tensor, Dtype::kF32);
-      return;
+    const std::string tap = tap_of(name->rest);
+    if (tap.empty()) fail_name(tensor);
+    const bool per_expert = tap.starts_with("experts.");
+    const std::vector<float> values =
+        per_expert ? read_vector<float>(tensor, Dtype::kF32) : std::vector<float>{read_scalar(tensor)};
+    std::vector<float>& kept = layer.taps[tap];
+    kept.resize(values.size());
+    std::ranges::transform(values, kept, kept.begin(), [](float a, float b) { return std::max(a, b); });
+  }
+
+  // Of what follows "layers.N."; empty where it names none.
+  std::string tap_of(std::string_view rest) const {
+    if (is_first_) {
+      const auto found = std::ranges::find(kFirstNames, rest, &std::pair<std::string_view, std::string_view>::first);
+      return found == std::end(kFirstNames) ? "" : std::string(found->second);
     }
-    const bool is_linear = name->rest.ends_with(kSuffix) && name->rest.size() > kSuffix.size() &&
-                           !name->rest.starts_with(kExperts);
-    if (!is_linear) fail_name(tensor);
-    const std::string module = tensor.name.substr(0, tensor.name.size() - kSuffix.size());
-    layer.linears[module] = read_scalar(tensor);
+    if (!rest.ends_with(kSuffix)) return "";
+    return std::string(rest.substr(0, rest.size() - kSuffix.size()));
   }
 
   [[noreturn]] void fail_name(const Tensor& tensor) const {
     fail(tensor, "no name of an amax file",
-         {.expected = "layers.N.<module>.input_amax, or one of the experts' four vectors",
+         {.expected = is_first_ ? "layers.N.<module>.input_amax of DeepSeek-V4's modules" : "layers.N.<tap>.amax",
           .hint = "see docs/formats/amax.md"});
   }
 
@@ -194,6 +210,7 @@ class Reader {
   File& file_;
   const SafetensorsHeader& header_;
   std::map<uint64_t, LayerAmax> layers_;
+  const bool is_first_;                   // version 1
   std::map<uint64_t, uint64_t> experts_;  // layer -> length of its vectors
 };
 
@@ -204,36 +221,39 @@ const LayerAmax* find_layer(const std::vector<LayerAmax>& layers, uint64_t layer
   return found == layers.end() ? nullptr : &*found;
 }
 
-bool knows_experts(const ExpertAmax& experts) {
-  return !experts.tokens.empty() || !experts.w13.empty() || !experts.w2.empty() ||
-         !experts.w2_weighted.empty();
+namespace {
+
+bool is_of_experts(const std::string& tap) { return tap.starts_with("experts."); }
+
+}  // namespace
+
+bool knows_experts(const LayerAmax& layer) {
+  return !layer.tokens.empty() ||
+         std::ranges::any_of(layer.taps, [](const auto& tap) { return is_of_experts(tap.first); });
 }
 
-std::vector<uint64_t> experts_without_tokens(const ExpertAmax& experts) {
+std::vector<uint64_t> experts_without_tokens(const LayerAmax& layer) {
   std::vector<uint64_t> starved;
-  for (size_t expert = 0; expert < experts.tokens.size(); ++expert) {
-    if (experts.tokens[expert] == 0) starved.push_back(expert);
+  for (size_t expert = 0; expert < layer.tokens.size(); ++expert) {
+    if (layer.tokens[expert] == 0) starved.push_back(expert);
   }
-  if (!experts.tokens.empty()) return starved;
-  const std::vector<float>& amax = !experts.w13.empty()  ? experts.w13
-                                   : !experts.w2.empty() ? experts.w2
-                                                         : experts.w2_weighted;
-  for (size_t expert = 0; expert < amax.size(); ++expert) {
-    if (amax[expert] == 0) starved.push_back(expert);
+  if (!layer.tokens.empty()) return starved;
+  const auto first = std::ranges::find_if(layer.taps, [](const auto& tap) { return is_of_experts(tap.first); });
+  if (first == layer.taps.end()) return starved;
+  for (size_t expert = 0; expert < first->second.size(); ++expert) {
+    if (first->second[expert] == 0) starved.push_back(expert);
   }
   return starved;
 }
 
-std::vector<uint64_t> contradicting_experts(const ExpertAmax& experts) {
+std::vector<uint64_t> contradicting_experts(const LayerAmax& layer) {
   std::vector<uint64_t> found;
-  for (size_t expert = 0; expert < experts.tokens.size(); ++expert) {
-    const bool has_tokens = experts.tokens[expert] > 0;
-    bool contradicts = false;
-    for (const ExpertVector& vector : kExpertVectors) {
-      const std::vector<float>& amax = experts.*vector.values;
-      contradicts |= !amax.empty() && (amax[expert] > 0) != has_tokens;
-    }
-    if (contradicts) found.push_back(expert);
+  for (size_t expert = 0; expert < layer.tokens.size(); ++expert) {
+    const bool has_tokens = layer.tokens[expert] > 0;
+    const auto contradicts = [&](const auto& tap) {
+      return is_of_experts(tap.first) && (tap.second[expert] > 0) != has_tokens;
+    };
+    if (std::ranges::any_of(layer.taps, contradicts)) found.push_back(expert);
   }
   return found;
 }
@@ -253,14 +273,15 @@ AmaxFile read_amax(FileSystem& files, const std::filesystem::path& path) {
   const SafetensorsHeader header = read_safetensors_header(*file);
   AmaxFile amax{.metadata = header.metadata, .layers = {}};
   const auto format = amax.metadata.find("format");
-  if (format == amax.metadata.end() || format->second != kAmaxFormat) {
+  const bool is_first = format != amax.metadata.end() && format->second == kFirstFormat;
+  if (format == amax.metadata.end() || (format->second != kAmaxFormat && !is_first)) {
     throw Error(ErrorKind::kBadInput, {.file = path.string()}, "not an amax file",
                 {.expected = fmt::format("metadata 'format' = '{}'", kAmaxFormat),
                  .found = format == amax.metadata.end() ? "none" : "'" + format->second + "'",
                  .hint = "`nibblecast calibrate` makes one"});
   }
   amax.metadata.erase(format);
-  amax.layers = Reader(*file, header).read();
+  amax.layers = Reader(*file, header, is_first).read();
   return amax;
 }
 

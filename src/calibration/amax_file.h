@@ -12,7 +12,7 @@
 
 namespace nibblecast {
 
-inline constexpr std::string_view kAmaxFormat = "nibblecast.amax/1";
+inline constexpr std::string_view kAmaxFormat = "nibblecast.amax/2";
 
 struct AmaxFile {
   // Besides `format`: model and weights (identity hashes), calibration (of the rows), model_type, layers,
@@ -25,18 +25,18 @@ struct AmaxFile {
 const LayerAmax* find_layer(const std::vector<LayerAmax>& layers, uint64_t layer);
 
 // Whether anything is known of the layer's experts.
-bool knows_experts(const ExpertAmax& experts);
+bool knows_experts(const LayerAmax& layer);
 // By the counts of tokens; where there are none, by an amax of 0.
-std::vector<uint64_t> experts_without_tokens(const ExpertAmax& experts);
+std::vector<uint64_t> experts_without_tokens(const LayerAmax& layer);
 // Experts that have tokens and an amax of 0, or no tokens and an amax: no calibration gives that.
-std::vector<uint64_t> contradicting_experts(const ExpertAmax& experts);
+std::vector<uint64_t> contradicting_experts(const LayerAmax& layer);
 
 // Writes path.partial, syncs, renames: at every moment the file is whole.
 void write_amax(FileSystem& files, const std::filesystem::path& path, const AmaxFile& amax);
 
-// Accepts a file that holds just some of the tensors (say only `...experts.w13.input_amax`): missing vectors
-// are empty, missing scalars absent. Refuses (kBadInput, by tensor): another format, unknown names, wrong
-// dtypes or shapes, NaN, infinite or negative values, vectors of one layer with different lengths.
+// Version 2, or version 1, which names DeepSeek-V4's modules instead of taps. Accepts a file that holds just
+// some of the tensors. Refuses (kBadInput, by tensor): another format, unknown names, wrong dtypes or shapes,
+// NaN, infinite or negative values, vectors of one layer with different lengths.
 AmaxFile read_amax(FileSystem& files, const std::filesystem::path& path);
 
 }  // namespace nibblecast

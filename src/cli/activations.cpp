@@ -85,13 +85,15 @@ CalibrationRows load_rows(const ActivationOptions& options, const Checkpoint& so
   RowsOptions rows_options = options.rows;
   rows_options.memory_bytes = memory_bytes;
   CalibrationRows rows =
-      read_rows(files, sets, load_tokenizer, plan.model.bos_token_id, plan.model.vocab_size, rows_options);
+      read_rows(files, sets, load_tokenizer, plan.model->vocabulary.bos_token_id,
+                plan.model->vocabulary.size, rows_options);
   check_tokens(rows, options.calib);
-  if (options.rows.length > plan.model.max_position_embeddings) {
+  const uint64_t positions = plan.model->vocabulary.max_position_embeddings;
+  if (positions > 0 && options.rows.length > positions) {
     rows.warnings.push_back(
         fmt::format("--calib-seq {} is beyond the {} positions that the model was made for "
                     "(max_position_embeddings in config.json)",
-                    options.rows.length, plan.model.max_position_embeddings));
+                    options.rows.length, positions));
   }
   return rows;
 }
@@ -123,7 +125,7 @@ Activations load_activations(const ActivationOptions& options, const Checkpoint&
   if (!options.amax.empty()) {
     require_file(files, options.amax);
     Activations activations = Activations::from_amax(files, options.amax);
-    require_fitting_amax(source, plan, *activations.amax, options.amax);
+    require_fitting_amax(plan, *activations.amax, options.amax);
     activations.warnings = amax_warnings(source, plan, *activations.amax, options.amax);
     return activations;
   }
@@ -180,7 +182,7 @@ bool require_own_amax(const std::string& output, const Checkpoint& source, const
                  .found = said == found.metadata.end() ? "none" : printable(said->second),
                  .hint = "name another file, or remove it"});
   }
-  return found.layers.size() == plan.model.num_hidden_layers;
+  return found.layers.size() == plan.layers();
 }
 
 }  // namespace nibblecast

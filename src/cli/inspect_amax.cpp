@@ -1,7 +1,10 @@
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <map>
+#include <set>
+#include <string>
 #include <utility>
 
 #include "checkpoint/printable.h"
@@ -34,11 +37,11 @@ float median(std::vector<float> amax) {
   return *middle;
 }
 
-// A value far from what is usual among its like: the experts of one layer, one linear in all layers, the
+// A value far from what is usual among its like: the experts of one layer, one input in all layers, the
 // layers beside its own.
 struct Outlier {
   uint64_t layer = 0;
-  std::string module;  // "expert 17 w13", "attn.wq_a", "all experts w13": the median of the layer
+  std::string module;  // "expert 17 experts.in", "attn.in", "all experts experts.in": the layer's median
   float amax = 0, ratio = 0;
 
   float distance() const { return std::max(ratio, 1 / ratio); }
@@ -52,43 +55,48 @@ void add_outlier(uint64_t layer, const std::string& module, float amax, float us
   }
 }
 
-// "attn.wq_a" of "layers.3.attn.wq_a".
-std::string kind_of(const std::string& module) {
-  size_t begin = 0;
-  for (int dots = 0; dots < 2 && begin != std::string::npos; ++dots) {
-    const size_t dot = module.find('.', begin);
-    begin = dot == std::string::npos ? dot : dot + 1;
-  }
-  return begin == std::string::npos ? module : module.substr(begin);
-}
-
-// What one kind of linear has in the layers.
-struct Linear {
+// What one input of linears has in the layers.
+struct Input {
   std::vector<float> amax;
   std::vector<uint64_t> layers;
 };
-using Linears = std::map<std::string, Linear>;
+using Inputs = std::map<std::string, Input>;
 
-Linears linears_of(const AmaxFile& amax) {
-  Linears linears;
+bool is_of_experts(const std::string& entry) { return entry.starts_with("experts."); }
+
+Inputs inputs_of(const AmaxFile& amax) {
+  Inputs inputs;
   for (const LayerAmax& layer : amax.layers) {
-    for (const auto& [module, value] : layer.linears) {
-      Linear& linear = linears[kind_of(module)];
-      linear.amax.push_back(value);
-      linear.layers.push_back(layer.layer);
+    for (const auto& [entry, values] : layer.taps) {
+      if (is_of_experts(entry) || values.empty()) continue;
+      inputs[entry].amax.push_back(values[0]);
+      inputs[entry].layers.push_back(layer.layer);
     }
   }
-  return linears;
+  return inputs;
 }
 
-constexpr std::pair<const char*, std::vector<float> ExpertAmax::*> kProjections[] = {
-    {"w13", &ExpertAmax::w13}, {"w2", &ExpertAmax::w2}, {"w2_weighted", &ExpertAmax::w2_weighted}};
+// Of the experts, in any layer.
+std::set<std::string> expert_entries(const AmaxFile& amax) {
+  std::set<std::string> entries;
+  for (const LayerAmax& layer : amax.layers) {
+    for (const auto& [entry, unused] : layer.taps)
+      if (is_of_experts(entry)) entries.insert(entry);
+  }
+  return entries;
+}
+
+const std::vector<float>& values_of(const LayerAmax& layer, const std::string& entry) {
+  static const std::vector<float> kNone;
+  const auto found = layer.taps.find(entry);
+  return found == layer.taps.end() ? kNone : found->second;
+}
 
 // Layers whose experts' median is far from that of the layers around: grows and shrinks slowly in a model.
 void add_odd_layers(const AmaxFile& amax, std::vector<Outlier>& outliers) {
-  for (const auto& [projection, values] : kProjections) {
+  for (const std::string& entry : expert_entries(amax)) {
     std::vector<float> medians;
-    for (const LayerAmax& layer : amax.layers) medians.push_back(median(layer.experts.*values));
+    for (const LayerAmax& layer : amax.layers) medians.push_back(median(values_of(layer, entry)));
     for (size_t at = 0; at < medians.size(); ++at) {
       std::vector<float> around;
       for (size_t other = at - std::min(at, kNeighbours); other <= at + kNeighbours; ++other) {
@@ -98,31 +106,26 @@ void add_odd_layers(const AmaxFile& amax, std::vector<Outlier>& outliers) {
       if (medians[at] == 0 || usual == 0) continue;
       const float ratio = medians[at] / usual;
       if (ratio > kFarBelow || ratio * kFarBelow < 1)
-        outliers.push_back(
-            {amax.layers[at].layer, fmt::format("all experts {}", projection), medians[at], ratio});
+        outliers.push_back({amax.layers[at].layer, fmt::format("all experts {}", entry), medians[at], ratio});
     }
   }
 }
 
-std::vector<Outlier> outliers_of(const AmaxFile& amax, const Linears& linears) {
+std::vector<Outlier> outliers_of(const AmaxFile& amax, const Inputs& inputs) {
   std::vector<Outlier> outliers;
   for (const LayerAmax& layer : amax.layers) {
-    const ExpertAmax& experts = layer.experts;
-    for (const auto& [projection, member] : kProjections) {
-      const std::vector<float>& values = experts.*member;
+    for (const auto& [entry, values] : layer.taps) {
+      if (!is_of_experts(entry)) continue;
       const float usual = median(values);
-      for (size_t expert = 0; expert < values.size(); ++expert) {
-        add_outlier(layer.layer, fmt::format("expert {} {}", expert, projection), values[expert], usual,
-                    outliers);
-      }
+      for (size_t expert = 0; expert < values.size(); ++expert)
+        add_outlier(layer.layer, fmt::format("expert {} {}", expert, entry), values[expert], usual, outliers);
     }
   }
   add_odd_layers(amax, outliers);
-  for (const auto& [kind, linear] : linears) {
-    const float usual = median(linear.amax);
-    for (size_t i = 0; i < linear.amax.size(); ++i) {
-      add_outlier(linear.layers[i], kind, linear.amax[i], usual, outliers);
-    }
+  for (const auto& [entry, input] : inputs) {
+    const float usual = median(input.amax);
+    for (size_t i = 0; i < input.amax.size(); ++i)
+      add_outlier(input.layers[i], entry, input.amax[i], usual, outliers);
   }
   std::stable_sort(outliers.begin(), outliers.end(),
                    [](const Outlier& a, const Outlier& b) { return a.distance() > b.distance(); });
@@ -137,36 +140,45 @@ Json tokens_json(const std::vector<int64_t>& tokens) {
 }
 
 Json layer_json(const LayerAmax& layer) {
-  const ExpertAmax& experts = layer.experts;
+  Json taps = Json::object();
+  for (const auto& [entry, values] : layer.taps)
+    taps[entry] = {{"max", largest(values)}, {"median", median(values)}};
   return {{"layer", layer.layer},
-          {"linears", layer.linears},
-          {"w13", {{"max", largest(experts.w13)}, {"median", median(experts.w13)}}},
-          {"w2", {{"max", largest(experts.w2)}, {"median", median(experts.w2)}}},
-          {"w2_weighted", {{"max", largest(experts.w2_weighted)}, {"median", median(experts.w2_weighted)}}},
-          {"tokens", tokens_json(experts.tokens)},
-          {"experts_without_tokens", experts_without_tokens(experts)},
-          {"experts_that_contradict", contradicting_experts(experts)}};
+          {"taps", std::move(taps)},
+          {"tokens", tokens_json(layer.tokens)},
+          {"experts_without_tokens", experts_without_tokens(layer)},
+          {"experts_that_contradict", contradicting_experts(layer)}};
 }
 
-std::string layer_text(const LayerAmax& layer) {
-  const ExpertAmax& experts = layer.experts;
-  std::string text =
-      fmt::format("{:>5} {:>9.4g} {:>9.4g} {:>9.4g} {:>9.4g} {:>9.4g} {:>9.4g}", layer.layer,
-                  largest(experts.w13), median(experts.w13), largest(experts.w2), median(experts.w2),
-                  largest(experts.w2_weighted), median(experts.w2_weighted));
-  if (!experts.tokens.empty()) {
-    text += fmt::format(" {:>8}", *std::min_element(experts.tokens.begin(), experts.tokens.end()));
+std::string layer_text(const LayerAmax& layer, const std::set<std::string>& entries) {
+  std::string text = fmt::format("{:>5}", layer.layer);
+  for (const std::string& entry : entries) {
+    const std::vector<float>& values = values_of(layer, entry);
+    text += fmt::format(" {:>9.4g} {:>9.4g}", largest(values), median(values));
   }
-  const std::vector<uint64_t> starved = experts_without_tokens(experts);
+  if (!layer.tokens.empty())
+    text += fmt::format(" {:>8}", *std::min_element(layer.tokens.begin(), layer.tokens.end()));
+  const std::vector<uint64_t> starved = experts_without_tokens(layer);
   if (!starved.empty())
     text += fmt::format("  {} without tokens: {}", starved.size(), list_text(starved, kMostRanges));
   return summary_line("", text);
 }
 
+// A line a layer, of those with experts: of each entry the largest and the median.
+std::string experts_text(const AmaxFile& amax) {
+  const std::set<std::string> entries = expert_entries(amax);
+  if (entries.empty()) return "";
+  std::string text = summary_line(
+      "experts", fmt::format("by layer the largest and the median of {}; least tokens", fmt::join(entries, ", ")));
+  for (const LayerAmax& layer : amax.layers)
+    if (knows_experts(layer)) text += layer_text(layer, entries);
+  return text;
+}
+
 std::string coverage_line(const AmaxFile& amax) {
   uint64_t starved = 0, layers = 0;
   for (const LayerAmax& layer : amax.layers) {
-    const size_t here = experts_without_tokens(layer.experts).size();
+    const size_t here = experts_without_tokens(layer).size();
     starved += here;
     layers += here > 0 ? 1 : 0;
   }
@@ -181,7 +193,7 @@ std::string coverage_line(const AmaxFile& amax) {
 std::string contradictions_text(const AmaxFile& amax) {
   std::string text;
   for (const LayerAmax& layer : amax.layers) {
-    const std::vector<uint64_t> experts = contradicting_experts(layer.experts);
+    const std::vector<uint64_t> experts = contradicting_experts(layer);
     if (experts.empty()) continue;
     text +=
         summary_line(text.empty() ? "contradicts" : "",
@@ -191,12 +203,12 @@ std::string contradictions_text(const AmaxFile& amax) {
   return text;
 }
 
-std::string linears_text(const Linears& linears) {
-  if (linears.empty()) return "";
-  std::string text = summary_line("linears", "layers       max    median  of");
-  for (const auto& [kind, linear] : linears) {
-    text += summary_line("", fmt::format("{:>6} {:>9.4g} {:>9.4g}  {}", linear.amax.size(),
-                                         largest(linear.amax), median(linear.amax), printable(kind)));
+std::string inputs_text(const Inputs& inputs) {
+  if (inputs.empty()) return "";
+  std::string text = summary_line("inputs", "layers       max    median  of");
+  for (const auto& [entry, input] : inputs) {
+    text += summary_line("", fmt::format("{:>6} {:>9.4g} {:>9.4g}  {}", input.amax.size(),
+                                         largest(input.amax), median(input.amax), printable(entry)));
   }
   return text;
 }
@@ -205,7 +217,7 @@ std::string outliers_text(const std::vector<Outlier>& outliers) {
   std::string text = summary_line(
       "outliers",
       fmt::format("{} values above {} times or below 1/{} of the median of their layer's experts, or of "
-                  "their linear in all layers; or layers {} times above or below those around",
+                  "that input in all layers; or layers {} times above or below those around",
                   outliers.size(), kFarAbove, kFarBelow, kFarBelow));
   for (size_t i = 0; i < std::min(outliers.size(), kMostOutliers); ++i) {
     const Outlier& outlier = outliers[i];
@@ -232,22 +244,17 @@ Json outliers_json(const std::vector<Outlier>& outliers) {
 }  // namespace
 
 Shown show_amax(const std::string& path, const AmaxFile& amax) {
-  const Linears linears = linears_of(amax);
-  const std::vector<Outlier> outliers = outliers_of(amax, linears);
+  const Inputs inputs = inputs_of(amax);
+  const std::vector<Outlier> outliers = outliers_of(amax, inputs);
   Shown shown;
   shown.text = summary_line("path", path);
   for (const auto& [key, value] : amax.metadata) {
     shown.text += summary_line("metadata", fmt::format("{}: {}", printable(key), printable(value)));
   }
-  shown.text += coverage_line(amax) + contradictions_text(amax);
-  shown.text += summary_line(
-      "experts", "layer w1/w3 max    median    w2 max    median  weighted    median least tokens");
+  shown.text += coverage_line(amax) + contradictions_text(amax) + experts_text(amax) + inputs_text(inputs) +
+                outliers_text(outliers);
   Json layers = Json::array();
-  for (const LayerAmax& layer : amax.layers) {
-    shown.text += layer_text(layer);
-    layers.push_back(layer_json(layer));
-  }
-  shown.text += linears_text(linears) + outliers_text(outliers);
+  for (const LayerAmax& layer : amax.layers) layers.push_back(layer_json(layer));
   shown.json = {{"path", path},
                 {"file_format", kAmaxFormat},
                 {"metadata", amax.metadata},

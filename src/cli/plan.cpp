@@ -14,6 +14,7 @@
 #include "cli/reply.h"
 #include "cli/source.h"
 #include "cli/summary.h"
+#include "model/family.h"
 #include "plan/recipe_modules.h"
 
 namespace nibblecast {
@@ -28,9 +29,10 @@ struct PlanArguments {
 
 // --explain NAME: what becomes of one module, and by which rule.
 int explain(const Checkpoint& source, const PlanArguments& arguments, bool json) {
-  const auto config = DeepseekV4Config::parse(source.config(), (source.folder() / "config.json").string());
-  const std::vector<ResolvedModule> modules =
-      resolve_modules(recipe_of(source.files(), arguments.options), config);
+  const std::string file = (source.folder() / "config.json").string();
+  const Model model = read_model(source.config(), file);
+  const std::vector<ResolvedModule> modules = resolve_modules(
+      recipe_of(source.files(), arguments.options), model.table, tile_size(source.config(), file));
   const ResolvedModule* found = find_module(modules, arguments.explain);
   if (found == nullptr) {
     throw Error(ErrorKind::kUsage, {}, "no module is called '" + arguments.explain + "'",
@@ -38,16 +40,16 @@ int explain(const Checkpoint& source, const PlanArguments& arguments, bool json)
                  .hint = "only modules with a weight matrix; everything else is kept"});
   }
   const ModuleRecipe& recipe = found->recipe;
-  set_reply({{"module", found->module.name},
-             {"hub_name", found->module.hub_name},
+  set_reply({{"module", found->module->name},
+             {"hub_name", found->module->hub_name},
              {"weight_format", weight_format_name(recipe.format)},
              {"weight_method",
               recipe.format == WeightFormat::kNvfp4 ? Json(recipe_method_name(recipe.method)) : Json()},
              {"quantizes_input", recipe.quantize_input},
              {"rule", recipe.rule}});
   if (json) return 0;
-  std::string text = summary_line("module", found->module.name) +
-                     summary_line("on the Hub", found->module.hub_name) +
+  std::string text = summary_line("module", found->module->name) +
+                     summary_line("on the Hub", found->module->hub_name) +
                      summary_line("format", std::string(weight_format_name(recipe.format)));
   if (recipe.format == WeightFormat::kNvfp4)
     text += summary_line("method", std::string(recipe_method_name(recipe.method)));

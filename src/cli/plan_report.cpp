@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
+#include <map>
 #include <iterator>
 #include <map>
 #include <utility>
@@ -66,40 +68,50 @@ const PlannedShard& largest_shard(const Plan& plan) {
 bool is_safe(float bound) { return bound <= kNvfp4Max; }
 
 struct Bounds {
-  float least = 0, largest = 0;
+  float least = INFINITY, largest = 0;
 };
 
-template <class F>
-Bounds bounds_of(const Plan& plan, const F& bound_of) {
-  Bounds bounds{.least = bound_of(plan.bounds.front()), .largest = bound_of(plan.bounds.front())};
+// By tap, of those of which the weights prove something, over all layers that have it.
+std::map<std::string, Bounds> bounds_of(const Plan& plan) {
+  std::map<std::string, Bounds> all;
   for (size_t layer = 0; layer < plan.bounds.size(); ++layer) {
-    const float bound = bound_of(plan.bounds[layer]);
-    bounds.least = std::min(bounds.least, bound);
-    bounds.largest = std::max(bounds.largest, bound);
+    const std::vector<Tap>& taps = plan.model->table.layers[layer].taps;
+    for (size_t tap = 0; tap < taps.size(); ++tap) {
+      const float most = most_of(plan, taps[tap], plan.bounds[layer][tap]);
+      if (!std::isfinite(most)) continue;
+      Bounds& bounds = all[taps[tap].name];
+      bounds.least = std::min(bounds.least, most);
+      bounds.largest = std::max(bounds.largest, most);
+    }
   }
-  return bounds;
+  return all;
 }
 
-std::pair<Bounds, Bounds> all_bounds(const Plan& plan) {
-  return {bounds_of(plan, [](const ActivationBound& bound) { return bound.w13; }),
-          bounds_of(plan, [&](const ActivationBound& bound) { return w2_bound(plan, bound); })};
+std::string bounds_text(const Plan& plan) {
+  std::string text;
+  for (const auto& [tap, bounds] : bounds_of(plan)) {
+    std::string line = fmt::format("{} at most {:.5g}", tap, bounds.largest);
+    if (bounds.least != bounds.largest)
+      line += fmt::format(" (layers: {:.5g} to {:.5g})", bounds.least, bounds.largest);
+    line += ", whatever the text: weights prove it";
+    line += is_safe(bounds.largest) ? "; --input-scale 1.0 cannot clip it" : "; --input-scale 1.0 could clip it";
+    text += summary_line(text.empty() ? "bounds" : "", line);
+  }
+  return text;
 }
 
-std::string bound_line(std::string_view label, std::string_view name, const Bounds& bounds) {
-  std::string text = fmt::format("{} at most {:.5g}", name, bounds.largest);
-  if (bounds.least != bounds.largest)
-    text += fmt::format(" (layers: {:.5g} to {:.5g})", bounds.least, bounds.largest);
-  text += ", whatever the text: weights prove it";
-  return summary_line(label, text + (is_safe(bounds.largest) ? "; --input-scale 1.0 cannot clip it"
-                                                             : "; --input-scale 1.0 could clip it"));
+std::string layers_text(const Model& model) {
+  const uint64_t experts = model.table.most_experts();
+  return experts == 0 ? fmt::format("{} layers", model.layers())
+                      : fmt::format("{} layers of {} experts", model.layers(), experts);
 }
 
 std::string what_text(const PlanReport& report) {
   const Plan& plan = *report.plan;
   const uint64_t parameters = parameter_count(report.source->tensors());
   std::string text =
-      summary_line("source", fmt::format("{}: {} layers of {} experts", report.source->folder().string(),
-                                         plan.model.num_hidden_layers, plan.model.n_routed_experts)) +
+      summary_line("source", fmt::format("{}: {}, {}", report.source->folder().string(),
+                                         plan.model->model_type, layers_text(*plan.model))) +
       summary_line("", fmt::format("{} tensors, {} bytes ({})", grouped(report.source->tensors().size()),
                                    grouped(plan.source_bytes), size_text(plan.source_bytes))) +
       summary_line("", weights_text(parameters, plan.source_bytes)) +
@@ -243,13 +255,13 @@ std::string engines_text(const PlanReport& report) {
 Json bounds_json(const Plan& plan) {
   Json layers = Json::array();
   for (size_t layer = 0; layer < plan.bounds.size(); ++layer) {
-    const ActivationBound& bound = plan.bounds[layer];
-    layers.push_back(
-        {{"layer", layer},
-         {"w13", bound.w13},
-         {"w2", bound.w2},
-         {"w2_weighted", bound.w2_weighted},
-         {"one_is_safe", {{"w13", is_safe(bound.w13)}, {"w2", is_safe(w2_bound(plan, bound))}}}});
+    const std::vector<Tap>& taps = plan.model->table.layers[layer].taps;
+    Json of_taps = Json::object();
+    for (size_t tap = 0; tap < taps.size(); ++tap) {
+      const float most = most_of(plan, taps[tap], plan.bounds[layer][tap]);
+      if (std::isfinite(most)) of_taps[taps[tap].name] = {{"most", most}, {"one_is_safe", is_safe(most)}};
+    }
+    layers.push_back({{"layer", layer}, {"taps", std::move(of_taps)}});
   }
   return layers;
 }
@@ -302,9 +314,8 @@ Json engines_json(const PlanReport& report) {
 }  // namespace
 
 std::string plan_text(const PlanReport& report) {
-  const auto [w13, w2] = all_bounds(*report.plan);
-  std::string text = what_text(report) + cost_text(report) + bound_line("bounds", "w1/w3 input", w13) +
-                     bound_line("", "w2 input", w2) + engines_text(report);
+  std::string text =
+      what_text(report) + cost_text(report) + bounds_text(*report.plan) + engines_text(report);
   for (const Finding& finding : report.preflight.findings) {
     if (finding.severity == Severity::kWarning) text += summary_line("warning", finding_text(finding));
   }
@@ -325,8 +336,9 @@ Json plan_json(const PlanReport& report) {
           {"source",
            {{"path", report.source->folder().string()},
             {"identity", source_identity(*report.source)},
-            {"layers", plan.model.num_hidden_layers},
-            {"experts", plan.model.n_routed_experts},
+            {"family", plan.model->family},
+            {"layers", plan.layers()},
+            {"experts", plan.model->table.most_experts()},
             {"tensors", report.source->tensors().size()},
             {"parameters", parameter_count(report.source->tensors())},
             {"bytes", plan.source_bytes}}},

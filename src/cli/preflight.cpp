@@ -11,7 +11,7 @@
 #include "cli/activations.h"
 #include "cli/job_run.h"
 #include "cli/source.h"
-#include "model/deepseek_v4_checks.h"
+#include "model/device_memory.h"
 #include "pipeline/group_maker.h"
 
 namespace nibblecast {
@@ -42,19 +42,19 @@ class Checks {
     result_.job = describe_job(source, run_identity(source, plan, activations),
                                {{"tensors", plan.tensors.size()},
                                 {"bytes", plan.output_bytes},
-                                {"layers", activations.rows ? plan.model.num_hidden_layers : 0}});
+                                {"layers", activations.rows ? plan.layers() : 0}});
     describe_command(common, plan, source.files(), result_.job);
     // No layer but the last is that far away, and after that one nothing is saved.
-    if (options.checkpoint_every >= plan.model.num_hidden_layers) result_.work.streams_bytes = 0;
+    if (options.checkpoint_every >= plan.layers()) result_.work.streams_bytes = 0;
   }
 
   void check_memory_need(bool writes) {
     result_.memory_limit = common_.memory_limit();
     ForwardDevice& device = result_.device.forward;
-    const DeviceMakeCost make = device.cuda && writes ? device_make_cost(source_, plan_) : DeviceMakeCost{};
+    const DeviceMakeCost make = device.cuda && writes ? device_make_cost(plan_) : DeviceMakeCost{};
     reserve_device(make.device_bytes);
     const bool forward = result_.workload.tokens > 0;
-    if (device.cuda && forward) check_cuda_config(plan_.model);
+    if (device.cuda && forward) check_device_model(*plan_.model);
     // A forward pass counts CUDA's libraries itself.
     const uint64_t libraries = make.device_bytes > 0 && !forward ? kCudaHostBytes : 0;
     const uint64_t taken = std::min(result_.memory_limit, make.pinned_bytes + libraries);
@@ -65,7 +65,7 @@ class Checks {
     add(check_memory(result_.memory, result_.memory_limit));
     if (!device.cuda || result_.workload.tokens == 0) return;
     add(check_device_memory(result_.memory.device, device.memory_bytes));
-    device.expert_bytes = largest_expert_bytes(source_, plan_);
+    device.expert_bytes = largest_expert_bytes(plan_);
     device.held_owners = result_.memory.read_units - 1;
   }
 
@@ -245,7 +245,7 @@ Preflight preflight_calibration(const Checkpoint& source, const Plan& plan, cons
                                 const Path& amax_output, const JobOptions& options,
                                 const CommonOptions& common, const ChosenDevice& device) {
   Checks checks(source, plan, activations, options, common, device);
-  checks.result().job.totals = {{"tensors", 0}, {"bytes", 0}, {"layers", plan.model.num_hidden_layers}};
+  checks.result().job.totals = {{"tensors", 0}, {"bytes", 0}, {"layers", plan.layers()}};
   checks.check_memory_need(false);
   const Path folder = calibration_job_folder(amax_output);
   checks.result().disk_folder = std::filesystem::absolute(amax_output).parent_path();

@@ -38,10 +38,10 @@ struct QuantizeArguments {
 void require_calibrated(const Checkpoint& source, const Plan& plan, const QuantizeArguments& arguments) {
   if (!arguments.activations.amax.empty() || !plan.needs_activations()) return;
   const auto job = read_job(source.files(), std::filesystem::path(arguments.destination) / kJobFolder);
-  if (job && job->state.layers.size() == plan.model.num_hidden_layers && job->state.perplexity) return;
+  if (job && job->state.layers.size() == plan.layers() && job->state.perplexity) return;
   throw Error(ErrorKind::kRefused, {.file = arguments.destination},
               "holds no finished calibration to export from",
-              {.expected = fmt::format("{} layers and the head", plan.model.num_hidden_layers),
+              {.expected = fmt::format("{} layers and the head", plan.layers()),
                .found = fmt::format("{} layers", job ? job->state.layers.size() : 0),
                .hint = "run without --export-only, or give --amax FILE"});
 }

@@ -79,17 +79,19 @@ std::string uncovered(const Plan& plan, const std::vector<LayerAmax>& layers) {
   std::string text;
   size_t known = 0, starved_layers = 0, starved = 0;
   for (const LayerAmax& layer : layers) {
-    if (!knows_experts(layer.experts)) continue;
+    if (!knows_experts(layer)) continue;
     ++known;
-    const std::vector<uint64_t> experts = experts_without_tokens(layer.experts);
+    const std::vector<uint64_t> experts = experts_without_tokens(layer);
     if (experts.empty()) continue;
     if (starved_layers++ == 0)
       text = fmt::format("layer {}: {}", layer.layer, list_text(experts, kStarvedRanges));
     starved += experts.size();
   }
-  if (known < plan.model.num_hidden_layers) {
-    return fmt::format("nothing is known of the experts of {} of {} layers",
-                       plan.model.num_hidden_layers - known, plan.model.num_hidden_layers);
+  const auto with_experts = static_cast<size_t>(std::ranges::count_if(
+      plan.model->table.layers, [](const LayerTable& layer) { return layer.experts > 0; }));
+  if (known < with_experts) {
+    return fmt::format("nothing is known of the experts of {} of {} layers", with_experts - known,
+                       with_experts);
   }
   if (starved == 0) return "";
   return fmt::format("{} experts of {} layers saw no token ({}{})", grouped(starved), starved_layers, text,
@@ -99,13 +101,18 @@ std::string uncovered(const Plan& plan, const std::vector<LayerAmax>& layers) {
 std::string unbounded(const Plan& plan, const std::vector<LayerAmax>& layers) {
   if (layers.empty()) return "no activations were measured";
   for (const LayerAmax& layer : layers) {
-    const ActivationBound& bound = plan.bounds[layer.layer];
-    for (const auto& [amax, most] : {std::pair(&layer.experts.w13, bound.w13),
-                                     {&layer.experts.w2, bound.w2},
-                                     {&layer.experts.w2_weighted, bound.w2_weighted}}) {
-      for (const float value : *amax) {
-        if (!(value >= 0 && value <= most))
-          return fmt::format("layer {}: an amax of {} where {} is the most", layer.layer, value, most);
+    const std::vector<Tap>& taps = plan.model->table.layers[layer.layer].taps;
+    for (size_t tap = 0; tap < taps.size(); ++tap) {
+      const TapBound& bound = plan.bounds[layer.layer][tap];
+      for (const auto& [entry, most] : {std::pair(taps[tap].name, bound.most),
+                                        std::pair(weighted_tap(taps[tap].name), bound.most_weighted)}) {
+        const auto found = layer.taps.find(entry);
+        if (found == layer.taps.end()) continue;
+        for (const float value : found->second) {
+          if (!(value >= 0 && value <= most))
+            return fmt::format("layer {}: {} has an amax of {} where {} is the most", layer.layer, entry, value,
+                               most);
+        }
       }
     }
   }

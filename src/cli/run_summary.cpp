@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
+#include <map>
 #include <iterator>
 
 #include "base/shell.h"
@@ -96,7 +98,7 @@ struct LeastTokens {
 std::optional<LeastTokens> least_tokens(const RunRecord& record) {
   std::optional<LeastTokens> least;
   for (const LayerAmax& layer : record.layers) {
-    const std::vector<int64_t>& tokens = layer.experts.tokens;
+    const std::vector<int64_t>& tokens = layer.tokens;
     for (size_t expert = 0; expert < tokens.size(); ++expert) {
       if (!least || tokens[expert] < least->tokens)
         least = LeastTokens{.tokens = tokens[expert], .layer = layer.layer, .expert = expert};
@@ -121,40 +123,32 @@ std::string calibrated_line(const RunOutcome& outcome) {
   return summary_line("calibrated", text);
 }
 
-// The largest measured amax, and the bound that weights alone prove there.
+// The largest measured amax of a tap in any layer, and the bound that weights alone prove there.
 struct Reach {
   float amax = 0, bound = 0;
   uint64_t layer = 0;
 };
 
-template <class AmaxOf, class BoundOf>
-Reach reach_of(const RunOutcome& outcome, const AmaxOf& amax_of, const BoundOf& bound_of) {
-  Reach reach;
+// By entry, of those with a bound.
+std::map<std::string, Reach> reaches_of(const RunOutcome& outcome) {
+  std::map<std::string, Reach> reaches;
   for (const LayerAmax& layer : outcome.record.layers) {
-    for (const float amax : amax_of(layer.experts)) {
-      if (amax > reach.amax && layer.layer < outcome.plan.bounds.size())
-        reach = {.amax = amax, .bound = bound_of(outcome.plan.bounds[layer.layer]), .layer = layer.layer};
+    if (layer.layer >= outcome.plan.bounds.size()) continue;
+    const std::vector<Tap>& taps = outcome.plan.model->table.layers[layer.layer].taps;
+    for (size_t tap = 0; tap < taps.size(); ++tap) {
+      const TapBound& bound = outcome.plan.bounds[layer.layer][tap];
+      for (const auto& [entry, most] : {std::pair(taps[tap].name, bound.most),
+                                        std::pair(weighted_tap(taps[tap].name), bound.most_weighted)}) {
+        const auto found = layer.taps.find(entry);
+        if (found == layer.taps.end() || !std::isfinite(most)) continue;
+        for (const float amax : found->second) {
+          if (Reach& reach = reaches[entry]; amax > reach.amax)
+            reach = {.amax = amax, .bound = most, .layer = layer.layer};
+        }
+      }
     }
   }
-  return reach;
-}
-
-struct Reaches {
-  Reach w13, w2;
-};
-
-Reaches reaches_of(const RunOutcome& outcome) {
-  using Bound = ActivationBound;
-  using Amax = ExpertAmax;
-  const Reach plain = reach_of(
-      outcome, [](const Amax& amax) { return amax.w2; }, [](const Bound& bound) { return bound.w2; });
-  const Reach weighted = reach_of(
-      outcome, [](const Amax& amax) { return amax.w2_weighted; },
-      [](const Bound& bound) { return bound.w2_weighted; });
-  return {
-      .w13 = reach_of(
-          outcome, [](const Amax& amax) { return amax.w13; }, [](const Bound& bound) { return bound.w13; }),
-      .w2 = weighted.amax > plain.amax ? weighted : plain};
+  return reaches;
 }
 
 std::string reach_text(const Reach& reach) {
@@ -162,9 +156,11 @@ std::string reach_text(const Reach& reach) {
 }
 
 std::string inputs_line(const RunOutcome& outcome) {
-  const Reaches reaches = reaches_of(outcome);
-  if (reaches.w13.amax == 0 && reaches.w2.amax == 0) return "";
-  return summary_line("inputs", "w1/w3 " + reach_text(reaches.w13) + ", w2 " + reach_text(reaches.w2));
+  std::string text;
+  for (const auto& [entry, reach] : reaches_of(outcome)) {
+    if (reach.amax > 0) text += summary_line(text.empty() ? "inputs" : "", entry + " " + reach_text(reach));
+  }
+  return text;
 }
 
 Json reach_json(const Reach& reach) {
@@ -260,7 +256,7 @@ std::string run_text(const RunOutcome& outcome) {
   const bool covers = outcome.activations.rows || outcome.activations.amax;
   return verdict_line(warnings) + size_lines(outcome) + engines_line(outcome) + blocks_text(outcome.record) +
          calibrated_line(outcome) +
-         (covers ? coverage_text(outcome.record, outcome.plan.model.n_routed_experts) : "") +
+         (covers ? coverage_text(outcome.record, outcome.plan) : "") +
          perplexity_text(outcome.record) + inputs_line(outcome) + left_out_line(outcome) +
          warning_lines(warnings) + time_lines(outcome) +
          summary_line("next", fmt::format("nibblecast verify {} {}", shell_word(outcome.source_path),
@@ -272,7 +268,7 @@ std::string calibration_text(const RunOutcome& outcome) {
   return verdict_line(warnings) +
          summary_line("output", fmt::format("{}: {}", outcome.output,
                                             count_text(outcome.record.layers.size(), "layer"))) +
-         calibrated_line(outcome) + coverage_text(outcome.record, outcome.plan.model.n_routed_experts) +
+         calibrated_line(outcome) + coverage_text(outcome.record, outcome.plan) +
          perplexity_text(outcome.record) + inputs_line(outcome) + warning_lines(warnings) +
          time_lines(outcome) +
          summary_line("next", fmt::format("nibblecast quantize {} DST --amax {}",
@@ -286,8 +282,8 @@ Json outcome_json(const RunOutcome& outcome) {
                {"parameters", parameter_count(outcome.source.tensors())},
                {"attempts_seconds", all_attempts(outcome).seconds}};
   if (!outcome.activations.rows && !outcome.activations.amax) return json;
-  const Reaches reaches = reaches_of(outcome);
-  json["inputs"] = {{"w13", reach_json(reaches.w13)}, {"w2", reach_json(reaches.w2)}};
+  json["inputs"] = Json::object();
+  for (const auto& [entry, reach] : reaches_of(outcome)) json["inputs"][entry] = reach_json(reach);
   if (const auto least = least_tokens(outcome.record)) {
     json["least_tokens"] = {{"tokens", least->tokens}, {"layer", least->layer}, {"expert", least->expert}};
   }

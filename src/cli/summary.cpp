@@ -72,9 +72,9 @@ std::string blocks_text(const RunRecord& record) {
   return text;
 }
 
-std::string coverage_text(const RunRecord& record, uint64_t experts) {
+std::string coverage_text(const RunRecord& record, const Plan& plan) {
   std::string text;
-  const auto is_known = [](const LayerAmax& layer) { return knows_experts(layer.experts); };
+  const auto is_known = [](const LayerAmax& layer) { return knows_experts(layer); };
   if (std::ranges::none_of(record.layers, is_known)) return text;  // nothing was measured
   for (size_t layer = 0; layer < record.without_tokens.size(); ++layer) {
     const std::vector<uint64_t>& starved = record.without_tokens[layer];
@@ -82,7 +82,8 @@ std::string coverage_text(const RunRecord& record, uint64_t experts) {
     text +=
         summary_line(text.empty() ? "coverage" : "",
                      fmt::format("layer {}: {} of {} experts saw no token: {}", layer,
-                                 grouped(starved.size()), grouped(experts), list_text(starved, kMostRanges)));
+                                 grouped(starved.size()),
+                                 grouped(plan.model->table.layers[layer].experts), list_text(starved, kMostRanges)));
   }
   return text.empty() ? summary_line("coverage", "every expert of every layer saw tokens") : text;
 }

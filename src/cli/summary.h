@@ -12,7 +12,7 @@ namespace nibblecast {
 // "label        text\n": the form of every summary line.
 std::string summary_line(std::string_view label, std::string_view text);
 std::string blocks_text(const RunRecord& record);  // lossless of all, and those outside by tensor
-std::string coverage_text(const RunRecord& record, uint64_t experts);  // experts without tokens, by layer
+std::string coverage_text(const RunRecord& record, const Plan& plan);  // experts without tokens, by layer
 std::string perplexity_text(const RunRecord& record);                  // empty: nothing is known of it
 // The device's use and the seconds of each layer, for documents.
 Json device_use_json(const RunRecord& record);

@@ -144,6 +144,7 @@ LayerTable table_of(const DeepseekV4Config& config, std::vector<ModelTensor> ten
       identify(module, std::string_view(module.name).substr(prefix.size()), table.taps);
     if (tensor.storage == Storage::kExpert) module.id.expert = static_cast<int32_t>(next_expert++ / 3);
     module.kind = kind_of(module.id.role);
+    module.quantized_in_release = is_module;
     table.modules.push_back(std::move(module));
   }
   return table;
@@ -185,6 +186,16 @@ constexpr Preset kPresets[] = {{"v4-pro", [] { return preset_config("v4-pro"); }
 }  // namespace
 
 const Family kDeepseekV4Family = {
-    .name = "deepseek_v4", .model_types = kModelTypes, .read = read, .presets = kPresets, .stored = stored};
+    .name = "deepseek_v4",
+    .model_types = kModelTypes,
+    .read = read,
+    .presets = kPresets,
+    .stored = stored,
+    .hub_tensor = [](const Model& model, std::string_view name) {
+      return hub_tensor(std::get<DeepseekV4Config>(model.spec), name);
+    },
+    .hub_config = [](const Json& config, const Model& model) {
+      return hub_config(config, std::get<DeepseekV4Config>(model.spec));
+    }};
 
 }  // namespace nibblecast

@@ -18,6 +18,14 @@ struct Preset {
   Json (*config)();        // a config.json as the release has it
 };
 
+// Where a tensor stands in the state of transformers' model, if it has another name there. Routed experts may
+// be stacked.
+struct HubTensor {
+  std::string name = {};            // "model.layers.3.mlp.experts.gate_up_proj"
+  uint64_t part = 0, parts = 1;     // of as many equal ones, in order, without gaps
+  std::optional<Shape> whole = {};  // of a stacked tensor
+};
+
 struct Family {
   std::string_view name;                         // "deepseek_v4"
   std::span<const std::string_view> model_types; // of config.json
@@ -28,6 +36,10 @@ struct Family {
   // A checkpoint as its releases store it, for synth: name, dtype, shape and size_bytes of every tensor of a
   // layer (nothing: those outside of layers).
   std::vector<Tensor> (*stored)(const Model& model, std::optional<uint64_t> layer);
+  // Null where releases have transformers' names and spelling already. Else: a tensor's place by its own name,
+  // nothing for a name that the table does not have; and config.json in transformers' spelling.
+  std::optional<HubTensor> (*hub_tensor)(const Model& model, std::string_view name) = nullptr;
+  Json (*hub_config)(const Json& config, const Model& model) = nullptr;
 };
 
 std::span<const Family* const> families();

@@ -14,6 +14,11 @@ const PlainTensor* LayerTable::find_plain(Role role) const {
   return found == plain.end() ? nullptr : &*found;
 }
 
+std::string experts_name(const WeightModule& expert) {
+  const std::string number = "." + std::to_string(expert.id.expert) + ".";
+  return expert.name.substr(0, expert.name.rfind(number));
+}
+
 uint64_t ModelTable::most_experts() const {
   uint64_t most = 0;
   for (const LayerTable& layer : layers) most = std::max(most, layer.experts);

@@ -50,6 +50,8 @@ struct WeightModule {
   Shape shape = {};       // [out, in]
   uint16_t tap = kNoTap;  // index into its layer's taps
   bool bias = false;      // NAME.bias [out] is there too
+  // The releases store it quantized, and the family's own dialect wants it so where it is kept.
+  bool quantized_in_release = false;
 
   bool is_routed_expert() const { return id.expert >= 0; }
   // Of an MLP that streams by and is used at once: a routed expert's, or a dense layer's only one.
@@ -57,6 +59,9 @@ struct WeightModule {
     return !id.shared && (id.role == Role::kGate || id.role == Role::kUp || id.role == Role::kDown);
   }
 };
+
+// What engines know the routed experts of a layer by, one for all: "layers.3.ffn.experts".
+std::string experts_name(const WeightModule& expert);
 
 enum class PlainKind : uint8_t {
   kVector,   // BF16, F16 or F32

@@ -4,7 +4,7 @@
 #include <cassert>
 #include <utility>
 
-#include "model/deepseek_v4_tensors.h"
+#include "pipeline/units.h"
 
 namespace nibblecast {
 
@@ -13,25 +13,38 @@ CalibrationPass::CalibrationPass(const Checkpoint& source, const Plan& plan,
     : source_(source),
       plan_(plan),
       forward_(plan.options.compute_dtype == ComputeDtype::kBF16
-                   ? make_forward_pass<bf16>(plan.model, std::move(rows), device)
-                   : make_forward_pass<float>(plan.model, std::move(rows), device)) {}
+                   ? make_forward_pass<bf16>(*plan.model, std::move(rows), device)
+                   : make_forward_pass<float>(*plan.model, std::move(rows), device)),
+      head_(head_weight(plan)) {
+  for (const WeightModule& module : plan.model->table.globals.modules)
+    if (module.kind == ModuleKind::kEmbedding) embedding_ = module.name + ".weight";
+}
 
-std::vector<std::string> CalibrationPass::needed(const Plan& plan, uint64_t layer) {
-  return DeepseekV4Forward<float>::dense_tensor_names(plan.model, layer);
+std::vector<Tensor> CalibrationPass::needed(uint64_t layer) const {
+  const ModelTable& table = plan_.model->table;
+  const bool is_head = layer == plan_.layers();
+  const LayerTable& of = is_head ? table.globals : table.layers[layer];
+  std::vector<Tensor> tensors;
+  const TileSize tiles = tile_size(source_.config(), (source_.folder() / "config.json").string());
+  for (const WeightModule& module : of.modules) {
+    if (is_head || module.streams()) continue;
+    const LinearParts parts = find_linear(source_, module.name, tiles).value();
+    for (const Tensor* part : {parts.weight, parts.scale, parts.scale_2})
+      if (part != nullptr) tensors.push_back(*part);
+  }
+  for (const PlainTensor& plain : of.plain) tensors.push_back(source_.at(plain.name));
+  return tensors;
 }
 
 void CalibrationPass::expect_layer(uint64_t layer) {
   expected_.clear();
-  std::vector<Tensor> dense;
-  for (const std::string& name : needed(plan_, layer)) {
-    dense.push_back(source_.at(name));
-    expected_.insert(name);
-  }
+  const std::vector<Tensor> dense = needed(layer);
+  for (const Tensor& tensor : dense) expected_.insert(tensor.name);
   forward_->expect_layer(layer, dense);
 }
 
 void CalibrationPass::expect_head() {
-  expect_layer(plan_.model.num_hidden_layers);
+  expect_layer(plan_.layers());
   head_expected_ = true;
 }
 
@@ -45,12 +58,12 @@ void CalibrationPass::take(uint32_t shard, uint64_t begin, std::span<const std::
   for (; tensor != tensors.end() && tensor->shard == shard && tensor->offset < end; ++tensor) {
     const uint64_t from = std::max(begin, tensor->offset), to = std::min(end, tensor->end());
     const std::span<const std::byte> part = bytes.subspan(from - begin, to - from);
-    if (tensor->name == "embed.weight") {
-      take_embedding(*tensor, from - tensor->offset, part);
-    } else if (head_expected_ && tensor->name == kHeadWeight) {
+    if (head_expected_ && tensor->name == head_) {
       if (from == tensor->offset) forward_->begin_head({});
       forward_->head(from - tensor->offset, part, owner);
       head_done_ = to == tensor->end();
+    } else if (tensor->name == embedding_) {
+      take_embedding(*tensor, from - tensor->offset, part);
     } else if (expected_.contains(tensor->name) && !part.empty()) {
       forward_->take(tensor->name, from - tensor->offset, part, owner);
     }

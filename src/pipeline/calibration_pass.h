@@ -17,7 +17,7 @@ namespace nibblecast {
 
 // Takes kept bytes as they stream by, in ascending order within a shard, and expert weights; per layer:
 // expect_layer(), take() for all the layer's kept bytes, begin_layer(), expert() ascending, end_layer();
-// after the last one expect_head(), take() with what the head needs before head.weight, then that, and
+// after the last one expect_head(), take() with what the head needs before its weight, then that, and
 // perplexity(). One caller.
 class CalibrationPass {
  public:
@@ -34,21 +34,22 @@ class CalibrationPass {
   void take(uint32_t shard, uint64_t begin, std::span<const std::byte> bytes,
             const ForwardPass::Owner& owner);
 
-  // Whether all of head.weight was taken.
+  // Whether all of the head's weight was taken.
   bool head_done() const { return head_done_; }
   // Of the rows, then; waits for a device.
   Perplexity perplexity() { return perplexity_of(forward_->row_losses()); }
 
-  // The names of a layer's tensors that take() must have seen before begin_layer().
-  static std::vector<std::string> needed(const Plan& plan, uint64_t layer);
-
  private:
+  // A layer's tensors that take() must have seen before begin_layer(); of "layer" Plan::layers(), begin_head().
+  std::vector<Tensor> needed(uint64_t layer) const;
   void take_embedding(const Tensor& tensor, uint64_t begin_in_tensor, std::span<const std::byte> bytes);
 
   const Checkpoint& source_;
   const Plan& plan_;
   std::unique_ptr<ForwardPass> forward_;
   std::unordered_set<std::string> expected_;  // dense tensors of the layer, or what precedes head.weight
+  const std::string head_;  // the tensors' names; one and the same where the head is tied
+  std::string embedding_;
   bool head_expected_ = false, head_done_ = false;
   std::vector<std::byte> partial_row_;  // of the embedding, cut by the end of a chunk
   uint64_t embedded_rows_ = 0;

@@ -39,12 +39,7 @@ uint64_t cols_of(const Plan& plan, const PlannedLinear& linear) {
   return plan.tensors[linear.weight].out.shape.back() * 2;
 }
 
-uint64_t stored_bytes(const Checkpoint& source, uint32_t tensor) {
-  return tensor == kNone ? 0 : source.tensors()[tensor].size_bytes;
-}
-
-GroupLayout layout_of(const Checkpoint& source, const Plan& plan,
-                      std::span<const PlannedLinear* const> linears) {
+GroupLayout layout_of(const Plan& plan, std::span<const PlannedLinear* const> linears) {
   uint64_t end = kAmaxBytes;
   const auto take = [&](uint64_t size_bytes) {
     return std::exchange(end, round_up(end + size_bytes, kAlignment));
@@ -57,8 +52,8 @@ GroupLayout layout_of(const Checkpoint& source, const Plan& plan,
   }
   layout.report_bytes = end;
   for (size_t i = 0; i < linears.size(); ++i) {
-    layout.linears[i].stored_weight = take(stored_bytes(source, linears[i]->source_weight));
-    layout.linears[i].stored_scale = take(stored_bytes(source, linears[i]->source_scale));
+    layout.linears[i].stored_weight = take(linears[i]->source.weight.size_bytes);
+    layout.linears[i].stored_scale = take(linears[i]->source.scale.size_bytes);
     layout.linears[i].weight = take(plan.tensors[linears[i]->weight].out.size_bytes);
     layout.linears[i].block_scale = take(plan.tensors[linears[i]->block_scale].out.size_bytes);
   }
@@ -75,7 +70,7 @@ struct Sizes {
   uint64_t values = 0, group = 0, report = 0;
 };
 
-Sizes largest_sizes(const Checkpoint& source, const Plan& plan, uint64_t values_bytes) {
+Sizes largest_sizes(const Plan& plan, uint64_t values_bytes) {
   Sizes sizes;
   const auto add_group = [&](const PlannedGroup& group) {
     std::vector<const PlannedLinear*> linears;
@@ -87,7 +82,7 @@ Sizes largest_sizes(const Checkpoint& source, const Plan& plan, uint64_t values_
       sizes.values = std::max(sizes.values, rows * cols * sizeof(bf16));
     }
     if (linears.empty()) return;
-    const GroupLayout layout = layout_of(source, plan, linears);
+    const GroupLayout layout = layout_of(plan, linears);
     sizes.group = std::max(sizes.group, layout.size_bytes);
     sizes.report = std::max(sizes.report, layout.report_bytes);
   };
@@ -131,14 +126,14 @@ StoredLinear moved(StoredLinear stored, const uint8_t* weight, const uint8_t* sc
 
 }  // namespace
 
-DeviceMakeCost device_make_cost(const Checkpoint& source, const Plan& plan, uint64_t values_bytes) {
-  const Sizes sizes = largest_sizes(source, plan, values_bytes);
+DeviceMakeCost device_make_cost(const Plan& plan, uint64_t values_bytes) {
+  const Sizes sizes = largest_sizes(plan, values_bytes);
   return {.device_bytes = sizes.values + sizes.group, .pinned_bytes = sizes.report};
 }
 
 std::unique_ptr<Nvfp4Maker> make_device_maker(const Checkpoint& source, const Plan& plan,
                                               const ForwardDevice& device) {
-  if (!device.cuda || device_make_cost(source, plan).device_bytes == 0) return nullptr;
+  if (!device.cuda || device_make_cost(plan).device_bytes == 0) return nullptr;
   use_cuda_device(*device.cuda);
   return std::make_unique<DeviceGroupMaker>(source, plan);
 }
@@ -156,7 +151,7 @@ struct DeviceGroupMaker::Linear {
 
 DeviceGroupMaker::DeviceGroupMaker(const Checkpoint& source, const Plan& plan, uint64_t values_bytes)
     : source_(source), plan_(plan), values_bytes_(values_bytes) {
-  const Sizes sizes = largest_sizes(source, plan, values_bytes);
+  const Sizes sizes = largest_sizes(plan, values_bytes);
   values_ = DeviceBuffer(sizes.values);
   group_ = DeviceBuffer(sizes.group);
   report_ = pinned_buffer(sizes.report);
@@ -184,7 +179,7 @@ std::vector<DeviceGroupMaker::Linear> DeviceGroupMaker::list_linears(std::span<c
   std::vector<const PlannedLinear*> planned;
   for (const LinearTask& task : tasks)
     if (is_nvfp4(plan_, *task.linear)) planned.push_back(task.linear);
-  const GroupLayout layout = layout_of(source_, plan_, planned);
+  const GroupLayout layout = layout_of(plan_, planned);
   std::vector<Linear> linears;
   for (size_t index = 0; index < tasks.size(); ++index) {
     const LinearTask& task = tasks[index];
@@ -204,9 +199,9 @@ std::vector<DeviceGroupMaker::Linear> DeviceGroupMaker::list_linears(std::span<c
 void DeviceGroupMaker::upload(const Linear& linear) {
   const StoredBytes host = bytes_of(linear.task.source);
   copy_async(stream_, in_group<uint8_t>(linear.at.stored_weight), host.weight,
-             stored_bytes(source_, linear.planned().source_weight));
+             linear.planned().source.weight.size_bytes);
   copy_async(stream_, in_group<uint8_t>(linear.at.stored_scale), host.scale,
-             stored_bytes(source_, linear.planned().source_scale));
+             linear.planned().source.scale.size_bytes);
 }
 
 template <class F>

@@ -191,8 +191,9 @@ class GroupMaker {
 
   void quantize_fp8_blocks(size_t index) {
     const LinearTask& task = tasks_[index];
-    const Dtype dtype = plan_.tensors[task.linear->block_scale].out.dtype;
-    const uint64_t tile_rows = plan_.model.tile_rows, tile_cols = plan_.model.tile_cols;
+    const Tensor& scales = plan_.tensors[task.linear->block_scale].out;
+    const Dtype dtype = scales.dtype;
+    constexpr uint64_t tile_rows = 128, tile_cols = 128;  // the only ones that are written
     const uint64_t scale_row_bytes = (cols(index) + tile_cols - 1) / tile_cols * dtype_bytes(dtype);
     const size_t rows_of_task = std::max<size_t>(kRowsPerTask / tile_rows, 1) * tile_rows;
     const size_t all_rows = rows_of(task.source);
@@ -243,7 +244,7 @@ class GroupMaker {
     static constexpr const char* kReasons[] = {
         "its weight_scale_2 is no power of two", "the scales of its two halves differ",
         "its block scale is no power of two", "its scale is outside E8M0's range"};
-    const Tensor& weight = source_.tensors()[tasks_[index].linear->source_weight];
+    const Tensor& weight = source_.tensors()[tasks_[index].linear->source.weight.tensor];
     throw Error(
         ErrorKind::kRefused, source_.where(weight),
         fmt::format("row {}, block {} of 32 is not exactly MXFP4: {}", misfit.row, misfit.block,
@@ -262,50 +263,13 @@ class GroupMaker {
 
 }  // namespace
 
-StoredLinear stored_view(const Checkpoint& source, const Plan& plan, const PlannedLinear& linear,
-                         uint64_t first_row, uint64_t rows, std::span<const std::byte> weight,
-                         std::span<const std::byte> scale, std::span<const std::byte> scale_2) {
-  const Tensor& stored = source.tensors()[linear.source_weight];
-  const uint64_t cols = stored.shape.empty() ? 1 : stored.shape.back();
-  const auto* codes = reinterpret_cast<const uint8_t*>(weight.data());
-  const auto* scales = reinterpret_cast<const uint8_t*>(scale.data());
-  switch (stored.dtype) {
-    case Dtype::kBF16:
-      return Bf16View{weight.data(), rows, cols};
-    case Dtype::kF32:
-      return F32View{weight.data(), rows, cols};
-    case Dtype::kI8:
-      return Mxfp4View{.codes = codes, .scales = scales, .rows = rows, .cols = cols * 2};
-    case Dtype::kF8E4M3: {
-      const Tensor& of_tiles = source.tensors()[linear.source_scale];
-      const bool is_one = of_tiles.size_bytes == dtype_bytes(of_tiles.dtype);  // of the whole tensor
-      return Fp8BlockView{.codes = codes,
-                          .scales = scales,
-                          .scale_type = of_tiles.dtype == Dtype::kF32 ? ScaleType::kF32 : ScaleType::kE8M0,
-                          .rows = rows,
-                          .cols = cols,
-                          .tile_rows = is_one ? rows : plan.model.tile_rows,
-                          .tile_cols = is_one ? cols : plan.model.tile_cols};
-    }
-    case Dtype::kU8: {
-      float value = 1;
-      if (scale_2.size() == sizeof value) std::memcpy(&value, scale_2.data(), sizeof value);
-      return Nvfp4View{
-          .codes = codes, .block_scales = scales, .scale_2 = value, .rows = rows, .cols = cols * 2};
-    }
-    default:
-      throw Error(ErrorKind::kUnsupported, source.where(stored), "is stored in a dtype that no weight has",
-                  {.found = fmt::format("{}, from row {}", dtype_name(stored.dtype), first_row)});
-  }
-}
-
 std::vector<MadeLinear> make_group(const Checkpoint& source, const Plan& plan,
                                    std::span<const LinearTask> tasks, Kernels kernels, Nvfp4Maker* nvfp4) {
   return GroupMaker(source, plan, tasks, kernels, nvfp4).make();
 }
 
 void refuse_value(const Checkpoint& source, const LinearTask& task, size_t position) {
-  const Tensor& weight = source.tensors()[task.linear->source_weight];
+  const Tensor& weight = source.tensors()[task.linear->source.weight.tensor];
   const size_t cols = cols_of(task.source);
   throw Error(ErrorKind::kBadInput, source.where(weight), "a value is not finite",
               {.found = fmt::format("row {}, column {}", task.first_row + position / cols, position % cols),
@@ -321,17 +285,19 @@ RowLoss total_loss(std::span<const RowLoss> rows) {
   return sum;
 }
 
-void check_group(const Checkpoint& source, std::span<const LinearTask> tasks) {
-  for (const LinearTask& task : tasks) {
-    const auto* view = std::get_if<Mxfp4View>(&task.source);
+void check_group(const Checkpoint& source, const PlannedGroup& group, uint64_t first_row,
+                 std::span<const StoredLinear> views) {
+  for (size_t index = 0; index < views.size(); ++index) {
+    const auto* view = std::get_if<Mxfp4View>(&views[index]);
     if (view == nullptr) continue;
     const std::optional<size_t> nan = find_nan_scale(view->scales, view->rows * view->cols / 32);
     if (!nan) continue;
-    const Tensor& scale = source.tensors()[task.linear->source_scale];
+    const Slice& part = group.linears[index].source.scale;
+    const Tensor& scale = source.tensors()[part.tensor];
     throw Error(ErrorKind::kBadInput,
                 {.file = source.where(scale).file,
                  .tensor = scale.name,
-                 .offset = scale.offset + task.first_row * view->cols / 32 + *nan},
+                 .offset = scale.offset + part.begin + first_row * view->cols / 32 + *nan},
                 "the scale is NaN (E8M0 byte 255)",
                 {.hint = "the source is damaged: fetch this shard again"});
   }

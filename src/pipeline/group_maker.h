@@ -39,12 +39,6 @@ struct MadeLinear {
   MadeCounts counts;
 };
 
-// The view of a linear's rows in memory that holds them: `weight` and `scale` begin at `first_row` (a
-// multiple of the tile's rows) and its scale row.
-StoredLinear stored_view(const Checkpoint& source, const Plan& plan, const PlannedLinear& linear,
-                         uint64_t first_row, uint64_t rows, std::span<const std::byte> weight,
-                         std::span<const std::byte> scale, std::span<const std::byte> scale_2);
-
 // Which code does it: what a run uses, or the plain definitions that it is held against.
 enum class Kernels { kFast, kReference };
 
@@ -65,8 +59,7 @@ inline constexpr uint64_t kDeviceValuesBytes = 32 << 20;
 struct DeviceMakeCost {
   uint64_t device_bytes = 0, pinned_bytes = 0;
 };
-DeviceMakeCost device_make_cost(const Checkpoint& source, const Plan& plan,
-                                uint64_t values_bytes = kDeviceValuesBytes);
+DeviceMakeCost device_make_cost(const Plan& plan, uint64_t values_bytes = kDeviceValuesBytes);
 
 // Null where there is nothing for the device to make.
 std::unique_ptr<Nvfp4Maker> make_device_maker(const Checkpoint& source, const Plan& plan,
@@ -84,6 +77,7 @@ std::vector<MadeLinear> make_group(const Checkpoint& source, const Plan& plan,
 RowLoss total_loss(std::span<const RowLoss> rows);
 
 // Refuses E8M0 byte 255 in the scales of MXFP4 weights, before anything is computed from them.
-void check_group(const Checkpoint& source, std::span<const LinearTask> tasks);
+void check_group(const Checkpoint& source, const PlannedGroup& group, uint64_t first_row,
+                 std::span<const StoredLinear> views);
 
 }  // namespace nibblecast

@@ -53,13 +53,8 @@ std::vector<float> to_floats(const Json& array) {
 LayerAmax to_layer(const Json& entry) {
   LayerAmax layer;
   layer.layer = entry.at("layer");
-  for (const auto& [module, bits] : entry.at("linears").items()) {
-    layer.linears[module] = std::bit_cast<float>(bits.get<uint32_t>());
-  }
-  layer.experts = {.w13 = to_floats(entry.at("w13")),
-                   .w2 = to_floats(entry.at("w2")),
-                   .w2_weighted = to_floats(entry.at("w2_weighted")),
-                   .tokens = entry.at("tokens").get<std::vector<int64_t>>()};
+  for (const auto& [tap, bits] : entry.at("taps").items()) layer.taps[tap] = to_floats(bits);
+  layer.tokens = entry.at("tokens").get<std::vector<int64_t>>();
   return layer;
 }
 
@@ -390,15 +385,9 @@ Json done_entry(const DoneUnit& unit) {
 }
 
 Json layer_entry(const LayerAmax& layer) {
-  Json linears = Json::object();
-  for (const auto& [module, amax] : layer.linears) linears[module] = std::bit_cast<uint32_t>(amax);
-  return {{"layer",
-           {{"layer", layer.layer},
-            {"linears", std::move(linears)},
-            {"w13", floats(layer.experts.w13)},
-            {"w2", floats(layer.experts.w2)},
-            {"w2_weighted", floats(layer.experts.w2_weighted)},
-            {"tokens", layer.experts.tokens}}}};
+  Json taps = Json::object();
+  for (const auto& [tap, values] : layer.taps) taps[tap] = floats(values);
+  return {{"layer", {{"layer", layer.layer}, {"taps", std::move(taps)}, {"tokens", layer.tokens}}}};
 }
 
 Json perplexity_entry(const Perplexity& perplexity) {

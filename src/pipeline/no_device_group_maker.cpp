@@ -4,7 +4,7 @@
 
 namespace nibblecast {
 
-DeviceMakeCost device_make_cost(const Checkpoint&, const Plan&, uint64_t) { return {}; }
+DeviceMakeCost device_make_cost(const Plan&, uint64_t) { return {}; }
 
 std::unique_ptr<Nvfp4Maker> make_device_maker(const Checkpoint&, const Plan&, const ForwardDevice&) {
   return nullptr;

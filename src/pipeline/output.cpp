@@ -68,19 +68,21 @@ Json activations_document(const Activations& activations) {
 }
 
 Json layers_document(const Plan& plan, const RunRecord& record) {
-  const auto largest = [](const std::vector<float>& amax) {
-    return amax.empty() ? Json() : Json(*std::max_element(amax.begin(), amax.end()));
-  };
   Json layers = Json::array();
   for (size_t index = 0; index < record.layers.size(); ++index) {
     const LayerAmax& layer = record.layers[index];
-    const ActivationBound& bound = plan.bounds[layer.layer];
+    Json amax = Json::object(), bounds = Json::object();
+    for (const auto& [entry, values] : layer.taps)
+      if (!values.empty()) amax[entry] = *std::ranges::max_element(values);
+    const std::vector<Tap>& taps = plan.model->table.layers[layer.layer].taps;
+    for (size_t tap = 0; tap < taps.size(); ++tap) {
+      const TapBound& bound = plan.bounds[layer.layer][tap];
+      if (std::isfinite(bound.most)) bounds[taps[tap].name] = bound.most;
+      if (std::isfinite(bound.most_weighted)) bounds[weighted_tap(taps[tap].name)] = bound.most_weighted;
+    }
     layers.push_back({{"layer", layer.layer},
-                      {"amax",
-                       {{"w13", largest(layer.experts.w13)},
-                        {"w2", largest(layer.experts.w2)},
-                        {"w2_weighted", largest(layer.experts.w2_weighted)}}},
-                      {"bound", {{"w13", bound.w13}, {"w2", bound.w2}, {"w2_weighted", bound.w2_weighted}}},
+                      {"amax", std::move(amax)},
+                      {"bound", std::move(bounds)},
                       {"experts_without_tokens", record.without_tokens[layer.layer]}});
   }
   return layers;

@@ -81,6 +81,10 @@ std::map<std::string, std::string> amax_metadata(const Checkpoint& source, const
                                                  const CalibrationRows& rows,
                                                  const std::optional<Perplexity>& perplexity);
 
+// Writes `options.amax_output`, if there is one, of what `record` has so far.
+void save_amax(const Checkpoint& source, const Plan& plan, const Activations& activations,
+               const RunOptions& options, const RunRecord& record);
+
 // Both go on where `job` stands, and leave it so that another run can when they throw. Errors: E8M0 byte 255
 // in an expert's scales and NaN or infinity in what is copied (kBadInput, tensor and offset), an amax above
 // its bound, NaN in the forward pass, a perplexity above max_perplexity, I/O errors, a full disk.

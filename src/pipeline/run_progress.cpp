@@ -4,23 +4,20 @@
 
 #include <algorithm>
 
-#include "plan/flops.h"
-
 namespace nibblecast {
 namespace {
 
-constexpr std::string_view kHeadWeight = "head.weight";
-
 bool has_draft_layers(const Plan& plan) {
-  return std::ranges::any_of(plan.stages.back().kept, [&](uint32_t tensor) {
-    return plan.tensors[tensor].out.name.starts_with("mtp.");
+  return plan.model && std::ranges::any_of(plan.stages.back().kept, [&](uint32_t tensor) {
+    return plan.model->table.passes_through(plan.tensors[tensor].out.name);
   });
 }
 
 uint64_t head_bytes(const Plan& plan, const Unit& unit) {
+  const std::string head = head_weight(plan);
   uint64_t bytes = 0;
   for (const Piece& piece : unit.pieces)
-    if (plan.tensors[piece.tensor].out.name == kHeadWeight) bytes += piece.size_bytes;
+    if (plan.tensors[piece.tensor].out.name == head) bytes += piece.size_bytes;
   return bytes;
 }
 
@@ -45,7 +42,7 @@ void RunProgress::expect(std::span<const Unit> units, const Work& work) {
     const StageFlops flops = stage_flops_[stage] = flops_of(*layer);
     left(WorkKind::kAttention).flops += flops.attention;
     left(WorkKind::kExperts).flops +=
-        flops.expert * static_cast<double>(plan_.model.n_routed_experts) + flops.shared;
+        flops.expert * static_cast<double>(mlps(*layer)) + flops.shared;
   }
   head_ = tokens() > 0 && plan_.stages.size() > 1 && is_forward(plan_, work, plan_.stages.size() - 1);
   for (const Unit& unit : units) {
@@ -71,15 +68,15 @@ WorkAmount RunProgress::amount_of(const Unit& unit) const {
 }
 
 RunProgress::StageFlops RunProgress::flops_of(uint64_t layer) const {
-  const LayerFlops flops = layer_flops(plan_.model, layer);
+  const LayerFlops flops = layer_flops(*plan_.model, layer);
   const double all = static_cast<double>(tokens());
   double attention = flops.attention * all;
   for (size_t row = 0; row < row_ends_.size(); ++row) {
     const uint64_t length = row_ends_[row] - (row == 0 ? 0 : row_ends_[row - 1]);
-    attention += score_flops(plan_.model, layer, length) * static_cast<double>(length);
+    attention += score_flops(*plan_.model, layer, length) * static_cast<double>(length);
   }
   return {.attention = attention,
-          .expert = flops.routed * all / static_cast<double>(plan_.model.n_routed_experts),
+          .expert = flops.routed * all / static_cast<double>(mlps(layer)),
           .shared = flops.shared * all};
 }
 
@@ -163,7 +160,7 @@ std::string RunProgress::stage_name() const {
 
 std::string RunProgress::title() const {
   const std::optional<uint64_t> layer = plan_.stages[stage_].layer;
-  if (layer) return fmt::format("layer {} of {}", *layer + 1, plan_.model.num_hidden_layers);
+  if (layer) return fmt::format("layer {} of {}", *layer + 1, plan_.layers());
   if (plan_.stages.size() == 1 || stage_ == 0) return "";
   return has_draft_layers(plan_) ? "draft layers and head" : "head";
 }
@@ -180,7 +177,8 @@ std::string RunProgress::detail(Phase phase) const {
   if (phase == Phase::kFinish) return "waiting for the disk";
   if (phase == Phase::kSaveStreams) return "saving the state";
   if (kind_ == WorkKind::kAttention) return "attention, " + row_text();
-  if (expert_) return fmt::format("expert {} of {}", *expert_ + 1, plan_.model.n_routed_experts);
+  const std::optional<uint64_t> layer = plan_.stages[stage_].layer;
+  if (expert_ && layer && mlps(*layer) > 1) return fmt::format("expert {} of {}", *expert_ + 1, mlps(*layer));
   return part_flops_ > 0 ? "shared expert" : "";
 }
 

@@ -60,6 +60,7 @@ class RunProgress {
   uint64_t read_bytes() const { return read_bytes_; }
 
  private:
+  uint64_t mlps(uint64_t layer) const { return plan_.model->table.layers[layer].mlps(); }
   struct StageFlops {
     double attention = 0, expert = 0, shared = 0;  // expert: one of them, on average
   };

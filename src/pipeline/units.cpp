@@ -5,7 +5,7 @@
 #include <string>
 #include <utility>
 
-#include "model/deepseek_v4_tensors.h"
+#include "pipeline/group_parts.h"
 #include "plan/linear.h"
 
 namespace nibblecast {
@@ -14,12 +14,18 @@ namespace {
 constexpr uint64_t kChunkBytes = 16 << 20;
 constexpr uint64_t kLargestValue = 8;  // bytes; pieces of a tensor are cut at multiples of it
 
-std::set<std::string> set_of(const std::vector<std::string>& names) { return {names.begin(), names.end()}; }
+// What the forward pass takes in the last stage before the head's weight.
+std::set<std::string> names_before_head(const Plan& plan) {
+  std::set<std::string> names;
+  if (!plan.model) return names;
+  for (const PlainTensor& tensor : plan.model->table.globals.plain) names.insert(tensor.name);
+  return names;
+}
 
 class UnitList {
  public:
   UnitList(const Checkpoint& source, const Plan& plan, const Work& work)
-      : source_(source), plan_(plan), work_(work), before_head_(set_of(head_tensor_names())) {}
+      : source_(source), plan_(plan), work_(work), before_head_(names_before_head(plan)), head_(head_weight(plan)) {}
 
   std::vector<Unit> make() {
     for (size_t stage = 0; stage < plan_.stages.size(); ++stage) add_stage(stage);
@@ -38,8 +44,9 @@ class UnitList {
     }
     for (const uint32_t tensor : kept)
       add_kept(stage, tensor, forward && (!is_last(stage) || is_of_head(name(tensor))));
+    if (forward && is_last(stage) && plan_.model->table.tied_head) add_tied_head(stage);
     for (const PlannedGroup& group : plan_.stages[stage].groups) {
-      const Tensor& first = source_.tensors()[group.linears[0].source_weight];
+      const Tensor& first = source_.tensors()[group.linears[0].source.weight.tensor];
       add_group(stage, group, forward && (!is_last(stage) || is_of_head(first.name)));
     }
     if (forward) return;
@@ -51,12 +58,22 @@ class UnitList {
   bool is_last(size_t stage) const { return stage > 0 && !plan_.stages[stage].layer; }
   const std::string& name(uint32_t kept) const { return source_.tensors()[*plan_.tensors[kept].source].name; }
   bool is_of_head(const std::string& tensor) const {
-    return tensor == kHeadWeight || before_head_.contains(tensor);
+    return tensor == head_ || before_head_.contains(tensor);
+  }
+
+  // The embedding, which was written with the first stage.
+  void add_tied_head(size_t stage) {
+    for (uint32_t tensor = 0; tensor < plan_.tensors.size(); ++tensor) {
+      if (plan_.tensors[tensor].make == Make::kKeep && name(tensor) == head_)
+        add_kept(stage, tensor, true, false);
+    }
   }
 
   void add_kept(size_t stage, uint32_t tensor, bool forward) {
+    add_kept(stage, tensor, forward, work_.write(tensor));
+  }
+  void add_kept(size_t stage, uint32_t tensor, bool forward, bool write) {
     const Tensor& from = source_.tensors()[*plan_.tensors[tensor].source];
-    const bool write = work_.write(tensor);
     if (!write && !forward) return;
     for (uint64_t done = 0; done < from.size_bytes;) {
       Unit& chunk = chunk_at(stage, {from.shard, from.offset + done, 0});
@@ -95,33 +112,22 @@ class UnitList {
     unit.forward = forward;
     unit.write = write;
     unit.group = &group;
-    const uint64_t all_rows = stored_rows(source_.tensors()[first.source_weight]);
-    const uint64_t rows = rows_at_once(source_, plan_, group);
+    const uint64_t all_rows = first.source.format.rows;
+    const uint64_t rows = rows_at_once(plan_, group);
     if (rows == 0) {
-      add_rows(std::move(unit), all_rows);
+      add_rows(std::move(unit));
       return;
     }
     for (uint64_t row = 0; row < all_rows; row += rows) {
       Unit part = unit;
       part.first_row = row;
       part.rows = std::min(rows, all_rows - row);
-      add_rows(std::move(part), all_rows);
+      add_rows(std::move(part));
     }
   }
 
-  void add_rows(Unit unit, uint64_t all_rows) {
-    std::vector<FileRange> ranges;
-    for (const PlannedLinear& linear : unit.group->linears) {
-      const Tensor& weight = source_.tensors()[linear.source_weight];
-      for (const uint32_t index : {linear.source_weight, linear.source_scale, linear.source_scale_2}) {
-        if (index == kNone) continue;
-        const Tensor& tensor = source_.tensors()[index];
-        ranges.push_back(unit.rows == 0 || unit.rows == all_rows
-                             ? FileRange{tensor.shard, tensor.offset, tensor.size_bytes}
-                             : rows_range(plan_, tensor, weight, unit.first_row, unit.rows));
-      }
-    }
-    MergedRanges merged = merge_ranges(ranges);
+  void add_rows(Unit unit) {
+    MergedRanges merged = merge_ranges(group_ranges(source_, *unit.group, unit.first_row, unit.rows));
     unit.reads = std::move(merged.ranges);
     unit.places = std::move(merged.places);
     units_.push_back(std::move(unit));
@@ -131,23 +137,18 @@ class UnitList {
   const Plan& plan_;
   const Work& work_;
   const std::set<std::string> before_head_;
+  const std::string head_;
   std::vector<Unit> units_;
 };
 
 }  // namespace
 
-uint64_t stored_rows(const Tensor& weight) {
-  return weight.shape.empty() ? 1 : *element_count(weight.shape) / weight.shape.back();
-}
-
-FileRange rows_range(const Plan& plan, const Tensor& tensor, const Tensor& weight, uint64_t first_row,
-                     uint64_t rows) {
-  if (tensor.shape.size() != 2 || tensor.shape[0] == 1)
-    return {tensor.shard, tensor.offset, tensor.size_bytes};
-  const uint64_t per_row = tensor.shape[0] == weight.shape[0] ? 1 : plan.model.tile_rows;
-  const uint64_t row_bytes = tensor.size_bytes / tensor.shape[0];
-  const uint64_t begin = first_row / per_row, end = (first_row + rows + per_row - 1) / per_row;
-  return {tensor.shard, tensor.offset + begin * row_bytes, (end - begin) * row_bytes};
+std::string head_weight(const Plan& plan) {
+  if (!plan.model) return {};
+  const LayerTable& globals = plan.model->table.globals;
+  const Role role = plan.model->table.tied_head ? Role::kEmbedding : Role::kHead;
+  const auto head = std::ranges::find(globals.modules, role, [](const auto& module) { return module.id.role; });
+  return head == globals.modules.end() ? "" : head->name + ".weight";
 }
 
 bool is_forward(const Plan& plan, const Work& work, size_t stage) {
@@ -164,9 +165,7 @@ uint64_t written_bytes(const Plan& plan, const Unit& unit) {
   for (const PlannedLinear& linear : unit.group->linears) {
     for (const uint32_t index : {linear.weight, linear.block_scale}) {
       if (index == kNone) continue;
-      const Tensor& out = plan.tensors[index].out;
-      bytes +=
-          unit.rows == 0 ? out.size_bytes : rows_range(plan, out, out, unit.first_row, unit.rows).size_bytes;
+      bytes += output_rows(plan.tensors[index].out, unit.first_row, unit.rows).size_bytes;
     }
   }
   return bytes;

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "checkpoint/checkpoint.h"
@@ -29,8 +30,9 @@ struct Unit {
   const PlannedGroup* group = nullptr;
   uint64_t first_row = 0, rows = 0;  // of the group's only linear; 0 rows: whole linears
   ReadUnit reads;
-  std::vector<Place> places;  // of each linear in turn: weight, scale, scale_2, as far as it has them
+  std::vector<Place> places;  // as group_ranges() of pipeline/group_parts.h has them
 
+  bool is_mlp() const { return group != nullptr && group->expert; }  // one that streams by
   uint64_t size_bytes() const {
     uint64_t bytes = 0;
     for (const FileRange& range : reads) bytes += range.size_bytes;
@@ -48,20 +50,15 @@ struct Work {
 // last one.
 bool is_forward(const Plan& plan, const Work& work, size_t stage);
 
-// Rows of a weight that has elements: all of its dimensions but the last one, taken together.
-uint64_t stored_rows(const Tensor& weight);
-
-// Source bytes of `rows` rows of a tensor that belongs to a linear: its weight, or a scale with a row for
-// each of the weight's rows or tiles' rows.
-FileRange rows_range(const Plan& plan, const Tensor& tensor, const Tensor& weight, uint64_t first_row,
-                     uint64_t rows);
+// The tensor that is multiplied with what leaves the last layer; empty where the plan knows no model.
+std::string head_weight(const Plan& plan);
 
 // Bytes of weights, block scales and kept tensors that the output gets of it.
 uint64_t written_bytes(const Plan& plan, const Unit& unit);
 
-// In the order of work: by stage. The forward pass needs a layer's other tensors first and its experts
-// ascending, and what turns streams into logits before head.weight; without one, the order of the files is
-// best.
+// In the order of work: by stage. The forward pass needs a layer's other tensors first and its MLPs
+// ascending, and what turns streams into logits before the head's weight (which may be the embedding, read
+// once more); without one, the order of the files is best.
 std::vector<Unit> list_units(const Checkpoint& source, const Plan& plan, const Work& work);
 
 }  // namespace nibblecast

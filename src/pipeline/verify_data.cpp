@@ -16,6 +16,7 @@
 #include "formats/nonfinite.h"
 #include "pipeline/extents.h"
 #include "pipeline/group_maker.h"
+#include "pipeline/group_parts.h"
 #include "pipeline/reader.h"
 #include "pipeline/units.h"
 #include "pipeline/verify_blocks.h"
@@ -146,9 +147,10 @@ class DataChecker {
   Make make_of(const PlannedLinear& linear) const { return plan_.tensors[linear.weight].make; }
 
   void add_group(const PlannedGroup& group) {
-    if (make_of(group.linears[0]) == Make::kKeep) return;
-    const uint64_t all_rows = stored_rows(check_.source.tensors()[group.linears[0].source_weight]);
-    const uint64_t rows = rows_at_once(check_.source, plan_, group);
+    const auto is_kept = [&](const PlannedLinear& linear) { return make_of(linear) == Make::kKeep; };
+    if (std::ranges::all_of(group.linears, is_kept)) return;
+    const uint64_t all_rows = group.linears[0].source.format.rows;
+    const uint64_t rows = rows_at_once(plan_, group);
     if (rows == 0) {
       add_rows(group, 0, 0);
       return;
@@ -156,19 +158,14 @@ class DataChecker {
     for (uint64_t row = 0; row < all_rows; row += rows) add_rows(group, row, std::min(rows, all_rows - row));
   }
 
-  // What a unit needs of a tensor that belongs to a linear with this weight.
-  FileRange part(const Step& unit, const Tensor& tensor, const Tensor& weight) const {
-    return unit.rows == 0 ? source_range(tensor)
-                          : rows_range(plan_, tensor, weight, unit.first_row, unit.rows);
+  OutputRange output_part(const Step& unit, uint32_t index) const {
+    return output_rows(plan_.tensors[index].out, unit.first_row, unit.rows);
   }
-  FileRange source_part(const Step& unit, const PlannedLinear& linear, uint32_t index) const {
-    const std::span<const Tensor> tensors = check_.source.tensors();
-    return part(unit, tensors[index], tensors[linear.source_weight]);
-  }
-  FileRange output_part(const Step& unit, const PlannedLinear& linear, uint32_t index) const {
-    FileRange range = part(unit, *check_.matches[index], *check_.matches[linear.weight]);
-    range.file += static_cast<uint32_t>(source_files());
-    return range;
+  // Of a matched tensor, whose place need not be the planned one.
+  FileRange output_range(const Step& unit, uint32_t index) const {
+    const Tensor& found = *check_.matches[index];
+    const OutputRange range = output_rows(found, unit.first_row, unit.rows);
+    return {static_cast<uint32_t>(source_files() + found.shard), range.begin, range.size_bytes};
   }
 
   // Places: of each linear what the source has of weight, scale and scale_2; then, of each that can be
@@ -181,22 +178,17 @@ class DataChecker {
               .comparable = {},
               .reads = {},
               .places = {}};
-    std::vector<FileRange> ranges;
-    for (const PlannedLinear& linear : group.linears) {
-      for (const uint32_t index : {linear.source_weight, linear.source_scale, linear.source_scale_2}) {
-        if (index != kNone) ranges.push_back(source_part(unit, linear, index));
-      }
-    }
+    std::vector<FileRange> ranges = group_ranges(check_.source, group, first_row, rows);
     for (const PlannedLinear& linear : group.linears) {
       const auto there = [&](uint32_t index) { return index == kNone || check_.matches[index] != nullptr; };
       unit.comparable.push_back(there(linear.weight) && there(linear.block_scale) &&
                                 there(linear.weight_scale));
       if (!unit.comparable.back()) continue;
       for (const uint32_t index : {linear.weight, linear.block_scale}) {
-        if (index != kNone) ranges.push_back(output_part(unit, linear, index));
+        if (index != kNone) ranges.push_back(output_range(unit, index));
       }
     }
-    unit.shard = check_.source.tensors()[group.linears[0].source_weight].shard;
+    unit.shard = check_.source.tensors()[group.linears[0].source.weight.tensor].shard;
     finish(std::move(unit), ranges);
   }
 
@@ -265,29 +257,23 @@ class DataChecker {
   }
 
   struct Stored {
-    std::array<std::span<const std::byte>, 3> source;  // weight, scale, scale_2
-    std::span<const std::byte> weight, block_scale;    // of the output, if it can be compared
+    StoredLinear source;
+    std::span<const std::byte> weight, block_scale;  // of the output, if it can be compared
   };
 
   std::vector<Stored> stored_of(const Step& unit, const Reader::Loaded& loaded) const {
-    std::vector<Stored> stored(unit.group->linears.size());
     size_t place = 0;
-    for (size_t index = 0; index < stored.size(); ++index) {
-      const PlannedLinear& linear = unit.group->linears[index];
-      size_t part = 0;
-      for (const uint32_t tensor : {linear.source_weight, linear.source_scale, linear.source_scale_2}) {
-        if (tensor != kNone) {
-          const uint64_t size = source_part(unit, linear, tensor).size_bytes;
-          stored[index].source[part] = at(unit, loaded, place++, size);
-        }
-        ++part;
-      }
-    }
+    std::vector<std::span<const std::byte>> parts;
+    for (const FileRange& range : group_ranges(check_.source, *unit.group, unit.first_row, unit.rows))
+      parts.push_back(at(unit, loaded, place++, range.size_bytes));
+    std::vector<Stored> stored;
+    for (StoredLinear& view : group_views(*unit.group, unit.rows, [&](size_t part) { return parts[part]; }))
+      stored.push_back({.source = view, .weight = {}, .block_scale = {}});
     for (size_t index = 0; index < stored.size(); ++index) {
       if (!unit.comparable[index]) continue;
       const PlannedLinear& linear = unit.group->linears[index];
       const auto next = [&](uint32_t tensor) {
-        return at(unit, loaded, place++, output_part(unit, linear, tensor).size_bytes);
+        return at(unit, loaded, place++, output_part(unit, tensor).size_bytes);
       };
       stored[index].weight = next(linear.weight);
       if (linear.block_scale != kNone) stored[index].block_scale = next(linear.block_scale);
@@ -307,11 +293,7 @@ class DataChecker {
     const std::vector<PlannedLinear>& linears = unit.group->linears;
     for (size_t index = 0; index < linears.size(); ++index) {
       if (!unit.comparable[index] || make_of(linears[index]) != Make::kCastWeight) continue;
-      const Tensor& weight = *check_.matches[linears[index].weight];
-      const CastPair pair = {.source = {.codes = bytes_of(stored[index].source[0]),
-                                        .scales = bytes_of(stored[index].source[1]),
-                                        .rows = weight.shape[0],
-                                        .cols = weight.shape[1] * 2},
+      const CastPair pair = {.source = std::get<Mxfp4View>(stored[index].source),
                              .codes = bytes_of(stored[index].weight),
                              .block_scales = bytes_of(stored[index].block_scale),
                              .scale_2 = check_.scales[linears[index].weight_scale],
@@ -328,15 +310,11 @@ class DataChecker {
     std::vector<LinearTask> tasks;
     for (size_t index = 0; index < stored.size(); ++index) {
       const PlannedLinear& linear = unit.group->linears[index];
-      const Tensor &weight = check_.source.tensors()[linear.source_weight],
-                   &out = plan_.tensors[linear.weight].out;
-      const uint64_t rows = unit.rows == 0 ? stored_rows(weight) : unit.rows;
-      weights[index].resize(part(unit, out, out).size_bytes);
+      weights[index].resize(output_part(unit, linear.weight).size_bytes);
       if (linear.block_scale != kNone) scales[index].resize(plan_.tensors[linear.block_scale].out.size_bytes);
       tasks.push_back(
           {.linear = &linear,
-           .source = stored_view(check_.source, plan_, linear, unit.first_row, rows, stored[index].source[0],
-                                 stored[index].source[1], stored[index].source[2]),
+           .source = stored[index].source,
            .first_row = unit.first_row,
            .weight = weights[index],
            .block_scale = scales[index]});
@@ -350,10 +328,10 @@ class DataChecker {
     }
     for (size_t index = 0; index < stored.size(); ++index) {
       const PlannedLinear& linear = unit.group->linears[index];
-      if (!unit.comparable[index] || make_of(linear) == Make::kCastWeight) continue;
+      if (!unit.comparable[index] || make_of(linear) == Make::kCastWeight || make_of(linear) == Make::kKeep)
+        continue;
       const uint64_t begin =
-          part(unit, plan_.tensors[linear.weight].out, plan_.tensors[linear.weight].out).begin -
-          plan_.tensors[linear.weight].out.offset;
+          output_part(unit, linear.weight).begin - plan_.tensors[linear.weight].out.offset;
       compare_tensor(linear.weight, begin, stored[index].weight, weights[index]);
       if (linear.block_scale != kNone)
         compare_tensor(linear.block_scale, 0, stored[index].block_scale, scales[index]);
@@ -405,7 +383,9 @@ class DataChecker {
                             uint8_t share) {
     std::vector<std::span<const std::byte>> scales;
     for (size_t index = 0; index < linears.size(); ++index) {
-      if (linears[index].share == share) scales.push_back(stored[index].source[1]);
+      const auto* view = std::get_if<Mxfp4View>(&stored[index].source);
+      if (linears[index].share != share || view == nullptr) continue;
+      scales.push_back(std::as_bytes(std::span(view->scales, view->rows * view->cols / 32)));
     }
     return plain_k_max(scales);
   }
@@ -444,7 +424,7 @@ class DataChecker {
                             count.expected, count.found));
     };
     const std::string &weight = name(linear.weight), &scale = name(linear.block_scale);
-    add(BlockFault::kSourceScaleNan, "source scales", check_.source.tensors()[linear.source_scale].name,
+    add(BlockFault::kSourceScaleNan, "source scales", check_.source.tensors()[linear.source.scale.tensor].name,
         "the source's scale is NaN");
     add(BlockFault::kScaleNan, "block scales", scale, "the scale is NaN");
     add(BlockFault::kScaleNegative, "block scales", scale, "the scale is negative");

@@ -7,7 +7,6 @@
 #include <utility>
 
 #include "checkpoint/printable.h"
-#include "model/deepseek_v4_tensors.h"
 
 namespace nibblecast {
 namespace {
@@ -58,23 +57,24 @@ class JsonComparison {
 };
 
 // Every module with a tensor that only NVFP4 and FP8 modules have; routed experts as "layers.0.ffn.experts".
-std::set<std::string> quantized_modules(const OutputFolder& output) {
+std::set<std::string> quantized_modules(const OutputFolder& output, const Model& model) {
+  const ModuleIndex index(model.table);
   std::set<std::string> modules;
   constexpr std::string_view kSuffix = ".weight_scale";
   for (const Tensor& tensor : output.tensors) {
     if (!tensor.name.ends_with(kSuffix)) continue;
     const std::string module = tensor.name.substr(0, tensor.name.size() - kSuffix.size());
-    const auto expert = parse_expert_name(module);
-    modules.insert(expert ? fmt::format("layers.{}.ffn.experts", expert->layer) : module);
+    const WeightModule* known = index.find(module);
+    modules.insert(known != nullptr && known->is_routed_expert() ? experts_name(*known) : module);
   }
   return modules;
 }
 
 void check_quantized_layers(const std::string& file, const Json& listed, const OutputFolder& output,
-                            ProblemList& problems) {
+                            const Model& model, ProblemList& problems) {
   // What is no object is reported by the comparison with the plan.
   if (!listed.is_object() || !output.all_shards_read) return;
-  const std::set<std::string> modules = quantized_modules(output);
+  const std::set<std::string> modules = quantized_modules(output, model);
   for (const std::string& module : modules) {
     if (listed.contains(module)) continue;
     problems.add(file,
@@ -206,7 +206,7 @@ void check_documents(const OutputFolder& output, const Plan& plan, ProblemList& 
     JsonComparison("config.json", problems).compare(config, output.config, "");
     check_quantized_layers("config.json",
                            at_or_null(at_or_null(output.config, "quantization_config"), "quantized_layers"),
-                           output, problems);
+                           output, *plan.model, problems);
   }
   if (output.has_hf_quant_config == plan.hf_quant_config.is_null()) {
     problems.add("files", fmt::format("hf_quant_config.json: {}",
@@ -218,7 +218,7 @@ void check_documents(const OutputFolder& output, const Plan& plan, ProblemList& 
     JsonComparison("hf_quant_config.json", problems).compare(hf_quant_config, output.hf_quant_config, "");
     check_quantized_layers("hf_quant_config.json",
                            at_or_null(at_or_null(output.hf_quant_config, "quantization"), "quantized_layers"),
-                           output, problems);
+                           output, *plan.model, problems);
   }
   if (output.index_metadata.is_object()) {
     Json metadata =

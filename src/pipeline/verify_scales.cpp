@@ -54,7 +54,9 @@ class ScaleCheck {
   // Without the measured amax: all experts of a layer and projection agree.
   void check_layer_policy() {
     for (const Stage& stage : plan_.stages) {
-      for (size_t slot = 0; slot < 3; ++slot) check_one_value(stage, slot);
+      if (!stage.layer) continue;
+      for (const Tap& tap : plan_.model->table.layers[*stage.layer].taps)
+        if (tap.experts > 0) check_one_value(stage, tap);
     }
   }
 
@@ -71,7 +73,7 @@ class ScaleCheck {
     const AmaxFile amax = read_amax(files, path);
     if (auto foreign = foreign_amax(source_, plan_, amax, path.string()))
       notes.push_back(std::move(*foreign));
-    require_fitting_amax(source_, plan_, amax, path.string());
+    require_fitting_amax(plan_, amax, path.string());
     for (const Stage& stage : plan_.stages) {
       if (!stage.layer) continue;
       if (const LayerAmax* layer = find_layer(amax.layers, *stage.layer))
@@ -95,21 +97,15 @@ class ScaleCheck {
   }
 
   void check_stage(const Stage& stage, const LayerAmax& amax, const std::string& file) {
-    std::optional<LayerInputScales> experts;
+    std::map<const Tap*, std::vector<float>> known;
     for (const PlannedGroup& group : stage.groups) {
-      if (!group.expert) {
-        const float largest = group_input_amax(source_, group, amax, file);
-        for (const PlannedLinear& linear : group.linears) {
-          if (linear.input_scale == kNone) continue;
-          check_value(linear.input_scale, input_scale_of(plan_.tensors[linear.weight].make, largest));
-        }
-        continue;
-      }
-      if (group.linears[0].input_scale == kNone) continue;
-      if (!experts) experts = layer_input_scales(plan_, *stage.layer, amax.experts, file);
-      for (size_t slot = 0; slot < 3; ++slot) {
-        const std::vector<float>& scales = slot == 1 ? experts->w2 : experts->w13;
-        check_value(group.linears[slot].input_scale, scales[*group.expert]);
+      for (const PlannedLinear& linear : group.linears) {
+        if (linear.input_scale == kNone) continue;
+        const Tap& tap = tap_of(plan_, linear);
+        const auto [values, is_new] = known.try_emplace(&tap);
+        if (is_new) values->second = tap_amax(plan_, tap, amax, file);
+        const float value = values->second[tap.experts == 0 ? 0 : group.expert.value()];
+        check_value(linear.input_scale, input_scale_of(plan_.tensors[linear.weight].make, value));
       }
     }
   }
@@ -123,17 +119,20 @@ class ScaleCheck {
                                                name(gate), values_[gate], name(up), values_[up]));
   }
 
-  void check_one_value(const Stage& stage, size_t slot) {
+  void check_one_value(const Stage& stage, const Tap& tap) {
+    std::vector<uint32_t> scales;
     std::map<uint32_t, uint64_t> counts;  // by bits
     for (const PlannedGroup& group : stage.groups) {
-      const uint32_t index = group.expert ? group.linears[slot].input_scale : kNone;
-      if (index != kNone && matches_[index] != nullptr) ++counts[std::bit_cast<uint32_t>(values_[index])];
+      for (const PlannedLinear& linear : group.linears) {
+        if (linear.input_scale == kNone || matches_[linear.input_scale] == nullptr) continue;
+        if (&tap_of(plan_, linear) != &tap) continue;
+        scales.push_back(linear.input_scale);
+        ++counts[std::bit_cast<uint32_t>(values_[linear.input_scale])];
+      }
     }
     if (counts.size() < 2) return;
     const auto most = std::ranges::max_element(counts, {}, [](const auto& count) { return count.second; });
-    for (const PlannedGroup& group : stage.groups) {
-      if (group.expert) check_value(group.linears[slot].input_scale, std::bit_cast<float>(most->first));
-    }
+    for (const uint32_t scale : scales) check_value(scale, std::bit_cast<float>(most->first));
   }
 
   void check_value(uint32_t index, float expected) {

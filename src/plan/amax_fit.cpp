@@ -28,8 +28,8 @@ std::string counted(size_t count, const char* what) {
 
 class Fit {
  public:
-  Fit(const Checkpoint& source, const Plan& plan, const AmaxFile& amax, const std::string& file)
-      : source_(source), plan_(plan), amax_(amax), file_(file) {}
+  Fit(const Plan& plan, const AmaxFile& amax, const std::string& file)
+      : plan_(plan), amax_(amax), file_(file) {}
 
   void require() const {
     for (const LayerAmax& layer : amax_.layers) require_known(layer);
@@ -37,20 +37,23 @@ class Fit {
     for (const Stage& stage : plan_.stages) {
       const LayerAmax* layer = stage.layer ? find_layer(amax_.layers, *stage.layer) : nullptr;
       if (layer == nullptr) continue;
-      for (const PlannedGroup& group : stage.groups) {
-        if (!group.expert) group_input_amax(source_, group, *layer, file_);
-      }
-      if (needs_experts(stage)) layer_input_scales(plan_, layer->layer, layer->experts, file_);
+      for (const Tap* tap : needed_taps(stage)) tap_amax(plan_, *tap, *layer, file_);
     }
   }
 
  private:
-  static bool has_input_scale(const PlannedGroup& group) {
-    return std::ranges::any_of(group.linears, [](const auto& each) { return each.input_scale != kNone; });
-  }
-  static bool needs_experts(const Stage& stage) {
-    return std::ranges::any_of(stage.groups,
-                               [](const auto& group) { return group.expert && has_input_scale(group); });
+  // That an input_scale of the stage hangs on, in the table's order.
+  std::vector<const Tap*> needed_taps(const Stage& stage) const {
+    std::vector<const Tap*> taps;
+    for (const PlannedGroup& group : stage.groups) {
+      for (const PlannedLinear& linear : group.linears) {
+        if (linear.input_scale == kNone) continue;
+        const Tap* tap = &tap_of(plan_, linear);
+        if (std::ranges::find(taps, tap) == taps.end()) taps.push_back(tap);
+      }
+    }
+    std::ranges::sort(taps);
+    return taps;
   }
 
   [[noreturn]] void fail(const std::string& tensor, const std::string& problem, std::string expected,
@@ -64,58 +67,56 @@ class Fit {
   // What no calibration of this model gives.
   void require_known(const LayerAmax& layer) const {
     const std::string prefix = fmt::format("layers.{}", layer.layer);
-    if (layer.layer >= plan_.model.num_hidden_layers) {
-      fail(prefix, "the model has no such layer", fmt::format("{} layers", plan_.model.num_hidden_layers),
+    if (layer.layer >= plan_.layers()) {
+      fail(prefix, "the model has no such layer", fmt::format("{} layers", plan_.layers()),
            fmt::format("layer {}", layer.layer));
     }
-    const ExpertAmax& experts = layer.experts;
-    for (const size_t count :
-         {experts.w13.size(), experts.w2.size(), experts.w2_weighted.size(), experts.tokens.size()}) {
-      if (count == 0 || count == plan_.model.n_routed_experts) continue;
-      fail(prefix + ".ffn.experts", "the model has another number of experts",
-           std::to_string(plan_.model.n_routed_experts), std::to_string(count));
+    const LayerTable& table = plan_.model->table.layers[layer.layer];
+    if (!layer.tokens.empty() && layer.tokens.size() != table.experts)
+      refuse_experts(prefix + ".experts.tokens", table.experts, layer.tokens.size());
+    for (const auto& [entry, values] : layer.taps) {
+      const auto tap = std::ranges::find_if(table.taps, [&](const Tap& each) {
+        return each.name == entry || (each.weighted && weighted_tap(each.name) == entry);
+      });
+      const std::string name = printable(tap_entry(layer.layer, entry));
+      if (tap == table.taps.end() && !is_cache_tap(entry))
+        fail(name, "the model has no such input", "an input of the model's linears", "");
+      const uint64_t count = tap == table.taps.end() ? 1 : std::max<uint64_t>(1, tap->experts);
+      if (values.size() != count) refuse_experts(name, count, values.size());
     }
-    for (const auto& [module, unused] : layer.linears) {
-      if (source_.find(module + ".weight") != nullptr) continue;
-      fail(printable(module) + ".input_amax", "the model has no such linear", "a linear of the model", "");
-    }
+  }
+
+  // Keys and values as they are cached: measured, and no linear's input.
+  static bool is_cache_tap(std::string_view entry) { return entry == "attn.k" || entry == "attn.v"; }
+
+  [[noreturn]] void refuse_experts(const std::string& name, uint64_t expected, uint64_t found) const {
+    fail(name, "the model has another number of experts", std::to_string(expected), std::to_string(found));
   }
 
   void require_complete() const {
     std::vector<std::string> missing;
     for (const Stage& stage : plan_.stages) {
-      if (!stage.layer || !std::ranges::any_of(stage.groups, has_input_scale)) continue;
-      if (const LayerAmax* layer = find_layer(amax_.layers, *stage.layer))
-        add_missing(stage, *layer, missing);
-      else
+      if (!stage.layer) continue;
+      const std::vector<const Tap*> taps = needed_taps(stage);
+      if (taps.empty()) continue;
+      const LayerAmax* layer = find_layer(amax_.layers, *stage.layer);
+      if (layer == nullptr) {
         missing.push_back(fmt::format("layer {}", *stage.layer));
+        continue;
+      }
+      for (const Tap* tap : taps) {
+        for (const std::string& entry : read_entries(plan_, *tap))
+          if (!layer->taps.contains(entry)) missing.push_back(tap_entry(layer->layer, entry));
+      }
     }
     if (missing.empty()) return;
     throw Error(ErrorKind::kBadInput, {.file = file_}, "holds no amax of " + first_names(missing),
                 {.expected = "all that the recipe needs",
-                 .found = fmt::format("{} of {} layers", amax_.layers.size(), plan_.model.num_hidden_layers),
+                 .found = fmt::format("{} of {} layers", amax_.layers.size(), plan_.layers()),
                  .hint = "was calibration interrupted, or made for another model or --w2-input? "
                          "`nibblecast inspect` shows what the file holds"});
   }
 
-  void add_missing(const Stage& stage, const LayerAmax& layer, std::vector<std::string>& missing) const {
-    for (const PlannedGroup& group : stage.groups) {
-      if (group.expert) continue;
-      for (const PlannedLinear& linear : group.linears) {
-        const std::string module = linear.input_scale == kNone ? "" : source_module(source_, linear);
-        if (!module.empty() && !layer.linears.contains(module)) missing.push_back(module + ".input_amax");
-      }
-    }
-    if (!needs_experts(stage)) return;
-    const std::string prefix = fmt::format("layers.{}.ffn.experts.", layer.layer);
-    const W2Input w2 = plan_.options.w2_input;
-    if (layer.experts.w13.empty()) missing.push_back(prefix + "w13.input_amax");
-    if (layer.experts.w2.empty() && w2 != W2Input::kWeighted) missing.push_back(prefix + "w2.input_amax");
-    if (layer.experts.w2_weighted.empty() && w2 != W2Input::kUnweighted)
-      missing.push_back(prefix + "w2.input_amax_weighted");
-  }
-
-  const Checkpoint& source_;
   const Plan& plan_;
   const AmaxFile& amax_;
   const std::string& file_;
@@ -128,7 +129,7 @@ void add_layers(const std::vector<LayerAmax>& layers, const ExpertsOf& experts_o
   size_t experts = 0;
   std::vector<std::string> where;
   for (const LayerAmax& layer : layers) {
-    const size_t here = experts_of(layer.experts).size();
+    const size_t here = experts_of(layer).size();
     if (here > 0) where.push_back(std::to_string(layer.layer));
     experts += here;
   }
@@ -139,9 +140,8 @@ void add_layers(const std::vector<LayerAmax>& layers, const ExpertsOf& experts_o
 
 }  // namespace
 
-void require_fitting_amax(const Checkpoint& source, const Plan& plan, const AmaxFile& amax,
-                          const std::string& file) {
-  Fit(source, plan, amax, file).require();
+void require_fitting_amax(const Plan& plan, const AmaxFile& amax, const std::string& file) {
+  Fit(plan, amax, file).require();
 }
 
 std::optional<std::string> foreign_amax(const Checkpoint& source, const Plan& plan, const AmaxFile& amax,
@@ -174,17 +174,20 @@ std::vector<std::string> amax_below_bounds(const Plan& plan, const std::vector<L
                                            const std::string& file) {
   std::vector<std::string> sentences;
   for (const LayerAmax& layer : layers) {
-    const float least = plan.bounds[layer.layer].w13_least;
-    const std::vector<float>& amax = layer.experts.w13;
-    const auto below = [&](float value) { return value > 0 && value < least; };
-    const auto first = std::ranges::find_if(amax, below);
-    if (first == amax.end()) continue;
-    sentences.push_back(
-        fmt::format("{}: layer {}: the input of w1 and w3 has an amax of {} in expert {}, as in {} of {} "
-                    "experts; ffn_norm's "
-                    "weights give at least {}",
-                    file, layer.layer, *first, first - amax.begin(), std::ranges::count_if(amax, below),
-                    amax.size(), least));
+    const std::vector<Tap>& taps = plan.model->table.layers[layer.layer].taps;
+    for (size_t tap = 0; tap < taps.size(); ++tap) {
+      const auto found = layer.taps.find(taps[tap].name);
+      const float least = plan.bounds[layer.layer][tap].least;
+      if (found == layer.taps.end() || least == 0) continue;
+      const auto below = [&](float value) { return value > 0 && value < least; };
+      const auto first = std::ranges::find_if(found->second, below);
+      if (first == found->second.end()) continue;
+      sentences.push_back(fmt::format(
+          "{}: {}: {}{}, as {} of {} values; the weights of {} give at least {}", file,
+          tap_entry(layer.layer, taps[tap].name), *first,
+          taps[tap].experts == 0 ? "" : fmt::format(" in expert {}", first - found->second.begin()),
+          std::ranges::count_if(found->second, below), found->second.size(), taps[tap].norm, least));
+    }
   }
   return sentences;
 }

@@ -10,7 +10,7 @@
 #include "checkpoint/manifest.h"
 #include "checkpoint/run_record.h"
 #include "checkpoint/safetensors.h"
-#include "model/deepseek_v4_tensors.h"
+#include "model/family.h"
 #include "plan/linear.h"
 #include "plan/packed_linears.h"
 #include "plan/weight_sample.h"
@@ -72,24 +72,20 @@ Release release_of(const Json& record, const std::string& file) {
   return release;
 }
 
-bool is_routed_expert(std::string module) {
-  if (module.starts_with("mtp.")) module.replace(0, std::strlen("mtp."), "layers.");
-  return parse_expert_name(module).has_value();
-}
-
 class ConvertPlanner {
  public:
-  explicit ConvertPlanner(const Checkpoint& source) : source_(source), replacements_(keep_all(source)) {}
+  explicit ConvertPlanner(const Checkpoint& source)
+      : source_(source),
+        model_(read_model(source.config(), (source.folder() / "config.json").string())),
+        modules_(model_.table),
+        replacements_(keep_all(source)) {}
 
   Plan make() {
-    const TileSize tiles = tile_size(source_);
     plan_.command = "convert";
     plan_.made = "convert mxfp4";
     plan_.weights = weight_sample(source_);
-    plan_.model.tile_rows = tiles.rows;
-    plan_.model.tile_cols = tiles.cols;
     for (const PackedLinear& packed : find_packed_linears(source_)) {
-      if (packed.format == PackedFormat::kNvfp4) cast_back(packed);
+      if (packed.linear.source.format.stored == StoredFormat::kNvfp4) cast_back(packed);
     }
     if (linears_.empty()) {
       throw Error(ErrorKind::kBadInput, {.file = source_.folder().string()}, "holds no NVFP4 weights",
@@ -105,17 +101,19 @@ class ConvertPlanner {
 
  private:
   void cast_back(const PackedLinear& packed) {
-    const Tensor& weight = source_.tensors()[packed.linear.weight];
-    if (!is_routed_expert(packed.linear.module)) {
+    const Tensor& weight = source_.tensors()[packed.linear.source.weight.tensor];
+    const WeightModule* module = modules_.find(packed.linear.module);
+    if (module != nullptr ? !module->is_routed_expert() : !model_.table.passes_through(weight.name)) {
       throw Error(ErrorKind::kUnsupported, source_.where(weight),
                   "is NVFP4, but no routed expert: the release does not have it as MXFP4",
                   {.hint = "`nibblecast dequantize` gives BF16"});
     }
-    if (weight.shape[1] % 16 != 0) {
+    const uint64_t cols = packed.linear.source.format.cols;
+    if (cols % 32 != 0) {
       throw Error(ErrorKind::kUnsupported, source_.where(weight), "its columns are no whole blocks of MXFP4",
-                  {.expected = "a multiple of 32", .found = std::to_string(weight.shape[1] * 2), .hint = {}});
+                  {.expected = "a multiple of 32", .found = std::to_string(cols), .hint = {}});
     }
-    replace_linear(source_, packed.linear, {.make = Make::kMxfp4Weight}, replacements_);
+    replace_linear(packed.linear, {.make = Make::kMxfp4Weight}, replacements_);
     if (packed.input_scale != kNone) replacements_.in_place[packed.input_scale].clear();
     linears_.push_back(packed.linear);
   }
@@ -219,6 +217,8 @@ class ConvertPlanner {
   }
 
   const Checkpoint& source_;
+  const Model model_;
+  const ModuleIndex modules_;
   Plan plan_;
   Replacements replacements_;
   std::vector<SourceLinear> linears_;

@@ -14,7 +14,6 @@
 #include "base/parallel.h"
 #include "base/size_text.h"
 #include "calibration/rows.h"
-#include "model/deepseek_v4.h"
 #include "ops/cross_entropy.h"
 #include "ops/matmul.h"
 
@@ -102,17 +101,18 @@ uint64_t cgroup_room() {
   return room;
 }
 
-// Of a layer, but for its routed experts.
-uint64_t dense_bytes(const Checkpoint& source, const Plan& plan, const Stage& stage) {
+uint64_t stored_bytes(const PlannedGroup& group) {
+  uint64_t bytes = 0;
+  for (const PlannedLinear& linear : group.linears) bytes += linear.source.size_bytes();
+  return bytes;
+}
+
+// Of a layer, but for the MLPs that stream by.
+uint64_t dense_bytes(const Plan& plan, const Stage& stage) {
   uint64_t bytes = 0;
   for (const uint32_t tensor : stage.kept) bytes += plan.tensors[tensor].out.size_bytes;
-  for (const PlannedGroup& group : stage.groups) {
-    if (group.expert) continue;
-    for (const PlannedLinear& linear : group.linears) {
-      for (const uint32_t index : {linear.source_weight, linear.source_scale})
-        if (index != kNone) bytes += source.tensors()[index].size_bytes;
-    }
-  }
+  for (const PlannedGroup& group : stage.groups)
+    if (!group.expert) bytes += stored_bytes(group);
   return bytes;
 }
 
@@ -127,19 +127,26 @@ uint64_t make_bytes(const Plan& plan, size_t threads) {
   return threads * kRowsPerTask * widest * (sizeof(bf16) + sizeof(float));
 }
 
+uint64_t top_of(const Model& model) {
+  uint64_t top = 1;
+  for (const LayerTable& layer : model.table.layers) top = std::max(top, layer.top);
+  return top;
+}
+
 // A forward pass on a device, and what it keeps in host memory for it.
-void add_device_cost(const Checkpoint& source, const Plan& plan, const Workload& workload,
+void add_device_cost(const Plan& plan, const Workload& workload,
                      const ForwardDevice& device, MemoryCost& cost) {
   const bool narrow = plan.options.compute_dtype == ComputeDtype::kBF16;
   const CudaWorkload rows{
       .rows = workload.rows, .tokens = workload.tokens, .longest_row = workload.longest_row};
-  const uint64_t expert = largest_expert_bytes(source, plan);
-  cost.device = narrow ? cuda_memory<bf16>(plan.model, rows, expert, device.memory_bytes)
-                       : cuda_memory<float>(plan.model, rows, expert, device.memory_bytes);
+  const uint64_t expert = largest_expert_bytes(plan);
+  const Model& model = *plan.model;
+  cost.device = (narrow ? forward_device_memory<bf16> : forward_device_memory<float>)(model, rows, expert,
+                                                                                       device.memory_bytes);
   cost.fixed_bytes += kCudaHostBytes;
   // Small dense tensors as they come, and pinned in the form in which they go.
-  cost.dense_bytes = 2 * cuda_layer_bytes(plan.model, narrow ? sizeof(bf16) : sizeof(float)).vectors;
-  const uint64_t routing = workload.tokens * plan.model.num_experts_per_tok * 4 * sizeof(uint32_t);
+  cost.dense_bytes = 2 * device_vector_bytes(model, narrow ? sizeof(bf16) : sizeof(float));
+  const uint64_t routing = workload.tokens * top_of(model) * 4 * sizeof(uint32_t);
   const uint64_t ids = workload.tokens * 4 * sizeof(uint32_t);
   const uint64_t losses = workload.tokens * (sizeof(CrossEntropy) + sizeof(int32_t) + 2 * sizeof(float));
   cost.forward_bytes =
@@ -148,18 +155,11 @@ void add_device_cost(const Checkpoint& source, const Plan& plan, const Workload&
 
 }  // namespace
 
-uint64_t largest_expert_bytes(const Checkpoint& source, const Plan& plan) {
+uint64_t largest_expert_bytes(const Plan& plan) {
   uint64_t most = 0;
   for (const Stage& stage : plan.stages) {
-    for (const PlannedGroup& group : stage.groups) {
-      if (!group.expert) continue;
-      uint64_t bytes = 0;
-      for (const PlannedLinear& linear : group.linears) {
-        for (const uint32_t index : {linear.source_weight, linear.source_scale})
-          if (index != kNone) bytes += source.tensors()[index].size_bytes;
-      }
-      most = std::max(most, bytes);
-    }
+    for (const PlannedGroup& group : stage.groups)
+      if (group.expert) most = std::max(most, stored_bytes(group));
   }
   return most;
 }
@@ -171,15 +171,14 @@ MemoryCost memory_cost(const Checkpoint& source, const Plan& plan, const Workloa
   cost.make_bytes = make_bytes(plan, threads);
   const bool on_device = device.cuda && workload.tokens > 0;
   if (on_device) {
-    add_device_cost(source, plan, workload, device, cost);
+    add_device_cost(plan, workload, device, cost);
   } else if (workload.tokens > 0) {
-    cost.forward_bytes = plan.options.compute_dtype == ComputeDtype::kBF16
-                             ? DeepseekV4Forward<bf16>::memory_bytes(plan.model, workload.tokens,
-                                                                     workload.longest_row, threads)
-                             : DeepseekV4Forward<float>::memory_bytes(plan.model, workload.tokens,
-                                                                      workload.longest_row, threads);
+    const bool narrow = plan.options.compute_dtype == ComputeDtype::kBF16;
+    cost.forward_bytes =
+        (narrow ? forward_memory_bytes<bf16> : forward_memory_bytes<float>)(*plan.model, workload.tokens,
+                                                                            workload.longest_row, threads);
     for (const Stage& stage : plan.stages) {
-      if (stage.layer) cost.dense_bytes = std::max(cost.dense_bytes, dense_bytes(source, plan, stage));
+      if (stage.layer) cost.dense_bytes = std::max(cost.dense_bytes, dense_bytes(plan, stage));
     }
   }
   if (workload.tokens > 0)
@@ -272,9 +271,9 @@ WorkCost work_cost(const Plan& plan, const Workload& workload) {
   // at most ten digits for each expert.
   WorkCost cost{.journal_bytes = kMiB + plan.tensors.size() * 100, .streams_bytes = 0};
   if (workload.tokens == 0) return cost;
-  cost.journal_bytes += plan.model.num_hidden_layers * (plan.model.n_routed_experts * 48 + 4096);
+  cost.journal_bytes += plan.layers() * (plan.model->table.most_experts() * 48 + 4096);
   cost.journal_bytes += workload.tokens * sizeof(int32_t) + workload.rows * sizeof(uint64_t);  // the rows
-  cost.streams_bytes = workload.tokens * plan.model.hc_mult * plan.model.hidden_size *
+  cost.streams_bytes = workload.tokens * plan.model->carried_width() *
                        (plan.options.compute_dtype == ComputeDtype::kBF16 ? sizeof(bf16) : sizeof(float));
   return cost;
 }
@@ -282,7 +281,7 @@ WorkCost work_cost(const Plan& plan, const Workload& workload) {
 uint64_t checkpoint_interval(const Plan& plan, const Workload& workload, const DiskRates& disk,
                              const ComputeRates& compute) {
   constexpr double kShare = 0.03;
-  const uint64_t layers = plan.model.num_hidden_layers;
+  const uint64_t layers = plan.layers();
   const double save =
       static_cast<double>(work_cost(plan, workload).streams_bytes) / disk.write_bytes_per_second;
   const double layer = estimated_seconds(plan, workload, disk, compute) / static_cast<double>(layers);

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "checkpoint/checkpoint.h"
-#include "model/deepseek_v4_cuda_memory.h"
+#include "model/device_memory.h"
 #include "model/forward_pass.h"
 #include "plan/plan.h"
 
@@ -45,8 +45,8 @@ struct MemoryCost {
 MemoryCost memory_cost(const Checkpoint& source, const Plan& plan, const Workload& workload, size_t threads,
                        uint64_t limit_bytes, const ForwardDevice& device = {}, bool writes = true);
 
-// Bytes of the largest routed expert as stored.
-uint64_t largest_expert_bytes(const Checkpoint& source, const Plan& plan);
+// Bytes of the largest MLP that streams by, as stored.
+uint64_t largest_expert_bytes(const Plan& plan);
 
 // What this process may use: the smaller of the cgroup's limit and the system's available memory.
 uint64_t available_memory();

@@ -8,8 +8,7 @@
 
 #include "base/error.h"
 #include "checkpoint/manifest.h"
-#include "model/deepseek_v4_config.h"
-#include "model/deepseek_v4_modules.h"
+#include "model/family.h"
 #include "plan/linear.h"
 #include "plan/packed_linears.h"
 #include "plan/weight_sample.h"
@@ -25,12 +24,9 @@ class DequantizePlanner {
       : source_(source), options_(options), dtype_(options.dtype), replacements_(keep_all(source)) {}
 
   Plan make() {
-    const TileSize tiles = tile_size(source_);
     plan_.command = "dequantize";
     plan_.made = dequantize_text(options_);
     plan_.weights = weight_sample(source_);
-    plan_.model.tile_rows = tiles.rows;
-    plan_.model.tile_cols = tiles.cols;
     for (const PackedLinear& packed : find_packed_linears(source_)) widen(packed);
     for (uint32_t index = 0; index < source_.tensors().size(); ++index) look_at(index);
     plan_.config = dequantized_config(source_.config(), dtype_word(dtype_));
@@ -43,7 +39,7 @@ class DequantizePlanner {
 
  private:
   void widen(const PackedLinear& packed) {
-    replace_linear(source_, packed.linear, {.make = Make::kWideWeight, .dtype = dtype_}, replacements_);
+    replace_linear(packed.linear, {.make = Make::kWideWeight, .dtype = dtype_}, replacements_);
     if (packed.input_scale != kNone) replacements_.in_place[packed.input_scale].clear();
     linears_.push_back(packed.linear);
   }
@@ -67,14 +63,19 @@ class DequantizePlanner {
   // ---- transformers' names ----
 
   void rename() {
-    const DeepseekV4Config config =
-        DeepseekV4Config::parse(source_.config(), (source_.folder() / "config.json").string());
+    const std::string file = (source_.folder() / "config.json").string();
+    const Family& family = family_of(source_.config(), file);
+    if (family.hub_tensor == nullptr) {
+      throw Error(ErrorKind::kUnsupported, {.file = file}, "this family's tensors have transformers' names already",
+                  {.hint = "leave out --names transformers"});
+    }
+    const Model model = family.read(source_.config(), file);
     std::map<std::string, std::vector<OutputTensor>> stacks;  // by name: their parts
     for (uint32_t index = 0; index < source_.tensors().size(); ++index) {
       std::vector<OutputTensor>& place = replacements_.in_place[index];
       const Tensor& tensor = source_.tensors()[index];
-      if (place.empty() || tensor.name.starts_with("mtp.")) continue;
-      const std::optional<HubTensor> hub = hub_tensor(config, tensor.name);
+      if (place.empty() || model.table.passes_through(tensor.name)) continue;
+      const std::optional<HubTensor> hub = family.hub_tensor(model, tensor.name);
       if (!hub) {
         throw Error(ErrorKind::kUnsupported, source_.where(tensor), "has no place in transformers' model",
                     {.hint = "leave out --names transformers: transformers loads official names too"});
@@ -87,7 +88,7 @@ class DequantizePlanner {
       place.clear();
     }
     for (auto& [name, parts] : stacks) put_stack(name, std::move(parts));
-    plan_.config = hub_config(plan_.config, config);
+    plan_.config = family.hub_config(plan_.config, model);
   }
 
   void add_part(uint32_t index, const HubTensor& hub, std::vector<OutputTensor>& parts) {
@@ -129,13 +130,10 @@ class DequantizePlanner {
       return indices.at(replacements_.in_place[index][0].name);
     };
     std::vector<PlannedLinear> linears;
-    for (const SourceLinear& linear : linears_) {
-      linears.push_back({.source_weight = linear.weight,
-                         .source_scale = linear.scale,
-                         .source_scale_2 = linear.scale_2,
-                         .weight = out(linear.weight)});
-    }
-    for (const uint32_t index : plain_) linears.push_back({.source_weight = index, .weight = out(index)});
+    for (const SourceLinear& linear : linears_)
+      linears.push_back({.source = linear.source, .weight = out(linear.source.weight.tensor)});
+    for (const uint32_t index : plain_)
+      linears.push_back({.source = plain_source(source_, index), .weight = out(index)});
     add_only_stage(source_, linears, plan_);
   }
 

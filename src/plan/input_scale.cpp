@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cassert>
 #include <cmath>
 
 #include "base/error.h"
@@ -12,95 +13,75 @@
 namespace nibblecast {
 namespace {
 
-void check(const std::vector<float>& amax, std::string_view name, uint64_t layer, uint64_t experts,
-           float bound, const std::string& file) {
-  const std::string tensor = fmt::format("layers.{}.ffn.experts.{}", layer, name);
-  if (amax.size() != experts) {
-    throw Error(ErrorKind::kBadInput, {.file = file, .tensor = tensor},
-                "the amax of this layer's experts is needed",
-                {.expected = fmt::format("{} values", experts),
-                 .found = amax.empty() ? "none" : fmt::format("{}", amax.size()),
-                 .hint = "was the amax file made for this model, with this --w2-input?"});
+// The vector of an entry, checked against what the weights allow.
+const std::vector<float>& checked(const LayerAmax& amax, const std::string& entry, size_t count, float bound,
+                                  const std::string& file) {
+  const std::string name = tap_entry(amax.layer, entry);
+  const auto found = amax.taps.find(entry);
+  if (found == amax.taps.end() || found->second.size() != count) {
+    throw Error(ErrorKind::kBadInput, {.file = file, .tensor = name}, "the amax of this input is needed",
+                {.expected = fmt::format("{} value{}", count, count == 1 ? "" : "s"),
+                 .found = found == amax.taps.end() ? "none" : fmt::format("{}", found->second.size()),
+                 .hint = "was the amax file made for this model and recipe, with this --w2-input? `nibblecast "
+                         "calibrate` measures all"});
   }
-  for (size_t expert = 0; expert < amax.size(); ++expert) {
-    if (amax[expert] >= 0 && amax[expert] <= bound) continue;
-    throw Error(ErrorKind::kBadInput, {.file = file, .tensor = tensor},
-                fmt::format("the amax of expert {} is impossible with these weights", expert),
+  for (size_t i = 0; i < count; ++i) {
+    const float value = found->second[i];
+    if (value >= 0 && value <= bound && std::isfinite(value)) continue;
+    throw Error(ErrorKind::kBadInput, {.file = file, .tensor = name},
+                fmt::format("the amax{} is impossible with these weights",
+                            count == 1 ? "" : fmt::format(" of expert {}", i)),
                 {.expected = fmt::format("0 to {}", bound),
-                 .found = fmt::format("{}", amax[expert]),
+                 .found = fmt::format("{}", value),
                  .hint = "the file holds garbage, or belongs to another model"});
   }
-}
-
-// An expert without tokens measured 0.
-std::vector<float> scales_of(std::vector<float> amax, InputScalePolicy policy, uint64_t layer,
-                             std::string_view name, const std::string& file) {
-  const float largest = *std::max_element(amax.begin(), amax.end());
-  if (!(largest > 0)) {
-    throw Error(ErrorKind::kBadInput,
-                {.file = file, .tensor = fmt::format("layers.{}.ffn.experts.{}", layer, name)},
-                "every amax of this layer is 0: no expert saw a token", {.hint = "calibrate with more text"});
-  }
-  for (float& value : amax) {
-    value = nvfp4_global_scale(policy != InputScalePolicy::kExpert || value == 0 ? largest : value);
-    if (!(value > 0)) {
-      throw Error(ErrorKind::kBadInput,
-                  {.file = file, .tensor = fmt::format("layers.{}.ffn.experts.{}", layer, name)},
-                  "an amax is so small that its scale is zero");
-    }
-  }
-  return amax;
+  return found->second;
 }
 
 }  // namespace
 
-LayerInputScales layer_input_scales(const Plan& plan, uint64_t layer, const ExpertAmax& experts,
-                                    const std::string& file) {
-  const QuantizeOptions& options = plan.options;
-  const ActivationBound& bound = plan.bounds[layer];
-  const uint64_t count = plan.model.n_routed_experts;
-  check(experts.w13, "w13.input_amax", layer, count, bound.w13, file);
-  if (options.w2_input != W2Input::kWeighted)
-    check(experts.w2, "w2.input_amax", layer, count, bound.w2, file);
-  if (options.w2_input != W2Input::kUnweighted) {
-    check(experts.w2_weighted, "w2.input_amax_weighted", layer, count, bound.w2_weighted, file);
-  }
-  std::vector<float> w2 = options.w2_input == W2Input::kWeighted ? experts.w2_weighted : experts.w2;
-  if (options.w2_input == W2Input::kMax) {
-    for (size_t expert = 0; expert < count; ++expert)
-      w2[expert] = std::max(w2[expert], experts.w2_weighted[expert]);
-  }
-  LayerInputScales scales;
-  scales.w13 = scales_of(experts.w13, options.input_scale, layer, "w13.input_amax", file);
-  scales.w2 = scales_of(std::move(w2), options.input_scale, layer, "w2.input_amax", file);
-  return scales;
+std::string tap_entry(uint64_t layer, const std::string& tap) {
+  return fmt::format("layers.{}.{}.amax", layer, tap);
 }
 
-std::string source_module(const Checkpoint& source, const PlannedLinear& linear) {
-  std::string module = source.tensors()[linear.source_weight].name;
-  module.resize(module.size() - std::string_view(".weight").size());
-  return module;
+const Tap& tap_of(const Plan& plan, const PlannedLinear& linear) {
+  const LayerTable& layer = plan.model->table.layers.at(static_cast<size_t>(linear.module->id.layer));
+  const Tap* tap = layer.tap_of(*linear.module);
+  assert(tap != nullptr);
+  return *tap;
 }
 
-float group_input_amax(const Checkpoint& source, const PlannedGroup& group, const LayerAmax& amax,
-                       const std::string& file) {
-  float largest = 0;
-  for (const PlannedLinear& linear : group.linears) {
-    if (linear.input_scale == kNone) continue;
-    const std::string module = source_module(source, linear);
-    const auto found = amax.linears.find(module);
-    if (found == amax.linears.end() || !(nvfp4_global_scale(found->second) > 0) ||
-        !std::isfinite(found->second)) {
-      throw Error(
-          ErrorKind::kBadInput, {.file = file, .tensor = module + ".input_amax"},
-          found == amax.linears.end() ? "the amax of this linear's input is needed"
-                                      : "the amax gives no positive scale",
-          {.found = found == amax.linears.end() ? "none" : fmt::format("{}", found->second),
-           .hint = "was the amax file made for this model and recipe? `nibblecast calibrate` measures all"});
-    }
-    largest = std::max(largest, found->second);
+std::vector<std::string> read_entries(const Plan& plan, const Tap& tap) {
+  std::vector<std::string> entries;
+  if (!tap.weighted || plan.options.w2_input != W2Input::kWeighted) entries.push_back(tap.name);
+  if (tap.weighted && plan.options.w2_input != W2Input::kUnweighted) entries.push_back(weighted_tap(tap.name));
+  return entries;
+}
+
+std::vector<float> tap_amax(const Plan& plan, const Tap& tap, const LayerAmax& amax, const std::string& file) {
+  const std::vector<Tap>& taps = plan.model->table.layers.at(amax.layer).taps;
+  const TapBound& bound = plan.bounds.at(amax.layer).at(static_cast<size_t>(&tap - taps.data()));
+  const size_t count = std::max<uint64_t>(1, tap.experts);
+  std::vector<float> values(count, 0.0f);
+  for (const std::string& entry : read_entries(plan, tap)) {
+    const float most = entry == tap.name ? bound.most : bound.most_weighted;
+    const std::vector<float>& measured = checked(amax, entry, count, most, file);
+    for (size_t i = 0; i < count; ++i) values[i] = std::max(values[i], measured[i]);
   }
-  return largest;
+  const float largest = *std::ranges::max_element(values);
+  const std::string name = tap_entry(amax.layer, tap.name);
+  if (!(largest > 0)) {
+    throw Error(ErrorKind::kBadInput, {.file = file, .tensor = name},
+                count == 1 ? "the amax is 0" : "every amax of this layer is 0: no expert saw a token",
+                {.hint = "calibrate with more text"});
+  }
+  for (float& value : values) {
+    if (plan.options.input_scale != InputScalePolicy::kExpert || value == 0) value = largest;
+    if (nvfp4_global_scale(value) > 0) continue;
+    throw Error(ErrorKind::kBadInput, {.file = file, .tensor = name},
+                "an amax is so small that its scale is zero");
+  }
+  return values;
 }
 
 float input_scale_of(Make make, float amax) {

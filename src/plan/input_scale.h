@@ -1,4 +1,4 @@
-// plan/input_scale.h - from measured activations to the input_scale of every expert.
+// plan/input_scale.h - from measured activations to input scales.
 #pragma once
 
 #include <cstdint>
@@ -11,27 +11,24 @@
 
 namespace nibblecast {
 
-// Of one layer, by expert; all values finite and > 0.
-struct LayerInputScales {
-  std::vector<float> w13, w2;
-};
+// The amaxes of a tap by the plan's options: one, or one an expert; all finite and > 0. An expert whose amax is
+// 0, as it is without tokens, gets its own layer's largest; with --input-scale layer all get that. Throws
+// kBadInput naming layer, tap and expert: a vector that is needed is not there or has another length; a value
+// above what the weights allow (Plan::bounds; in a run of ours that is a bug, in a file somebody else's);
+// every amax of a layer is 0; a value that gives no positive scale. `file` names the amax's origin.
+std::vector<float> tap_amax(const Plan& plan, const Tap& tap, const LayerAmax& amax, const std::string& file);
 
-// Checks and reduces. An expert whose amax is 0, as it is without tokens, gets its own layer's largest amax.
-// Throws kBadInput naming layer, projection and expert: `experts` lacks a vector that the policy needs or has
-// another length than the layer has experts; a value above what the weights allow (`bound`; in a run of ours
-// that is a bug, in a file somebody else's); every amax of the layer is 0. `file` names the amax's
-// origin.
-LayerInputScales layer_input_scales(const Plan& plan, uint64_t layer, const ExpertAmax& experts,
-                                    const std::string& file);
+// The name of a tap's entry in messages and in the amax file: "layers.3.attn.in.amax".
+std::string tap_entry(uint64_t layer, const std::string& tap);
 
-// The linear's official name, "layers.3.attn.wq_a".
-std::string source_module(const Checkpoint& source, const PlannedLinear& linear);
+// The tap of a linear that the plan knows by its model.
+const Tap& tap_of(const Plan& plan, const PlannedLinear& linear);
 
-// The amax of dense linears that share their input: the largest of those that have an input_scale; 0 where
-// none has. Throws kBadInput naming the linear whose amax is missing, zero or not finite.
-float group_input_amax(const Checkpoint& source, const PlannedGroup& group, const LayerAmax& amax,
-                       const std::string& file);
-// From it, the input_scale of a linear made as `make`.
+// From an amax, the input_scale of a linear made as `make`.
 float input_scale_of(Make make, float amax);
+
+// The entries of the amax file that a plan with this --w2-input reads of a tap: its own, its weighted one, or
+// both.
+std::vector<std::string> read_entries(const Plan& plan, const Tap& tap);
 
 }  // namespace nibblecast

@@ -1,25 +1,27 @@
-// plan/inventory.h - a source checkpoint held against the model's table of tensors.
+// plan/inventory.h - a source checkpoint held against a model's table of tensors.
 #pragma once
 
 #include <cstdint>
+#include <unordered_map>
 #include <vector>
 
 #include "checkpoint/checkpoint.h"
-#include "model/deepseek_v4_config.h"
-#include "model/deepseek_v4_tensors.h"
+#include "model/model.h"
+#include "weights/container.h"
 
 namespace nibblecast {
 
 struct Inventory {
-  // For each source tensor: the main layer it belongs to, -1 for the embedding, num_hidden_layers for all
-  // that comes after the layers (norm, head, hc_head, mtp).
-  std::vector<int64_t> layer_of;
+  // For each source tensor: the layer it belongs to, -1 for the embedding, Model::layers() for all that comes
+  // after the layers (norm, head, draft layers).
+  std::vector<int64_t> layer_of = {};
+  std::unordered_map<const WeightModule*, LinearSource> linears = {};
 };
 
-// Checks every tensor: name, dtype, shape. Throws kBadInput naming file and tensor for a missing or
-// ill-shaped one, kUnsupported for an unknown one, one that the releases store in another dtype (the message
-// says what the checkpoint seems to be: BF16, or NVFP4 already), and for names that are not the official
-// ones. `mtp.*` is not looked into.
-Inventory take_inventory(const Checkpoint& source, const DeepseekV4Config& config);
+// Checks every tensor: name, dtype, shape, and finds every module's weight, in whatever container. Throws
+// kBadInput naming file and tensor for a missing or ill-shaped one, kUnsupported for an unknown one, for a
+// weight that is NVFP4 already, for one that the family's releases quantize and this checkpoint does not, and
+// for names of another spelling. What the table passes through is not looked into.
+Inventory take_inventory(const Checkpoint& source, const Model& model, const TileSize& tiles);
 
 }  // namespace nibblecast

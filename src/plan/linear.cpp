@@ -24,27 +24,12 @@ struct Names {
 
 constexpr uint64_t kChunkBytes = 16 << 20;
 
-// Bytes of a linear's tensor in memory while `rows` of `all_rows` rows are made; 0 rows: all.
-uint64_t bytes_at_once(const Plan& plan, const Tensor& tensor, uint64_t rows, uint64_t all_rows) {
-  if (rows == 0 || tensor.shape.size() != 2 || tensor.shape[0] == 1) return tensor.size_bytes;
-  const uint64_t parts = tensor.shape[0] == all_rows ? rows : ceil_div(rows, plan.model.tile_rows);
-  return tensor.size_bytes / tensor.shape[0] * parts;
-}
-
 }  // namespace
 
-Shape logical_shape(const Checkpoint& source, const SourceLinear& linear) {
-  const Tensor& weight = source.tensors()[linear.weight];
-  Shape shape = weight.shape;
-  const bool packed = weight.dtype == Dtype::kI8 || weight.dtype == Dtype::kU8;
-  if (packed && !shape.empty()) shape.back() *= 2;
-  return shape;
-}
-
-void replace_linear(const Checkpoint& source, const SourceLinear& linear, const LinearMake& make,
-                    Replacements& replacements) {
+void replace_linear(const SourceLinear& linear, const LinearMake& make, Replacements& replacements) {
   const Names names(linear.module);
-  const Shape shape = logical_shape(source, linear);
+  const LinearSource& from = linear.source;
+  const Shape shape = {from.format.rows, from.format.cols};
   std::vector<OutputTensor> weight, scale, scalars;
   const auto packed = [&] { return Shape{shape[0], shape[1] / 2}; };
   switch (make.make) {
@@ -77,13 +62,13 @@ void replace_linear(const Checkpoint& source, const SourceLinear& linear, const 
   }
   if (make.quantize_input) scalars.push_back({Make::kInputScale, names.input_scale, Dtype::kF32, {}});
   // A new scale follows its weight where the source has none.
-  if (linear.scale != kNone)
-    replacements.in_place[linear.scale] = std::move(scale);
+  if (from.scale.is_there())
+    replacements.in_place[from.scale.tensor] = std::move(scale);
   else
     weight.insert(weight.end(), scale.begin(), scale.end());
-  replacements.in_place[linear.weight] = std::move(weight);
-  replacements.scalars[linear.weight] = std::move(scalars);
-  if (linear.scale_2 != kNone) replacements.in_place[linear.scale_2].clear();
+  replacements.in_place[from.weight.tensor] = std::move(weight);
+  replacements.scalars[from.weight.tensor] = std::move(scalars);
+  if (from.scale_2.is_there()) replacements.in_place[from.scale_2.tensor].clear();
 }
 
 PlannedLinear planned_linear(const SourceLinear& linear,
@@ -93,11 +78,8 @@ PlannedLinear planned_linear(const SourceLinear& linear,
     const auto found = indices.find(name);
     return found == indices.end() ? kNone : found->second;
   };
-  PlannedLinear planned{.source_weight = linear.weight,
-                        .source_scale = linear.scale,
-                        .source_scale_2 = linear.scale_2,
-                        .weight = find(names.weight),
-                        .input_scale = find(names.input_scale)};
+  PlannedLinear planned{
+      .source = linear.source, .weight = find(names.weight), .input_scale = find(names.input_scale)};
   planned.weight_scale = find(names.weight_scale_2);
   if (planned.weight_scale == kNone) {
     planned.block_scale = find(names.release_scale);
@@ -116,15 +98,15 @@ Replacements keep_all(const Checkpoint& source) {
   return kept;
 }
 
-uint64_t rows_at_once(const Checkpoint& source, const Plan& plan, const PlannedGroup& group) {
+uint64_t rows_at_once(const Plan& plan, const PlannedGroup& group) {
   const PlannedLinear& first = group.linears[0];
-  const Tensor& weight = source.tensors()[first.source_weight];
+  const LinearSource& source = first.source;
   if (plan.tensors[first.weight].make != Make::kWideWeight || group.linears.size() != 1) return 0;
-  if (weight.shape.size() != 2 || weight.shape[0] <= 1 || weight.size_bytes <= kChunkBytes) return 0;
-  const uint64_t tile = plan.model.tile_rows;
+  if (source.format.rows <= 1 || source.weight.size_bytes <= kChunkBytes) return 0;
+  const uint64_t step = std::max<uint64_t>(source.format.scale_rows(), 1);
   const uint64_t rows =
-      std::max<uint64_t>(kChunkBytes / (weight.size_bytes / weight.shape[0]) / tile, 1) * tile;
-  return rows < weight.shape[0] ? rows : 0;
+      std::max<uint64_t>(kChunkBytes / (source.weight.size_bytes / source.format.rows) / step, 1) * step;
+  return rows < source.format.rows ? rows : 0;
 }
 
 void add_only_stage(const Checkpoint& source, std::span<const PlannedLinear> linears, Plan& plan) {
@@ -138,21 +120,25 @@ void add_only_stage(const Checkpoint& source, std::span<const PlannedLinear> lin
     if (index != kNone) stage.kept.push_back(index);
   }
   for (const PlannedLinear& linear : linears)
-    add_group(source, {.expert = {}, .linears = {linear}}, stage, plan);
+    add_group({.expert = {}, .linears = {linear}}, stage, plan);
   plan.stages.push_back(std::move(stage));
 }
 
-void add_group(const Checkpoint& source, PlannedGroup group, Stage& stage, Plan& plan) {
+OutputRange output_rows(const Tensor& out, uint64_t first_row, uint64_t rows) {
+  if (rows == 0) return {out.offset, out.size_bytes};
+  const uint64_t row_bytes = out.size_bytes / (*element_count(out.shape) / out.shape.back());
+  return {out.offset + first_row * row_bytes, rows * row_bytes};
+}
+
+void add_group(PlannedGroup group, Stage& stage, Plan& plan) {
   uint64_t read = 0, made = 0;
-  const uint64_t rows = rows_at_once(source, plan, group);
+  const uint64_t rows = rows_at_once(plan, group);
   for (const PlannedLinear& linear : group.linears) {
-    const Shape& shape = source.tensors()[linear.source_weight].shape;
-    const uint64_t all_rows = shape.empty() ? 1 : shape[0];
-    for (const uint32_t index : {linear.source_weight, linear.source_scale, linear.source_scale_2}) {
-      if (index != kNone) read += bytes_at_once(plan, source.tensors()[index], rows, all_rows);
-    }
+    linear.source.for_parts([&](const Slice& part) {
+      read += rows == 0 ? part.size_bytes : linear.source.rows_of(part, 0, rows).size_bytes;
+    });
     for (const uint32_t index : {linear.weight, linear.block_scale}) {
-      if (index != kNone) made += bytes_at_once(plan, plan.tensors[index].out, rows, all_rows);
+      if (index != kNone) made += output_rows(plan.tensors[index].out, 0, rows).size_bytes;
     }
   }
   plan.largest_source_bytes = std::max(plan.largest_source_bytes, read);

@@ -12,10 +12,10 @@
 
 namespace nibblecast {
 
-// Where the source has it: indices into its tensors(), kNone where it has no such tensor.
+// A linear of the source.
 struct SourceLinear {
-  std::string module;  // "layers.3.attn.wq_a"
-  uint32_t weight = kNone, scale = kNone, scale_2 = kNone;
+  std::string module = {};  // "layers.3.attn.wq_a"
+  LinearSource source = {};
 };
 
 // How it is to be made. `dtype` is that of a kWideWeight, or of a kFp8BlockWeight's scales; `tile_rows` and
@@ -27,14 +27,11 @@ struct LinearMake {
   uint64_t tile_rows = 128, tile_cols = 128;
 };
 
-// [out, in], whatever the stored dtype.
-Shape logical_shape(const Checkpoint& source, const SourceLinear& linear);
-
 // Says in `replacements` what stands in place of the linear's tensors.
-void replace_linear(const Checkpoint& source, const SourceLinear& linear, const LinearMake& make,
-                    Replacements& replacements);
+void replace_linear(const SourceLinear& linear, const LinearMake& make, Replacements& replacements);
 
-// Of a plan that is laid out: the linear with its tensors there; `method` and `share` are the caller's.
+// Of a plan that is laid out: the linear with its tensors there; `module`, `method` and `share` are the
+// caller's.
 PlannedLinear planned_linear(const SourceLinear& linear,
                              const std::unordered_map<std::string, uint32_t>& indices);
 
@@ -43,13 +40,20 @@ Replacements keep_all(const Checkpoint& source);
 
 // Values that stand for themselves can be made a few rows at a time, however large the tensor: rows of the
 // group's only linear that are worked on at once, a multiple of the tile's. 0: whole linears.
-uint64_t rows_at_once(const Checkpoint& source, const Plan& plan, const PlannedGroup& group);
+uint64_t rows_at_once(const Plan& plan, const PlannedGroup& group);
 
 // Of a plan that is laid out: one stage with all that is kept, and a group for each of `linears`.
 void add_only_stage(const Checkpoint& source, std::span<const PlannedLinear> linears, Plan& plan);
 
 // Adds a group to a stage, and what of it is in memory at once to the plan's largest.
-void add_group(const Checkpoint& source, PlannedGroup group, Stage& stage, Plan& plan);
+void add_group(PlannedGroup group, Stage& stage, Plan& plan);
+
+// Bytes of the output's tensor `out`, which belongs to a linear of `all_rows` rows: of rows
+// [first_row, first_row + rows), or whole where rows is 0. From the shard's begin.
+struct OutputRange {
+  uint64_t begin = 0, size_bytes = 0;
+};
+OutputRange output_rows(const Tensor& out, uint64_t first_row, uint64_t rows);
 
 // JSON documents of the output that hang on its tensors alone: the index.
 void index_output(const Checkpoint& source, Plan& plan);

@@ -7,17 +7,16 @@
 #include <span>
 #include <unordered_map>
 #include <utility>
+#include <vector>
 
 #include "base/build_info.h"
 #include "base/error.h"
 #include "base/hash.h"
 #include "checkpoint/manifest.h"
 #include "checkpoint/quantization.h"
-#include "formats/bf16.h"
 #include "formats/nvfp4.h"
-#include "model/deepseek_v4_groups.h"
+#include "model/family.h"
 #include "plan/engines.h"
-#include "plan/flops.h"
 #include "plan/inventory.h"
 #include "plan/layout.h"
 #include "plan/linear.h"
@@ -38,17 +37,49 @@ void add_part(Hash& hash, std::string_view part) {
   hash.add(part);
 }
 
+// The least and the largest magnitude of a norm's weight, as it multiplies.
+struct NormRange {
+  double least = std::numeric_limits<double>::max(), largest = 0;
+};
+
+NormRange norm_range(const Checkpoint& source, TensorReader& reader, const Tap& tap) {
+  const Tensor& norm = source.at(tap.norm);
+  const std::vector<std::byte> bytes = reader.read(norm);
+  const auto index = static_cast<uint32_t>(&norm - source.tensors().data());
+  const LinearSource plain = plain_source(source, index);
+  std::vector<float> weights(plain.format.rows * plain.format.cols);
+  const std::span<const std::byte> part = bytes;
+  const auto report = dequantize_rows(plain.view(plain.format.rows, std::span(&part, 1)), 0, plain.format.rows,
+                                      weights.data(), plain.format.cols);
+  if (report.non_finite) {
+    throw Error(ErrorKind::kBadInput,
+                {.file = source.where(norm).file,
+                 .tensor = norm.name,
+                 .offset = norm.offset + *report.non_finite * dtype_bytes(norm.dtype)},
+                "a norm weight is not finite");
+  }
+  NormRange range;
+  for (const float weight : weights) {
+    const double magnitude = std::fabs(double{weight} + (tap.norm_plus_one ? 1 : 0));
+    range.least = std::min(range.least, magnitude);
+    range.largest = std::max(range.largest, magnitude);
+  }
+  return range;
+}
+
 class Planner {
  public:
   Planner(const Checkpoint& source, const QuantizeOptions& options) : source_(source) {
     refuse_foreign_format(source);
+    const std::string config_file = (source.folder() / "config.json").string();
     plan_.options = options;
     plan_.weights = weight_sample(source);
-    plan_.model = DeepseekV4Config::parse(source.config(), (source.folder() / "config.json").string());
+    tiles_ = tile_size(source.config(), config_file);
+    plan_.model = std::make_shared<const Model>(read_model(source.config(), config_file));
     recipe_ = recipe_of(source.files(), options);
     plan_.options.recipe_text = recipe_.text;
-    modules_ = resolve_modules(recipe_, plan_.model);
-    inventory_ = take_inventory(source, plan_.model);
+    modules_ = resolve_modules(recipe_, plan_.model->table, tiles_);
+    inventory_ = take_inventory(source, *plan_.model, tiles_);
   }
 
   Plan make() {
@@ -63,44 +94,33 @@ class Planner {
   }
 
  private:
+  const ModelTable& table() const { return plan_.model->table; }
+
   // What becomes of each linear, and of each source tensor.
   void decide() {
-    const std::span<const Tensor> tensors = source_.tensors();
-    std::unordered_map<std::string_view, uint32_t> index_of;
-    replacements_.in_place.resize(tensors.size());
-    replacements_.scalars.resize(tensors.size());
-    for (uint32_t index = 0; index < tensors.size(); ++index) {
-      const Tensor& tensor = tensors[index];
-      replacements_.in_place[index] = {{Make::kKeep, tensor.name, tensor.dtype, tensor.shape}};
-      index_of.emplace(tensor.name, index);
-    }
+    replacements_ = keep_all(source_);
     Hash decisions;
     for (const ResolvedModule& resolved : modules_) {
-      const auto find = [&](const char* suffix) {
-        const auto found = index_of.find(resolved.module.name + suffix);
-        return found == index_of.end() ? kNone : found->second;
-      };
-      SourceLinear linear{.module = resolved.module.name, .weight = find(".weight"), .scale = find(".scale")};
-      const LinearMake make = make_of(resolved, linear);
+      SourceLinear linear{.module = resolved.module->name, .source = inventory_.linears.at(resolved.module)};
+      const LinearMake make = make_of(resolved, linear.source.format);
       add_part(decisions, fmt::format("{} {} {} {}", linear.module, static_cast<int>(make.make),
                                       static_cast<int>(resolved.recipe.method), make.quantize_input));
-      replace_linear(source_, linear, make, replacements_);
-      is_made_.push_back(make.make != Make::kKeep);
+      replace_linear(linear, make, replacements_);
+      makes_.push_back(make.make);
       linears_.push_back(std::move(linear));
     }
     plan_.made = recipe_.name + " " + decisions.hex();
   }
 
-  LinearMake make_of(const ResolvedModule& resolved, const SourceLinear& linear) const {
-    const Dtype stored = source_.tensors()[linear.weight].dtype;
+  LinearMake make_of(const ResolvedModule& resolved, const LinearFormat& format) const {
     LinearMake make{.quantize_input = resolved.recipe.quantize_input,
-                    .tile_rows = plan_.model.tile_rows,
-                    .tile_cols = plan_.model.tile_cols};
+                    .tile_rows = tiles_.rows,
+                    .tile_cols = tiles_.cols};
     switch (resolved.recipe.format) {
       case WeightFormat::kKeep:
         break;
       case WeightFormat::kNvfp4:
-        make.make = resolved.recipe.method == RecipeMethod::kCast && stored == Dtype::kI8
+        make.make = resolved.recipe.method == RecipeMethod::kCast && format.stored == StoredFormat::kMxfp4
                         ? Make::kCastWeight
                         : Make::kNvfp4Weight;
         break;
@@ -108,14 +128,14 @@ class Planner {
         make.make = Make::kFp8Weight;
         break;
       case WeightFormat::kFp8Block:
-        if (stored != Dtype::kF8E4M3) make.make = Make::kFp8BlockWeight;
+        if (format.stored != StoredFormat::kFp8) make.make = Make::kFp8BlockWeight;
         make.dtype = fp8_scale_dtype();
         break;
       case WeightFormat::kBf16:
-        if (stored != Dtype::kBF16) make.make = Make::kWideWeight;
+        if (format.stored != StoredFormat::kBf16) make.make = Make::kWideWeight;
         break;
       case WeightFormat::kF32:
-        if (stored != Dtype::kF32) make.make = Make::kWideWeight;
+        if (format.stored != StoredFormat::kF32) make.make = Make::kWideWeight;
         make.dtype = Dtype::kF32;
         break;
     }
@@ -124,25 +144,31 @@ class Planner {
 
   // Of the source's own FP8 weights, so that one config speaks for all.
   Dtype fp8_scale_dtype() const {
-    const Tensor* scale = source_.find("layers.0.attn.wq_a.scale");
-    return scale == nullptr ? Dtype::kF8E8M0 : scale->dtype;
+    for (const ResolvedModule& resolved : modules_) {
+      const LinearSource& linear = inventory_.linears.at(resolved.module);
+      if (linear.format.stored == StoredFormat::kFp8 && !resolved.module->is_routed_expert())
+        return source_.tensors()[linear.scale.tensor].dtype;
+    }
+    return Dtype::kF8E8M0;
   }
 
   void order_work() {
-    plan_.stages.resize(plan_.model.num_hidden_layers + 2);
-    for (uint64_t layer = 0; layer < plan_.model.num_hidden_layers; ++layer)
-      plan_.stages[layer + 1].layer = layer;
+    plan_.stages.resize(plan_.layers() + 2);
+    for (uint64_t layer = 0; layer < plan_.layers(); ++layer) plan_.stages[layer + 1].layer = layer;
     const auto indices = indices_by_name(plan_);
-    std::unordered_map<std::string_view, size_t> module_index;
-    for (size_t index = 0; index < modules_.size(); ++index)
-      module_index.emplace(modules_[index].module.name, index);
-    for (uint64_t layer = 0; layer < plan_.model.num_hidden_layers; ++layer)
-      add_dense_groups(layer, module_index, indices);
-    add_lone_linears(indices);
-    for (uint64_t layer = 0; layer < plan_.model.num_hidden_layers; ++layer) {
-      for (uint64_t expert = 0; expert < plan_.model.n_routed_experts; ++expert)
-        add_expert(layer, expert, module_index, indices);
+    size_t first = 0;  // module of the layer
+    for (; first < modules_.size() && modules_[first].module->id.layer < 0; ++first) add_lone(first, indices);
+    for (uint64_t layer = 0; layer < plan_.layers(); ++layer) {
+      const size_t count = table().layers[layer].modules.size();
+      add_dense_groups(layer, first, count, indices);
+      add_mlps(layer, first, count, indices);
+      first += count;
     }
+    add_kept();
+  }
+
+  // What no group has.
+  void add_kept() {
     std::vector<bool> in_group(plan_.tensors.size());
     for (const Stage& stage : plan_.stages) {
       for (const PlannedGroup& group : stage.groups) {
@@ -166,31 +192,61 @@ class Planner {
     return plan_.stages[static_cast<size_t>(inventory_.layer_of[source] + 1)];
   }
 
-  PlannedLinear linear_of(size_t module, const std::unordered_map<std::string, uint32_t>& indices) const {
+  using Indices = std::unordered_map<std::string, uint32_t>;
+
+  PlannedLinear linear_of(size_t module, const Indices& indices) const {
     PlannedLinear linear = planned_linear(linears_[module], indices);
+    linear.module = modules_[module].module;
     linear.method = requantize_method(modules_[module].recipe.method);
+    if (makes_[module] == Make::kKeep) linear.weight_scale = linear.input_scale = kNone;  // copied as they are
     return linear;
   }
 
-  // Linears of a fused group that get a common scale.
-  void add_dense_groups(uint64_t layer, const std::unordered_map<std::string_view, size_t>& module_index,
-                        const std::unordered_map<std::string, uint32_t>& indices) {
-    for (const std::vector<std::string>& names : fused_groups(plan_.model, layer)) {
-      if (parse_expert_name(names[0])) break;  // the routed experts come last, and have a group each
+  void add_lone(size_t module, const Indices& indices) {
+    if (makes_[module] == Make::kKeep) return;
+    add_group({.expert = {}, .linears = {linear_of(module, indices)}},
+              stage_of(linears_[module].source.weight.tensor), plan_);
+  }
+
+  // Linears of one tap get a common scale: a group for each, then what shares nothing.
+  void add_dense_groups(uint64_t layer, size_t first, size_t count, const Indices& indices) {
+    const auto shares = [](Make make) { return make == Make::kNvfp4Weight || make == Make::kFp8Weight; };
+    for (uint16_t tap = 0; tap < table().layers[layer].taps.size(); ++tap) {
       PlannedGroup group;
-      for (const std::string& name : names) {
-        const size_t module = module_index.at(name);
-        const Make make = is_made_[module] ? plan_.tensors[indices.at(name + ".weight")].make : Make::kKeep;
-        if (make != Make::kNvfp4Weight && make != Make::kFp8Weight) continue;
+      for (size_t module = first; module < first + count; ++module) {
+        if (modules_[module].module->streams() || modules_[module].module->tap != tap) continue;
+        if (!shares(makes_[module])) continue;
         group.linears.push_back(linear_of(module, indices));
         // NVFP4 and FP8 linears of a group have each their own common amax.
-        group.linears.back().share = make == Make::kNvfp4Weight ? 0 : 1;
-        is_made_[module] = false;  // taken
+        group.linears.back().share = makes_[module] == Make::kNvfp4Weight ? 0 : 1;
       }
       if (group.linears.empty()) continue;
       check_methods(group);
-      add_group(source_, std::move(group), plan_.stages[layer + 1], plan_);
+      add_group(std::move(group), plan_.stages[layer + 1], plan_);
     }
+    for (size_t module = first; module < first + count; ++module)
+      if (!modules_[module].module->streams() && !shares(makes_[module])) add_lone(module, indices);
+  }
+
+  // Kept ones too: the forward pass takes them one by one.
+  void add_mlps(uint64_t layer, size_t first, size_t count, const Indices& indices) {
+    PlannedGroup group;
+    const auto finish = [&] {
+      if (group.linears.empty()) return;
+      check_methods(group);
+      add_group(std::move(group), plan_.stages[layer + 1], plan_);
+      group = {};
+    };
+    for (size_t module = first; module < first + count; ++module) {
+      const WeightModule& found = *modules_[module].module;
+      if (!found.streams()) continue;
+      const auto expert = static_cast<uint64_t>(std::max(0, found.id.expert));
+      if (group.expert && *group.expert != expert) finish();
+      group.expert = expert;
+      group.linears.push_back(linear_of(module, indices));
+      group.linears.back().share = found.id.role == Role::kDown ? 1 : 0;
+    }
+    finish();
   }
 
   // Linears that share their amax share their scale too, which only one method gives.
@@ -200,35 +256,12 @@ class Planner {
       if (plan_.tensors[first->weight].make == plan_.tensors[linear.weight].make &&
           first->method == linear.method)
         continue;
-      const auto name = [&](const PlannedLinear& of) { return source_.tensors()[of.source_weight].name; };
-      throw Error(ErrorKind::kUnsupported, {.file = recipe_.origin, .tensor = name(linear)},
-                  fmt::format("shares its scale with {}, to which the recipe gives another weight_method",
-                              name(*first)),
+      throw Error(ErrorKind::kUnsupported, {.file = recipe_.origin, .tensor = linear.module->name},
+                  fmt::format("shares its scale with {}, to which the recipe gives another format or "
+                              "weight_method",
+                              first->module->name),
                   {.hint = "give both the same one"});
     }
-  }
-
-  void add_lone_linears(const std::unordered_map<std::string, uint32_t>& indices) {
-    for (size_t module = 0; module < modules_.size(); ++module) {
-      if (!is_made_[module] || parse_expert_name(linears_[module].module)) continue;
-      PlannedGroup group;
-      group.linears.push_back(linear_of(module, indices));
-      add_group(source_, std::move(group), stage_of(linears_[module].weight), plan_);
-    }
-  }
-
-  // Kept ones too: the forward pass takes experts one by one.
-  void add_expert(uint64_t layer, uint64_t expert,
-                  const std::unordered_map<std::string_view, size_t>& module_index,
-                  const std::unordered_map<std::string, uint32_t>& indices) {
-    PlannedGroup group{.expert = expert, .linears = {}};
-    for (int projection = 1; projection <= 3; ++projection) {
-      const std::string name = expert_module(layer, expert, projection);
-      group.linears.push_back(linear_of(module_index.at(name), indices));
-      group.linears.back().share = projection == 2 ? 1 : 0;
-    }
-    check_methods(group);
-    add_group(source_, std::move(group), plan_.stages[layer + 1], plan_);
   }
 
   void bound_activations() {
@@ -237,48 +270,45 @@ class Planner {
     const auto rounded_up = [&](double bound) {
       return std::nextafter(static_cast<float>(bound * slack), INFINITY);
     };
-    const double clamp = plan_.model.swiglu_limit * plan_.model.swiglu_limit;
-    for (uint64_t layer = 0; layer < plan_.model.num_hidden_layers; ++layer) {
-      const Tensor& norm = source_.at(fmt::format("layers.{}.ffn_norm.weight", layer));
-      const std::vector<std::byte> bytes = reader.read(norm);
-      double largest = 0, least = std::numeric_limits<float>::max();
-      for (size_t at = 0; at + 1 < bytes.size(); at += 2) {
-        bf16 value;
-        std::memcpy(&value.bits, bytes.data() + at, 2);
-        const double magnitude = std::fabs(to_float(value));
-        if (!(magnitude <= std::numeric_limits<float>::max())) {
-          throw Error(ErrorKind::kBadInput,
-                      {.file = source_.where(norm).file, .tensor = norm.name, .offset = norm.offset + at},
-                      "a norm weight is not finite");
-        }
-        largest = std::max(largest, magnitude);
-        least = std::min(least, magnitude);
+    for (const LayerTable& layer : table().layers) {
+      std::vector<TapBound>& bounds = plan_.bounds.emplace_back();
+      std::unordered_map<std::string_view, NormRange> norms;  // several taps may have one
+      for (const Tap& tap : layer.taps) {
+        TapBound& bound = bounds.emplace_back();
+        if (std::isfinite(tap.most)) bound.most = rounded_up(tap.most);
+        if (std::isfinite(tap.most_weighted)) bound.most_weighted = rounded_up(tap.most_weighted);
+        if (tap.norm.empty()) continue;
+        const auto [norm, is_new] = norms.try_emplace(tap.norm);
+        if (is_new) norm->second = norm_range(source_, reader, tap);
+        bound.most = rounded_up(std::sqrt(static_cast<double>(tap.width)) * norm->second.largest);
+        bound.least = static_cast<float>(norm->second.least / kBf16Slack);
       }
-      plan_.bounds.push_back(
-          {.w13 = rounded_up(std::sqrt(static_cast<double>(plan_.model.hidden_size)) * largest),
-           .w13_least = static_cast<float>(least / kBf16Slack),
-           .w2 = rounded_up(clamp),
-           .w2_weighted = rounded_up(clamp * std::max(1.0, plan_.model.routed_scaling_factor))});
     }
   }
 
-  // What weights prove of a constant: of experts, that nothing clips, or in how many layers it could.
+  // What weights prove of a constant: in how many layers it could clip, and of which linears nothing is
+  // proven.
   void check_constant_scale() {
     const float largest = kNvfp4Max * plan_.options.constant_input_scale;
-    uint64_t dense = 0, unsafe_layers = 0;
+    uint64_t unproven = 0, unsafe_layers = 0, layers = 0;
     float bound = 0;
     for (const Stage& stage : plan_.stages) {
-      bool experts = false;
+      float in_layer = 0;
       for (const PlannedGroup& group : stage.groups) {
         for (const PlannedLinear& linear : group.linears) {
           if (linear.input_scale == kNone) continue;
-          experts |= group.expert.has_value();
-          dense += !group.expert;
+          const uint16_t tap = linear.module->tap;
+          const float most = tap == kNoTap ? INFINITY
+                                           : most_of(plan_, table().layers[*stage.layer].taps[tap],
+                                                     plan_.bounds[*stage.layer][tap]);
+          if (std::isfinite(most))
+            in_layer = std::max(in_layer, most);
+          else
+            ++unproven;
         }
       }
-      if (!experts) continue;
-      const ActivationBound& of = plan_.bounds[*stage.layer];
-      const float in_layer = std::max(of.w13, w2_bound(plan_, of));
+      if (in_layer == 0) continue;
+      ++layers;
       unsafe_layers += !(in_layer <= largest);
       bound = std::max(bound, in_layer);
     }
@@ -288,23 +318,16 @@ class Planner {
     if (unsafe_layers > 0) {
       warn(
           fmt::format("{}; in {} of {} layers the weights allow more, up to {:.6g}: what is above is clipped",
-                      constant, unsafe_layers, plan_.bounds.size(), bound));
+                      constant, unsafe_layers, layers, bound));
     }
-    if (dense > 0) {
-      warn(fmt::format("{}; the weights prove no bound for the inputs of {} linears outside the experts",
-                       constant, dense));
-    }
+    if (unproven > 0)
+      warn(fmt::format("{}; the weights prove no bound for the inputs of {} linears", constant, unproven));
   }
 
   void count_flops() {
-    for (uint64_t layer = 0; layer < plan_.model.num_hidden_layers; ++layer)
-      plan_.flops_per_token += layer_flops(plan_.model, layer).sum();
-    plan_.flops_per_token += head_flops(plan_.model);
-    for (const ModelTensor& tensor : global_tensors(plan_.model)) {
-      if (tensor.shape.size() != 2 || tensor.name == "embed.weight") continue;
-      plan_.flops_per_token +=
-          2 * static_cast<double>(tensor.shape[0]) * static_cast<double>(tensor.shape[1]);
-    }
+    for (uint64_t layer = 0; layer < plan_.layers(); ++layer)
+      plan_.flops_per_token += layer_flops(*plan_.model, layer).sum();
+    plan_.flops_per_token += head_flops(*plan_.model);
   }
 
   // The JSON documents of the output, and what recipe and engines say of them.
@@ -368,8 +391,9 @@ class Planner {
   Plan plan_;
   Recipe recipe_;
   std::vector<ResolvedModule> modules_;
+  TileSize tiles_;
   std::vector<SourceLinear> linears_;  // by module
-  std::vector<bool> is_made_;          // by module: not kept, and not yet in a group
+  std::vector<Make> makes_;            // by module
   Inventory inventory_;
   Replacements replacements_;
 };
@@ -396,16 +420,10 @@ std::vector<Breach> breaches_of(const Plan& plan) {
   return check_engine_contracts(plan.config, plan.hf_quant_config, outs);
 }
 
-float w2_bound(const Plan& plan, const ActivationBound& bound) {
-  switch (plan.options.w2_input) {
-    case W2Input::kMax:
-      return std::max(bound.w2, bound.w2_weighted);
-    case W2Input::kWeighted:
-      return bound.w2_weighted;
-    case W2Input::kUnweighted:
-      return bound.w2;
-  }
-  return bound.w2;
+float most_of(const Plan& plan, const Tap& tap, const TapBound& bound) {
+  if (!tap.weighted || plan.options.w2_input == W2Input::kUnweighted) return bound.most;
+  return plan.options.w2_input == W2Input::kWeighted ? bound.most_weighted
+                                                     : std::max(bound.most, bound.most_weighted);
 }
 
 Recipe recipe_of(FileSystem& files, const QuantizeOptions& options) {

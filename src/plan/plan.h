@@ -5,14 +5,17 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "checkpoint/checkpoint.h"
 #include "formats/nvfp4_quantize.h"
-#include "model/deepseek_v4_config.h"
+#include "model/model.h"
 #include "plan/options.h"
+#include "weights/container.h"
 
 namespace nibblecast {
 
@@ -58,17 +61,18 @@ struct PlannedShard {
 
 inline constexpr uint32_t kNone = UINT32_MAX;
 
-// A linear whose weight is made anew, or a routed expert's, which may be kept. Indices into the source's
-// tensors() and into Plan::tensors, kNone where there is no such tensor. How it is made:
-// tensors[weight].make.
+// A linear whose weight is made anew, or one of an MLP that streams by, which may be kept. Indices into
+// Plan::tensors, kNone where there is no such tensor. How it is made: tensors[weight].make.
 struct PlannedLinear {
-  uint32_t source_weight = kNone, source_scale = kNone, source_scale_2 = kNone;
+  LinearSource source = {};
+  const WeightModule* module = nullptr;  // of Plan::model; null in plans that know no model
   uint32_t weight = kNone, block_scale = kNone, weight_scale = kNone, input_scale = kNone;
   WeightMethod method = WeightMethod::kMax;  // of kNvfp4Weight
   uint8_t share = 0;                         // linears of a group with the same number share their amax
 };
 
-// What goes through memory at once: a routed expert (w1, w2, w3), or dense linears that share their amax.
+// What goes through memory at once: an MLP that streams by (a routed expert, or a dense layer's only one, as
+// expert 0), or dense linears that share their amax.
 struct PlannedGroup {
   std::optional<uint64_t> expert;
   std::vector<PlannedLinear> linears;
@@ -76,19 +80,18 @@ struct PlannedGroup {
 
 // The order of work: what must have been read before the next stage can begin.
 struct Stage {
-  std::optional<uint64_t> layer;     // nothing: embedding (first stage), or head, norm, mtp (last one)
-  std::vector<uint32_t> kept;        // indices into Plan::tensors, in the source's order; no expert's
-  std::vector<PlannedGroup> groups;  // dense ones, then the routed experts ascending
+  std::optional<uint64_t> layer;     // nothing: embedding (first stage), or head, norm, draft layers (last one)
+  std::vector<uint32_t> kept;        // indices into Plan::tensors, in the source's order; no streaming MLP's
+  std::vector<PlannedGroup> groups;  // dense ones, then the MLPs ascending
 };
 
-// What weights alone prove of a layer's activations.
-struct ActivationBound {
-  float w13 = 0;  // sqrt(hidden_size) * max |ffn_norm.weight|: RMSNorm's output, times its weight
-  // min |ffn_norm.weight|: the largest value of a normalized row is at least 1. Of a token whose row is not
-  // nearly zero (eps).
-  float w13_least = 0;
-  float w2 = 0;           // swiglu_limit^2: |silu(gate) * up|
-  float w2_weighted = 0;  // times max(1, routed_scaling_factor)
+// What weights alone prove of a tap's values.
+struct TapBound {
+  float most = std::numeric_limits<float>::infinity();  // an RMSNorm's: sqrt(width) * max |weight|; a clamp's
+  float most_weighted = std::numeric_limits<float>::infinity();  // of a weighted tap, times the routing weight
+  // min |weight| of the norm: the largest value of a normalized row is at least 1. Of a token whose row is
+  // not nearly zero (eps). 0: nothing is known.
+  float least = 0;
 };
 
 enum class Severity { kWarning, kRefusal };
@@ -103,11 +106,11 @@ struct Plan {
   std::string command = "quantize";  // or another that makes a checkpoint: "dequantize", "convert"
   std::string weights;               // weight_sample() of the source
   std::string made;  // the recipe's name and a hash of what it decides, or another command's name and options
-  DeepseekV4Config model;               // of other commands than quantize only the tile size
+  std::shared_ptr<const Model> model;   // null where a command needs none
   std::vector<PlannedTensor> tensors;   // by shard, then offset
   std::vector<PlannedShard> shards;     // same order and names as the source's
   std::vector<Stage> stages;            // embedding, layers ascending, the rest; of other commands only one
-  std::vector<ActivationBound> bounds;  // one a layer, where the plan has layers
+  std::vector<std::vector<TapBound>> bounds;  // [layer][tap], where the plan has layers
   Json config, hf_quant_config, index;  // of the output; hf_quant_config or index null: no such file
   std::string config_text, index_text;  // as the files shall hold them; empty: the documents, formatted
   uint64_t source_bytes = 0;            // tensor data of the source
@@ -121,13 +124,14 @@ struct Plan {
   uint64_t file_tensors() const;  // as the shards' headers count them: a stacked one is one
   bool refused() const;
   bool needs_activations() const;  // there is an input_scale that hangs on them
+  uint64_t layers() const { return model ? model->layers() : 0; }
 };
 
-// Of the inputs of w2 that the plan's --w2-input counts.
-float w2_bound(const Plan& plan, const ActivationBound& bound);
+// Of the values of a tap that the plan's --w2-input counts.
+float most_of(const Plan& plan, const Tap& tap, const TapBound& bound);
 
 // Throws kBadInput / kUnsupported, naming file and tensor, for what makes a Plan impossible: unknown, missing
-// or ill-shaped tensors, experts in another format than MXFP4. What merely must not be run is in `findings`.
+// or ill-shaped tensors, weights in a container that is not read. What merely must not be run is in `findings`.
 Plan make_plan(const Checkpoint& source, const QuantizeOptions& options);
 
 // The recipe that the options name, with what they say instead.

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <optional>
 #include <set>
 #include <utility>
 
@@ -39,21 +40,22 @@ bool may_have(ModuleKind kind, WeightFormat format) {
 
 [[noreturn]] void refuse(const ResolvedModule& found, const std::string& problem, const std::string& hint) {
   throw Error(ErrorKind::kUnsupported, {},
-              fmt::format("{}: {} as {}: {}", found.recipe.rule, found.module.name,
+              fmt::format("{}: {} as {}: {}", found.recipe.rule, found.module->name,
                           weight_format_name(found.recipe.format), problem),
               {.hint = hint});
 }
 
-void check_format(const ResolvedModule& found, const DeepseekV4Config& config) {
-  const auto& [module, recipe] = found;
+void check_format(const ResolvedModule& found, const TileSize& tiles) {
+  const WeightModule& module = *found.module;
+  const ModuleRecipe& recipe = found.recipe;
   if (!may_have(module.kind, recipe.format)) {
     refuse(found, fmt::format("{} cannot have this format", kind_name(module.kind)),
            "add a rule after it that keeps " + module.name);
   }
   if (recipe.format == WeightFormat::kNvfp4 && module.shape[1] % 16 != 0)
     refuse(found, fmt::format("its {} inputs are no multiple of 16", module.shape[1]), "keep it");
-  if (recipe.format == WeightFormat::kFp8Block && (config.tile_rows != 128 || config.tile_cols != 128)) {
-    refuse(found, fmt::format("config.json has blocks of {} x {}", config.tile_rows, config.tile_cols),
+  if (recipe.format == WeightFormat::kFp8Block && tiles != TileSize{128, 128}) {
+    refuse(found, fmt::format("config.json has blocks of {} x {}", tiles.rows, tiles.cols),
            "only 128 x 128 can be written");
   }
 }
@@ -63,7 +65,7 @@ void check_same(const ResolvedModule& first, const ResolvedModule& expert) {
       first.recipe.quantize_input == expert.recipe.quantize_input)
     return;
   refuse(expert,
-         fmt::format("{} becomes {} by {}; the routed experts of a layer have one format", first.module.name,
+         fmt::format("{} becomes {} by {}; the routed experts of a layer have one format", first.module->name,
                      weight_format_name(first.recipe.format), first.recipe.rule),
          "name them all: '*.ffn.experts.*'");
 }
@@ -103,8 +105,9 @@ size_t edit_distance(std::string_view a, std::string_view b) {
 // no name.
 std::string near_name(std::string_view pattern, std::span<const ResolvedModule> modules) {
   std::set<std::string_view> words;
-  for (const auto& [module, unused] : modules) {
-    for (const std::string_view name : {std::string_view(module.name), std::string_view(module.hub_name)}) {
+  for (const ResolvedModule& each : modules) {
+    for (const std::string_view name :
+         {std::string_view(each.module->name), std::string_view(each.module->hub_name)}) {
       for (const std::string_view word : words_of(name)) words.insert(word);
     }
   }
@@ -116,27 +119,27 @@ std::string near_name(std::string_view pattern, std::span<const ResolvedModule> 
     return fmt::format("; no name holds '{}'{}", printable(std::string(word)),
                        is_near ? fmt::format(": is '{}' meant?", nearest) : "");
   }
-  return fmt::format("; names are such as {} or {}", modules.back().module.name,
-                     modules.back().module.hub_name);
+  return fmt::format("; names are such as {} or {}", modules.back().module->name,
+                     modules.back().module->hub_name);
 }
 
 }  // namespace
 
-std::vector<ResolvedModule> resolve_modules(const Recipe& recipe, const DeepseekV4Config& config) {
+std::vector<ResolvedModule> resolve_modules(const Recipe& recipe, const ModelTable& table,
+                                            const TileSize& tiles) {
   std::vector<ResolvedModule> found;
-  const auto add = [&](std::vector<WeightModule> modules) {
-    size_t first_expert = 0;  // of this layer; 0, the embedding, for none yet
-    for (WeightModule& module : modules) {
-      ModuleRecipe decided = resolve(recipe, module.name, module.hub_name);
-      found.push_back({std::move(module), std::move(decided)});
-      check_format(found.back(), config);
-      if (found.back().module.storage != Storage::kExpert) continue;
-      if (first_expert == 0) first_expert = found.size() - 1;
-      check_same(found[first_expert], found.back());
+  const auto add = [&](const LayerTable& layer) {
+    std::optional<size_t> first_expert;
+    for (const WeightModule& module : layer.modules) {
+      found.push_back({&module, resolve(recipe, module.name, module.hub_name)});
+      check_format(found.back(), tiles);
+      if (!module.is_routed_expert()) continue;
+      if (!first_expert) first_expert = found.size() - 1;
+      check_same(found[*first_expert], found.back());
     }
   };
-  add(global_modules(config));
-  for (uint64_t layer = 0; layer < config.num_hidden_layers; ++layer) add(layer_modules(config, layer));
+  add(table.globals);
+  for (const LayerTable& layer : table.layers) add(layer);
   return found;
 }
 
@@ -144,7 +147,7 @@ const ResolvedModule* find_module(std::span<const ResolvedModule> modules, std::
   constexpr std::string_view kWeightSuffix = ".weight";
   if (name.ends_with(kWeightSuffix)) name.remove_suffix(kWeightSuffix.size());
   const auto found = std::ranges::find_if(modules, [&](const ResolvedModule& each) {
-    return each.module.name == name || each.module.hub_name == name;
+    return each.module->name == name || each.module->hub_name == name;
   });
   return found == modules.end() ? nullptr : &*found;
 }
@@ -155,7 +158,7 @@ std::vector<std::string> unmatched_patterns(const Recipe& recipe, std::span<cons
   for (const RecipeRule& rule : recipe.rules) {
     for (const std::string& pattern : rule.patterns) {
       const bool is_used = pattern.starts_with("mtp.") || std::ranges::any_of(modules, [&](const auto& each) {
-                             return matches(pattern, each.module);
+                             return matches(pattern, *each.module);
                            });
       if (!is_used)
         sentences.push_back(fmt::format("{}:{}:{}: '{}' matches no module that a recipe can change{}",
@@ -169,12 +172,13 @@ std::vector<std::string> unmatched_patterns(const Recipe& recipe, std::span<cons
 std::vector<ManifestModule> manifest_modules(std::span<const ResolvedModule> modules) {
   std::vector<ManifestModule> entries;
   for (const auto& [module, recipe] : modules) {
-    ManifestModule entry{.name = module.name,
+    const bool is_expert = module->is_routed_expert();
+    ManifestModule entry{.name = module->name,
                          .format = recipe.format,
                          .quantize_input = recipe.quantize_input,
-                         .is_fp8_in_source = module.storage == Storage::kFp8Block};
-    if (module.storage == Storage::kExpert) {
-      const std::string expert_of = module.name.substr(0, module.name.find(".experts.") + 8);
+                         .is_fp8_in_source = module->quantized_in_release && !is_expert};
+    if (is_expert) {
+      const std::string expert_of = experts_name(*module);
       if (!entries.empty() && entries.back().name == expert_of) continue;
       entry.name = expert_of;
     }

@@ -135,8 +135,8 @@ class Search {
 
   LinearFormat format_of(const Container& container, const Tensor* scale) const {
     LinearFormat format{.stored = container.format, .rows = rows(), .cols = cols(container.format)};
-    if (!weight_.shape.empty() && weight_.shape.size() != 2)
-      format.rows = weight_.shape.back() == 0 ? 0 : *element_count(weight_.shape) / weight_.shape.back();
+    if (weight_.shape.size() > 2 && weight_.shape.back() > 0)
+      format.rows = *element_count(weight_.shape) / weight_.shape.back();
     if (container.format != StoredFormat::kFp8) return format;
     format.scale_type = scale->dtype == kF32    ? ScaleType::kF32
                         : scale->dtype == kBF16 ? ScaleType::kBF16
@@ -351,6 +351,19 @@ LinearSource source_of(const Checkpoint& source, const LinearParts& parts) {
           .weight = slice(parts.weight),
           .scale = slice(parts.scale),
           .scale_2 = slice(parts.scale_2)};
+}
+
+LinearSource plain_source(const Checkpoint& source, uint32_t index) {
+  const Tensor& tensor = source.tensors()[index];
+  if (tensor.dtype != Dtype::kBF16 && tensor.dtype != Dtype::kF32) {
+    throw Error(ErrorKind::kUnsupported, source.where(tensor), "is stored in a dtype that no weight has",
+                {.expected = "BF16 or F32", .found = std::string(dtype_name(tensor.dtype)), .hint = {}});
+  }
+  LinearSource plain{.weight = {index, 0, tensor.size_bytes}};
+  plain.format.stored = tensor.dtype == Dtype::kBF16 ? StoredFormat::kBf16 : StoredFormat::kF32;
+  plain.format.cols = tensor.shape.empty() ? 1 : tensor.shape.back();
+  plain.format.rows = plain.format.cols == 0 ? 0 : *element_count(tensor.shape) / plain.format.cols;
+  return plain;
 }
 
 }  // namespace nibblecast

@@ -109,5 +109,7 @@ struct LinearSource {
 };
 
 LinearSource source_of(const Checkpoint& source, const LinearParts& parts);
+// A BF16 or F32 tensor of any name and rank, as rows of its last dimension. kUnsupported: another dtype.
+LinearSource plain_source(const Checkpoint& source, uint32_t tensor);
 
 }  // namespace nibblecast
