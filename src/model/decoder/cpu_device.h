@@ -116,13 +116,15 @@ class CpuDevice {
   // sum[tokens[i]] += y[i] * weights[i]
   void scatter_add(const float* y, const uint32_t* tokens, const float* weights, size_t count);
 
-  // run(mlp, weights) for an MLP that streams by: soon, in the order of calls, once ready() says that it can
-  // be without waiting; at the latest in finish_mlps().
-  using RunMlp = std::function<void(uint64_t mlp, const GatedMlp<CpuDevice>& weights)>;
-  void add_mlp(uint64_t mlp, const StoredExpert& stored, const std::function<bool()>&, const RunMlp& run) {
-    run(mlp, {.gate = {stored.w1}, .up = {stored.w3}, .down = {stored.w2}});
+  // run(mlp, its weights) for an MLP that streams by: in the order of calls, once ready() says that nothing
+  // has to be waited for, or room is short; at the latest in finish_mlps().
+  void add_mlp(uint64_t mlp, const StoredExpert& stored, const std::function<bool()>&,
+               const RunMlp<CpuDevice>& run) {
+    run(mlp, [&]() -> GatedMlp<CpuDevice> {
+      return {.gate = {stored.w1}, .up = {stored.w3}, .down = {stored.w2}};
+    });
   }
-  void finish_mlps(const RunMlp&) {}
+  void finish_mlps(const RunMlp<CpuDevice>&) {}
 
   void fetch_findings() {}  // begins to bring a layer's findings to the host
   bool findings_fetched() const { return true; }

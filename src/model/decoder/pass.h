@@ -134,18 +134,21 @@ class DecoderPass final : public ForwardPass {
     routed_ = true;
   }
 
-  void run_mlp_of_layer(uint64_t mlp, const GatedMlp<D>& weights) {
+  void run_mlp_of_layer(uint64_t mlp, const std::function<GatedMlp<D>()>& load) {
     if (moe() != nullptr) {
       make_lists();
-      device_.compute([&] { run_expert(device_, spec_, *moe(), ffn_.norm, mlp, lists_, weights); });
+      if (lists_.count(mlp) == 0) return;
+      device_.compute([&] { run_expert(device_, spec_, *moe(), ffn_.norm, mlp, lists_, load()); });
       return;
     }
-    GatedMlp<D> biased = weights;
-    biased.gate.bias = ffn_.gate_bias;
-    biased.up.bias = ffn_.up_bias;
-    biased.down.bias = ffn_.down_bias;
     const MlpSpec& spec = std::get<MlpSpec>(spec_.layers[layer_].ffn);
-    device_.compute([&] { run_dense_mlp(device_, spec_, spec, ffn_.norm, biased); });
+    device_.compute([&] {
+      GatedMlp<D> weights = load();
+      weights.gate.bias = ffn_.gate_bias;
+      weights.up.bias = ffn_.up_bias;
+      weights.down.bias = ffn_.down_bias;
+      run_dense_mlp(device_, spec_, spec, ffn_.norm, weights);
+    });
   }
 
   const Model& model_;
@@ -153,9 +156,7 @@ class DecoderPass final : public ForwardPass {
   const EmbeddingShape embedding_;
   D device_;
   DenseTensors dense_;
-  const typename D::RunMlp run_ = [this](uint64_t mlp, const GatedMlp<D>& weights) {
-    run_mlp_of_layer(mlp, weights);
-  };
+  const RunMlp<D> run_ = [this](uint64_t mlp, const auto& load) { run_mlp_of_layer(mlp, load); };
   std::optional<LogitsHead<D>> head_;  // once it has begun
 
   uint64_t layer_ = 0;  // the next one, or the one between begin_layer() and end_layer()

@@ -5,6 +5,8 @@
 // computes; both hold until the next layer's weights are loaded.
 #pragma once
 
+#include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <utility>
@@ -33,6 +35,10 @@ template <class D>
 struct GatedMlp {
   Linear<D> gate = {}, up = {}, down = {};  // gate: of no meaning to an activation without one
 };
+
+// Runs an MLP that streams by; load() makes its weights ready, which one without tokens does not need.
+template <class D>
+using RunMlp = std::function<void(uint64_t mlp, const std::function<GatedMlp<D>()>& load)>;
 
 template <class D>
 struct FfnWeights {
