@@ -1,7 +1,79 @@
 #include "model/decoder_family.h"
 
-namespace nibblecast {
+#include <string>
+#include <utility>
 
-const Family kDecoderFamily = {.name = "decoder", .model_types = {}, .read = nullptr, .presets = {}, .stored = nullptr};
+#include "model/config_reader.h"
+#include "model/families/decoder_config.h"
+#include "model/families/decoder_presets.h"
+#include "model/families/decoder_row.h"
+#include "model/families/decoder_table.h"
+
+namespace nibblecast {
+namespace {
+
+// Draft layers follow the others; nobody but the engine uses them.
+void pass_drafts(const ConfigReader& config, const DecoderRow& row, ModelTable& table) {
+  const std::vector<std::string> keys = {std::string(row.drafts_key), std::string(row.drafts_alias)};
+  const uint64_t drafts = config.maybe_integer_of(keys, 0, kMaxLayers).value_or(row.drafts);
+  for (uint64_t draft = 0; draft < drafts; ++draft)
+    table.passed_through.push_back("model.layers." + std::to_string(table.layers.size() + draft) + ".");
+}
+
+Model read(const Json& json, const std::string& file) {
+  const ConfigReader config(json, file);
+  const DecoderRow& row = decoder_row(config.maybe_string("model_type").value_or(""));
+  Model model{.family = std::string(row.model_type), .model_type = std::string(row.model_type)};
+  DecoderSpec spec = read_decoder(config, row);
+  model.table = decoder_table(spec, row, config.maybe_flag("tie_word_embeddings").value_or(false));
+  pass_drafts(config, row, model.table);
+  model.vocabulary = {.size = spec.vocab,
+                      .bos_token_id = config.token_id("bos_token_id", spec.vocab),
+                      .eos_token_id = config.token_id("eos_token_id", spec.vocab),
+                      .max_position_embeddings =
+                          config.maybe_integer("max_position_embeddings", 1, kMaxPositions).value_or(0)};
+  model.spec = std::move(spec);
+  return model;
+}
+
+Tensor stored_tensor(const std::string& name, const Shape& shape, Dtype dtype) {
+  const uint64_t bytes = element_count(shape).value_or(0) * dtype_bytes(dtype);
+  return {.name = name, .dtype = dtype, .shape = shape, .size_bytes = bytes};
+}
+
+// BF16, but for the bias of the router's choices, which releases keep in F32.
+std::vector<Tensor> stored(const Model& model, std::optional<uint64_t> layer) {
+  const LayerTable& table = layer ? model.table.layers[*layer] : model.table.globals;
+  std::vector<Tensor> tensors;
+  for (const WeightModule& module : table.modules)
+    tensors.push_back(stored_tensor(module.name + ".weight", module.shape, Dtype::kBF16));
+  for (const PlainTensor& plain : table.plain) {
+    const Dtype dtype = plain.id.role == Role::kRouterBias ? Dtype::kF32 : Dtype::kBF16;
+    tensors.push_back(stored_tensor(plain.name, plain.shape, dtype));
+  }
+  return tensors;
+}
+
+constexpr std::string_view kModelTypes[] = {"llama",   "mistral",  "qwen2",      "qwen3", "qwen3_moe",
+                                            "mixtral", "glm4_moe", "minimax_m2", "hy_v3"};
+
+constexpr Preset kPresets[] = {
+    {"qwen3-8b", qwen3_8b_config},
+    {"qwen3-32b", qwen3_32b_config},
+    {"qwen3-30b-a3b", qwen3_30b_a3b_config},
+    {"qwen3-235b-a22b", qwen3_235b_a22b_config},
+    {"llama-3.1-8b", llama_3_1_8b_config},
+    {"llama-3.3-70b", llama_3_3_70b_config},
+    {"mixtral-8x7b", mixtral_8x7b_config},
+    {"glm-4.5-air", glm_4_5_air_config},
+    {"glm-4.6", glm_4_6_config},
+    {"qwen3-tiny", qwen3_tiny_config},
+    {"qwen3-moe-tiny", qwen3_moe_tiny_config},
+};
+
+}  // namespace
+
+const Family kDecoderFamily = {
+    .name = "decoder", .model_types = kModelTypes, .read = read, .presets = kPresets, .stored = stored};
 
 }  // namespace nibblecast

@@ -1,4 +1,6 @@
-// model/decoder_family.h - families of decoders.
+// model/decoder_family.h - decoders of ordinary blocks as Models: Llama, Mistral, Qwen2, Qwen3, Mixtral,
+// GLM-4.5 to 4.7, MiniMax-M2 and Hy3. What sets them apart is a row of settings
+// (model/families/decoder_row.h).
 #pragma once
 
 #include "model/family.h"

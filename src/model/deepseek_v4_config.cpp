@@ -4,146 +4,14 @@
 #include <optional>
 #include <utility>
 
-#include "base/error.h"
+#include "model/config_reader.h"
 
 namespace nibblecast {
 namespace {
 
-// No dimension of a real model comes near 2^24, and with widths (products of two) below 2^26 the size of
-// every matrix stays far below 2^63 bytes.
-constexpr uint64_t kMaxDimension = uint64_t{1} << 24;
-constexpr uint64_t kMaxWidth = uint64_t{1} << 26;
-constexpr uint64_t kMaxLayers = 4096;
-// Bounds the table of tensors that a hostile config can make us build: layers * experts (V4-Pro: 23,424).
-constexpr uint64_t kMaxExperts = uint64_t{1} << 20;
 constexpr uint64_t kMaxStreams = 64;
-constexpr uint64_t kMaxPositions = uint64_t{1} << 40;
 
-std::string value_text(const Json& value) {
-  std::string text = value.dump(-1, ' ', false, Json::error_handler_t::replace);
-  if (text.size() > 80) text = text.substr(0, 77) + "...";
-  return text;
-}
-
-// nullopt for anything but a whole number >= 0. (nlohmann-json holds those of a file as unsigned, but those
-// made in code as signed.)
-std::optional<uint64_t> whole_number(const Json& value) {
-  if (!value.is_number_integer()) return std::nullopt;
-  if (!value.is_number_unsigned() && value.get<int64_t>() < 0) return std::nullopt;
-  return value.get<uint64_t>();
-}
-
-// One JSON object of the config; `path` is in front of its keys in messages ("rope_scaling.").
-class Section {
- public:
-  Section(const Json& object, const std::string& file, std::string path = "")
-      : object_(object), file_(file), path_(std::move(path)) {}
-
-  [[noreturn]] void refuse(ErrorKind kind, const std::string& key, const std::string& problem,
-                           const std::string& expected, const std::string& found,
-                           const std::string& hint = "") const {
-    throw Error(kind, {.file = file_}, "'" + path_ + key + "' " + problem,
-                {.expected = expected, .found = found, .hint = hint});
-  }
-  [[noreturn]] void refuse_value(const std::string& key, const std::string& expected,
-                                 const std::string& found) const {
-    refuse(ErrorKind::kBadInput, key, "cannot be right", expected, found);
-  }
-  [[noreturn]] void refuse_missing(const std::string& key) const {
-    refuse(ErrorKind::kBadInput, key, "is missing", "", "", "is this the config.json of the release?");
-  }
-  // Two spellings of one number that differ.
-  [[noreturn]] void refuse_contradiction(const std::string& key, const std::string& found,
-                                         const std::string& other_key, const std::string& other) const {
-    refuse(ErrorKind::kBadInput, key, "contradicts '" + other_key + "'", other, found);
-  }
-
-  // nullptr where the key is absent or null, as transformers writes values that are not set.
-  const Json* find(const std::string& key) const {
-    const auto found = object_.find(key);
-    return found == object_.end() || found->is_null() ? nullptr : &*found;
-  }
-
-  std::optional<uint64_t> maybe_integer(const std::string& key, uint64_t least, uint64_t most) const {
-    const Json* value = find(key);
-    if (value == nullptr) return std::nullopt;
-    const auto number = whole_number(*value);
-    if (!number || *number < least || *number > most) {
-      refuse_value(key, "an integer from " + std::to_string(least) + " to " + std::to_string(most),
-                   value_text(*value));
-    }
-    return number;
-  }
-  uint64_t integer(const std::string& key, uint64_t least = 1, uint64_t most = kMaxDimension) const {
-    const auto value = maybe_integer(key, least, most);
-    if (!value) refuse_missing(key);
-    return *value;
-  }
-  // Under its official name or transformers'; both may stand there when they agree.
-  uint64_t integer_of(const std::string& key, const std::string& alias) const {
-    const auto value = maybe_integer(key, 1, kMaxDimension);
-    const auto other = maybe_integer(alias, 1, kMaxDimension);
-    if (!value && !other) refuse_missing(key);
-    if (value && other && *value != *other) {
-      refuse_contradiction(key, std::to_string(*value), alias, std::to_string(*other));
-    }
-    return other ? *other : *value;
-  }
-
-  // Finite and > 0.
-  std::optional<double> maybe_positive(const std::string& key) const {
-    const Json* value = find(key);
-    if (value == nullptr) return std::nullopt;
-    if (!value->is_number() || !(value->get<double>() > 0) || !(value->get<double>() <= 1e30)) {
-      refuse_value(key, "a number above 0", value_text(*value));
-    }
-    return value->get<double>();
-  }
-  double positive(const std::string& key) const {
-    const auto value = maybe_positive(key);
-    if (!value) refuse_missing(key);
-    return *value;
-  }
-
-  std::optional<std::string> maybe_string(const std::string& key) const {
-    const Json* value = find(key);
-    if (value == nullptr) return std::nullopt;
-    if (!value->is_string()) refuse_value(key, "a string", value_text(*value));
-    return value->get<std::string>();
-  }
-
-  std::optional<Section> maybe_section(const std::string& key) const {
-    const Json* value = find(key);
-    if (value == nullptr) return std::nullopt;
-    if (!value->is_object()) refuse_value(key, "an object", value_text(*value));
-    return Section(*value, file_, path_ + key + ".");
-  }
-  // An array with at least `least` entries; nullptr where absent.
-  const Json* maybe_array(const std::string& key, uint64_t least) const {
-    const Json* value = find(key);
-    if (value == nullptr) return nullptr;
-    if (!value->is_array() || value->size() < least) {
-      refuse_value(key, "an array of at least " + std::to_string(least) + " entries",
-                   value->is_array() ? std::to_string(value->size()) + " entries" : value_text(*value));
-    }
-    return value;
-  }
-
-  // An option of the architecture whose other values the forward pass does not know.
-  void only(const std::string& key, const Json& supported) const {
-    const Json* value = find(key);
-    if (value == nullptr || *value == supported) return;
-    refuse(ErrorKind::kUnsupported, key, "has a value that is not supported", value_text(supported),
-           value_text(*value));
-  }
-
- private:
-  const Json& object_;
-  const std::string& file_;
-  std::string path_;
-};
-
-void check_architecture(const Section& root) {
+void check_architecture(const ConfigReader& root) {
   const auto model_type = root.maybe_string("model_type");
   if (!model_type) root.refuse_missing("model_type");
   root.only("model_type", "deepseek_v4");
@@ -159,7 +27,7 @@ void check_architecture(const Section& root) {
 
 // ---- layer kinds ----
 
-uint32_t ratio_of_type(const Section& root, const std::string& key, const Json& type) {
+uint32_t ratio_of_type(const ConfigReader& root, const std::string& key, const Json& type) {
   if (type == "sliding_attention") return 0;
   if (type == "compressed_sparse_attention") return 4;
   if (type == "heavily_compressed_attention") return 128;
@@ -168,7 +36,7 @@ uint32_t ratio_of_type(const Section& root, const std::string& key, const Json& 
 }
 
 // The ratios of transformers' two kinds: a map, or two scalars in older versions. Ours are the official ones.
-void check_compress_rates(const Section& root) {
+void check_compress_rates(const ConfigReader& root) {
   root.only("compress_rate_csa", 4);
   root.only("compress_rate_hca", 128);
   const auto rates = root.maybe_section("compress_rates");
@@ -177,7 +45,7 @@ void check_compress_rates(const Section& root) {
   rates->only("heavily_compressed_attention", 128);
 }
 
-std::vector<uint32_t> parse_compress_ratios(const Section& root, uint64_t layers) {
+std::vector<uint32_t> parse_compress_ratios(const ConfigReader& root, uint64_t layers) {
   check_compress_rates(root);
   // The release appends an entry for each draft (MTP) layer.
   const Json* ratios = root.maybe_array("compress_ratios", layers);
@@ -207,7 +75,7 @@ std::vector<uint32_t> parse_compress_ratios(const Section& root, uint64_t layers
   return result;
 }
 
-uint64_t parse_hash_layers(const Section& root, uint64_t layers) {
+uint64_t parse_hash_layers(const ConfigReader& root, uint64_t layers) {
   const auto stated = root.maybe_integer("num_hash_layers", 0, kMaxLayers);
   const Json* types = root.maybe_array("mlp_layer_types", layers);
   if (types == nullptr) {
@@ -238,7 +106,7 @@ uint64_t parse_hash_layers(const Section& root, uint64_t layers) {
 // ---- rotary embedding ----
 
 // `type` is spelled so in the release, `rope_type` in transformers.
-bool is_yarn(const Section& rope) {
+bool is_yarn(const ConfigReader& rope) {
   std::string key = rope.find("rope_type") != nullptr ? "rope_type" : "type";
   const auto type = rope.maybe_string(key);
   if (!type) rope.refuse_missing(key);
@@ -249,7 +117,7 @@ bool is_yarn(const Section& rope) {
   return *type == "yarn";
 }
 
-void parse_yarn(const Section& rope, RopeConfig& config) {
+void parse_yarn(const ConfigReader& rope, RopeConfig& config) {
   rope.only("attention_factor", 1.0);  // V4 never scales cos and sin
   config.yarn = true;
   config.factor = rope.positive("factor");
@@ -264,7 +132,7 @@ void parse_yarn(const Section& rope, RopeConfig& config) {
   }
 }
 
-double theta_of(const Section& root, const std::string& key, const std::optional<Section>& section,
+double theta_of(const ConfigReader& root, const std::string& key, const std::optional<ConfigReader>& section,
                 const std::string& section_name) {
   const auto official = root.maybe_positive(key);
   const auto other = section ? section->maybe_positive("rope_theta") : std::nullopt;
@@ -276,7 +144,7 @@ double theta_of(const Section& root, const std::string& key, const std::optional
   return other ? *other : *official;
 }
 
-void parse_rope(const Section& root, DeepseekV4Config& config) {
+void parse_rope(const ConfigReader& root, DeepseekV4Config& config) {
   const auto parameters = root.maybe_section("rope_parameters");
   const auto main = parameters ? parameters->maybe_section("main") : std::nullopt;
   const auto compress = parameters ? parameters->maybe_section("compress") : std::nullopt;
@@ -297,10 +165,10 @@ void parse_rope(const Section& root, DeepseekV4Config& config) {
 }
 
 // qk_rope_head_dim, or the share of head_dim that transformers states instead.
-uint64_t parse_rope_dim(const Section& root, uint64_t head_dim) {
+uint64_t parse_rope_dim(const ConfigReader& root, uint64_t head_dim) {
   const auto stated = root.maybe_integer("qk_rope_head_dim", 2, head_dim);
   std::optional<uint64_t> derived;
-  const auto use_factor = [&](const Section& section) {
+  const auto use_factor = [&](const ConfigReader& section) {
     const auto factor = section.maybe_positive("partial_rotary_factor");
     if (!factor) return;
     const double dim = *factor * static_cast<double>(head_dim);
@@ -326,18 +194,7 @@ uint64_t parse_rope_dim(const Section& root, uint64_t head_dim) {
 
 // ---- the rest ----
 
-int64_t parse_token_id(const Section& root, const std::string& key, uint64_t vocab_size) {
-  const Json* value = root.find(key);
-  if (value == nullptr) return -1;
-  // generation configs may list several ends
-  const auto id = whole_number(value->is_array() && !value->empty() ? value->front() : *value);
-  if (!id || *id >= vocab_size) {
-    root.refuse_value(key, "a token id below vocab_size = " + std::to_string(vocab_size), value_text(*value));
-  }
-  return static_cast<int64_t>(*id);
-}
-
-void parse_tile(const Section& root, DeepseekV4Config& config) {
+void parse_tile(const ConfigReader& root, DeepseekV4Config& config) {
   const auto quantization = root.maybe_section("quantization_config");
   if (!quantization) return;
   const Json* tile = quantization->maybe_array("weight_block_size", 2);
@@ -352,33 +209,21 @@ void parse_tile(const Section& root, DeepseekV4Config& config) {
   config.tile_cols = (*tile)[1].get<uint64_t>();
 }
 
-void require_multiple(const Section& root, const std::string& key, uint64_t value, uint64_t of,
-                      const std::string& why) {
-  if (value % of == 0) return;
-  root.refuse_value(key, "a multiple of " + why + std::to_string(of), std::to_string(value));
-}
-
-void require_most(const Section& root, const std::string& key, uint64_t value, const std::string& name,
-                  uint64_t most) {
-  if (value <= most) return;
-  root.refuse_value(key, "at most " + name + std::to_string(most), std::to_string(value));
-}
-
-void check_widths(const Section& root, const DeepseekV4Config& c) {
+void check_widths(const ConfigReader& root, const DeepseekV4Config& c) {
   constexpr uint64_t kMxfp4Block = 32;  // OCP Microscaling Formats (MX) 1.0: elements per scale
-  require_multiple(root, "hidden_size", c.hidden_size, kMxfp4Block, "");
-  require_multiple(root, "moe_intermediate_size", c.moe_intermediate_size, kMxfp4Block, "");
-  require_multiple(root, "num_attention_heads", c.num_attention_heads, c.o_groups, "o_groups = ");
-  require_most(root, "num_experts_per_tok", c.num_experts_per_tok, "n_routed_experts = ", c.n_routed_experts);
-  require_most(root, "qk_rope_head_dim", c.qk_rope_head_dim, "index_head_dim = ", c.index_head_dim);
+  root.require_multiple("hidden_size", c.hidden_size, kMxfp4Block, "");
+  root.require_multiple("moe_intermediate_size", c.moe_intermediate_size, kMxfp4Block, "");
+  root.require_multiple("num_attention_heads", c.num_attention_heads, c.o_groups, "o_groups = ");
+  root.require_most("num_experts_per_tok", c.num_experts_per_tok, "n_routed_experts = ", c.n_routed_experts);
+  root.require_most("qk_rope_head_dim", c.qk_rope_head_dim, "index_head_dim = ", c.index_head_dim);
   const std::pair<const char*, uint64_t> products[] = {
       {"num_attention_heads * head_dim", c.num_attention_heads * c.head_dim},
       {"o_groups * o_lora_rank", c.o_groups * c.o_lora_rank},
       {"index_n_heads * index_head_dim", c.index_n_heads * c.index_head_dim},
       {"hc_mult * hidden_size", c.hc_mult * c.hidden_size}};
-  for (const auto& [name, width] : products) require_most(root, name, width, "", kMaxWidth);
-  require_most(root, "num_hidden_layers * n_routed_experts", c.num_hidden_layers * c.n_routed_experts, "",
-               kMaxExperts);
+  for (const auto& [name, width] : products) root.require_most(name, width, "", kMaxWidth);
+  root.require_most("num_hidden_layers * n_routed_experts", c.num_hidden_layers * c.n_routed_experts, "",
+                    kMaxExperts);
 }
 
 // Of a release's rope_theta, rope_scaling and compress_rope_theta; other fields of the second stay.
@@ -400,11 +245,7 @@ Json hub_rope(const Json& config, const DeepseekV4Config& parsed, double share) 
 }  // namespace
 
 DeepseekV4Config DeepseekV4Config::parse(const Json& json, const std::string& file) {
-  if (!json.is_object()) {
-    throw Error(ErrorKind::kBadInput, {.file = file}, "is not a model's configuration",
-                {.expected = "an object", .found = value_text(json)});
-  }
-  const Section root(json, file);
+  const ConfigReader root(json, file);
   check_architecture(root);
   DeepseekV4Config c;
   c.hidden_size = root.integer("hidden_size");
@@ -415,8 +256,8 @@ DeepseekV4Config DeepseekV4Config::parse(const Json& json, const std::string& fi
   c.q_lora_rank = root.integer("q_lora_rank");
   c.o_groups = root.integer("o_groups");
   c.o_lora_rank = root.integer("o_lora_rank");
-  c.moe_intermediate_size = root.integer_of("moe_intermediate_size", "intermediate_size");
-  c.n_routed_experts = root.integer_of("n_routed_experts", "num_local_experts");
+  c.moe_intermediate_size = root.integer_of({"moe_intermediate_size", "intermediate_size"});
+  c.n_routed_experts = root.integer_of({"n_routed_experts", "num_local_experts"});
   c.n_shared_experts = root.integer("n_shared_experts");
   c.num_experts_per_tok = root.integer("num_experts_per_tok");
   c.num_hash_layers = parse_hash_layers(root, c.num_hidden_layers);
@@ -433,8 +274,8 @@ DeepseekV4Config DeepseekV4Config::parse(const Json& json, const std::string& fi
   c.hc_eps = root.positive("hc_eps");
   c.rms_norm_eps = root.positive("rms_norm_eps");
   c.vocab_size = root.integer("vocab_size");
-  c.bos_token_id = parse_token_id(root, "bos_token_id", c.vocab_size);
-  c.eos_token_id = parse_token_id(root, "eos_token_id", c.vocab_size);
+  c.bos_token_id = root.token_id("bos_token_id", c.vocab_size);
+  c.eos_token_id = root.token_id("eos_token_id", c.vocab_size);
   c.max_position_embeddings = root.integer("max_position_embeddings", 1, kMaxPositions);
   parse_tile(root, c);
   c.expert_dtype = root.maybe_string("expert_dtype").value_or("");

@@ -1,0 +1,207 @@
+#include "model/families/decoder_config.h"
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <vector>
+
+namespace nibblecast {
+namespace {
+
+std::string text(std::string_view key) { return std::string(key); }
+std::string index_text(std::string_view key, uint64_t index) {
+  return text(key) + "[" + std::to_string(index) + "]";
+}
+
+bool read_flag(const ConfigReader& config, const Option<bool>& option) {
+  if (option.key.empty()) return option.otherwise;
+  return config.maybe_flag(text(option.key)).value_or(option.otherwise);
+}
+
+double read_positive(const ConfigReader& config, const Option<double>& option) {
+  if (option.key.empty()) return option.otherwise;
+  return config.maybe_positive(text(option.key)).value_or(option.otherwise);
+}
+
+void check_options(const ConfigReader& config, const DecoderRow& row) {
+  config.only("hidden_act", "silu");
+  config.only("attn_logit_softcapping", nullptr);
+  config.only("final_logit_softcapping", nullptr);
+  for (const auto& [key, value] : row.fixed) config.only(text(key), value);
+}
+
+// ---- attention ----
+
+uint64_t read_head_width(const ConfigReader& config, const DecoderRow& row, uint64_t hidden, uint64_t heads) {
+  if (const auto width = config.maybe_integer("head_dim", 1, kMaxDimension)) return *width;
+  if (row.head_dim != 0) return row.head_dim;
+  config.require_multiple("hidden_size", hidden, heads, "num_attention_heads = ");
+  return hidden / heads;
+}
+
+uint64_t read_kv_heads(const ConfigReader& config, const DecoderRow& row, uint64_t heads) {
+  const char* key = "num_key_value_heads";
+  const auto stated = config.maybe_integer(key, 1, kMaxDimension);
+  if (!stated && !row.kv_heads_optional) config.refuse_missing(key);
+  const uint64_t kv_heads = stated.value_or(heads);
+  config.require_multiple("num_attention_heads", heads, kv_heads, "num_key_value_heads = ");
+  return kv_heads;
+}
+
+// Keys that a query of a layer with a window sees; 0: there are no such layers.
+uint64_t read_window(const ConfigReader& config, const DecoderRow& row) {
+  const char* key = "sliding_window";
+  if (row.windows == Windows::kNone) return 0;
+  const bool if_used = row.windows == Windows::kAllIfUsed || row.windows == Windows::kLateIfUsed;
+  if (if_used && !config.maybe_flag("use_sliding_window").value_or(false)) return 0;
+  if (config.is_null(key)) return 0;  // which is not what an absent one means
+  return config.maybe_integer(key, 1, kMaxPositions).value_or(row.window);
+}
+
+bool has_window(const ConfigReader& config, const std::string& key, const Json& type) {
+  if (type == "sliding_attention") return true;
+  if (type != "full_attention")
+    config.refuse_unsupported(key, "full_attention or sliding_attention", value_text(type));
+  return false;
+}
+
+// Of each layer. layer_types may choose in one kind of family; in others it may only agree.
+std::vector<uint64_t> read_windows(const ConfigReader& config, const DecoderRow& row, uint64_t layers) {
+  const uint64_t window = read_window(config, row);
+  const bool chosen = row.windows == Windows::kLateIfUsed;
+  const uint64_t first =
+      chosen ? config.maybe_integer("max_window_layers", 0, kMaxPositions).value_or(28) : 0;
+  const Json* types = config.maybe_array("layer_types", layers);
+  std::vector<uint64_t> windows;
+  for (uint64_t layer = 0; layer < layers; ++layer) {
+    windows.push_back(layer >= first ? window : 0);
+    if (types == nullptr) continue;
+    const std::string key = index_text("layer_types", layer);
+    const bool wanted = has_window(config, key, (*types)[layer]);
+    if (wanted == (windows.back() != 0)) continue;
+    if (!chosen || (wanted && window == 0))
+      config.refuse_contradiction(
+          key, value_text((*types)[layer]), "sliding_window",
+          window == 0 ? "no window" : std::to_string(window) + " keys in every layer");
+    windows.back() = wanted ? window : 0;
+  }
+  return windows;
+}
+
+GqaSpec read_attention(const ConfigReader& config, const DecoderRow& row, uint64_t hidden) {
+  GqaSpec gqa{.heads = config.integer("num_attention_heads")};
+  gqa.kv_heads = read_kv_heads(config, row, gqa.heads);
+  gqa.width = read_head_width(config, row, hidden, gqa.heads);
+  config.require_most("num_attention_heads * head_dim", gqa.heads * gqa.width, "", kMaxWidth);
+  gqa.rope = read_rope(config, gqa.width, row.rope);
+  gqa.scale = static_cast<float>(1 / std::sqrt(static_cast<double>(gqa.width)));
+  if (read_flag(config, row.has_head_norms)) gqa.head_norms = row.head_norms;
+  gqa.qkv_bias = read_flag(config, row.qkv_bias);
+  gqa.o_bias = read_flag(config, row.o_bias);
+  return gqa;
+}
+
+// ---- the feed-forward half ----
+
+void read_groups(const ConfigReader& config, RouterSpec& router) {
+  router.groups = config.maybe_integer("n_group", 1, kMaxDimension).value_or(1);
+  router.top_groups = config.maybe_integer("topk_group", 1, kMaxDimension).value_or(1);
+  config.require_most("topk_group", router.top_groups, "n_group = ", router.groups);
+  if (router.groups == 1) return;
+  config.require_multiple("n_routed_experts", router.experts, 2 * router.groups, "2 * n_group = ");
+}
+
+RouterSpec read_router(const ConfigReader& config, const MoeRow& row) {
+  RouterSpec router{.experts = config.integer_of({text(row.experts), text(row.experts_alias)}),
+                    .top = config.integer("num_experts_per_tok"),
+                    .score = row.score};
+  if (row.groups) read_groups(config, router);
+  config.require_most("num_experts_per_tok", router.top,
+                      "the experts to choose from = ", router.experts / router.groups * router.top_groups);
+  router.renormalize = read_flag(config, row.renormalize);
+  router.eps = row.eps;
+  router.scale = static_cast<float>(read_positive(config, row.scale));
+  return router;
+}
+
+MoeSpec read_moe(const ConfigReader& config, const DecoderRow& row) {
+  const MoeRow& moe = *row.moe;
+  const uint64_t width = config.integer_of({text(moe.width), text(moe.width_alias)});
+  MoeSpec spec{.router = read_router(config, moe),
+               .choice_bias = !moe.names.router_bias.empty(),
+               .expert = {.width = width}};
+  if (moe.shared.empty()) return spec;
+  const uint64_t shared = config.maybe_integer(text(moe.shared), 1, kMaxDimension).value_or(1);
+  config.require_most(text(moe.shared) + " * " + text(moe.width), shared * width, "", kMaxWidth);
+  spec.shared = MlpSpec{.width = shared * width, .bias = read_flag(config, row.mlp_bias)};
+  return spec;
+}
+
+std::vector<bool> read_layer_types(const ConfigReader& config, const Json& types, uint64_t layers) {
+  std::vector<bool> sparse;
+  for (uint64_t layer = 0; layer < layers; ++layer) {
+    sparse.push_back(types[layer] == "sparse");
+    if (!sparse.back() && types[layer] != "dense") {
+      config.refuse_value(index_text("mlp_layer_types", layer), "sparse or dense", value_text(types[layer]));
+    }
+  }
+  return sparse;
+}
+
+void apply_steps(const ConfigReader& config, std::vector<bool>& sparse) {
+  const uint64_t step = config.maybe_integer("decoder_sparse_step", 1, kMaxLayers).value_or(1);
+  for (uint64_t layer = 0; layer < sparse.size(); ++layer)
+    if ((layer + 1) % step != 0) sparse[layer] = false;
+  const Json* dense = config.maybe_array("mlp_only_layers", 0);
+  if (dense == nullptr) return;
+  for (const Json& entry : *dense) {
+    const auto layer = whole_number(entry);
+    if (!layer || *layer >= sparse.size())
+      config.refuse_value("mlp_only_layers", "numbers of layers", value_text(*dense));
+    sparse[*layer] = false;
+  }
+}
+
+// Which layers have experts.
+std::vector<bool> read_sparse_layers(const ConfigReader& config, const MoeRow& row, uint64_t layers) {
+  const Json* types = row.layer_types ? config.maybe_array("mlp_layer_types", layers) : nullptr;
+  if (types != nullptr) return read_layer_types(config, *types, layers);
+  uint64_t first = row.first.otherwise;
+  if (!row.first.key.empty())
+    first = config.maybe_integer(text(row.first.key), 0, kMaxLayers).value_or(first);
+  std::vector<bool> sparse(layers, true);
+  std::fill_n(sparse.begin(), std::min(first, layers), false);
+  if (row.steps) apply_steps(config, sparse);
+  return sparse;
+}
+
+}  // namespace
+
+DecoderSpec read_decoder(const ConfigReader& config, const DecoderRow& row) {
+  check_options(config, row);
+  DecoderSpec spec{.hidden = config.integer("hidden_size"), .vocab = config.integer("vocab_size")};
+  spec.norm.eps = static_cast<float>(config.maybe_positive("rms_norm_eps").value_or(row.eps));
+  const uint64_t layers = config.integer("num_hidden_layers", 1, kMaxLayers);
+  const GqaSpec attention = read_attention(config, row, spec.hidden);
+  const std::vector<uint64_t> windows = read_windows(config, row, layers);
+  const std::vector<bool> sparse =
+      row.moe ? read_sparse_layers(config, *row.moe, layers) : std::vector<bool>(layers, false);
+
+  std::optional<MoeSpec> moe;
+  if (std::ranges::count(sparse, true) > 0) moe = read_moe(config, row);
+  if (moe) config.require_most("num_hidden_layers * experts", layers * moe->router.experts, "", kMaxExperts);
+  MlpSpec mlp{.bias = read_flag(config, row.mlp_bias)};
+  if (std::ranges::count(sparse, false) > 0) mlp.width = config.integer("intermediate_size");
+
+  for (uint64_t layer = 0; layer < layers; ++layer) {
+    DecoderLayer& each = spec.layers.emplace_back(DecoderLayer{.attention = attention});
+    each.attention.window = windows[layer];
+    if (sparse[layer])
+      each.ffn = *moe;
+    else
+      each.ffn = mlp;
+  }
+  return spec;
+}
+
+}  // namespace nibblecast

@@ -1,0 +1,160 @@
+#include "model/families/decoder_presets.h"
+
+namespace nibblecast {
+namespace {
+
+Json with(Json config, const Json& changes) {
+  config.update(changes);
+  return config;
+}
+
+// What all releases say the same.
+Json common(const char* model_type, const char* architecture) {
+  return {{"architectures", {architecture}}, {"model_type", model_type},
+          {"attention_dropout", 0.0},        {"hidden_act", "silu"},
+          {"initializer_range", 0.02},       {"tie_word_embeddings", false},
+          {"torch_dtype", "bfloat16"},       {"use_cache", true}};
+}
+
+// Sizes that every decoder has.
+Json sizes(int layers, int hidden, int intermediate, int heads, int kv_heads) {
+  return {{"num_hidden_layers", layers},
+          {"hidden_size", hidden},
+          {"intermediate_size", intermediate},
+          {"num_attention_heads", heads},
+          {"num_key_value_heads", kv_heads}};
+}
+
+Json qwen3(const char* model_type, const char* architecture, const Json& sizes) {
+  Json config = common(model_type, architecture);
+  config.update({{"attention_bias", false},
+                 {"bos_token_id", 151643},
+                 {"eos_token_id", 151645},
+                 {"head_dim", 128},
+                 {"max_position_embeddings", 40960},
+                 {"rms_norm_eps", 1e-6},
+                 {"rope_scaling", nullptr},
+                 {"rope_theta", 1000000},
+                 {"sliding_window", nullptr},
+                 {"transformers_version", "4.51.0"},
+                 {"use_sliding_window", false},
+                 {"vocab_size", 151936}});
+  config.update(sizes);
+  config["max_window_layers"] = config["num_hidden_layers"];
+  return config;
+}
+
+Json qwen3_dense(const Json& sizes) { return qwen3("qwen3", "Qwen3ForCausalLM", sizes); }
+
+Json qwen3_moe(const Json& sizes, int experts, int top, int width) {
+  Json config = qwen3("qwen3_moe", "Qwen3MoeForCausalLM", sizes);
+  config.update({{"decoder_sparse_step", 1},
+                 {"mlp_only_layers", Json::array()},
+                 {"moe_intermediate_size", width},
+                 {"norm_topk_prob", true},
+                 {"num_experts", experts},
+                 {"num_experts_per_tok", top},
+                 {"output_router_logits", false},
+                 {"router_aux_loss_coef", 0.001}});
+  return config;
+}
+
+Json llama_3(const Json& sizes) {
+  Json config = common("llama", "LlamaForCausalLM");
+  config.update({{"attention_bias", false},
+                 {"bos_token_id", 128000},
+                 {"eos_token_id", {128001, 128008, 128009}},
+                 {"max_position_embeddings", 131072},
+                 {"mlp_bias", false},
+                 {"pretraining_tp", 1},
+                 {"rms_norm_eps", 1e-5},
+                 {"rope_scaling",
+                  {{"factor", 8.0},
+                   {"low_freq_factor", 1.0},
+                   {"high_freq_factor", 4.0},
+                   {"original_max_position_embeddings", 8192},
+                   {"rope_type", "llama3"}}},
+                 {"rope_theta", 500000.0},
+                 {"vocab_size", 128256}});
+  config.update(sizes);
+  return config;
+}
+
+Json glm_4(const Json& sizes, int dense_layers, int experts, int width) {
+  Json config = common("glm4_moe", "Glm4MoeForCausalLM");
+  config.update({{"attention_bias", true},
+                 {"eos_token_id", {151329, 151336, 151338}},
+                 {"first_k_dense_replace", dense_layers},
+                 {"head_dim", 128},
+                 {"max_position_embeddings", 131072},
+                 {"moe_intermediate_size", width},
+                 {"n_group", 1},
+                 {"n_routed_experts", experts},
+                 {"n_shared_experts", 1},
+                 {"norm_topk_prob", true},
+                 {"num_experts_per_tok", 8},
+                 {"num_nextn_predict_layers", 1},
+                 {"pad_token_id", 151329},
+                 {"partial_rotary_factor", 0.5},
+                 {"rms_norm_eps", 1e-5},
+                 {"rope_scaling", nullptr},
+                 {"rope_theta", 1000000},
+                 {"routed_scaling_factor", 1.0},
+                 {"topk_group", 1},
+                 {"use_qk_norm", false},
+                 {"vocab_size", 151552}});
+  config.update(sizes);
+  return config;
+}
+
+// Of a size at which a demonstration takes seconds.
+const Json& tiny() {
+  static const Json kTiny = {{"bos_token_id", 0},
+                             {"eos_token_id", 1},
+                             {"head_dim", 64},
+                             {"max_position_embeddings", 8192},
+                             {"vocab_size", 4096}};
+  return kTiny;
+}
+
+}  // namespace
+
+Json qwen3_8b_config() { return qwen3_dense(sizes(36, 4096, 12288, 32, 8)); }
+Json qwen3_32b_config() { return qwen3_dense(sizes(64, 5120, 25600, 64, 8)); }
+Json qwen3_30b_a3b_config() { return qwen3_moe(sizes(48, 2048, 6144, 32, 4), 128, 8, 768); }
+Json qwen3_235b_a22b_config() { return qwen3_moe(sizes(94, 4096, 12288, 64, 4), 128, 8, 1536); }
+
+Json llama_3_1_8b_config() {
+  return with(llama_3(sizes(32, 4096, 14336, 32, 8)), {{"eos_token_id", 128001}});
+}
+Json llama_3_3_70b_config() { return with(llama_3(sizes(80, 8192, 28672, 64, 8)), {{"head_dim", 128}}); }
+
+Json mixtral_8x7b_config() {
+  return with(with(common("mixtral", "MixtralForCausalLM"), sizes(32, 4096, 14336, 32, 8)),
+              {{"bos_token_id", 1},
+               {"eos_token_id", 2},
+               {"max_position_embeddings", 32768},
+               {"num_experts_per_tok", 2},
+               {"num_local_experts", 8},
+               {"output_router_logits", false},
+               {"rms_norm_eps", 1e-5},
+               {"rope_theta", 1000000.0},
+               {"router_aux_loss_coef", 0.02},
+               {"sliding_window", nullptr},
+               {"vocab_size", 32000}});
+}
+
+Json glm_4_5_air_config() { return glm_4(sizes(46, 4096, 10944, 96, 8), 1, 128, 1408); }
+Json glm_4_6_config() {
+  return with(glm_4(sizes(92, 5120, 12288, 96, 8), 3, 160, 1536),
+              {{"max_position_embeddings", 202752}, {"routed_scaling_factor", 2.5}, {"use_qk_norm", true}});
+}
+
+Json qwen3_tiny_config() {
+  return with(with(qwen3_dense(sizes(4, 256, 512, 4, 2)), tiny()), {{"tie_word_embeddings", true}});
+}
+Json qwen3_moe_tiny_config() {
+  return with(with(qwen3_moe(sizes(4, 256, 512, 4, 2), 16, 4, 128), tiny()), {{"mlp_only_layers", {0}}});
+}
+
+}  // namespace nibblecast

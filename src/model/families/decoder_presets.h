@@ -1,0 +1,23 @@
+// model/families/decoder_presets.h - config.json of models that the program knows by name, as their releases
+// have it on the Hub (Qwen/Qwen3-8B, -32B, -30B-A3B, -235B-A22B; meta-llama/Llama-3.1-8B, -3.3-70B-Instruct;
+// mistralai/Mixtral-8x7B-v0.1; zai-org/GLM-4.5-Air, GLM-4.6), and of two small ones for demonstrations: dense
+// with a tied head; with experts in all layers but one.
+#pragma once
+
+#include "base/json.h"
+
+namespace nibblecast {
+
+Json qwen3_8b_config();
+Json qwen3_32b_config();
+Json qwen3_30b_a3b_config();
+Json qwen3_235b_a22b_config();
+Json llama_3_1_8b_config();
+Json llama_3_3_70b_config();
+Json mixtral_8x7b_config();
+Json glm_4_5_air_config();
+Json glm_4_6_config();
+Json qwen3_tiny_config();
+Json qwen3_moe_tiny_config();
+
+}  // namespace nibblecast

@@ -1,0 +1,136 @@
+#include "model/families/decoder_row.h"
+
+#include <algorithm>
+
+namespace nibblecast {
+namespace {
+
+// Mixtral's names, which MiniMax took over.
+MoeNames mixtral_names(std::string_view router_bias) {
+  return {.block = "block_sparse_moe", .router_bias = router_bias, .gate = "w1", .up = "w3", .down = "w2"};
+}
+
+DecoderRow llama() {
+  return {.model_type = "llama",
+          .kv_heads_optional = true,
+          .qkv_bias = {"attention_bias"},
+          .o_bias = {"attention_bias"},
+          .mlp_bias = {"mlp_bias"}};
+}
+
+DecoderRow mistral() { return {.model_type = "mistral", .windows = Windows::kAll, .window = 4096}; }
+
+DecoderRow qwen2() {
+  return {.model_type = "qwen2", .qkv_bias = {"", true}, .windows = Windows::kLateIfUsed, .window = 4096};
+}
+
+DecoderRow qwen3() {
+  return {.model_type = "qwen3",
+          .head_dim = 128,
+          .qkv_bias = {"attention_bias"},
+          .o_bias = {"attention_bias"},
+          .head_norms = HeadNorms::kPerHead,
+          .windows = Windows::kLateIfUsed,
+          .window = 4096};
+}
+
+DecoderRow qwen3_moe() {
+  return {.model_type = "qwen3_moe",
+          .qkv_bias = {"attention_bias"},
+          .o_bias = {"attention_bias"},
+          .head_norms = HeadNorms::kPerHead,
+          .windows = Windows::kAllIfUsed,
+          .window = 4096,
+          .moe = MoeRow{.steps = true, .renormalize = {"norm_topk_prob", false}}};
+}
+
+DecoderRow mixtral() {
+  return {.model_type = "mixtral",
+          .eps = 1e-5,
+          .rope = {.theta = 1e6},
+          .windows = Windows::kAll,
+          .moe = MoeRow{.experts = "num_local_experts",
+                        .experts_alias = "num_experts",
+                        .width = "intermediate_size",
+                        .names = mixtral_names("")}};
+}
+
+DecoderRow glm4_moe() {
+  const MoeNames names = {.router_bias = "gate.e_score_correction_bias"};
+  return {.model_type = "glm4_moe",
+          .eps = 1e-5,
+          .rope = {.partial = true, .share = 0.5},
+          .qkv_bias = {"attention_bias"},
+          .head_norms = HeadNorms::kPerHead,
+          .has_head_norms = {"use_qk_norm", false},
+          .moe = MoeRow{.experts = "n_routed_experts",
+                        .shared = "n_shared_experts",
+                        .first = {"first_k_dense_replace", 1},
+                        .score = RouterScore::kSigmoid,
+                        .renormalize = {"norm_topk_prob", true},
+                        .scale = {"routed_scaling_factor", 1},
+                        .eps = 1e-20f,
+                        .groups = true,
+                        .names = names,
+                        .hub = names},
+          .drafts_key = "num_nextn_predict_layers",
+          .drafts_alias = "num_mtp_layers",
+          .drafts = 1,
+          .fixed = {{"scoring_func", "sigmoid"}, {"topk_method", "noaux_tc"}}};
+}
+
+DecoderRow minimax_m2() {
+  return {.model_type = "minimax_m2",
+          .rope = {.theta = 5e6, .partial = true},
+          .head_dim = 128,
+          .head_norms = HeadNorms::kAll,
+          .moe = MoeRow{.experts = "num_local_experts",
+                        .experts_alias = "num_experts",
+                        .width = "intermediate_size",
+                        .score = RouterScore::kSigmoid,
+                        .names = mixtral_names("e_score_correction_bias"),
+                        .hub = {.router_bias = "e_score_correction_bias"}},
+          .drafts_key = "num_mtp_modules",
+          .fixed = {{"scoring_func", "sigmoid"},
+                    {"use_qk_norm", true},
+                    {"qk_norm_type", "per_layer"},
+                    {"use_routing_bias", true},
+                    {"shared_intermediate_size", 0},
+                    {"attn_type_list", 1}}};
+}
+
+DecoderRow hy_v3() {
+  return {
+      .model_type = "hy_v3",
+      .eps = 1e-5,
+      .rope = {.theta = 11158840},
+      .head_dim = 128,
+      .qkv_bias = {"attention_bias"},
+      .o_bias = {"attention_bias"},
+      .mlp_bias = {"mlp_bias"},
+      .head_norms = HeadNorms::kPerHead,
+      .moe = MoeRow{.width_alias = "expert_hidden_dim",
+                    .shared = "num_shared_experts",
+                    .first = {"first_k_dense_replace", 1},
+                    .layer_types = true,
+                    .score = RouterScore::kSigmoid,
+                    .scale = {"router_scaling_factor", 2.826},
+                    .eps = 1e-20f,
+                    .names = {.router = "router.gate", .router_bias = "expert_bias", .shared = "shared_mlp"},
+                    .hub = {.router_bias = "e_score_correction_bias"}},
+      .drafts_key = "num_nextn_predict_layers"};
+}
+
+}  // namespace
+
+const std::vector<DecoderRow>& decoder_rows() {
+  static const std::vector<DecoderRow> kRows = {llama(),   mistral(),  qwen2(),      qwen3(), qwen3_moe(),
+                                                mixtral(), glm4_moe(), minimax_m2(), hy_v3()};
+  return kRows;
+}
+
+const DecoderRow& decoder_row(std::string_view model_type) {
+  return *std::ranges::find(decoder_rows(), model_type, &DecoderRow::model_type);
+}
+
+}  // namespace nibblecast

@@ -1,0 +1,85 @@
+// model/families/decoder_row.h - what sets a family of decoders apart, as a row of settings: which keys its
+// config.json has, what holds where they are absent, and what its tensors are called.
+// (transformers 5.23: configuration_*.py and modeling_*.py of each model_type; names on disk by
+// conversion_mapping.py)
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "base/json.h"
+#include "model/decoder_spec.h"
+#include "model/families/rope_config.h"
+
+namespace nibblecast {
+
+// A value of the config. Without a key it is the family's own, and no config changes it.
+template <class T>
+struct Option {
+  std::string_view key = {};
+  T otherwise = {};  // where the key is absent
+};
+
+// Which layers have a window of `sliding_window` keys.
+enum class Windows : uint8_t {
+  kNone,
+  kAll,
+  kAllIfUsed,   // all, if use_sliding_window
+  kLateIfUsed,  // those of layer_types, or from max_window_layers on, if use_sliding_window
+};
+
+// What is called what within model.layers.N.
+struct MoeNames {
+  std::string_view block = "mlp";  // of router and experts
+  std::string_view router = "gate";
+  std::string_view router_bias = {};  // empty: there is none
+  std::string_view shared = "shared_experts";
+  std::string_view gate = "gate_proj", up = "up_proj", down = "down_proj";  // of a routed expert
+  bool operator==(const MoeNames&) const = default;
+};
+
+struct MoeRow {
+  std::string_view experts = "num_experts", experts_alias = "num_local_experts";
+  std::string_view width = "moe_intermediate_size", width_alias = {};  // of an expert
+  std::string_view shared = {};  // key of how many shared experts there are, 1 where absent; empty: none
+  // Layers below it are dense.
+  Option<uint64_t> first = {};
+  bool steps = false;        // and those of mlp_only_layers, and all but each decoder_sparse_step'th
+  bool layer_types = false;  // mlp_layer_types, where given, says it instead
+  RouterScore score = RouterScore::kSoftmax;
+  Option<bool> renormalize = {"", true};
+  Option<double> scale = {"", 1};
+  float eps = 0;
+  bool groups = false;  // n_group, topk_group
+  MoeNames names = {};
+  MoeNames hub = {};  // transformers' names
+};
+
+struct DecoderRow {
+  std::string_view model_type;
+  double eps = 1e-6;  // where there is no rms_norm_eps
+  RopeDefaults rope = {};
+  uint64_t head_dim = 0;           // where the config has none; 0: hidden_size / num_attention_heads
+  bool kv_heads_optional = false;  // as many as heads where absent
+  Option<bool> qkv_bias = {}, o_bias = {}, mlp_bias = {};
+  HeadNorms head_norms = HeadNorms::kNone;
+  Option<bool> has_head_norms = {"", true};
+  Windows windows = Windows::kNone;
+  uint64_t window = 0;  // where windows have no sliding_window; 0: none
+  std::optional<MoeRow> moe = {};
+  // Keys of how many layers for drafts follow the others, and how many where absent.
+  std::string_view drafts_key = {}, drafts_alias = {};
+  uint64_t drafts = 0;
+  // Options of the family whose other values the forward pass lacks.
+  std::vector<std::pair<std::string_view, Json>> fixed = {};
+};
+
+const std::vector<DecoderRow>& decoder_rows();
+// That of model_type, which must have one.
+const DecoderRow& decoder_row(std::string_view model_type);
+
+}  // namespace nibblecast
