@@ -73,8 +73,7 @@ struct Overview {
 };
 
 std::string format_name(const StoredFiles& stored, const std::string& module) {
-  const StoredFormat format = stored.format_of(module);
-  if (format != StoredFormat::kPlain) return std::string(weight_format_name(format));
+  if (const auto packed = stored.packed(module)) return packed->container;
   return std::string(dtype_name(stored.find(module + ".weight")->dtype));
 }
 

@@ -13,16 +13,15 @@
 #include "cli/summary.h"
 #include "cli/text.h"
 #include "formats/bf16.h"
-#include "formats/fp8_block.h"
-#include "formats/mxfp4.h"
-#include "formats/nvfp4.h"
-#include "model/deepseek_v4_modules.h"
+#include "formats/stored_linear.h"
+#include "model/family.h"
 
 namespace nibblecast {
 namespace {
 
 constexpr uint64_t kChunkBytes = 16 << 20;
 constexpr size_t kShownValues = 16;
+constexpr std::string_view kWeight = ".weight";
 constexpr size_t kShownBlocks = 4;
 
 template <class T>
@@ -160,78 +159,51 @@ std::vector<Block> blocks_of(std::span<const float> row, std::span<const std::by
   return blocks;
 }
 
-const uint8_t* raw(const std::vector<std::byte>& bytes) {
-  return reinterpret_cast<const uint8_t*>(bytes.data());
-}
-
 float scalar(const StoredFiles& stored, const Tensor* tensor) {
   if (tensor == nullptr || tensor->dtype != Dtype::kF32 || tensor->size_bytes != 4) return std::nanf("");
   return load<float>(stored.read(*tensor, 0, 4).data());
 }
 
-const Tensor& scale_of(const StoredFiles& stored, const std::string& module, StoredFormat format) {
-  return *stored.find(module + (format == StoredFormat::kNvfp4 ? ".weight_scale" : ".scale"));
+// Elements that share a scale along a row.
+BlockLayout layout_of(const LinearFormat& format) {
+  if (format.stored == StoredFormat::kMxfp4) return {32, 16};
+  if (format.stored == StoredFormat::kNvfp4) return {16, 8};
+  return {format.tile_cols, format.tile_cols};
 }
 
-// Elements that share a scale along a row; of FP8 tiles 128 (or what fits) by the shapes.
-BlockLayout layout_of(const Tensor& weight, const Tensor& scale, StoredFormat format) {
-  if (format == StoredFormat::kMxfp4) return {32, 16};
-  if (format == StoredFormat::kNvfp4) return {16, 8};
-  const uint64_t tiles = std::max<uint64_t>(scale.shape[1], 1);
-  uint64_t width = 1;
-  while (width * tiles < weight.shape[1]) width *= 2;
-  return {width, width};
+std::vector<Block> first_blocks(const StoredFiles& stored, const LinearParts& parts) {
+  const BlockLayout layout = layout_of(parts.format);
+  LinearFormat row = parts.format;  // what of row 0 is shown
+  row.cols = std::min(row.cols, kShownBlocks * layout.width);
+  row.rows = row.tile_rows = 1;
+  const std::vector<std::byte> codes = stored.read(*parts.weight, 0, row.weight_bytes(0, 1).size);
+  const std::vector<std::byte> scales = stored.read(*parts.scale, 0, row.scale_bytes(0, 1).size);
+  std::vector<std::byte> scale_2;
+  if (parts.scale_2 != nullptr) scale_2 = stored.read(*parts.scale_2, 0, parts.scale_2->size_bytes);
+  std::vector<float> values(row.cols);
+  dequantize_rows_ref(row.view(1, codes.data(), scales.data(), scale_2), 0, 1, values.data(), row.cols);
+  const uint64_t shown = scales.size() / dtype_bytes(parts.scale->dtype);
+  return blocks_of(values, codes, first_values(stored, *parts.scale, shown), layout);
 }
 
-std::vector<Block> first_blocks(const StoredFiles& stored, const std::string& module, StoredFormat format) {
-  const Tensor& weight = *stored.find(module + ".weight");
-  const Tensor& scale = scale_of(stored, module, format);
-  const BlockLayout layout = layout_of(weight, scale, format);
-  const uint64_t shown = std::min<uint64_t>(kShownBlocks, scale.shape[1]);
-  const std::vector<std::byte> codes =
-      stored.read(weight, 0, std::min(weight.shape[1], shown * layout.code_bytes));
-  const std::vector<std::byte> scales = stored.read(scale, 0, shown * dtype_bytes(scale.dtype));
-  const size_t cols = format == StoredFormat::kFp8Block ? codes.size() : codes.size() * 2;
-  std::vector<float> row(cols);
-  if (format == StoredFormat::kMxfp4) {
-    dequantize_mxfp4_ref<float>({.codes = raw(codes), .scales = raw(scales), .rows = 1, .cols = cols}, 0, 1,
-                                row.data(), cols);
-  } else if (format == StoredFormat::kNvfp4) {
-    const float scale_2 = scalar(stored, stored.find(module + ".weight_scale_2"));
-    dequantize_nvfp4_ref<float>(
-        {.codes = raw(codes), .block_scales = raw(scales), .scale_2 = scale_2, .rows = 1, .cols = cols}, 0, 1,
-        row.data(), cols);
-  } else {
-    dequantize_fp8_block_ref<float>(
-        {.codes = raw(codes),
-         .scales = scales.data(),
-         .scale_type = scale.dtype == Dtype::kF32 ? ScaleType::kF32 : ScaleType::kE8M0,
-         .rows = 1,
-         .cols = cols,
-         .tile_rows = 1,
-         .tile_cols = layout.width},
-        0, 1, row.data(), cols);
-  }
-  return blocks_of(row, codes, first_values(stored, scale, shown), layout);
-}
-
-void show_blocks(const StoredFiles& stored, const std::string& module, StoredFormat format, Shown& shown) {
-  const Tensor& scale = scale_of(stored, module, format);
+void show_blocks(const StoredFiles& stored, const std::string& module, const LinearParts& parts,
+                 Shown& shown) {
+  const Tensor& scale = *parts.scale;
   const Range scales = range_of(stored, scale);
   shown.text +=
-      summary_line("format", weight_format_name(format)) +
+      summary_line("format", parts.container) +
       summary_line("scales", fmt::format("{} {} {}: {}", printable(scale.name), dtype_name(scale.dtype),
                                          shape_text(scale.shape), scales.text()));
-  shown.json["weight_format"] = weight_format_name(format);
+  shown.json["weight_format"] = parts.container;
   shown.json["scales"] = scales.json();
   for (const char* name : {"weight_scale_2", "input_scale"}) {
-    if (format != StoredFormat::kNvfp4) break;
+    if (parts.format.stored != StoredFormat::kNvfp4) break;
     const double value = scalar(stored, stored.find(fmt::format("{}.{}", module, name)));
     shown.text += summary_line("", fmt::format("{:<15} {:.9g}", name, value));
     shown.json[name] = std::isfinite(value) ? Json(value) : Json();
   }
   Json blocks = Json::array();
-  for (const Block& block : first_blocks(stored, module, format)) {
+  for (const Block& block : first_blocks(stored, parts)) {
     blocks.push_back({{"codes", block.codes},
                       {"scale", numbers({&block.scale, 1})[0]},
                       {"values", numbers(block.values)}});
@@ -246,26 +218,20 @@ void show_blocks(const StoredFiles& stored, const std::string& module, StoredFor
   shown.json["blocks"] = std::move(blocks);
 }
 
-// "X.weight" gives "X"; nothing for a tensor that is no weight of scaled blocks.
-std::optional<std::string> block_module(const StoredFiles& stored, const Tensor& tensor) {
-  if (!tensor.name.ends_with(".weight")) return std::nullopt;
-  std::string module = tensor.name.substr(0, tensor.name.size() - 7);
-  if (stored.format_of(module) == StoredFormat::kPlain) return std::nullopt;
-  return module;
-}
-
 // By the name it has, that of its module, or transformers' for either.
 const Tensor* find_named(const StoredFiles& stored, const std::string& name) {
   if (const Tensor* tensor = stored.find(name)) return tensor;
   if (const Tensor* tensor = stored.find(name + ".weight")) return tensor;
-  for (const Tensor& tensor : stored.tensors()) {
-    const size_t dot = tensor.name.rfind('.');
-    if (dot == std::string::npos) continue;
-    const std::string hub = hub_module_name(std::string_view(tensor.name).substr(0, dot));
-    const std::string kind = tensor.name.substr(dot);
-    if (!hub.empty() && (hub + kind == name || (kind == ".weight" && hub == name))) return &tensor;
+  try {
+    const Model model = read_model(stored.config(), "config.json");
+    const WeightModule* module = ModuleIndex(model.table).find(name);
+    if (module != nullptr) return stored.find(module->name + ".weight");
+    const size_t dot = name.rfind('.');  // a scale, by transformers' name of its module
+    module = dot == std::string::npos ? nullptr : ModuleIndex(model.table).find(name.substr(0, dot));
+    return module == nullptr ? nullptr : stored.find(module->name + name.substr(dot));
+  } catch (const Error&) {  // a model that is not known has no other names
+    return nullptr;
   }
-  return nullptr;
 }
 
 }  // namespace
@@ -287,9 +253,12 @@ Shown show_tensor(const StoredFiles& stored, const std::string& name) {
   shown.json = {{"name", tensor->name},   {"dtype", dtype_name(tensor->dtype)},
                 {"shape", tensor->shape}, {"bytes", tensor->size_bytes},
                 {"shard", shard},         {"offset", tensor->offset}};
-  if (const auto module = block_module(stored, *tensor)) {
-    show_blocks(stored, *module, stored.format_of(*module), shown);
-    return shown;
+  if (tensor->name.ends_with(kWeight)) {
+    const std::string module = tensor->name.substr(0, tensor->name.size() - kWeight.size());
+    if (const auto parts = stored.packed(module)) {
+      show_blocks(stored, module, *parts, shown);
+      return shown;
+    }
   }
   const Range range = range_of(stored, *tensor);
   const std::vector<double> values = first_values(stored, *tensor, kShownValues);

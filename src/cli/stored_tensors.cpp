@@ -2,33 +2,12 @@
 
 #include <algorithm>
 
+#include "base/error.h"
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/safetensors.h"
 #include "cli/source.h"
 
 namespace nibblecast {
-namespace {
-
-bool is_matrix(const Tensor* tensor, Dtype dtype) {
-  return tensor && tensor->dtype == dtype && tensor->shape.size() == 2;
-}
-
-}  // namespace
-
-std::string_view weight_format_name(StoredFormat format) {
-  switch (format) {
-    case StoredFormat::kPlain:
-      return "plain";
-    case StoredFormat::kFp8Block:
-      return "FP8 blocks";
-    case StoredFormat::kMxfp4:
-      return "MXFP4";
-    case StoredFormat::kNvfp4:
-      return "NVFP4";
-  }
-  return "?";
-}
-
 StoredFiles StoredFiles::open(const std::string& path) {
   FileSystem& files = system_files();
   StoredFiles stored;
@@ -69,25 +48,18 @@ std::vector<std::byte> StoredFiles::read(const Tensor& tensor, uint64_t begin, u
   return bytes;
 }
 
-StoredFormat StoredFiles::format_of(const std::string& module) const {
-  const Tensor& weight = *find(module + ".weight");
-  if (weight.shape.size() != 2 || weight.shape[0] == 0 || weight.shape[1] == 0) return StoredFormat::kPlain;
-  const Tensor* scale = find(module + ".scale");
-  const Tensor* weight_scale = find(module + ".weight_scale");
-  const uint64_t rows = weight.shape[0], cols = weight.shape[1];
-  const auto holds_one = [&](const Tensor* tensor) { return tensor && tensor->size_bytes > 0; };
-  if (!holds_one(scale) && !holds_one(weight_scale)) return StoredFormat::kPlain;
-  if (weight.dtype == Dtype::kI8 && is_matrix(scale, Dtype::kF8E8M0) &&
-      scale->shape == Shape{rows, cols / 16}) {
-    return StoredFormat::kMxfp4;
+std::optional<LinearParts> StoredFiles::packed(const std::string& module) const {
+  const LocateTensor where = [&](const Tensor& tensor) {
+    return Where{.file = shards_[tensor.shard].string(), .tensor = tensor.name, .offset = tensor.offset};
+  };
+  try {
+    const auto parts = find_linear(
+        module, tile_size(config_, "config.json"), [&](const std::string& name) { return find(name); }, where);
+    const bool is_plain = !parts || parts->scale == nullptr;
+    return is_plain ? std::nullopt : parts;
+  } catch (const Error&) {  // a look at the tensors needs no more than their headers
+    return std::nullopt;
   }
-  if (weight.dtype == Dtype::kU8 && is_matrix(weight_scale, Dtype::kF8E4M3) &&
-      weight_scale->shape == Shape{rows, cols / 8}) {
-    return StoredFormat::kNvfp4;
-  }
-  const bool has_tiles = is_matrix(scale, Dtype::kF8E8M0) || is_matrix(scale, Dtype::kF32);
-  return weight.dtype == Dtype::kF8E4M3 && has_tiles && holds_one(scale) ? StoredFormat::kFp8Block
-                                                                         : StoredFormat::kPlain;
 }
 
 }  // namespace nibblecast

@@ -14,12 +14,9 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "checkpoint/tensor.h"
+#include "weights/container.h"
 
 namespace nibblecast {
-
-// How a module's weight is stored, seen from its tensors alone.
-enum class StoredFormat { kPlain, kFp8Block, kMxfp4, kNvfp4 };
-std::string_view weight_format_name(StoredFormat format);
 
 class StoredFiles {
  public:
@@ -37,8 +34,8 @@ class StoredFiles {
   // Bytes [begin, begin + size_bytes) of a tensor.
   std::vector<std::byte> read(const Tensor& tensor, uint64_t begin, uint64_t size_bytes) const;
 
-  // Of `module`, whose tensor `module`.weight exists.
-  StoredFormat format_of(const std::string& module) const;
+  // The quantized weight named `module`; nothing where `module`.weight is none, or its parts do not fit.
+  std::optional<LinearParts> packed(const std::string& module) const;
 
  private:
   void index_names();

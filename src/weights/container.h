@@ -66,7 +66,7 @@ struct LinearParts {
   LinearFormat format = {};
   const Tensor *weight = nullptr, *scale = nullptr, *scale_2 = nullptr;
   const Tensor* input_scale = nullptr;  // X.input_scale: of activations, no part of the weight
-  const char* container = "";           // in words: "FP8 in tiles"
+  const char* container = "";           // in words: "FP8 blocks"
 };
 
 using FindTensor = std::function<const Tensor*(const std::string& name)>;

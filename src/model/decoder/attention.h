@@ -49,17 +49,18 @@ class AttentionBlock {
     T* const k = buffers.k + begin * keys;
     T* const v = buffers.v + begin * keys;
     T* const x = device_.load(first, count);
-    device_.norm(x, count, hidden_, weights_.norm, norm_, buffers.in, device_.seen(Finding::kAttentionIn));
+    device_.norm(x, count, hidden_, weights_.norm, norm_, buffers.in,
+                 device_.seen(LayerFinding::kAttentionIn));
     project(weights_.q, weights_.q_norm, gqa_.heads, first, count, buffers.q);
     project(weights_.k, weights_.k_norm, gqa_.kv_heads, first, count, k);
-    device_.see(k, count, keys, device_.seen(Finding::kKeys));
+    device_.see(k, count, keys, device_.seen(LayerFinding::kKeys));
     device_.product(buffers.in, count, weights_.v, buffers.sums);
     device_.turn_heads(buffers.sums, count, gqa_.kv_heads, gqa_.width, nullptr, nullptr, first, v);
-    device_.see(v, count, keys, device_.seen(Finding::kValues));
+    device_.see(v, count, keys, device_.seen(LayerFinding::kValues));
     device_.attend(shape_, group, begin, count, buffers.q, buffers.k, buffers.v, weights_.sinks, buffers.out,
-                   device_.seen(Finding::kAttentionOut));
+                   device_.seen(LayerFinding::kAttentionOut));
     device_.product(buffers.out, count, weights_.o, buffers.sums);
-    device_.add(buffers.sums, count, hidden_, x, device_.seen(Finding::kAttentionStream));
+    device_.add(buffers.sums, count, hidden_, x, device_.seen(LayerFinding::kAttentionStream));
     device_.store(first, count, x);
   }
 

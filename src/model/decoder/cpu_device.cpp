@@ -71,7 +71,7 @@ CpuDevice<T>::CpuDevice(const Model& model, TokenRows rows, const ForwardDevice&
   const CudaWorkload workload{rows_.rows.size(), tokens(), rows_.longest};
   residual_ = lay_out<ResidualBuffers<T>>(residual_block_, widths, uint64_t{tokens()}, true);
   work_ = lay_out<WorkBuffers<T>>(work_block_, widths, workload, kSizes, true);
-  findings_ = std::vector<Amax>(Finding::count(widths.experts));
+  findings_ = std::vector<Amax>(LayerFinding::count(widths.experts));
 }
 
 template <class T>
@@ -210,7 +210,7 @@ void CpuDevice<T>::route(const RouterSpec& router, const float* bias, const floa
   for_rows(count, [&](size_t row) {
     const size_t at = (first + row) * router.top;
     if (!nibblecast::route(router, logits + row * router.experts, bias, to.chosen + at, to.weights + at))
-      findings_[Finding::kNanScore].add(1);
+      findings_[LayerFinding::kNanScore].add(1);
   });
 }
 

@@ -94,7 +94,7 @@ CudaBlocks<T>::CudaBlocks(const Model& model, const TokenRows& rows, const Forwa
   const uint64_t limit = memory_limit(device);
   memory = fitting_memory(decoder_cuda_memory<T>(model, workload, device.expert_bytes, limit), limit);
   const bool resident = memory.streams_resident;
-  findings_count = Finding::count(widths.experts);
+  findings_count = LayerFinding::count(widths.experts);
   tokens = lay_out<CudaTokenBuffers>(token_block_, device_block, spec, workload);
   residual = lay_out<ResidualBuffers<T>>(residual_block_, device_block, widths, workload.tokens, resident);
   work = lay_out<WorkBuffers<T>>(work_block_, device_block, widths, workload, kCudaSizes, resident);

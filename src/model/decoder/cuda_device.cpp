@@ -78,10 +78,10 @@ void CudaDevice<T>::embed(const EmbeddingShape& shape, uint64_t first, uint64_t 
     const uint64_t rows = std::min<uint64_t>(kHeadRows, count - done);
     copy_async(computing_, piece, bytes.data() + done * row_bytes, rows * row_bytes);
     embed_cuda(computing_, reinterpret_cast<const bf16*>(piece), first + done, rows, blocks_.tokens->ids,
-               tokens(), 1, hidden_, residual().x, seen(Finding::kEmbedding));
+               tokens(), 1, hidden_, residual().x, seen(LayerFinding::kEmbedding));
   }
   float largest = 0;
-  copy_async(computing_, &largest, seen(Finding::kEmbedding), sizeof largest);
+  copy_async(computing_, &largest, seen(LayerFinding::kEmbedding), sizeof largest);
   computing_.synchronize();
   check_embedding(shape.name, largest);
 }
@@ -247,12 +247,12 @@ void CudaDevice<T>::activate(const Activation& activation, const T* x, size_t co
 template <class T>
 void CudaDevice<T>::route(const RouterSpec& router, const float* bias, const float* logits, size_t first,
                           size_t count) {
-  static_assert(Finding::kUnknownExpert == Finding::kNanScore + 1);
+  static_assert(LayerFinding::kUnknownExpert == LayerFinding::kNanScore + 1);
   const RoutingBuffers& to = residual().routing;
   part(CudaProfile::kMoves, [&] {
     route_cuda(computing_, router_view(router, bias), logits, blocks_.tokens->ids + first, count,
                to.chosen + first * router.top, to.weights + first * router.top,
-               reinterpret_cast<RouterFaults*>(seen(Finding::kNanScore)));
+               reinterpret_cast<RouterFaults*>(seen(LayerFinding::kNanScore)));
   });
 }
 

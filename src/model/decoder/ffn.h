@@ -28,9 +28,7 @@ template <class D, class F>
 void for_mlp_tokens(D& device, const F& f) {
   const size_t tokens = device.tokens();
   for (size_t begin = 0; begin < tokens; begin += D::kSizes.mlp_tokens) {
-    const size_t count = std::min<size_t>(D::kSizes.mlp_tokens, tokens - begin);
-    f(begin, count);
-    device.report(begin + count);
+    f(begin, std::min<size_t>(D::kSizes.mlp_tokens, tokens - begin));
   }
 }
 
@@ -40,11 +38,12 @@ void run_dense_mlp(D& device, const DecoderSpec& spec, const MlpSpec& mlp, const
   const auto& buffers = device.work().ffn;
   for_mlp_tokens(device, [&](size_t begin, size_t count) {
     auto* const x = device.load(begin, count);
-    device.norm(x, count, spec.hidden, norm, spec.norm, buffers.in, device.seen(Finding::kFfnIn));
+    device.norm(x, count, spec.hidden, norm, spec.norm, buffers.in, device.seen(LayerFinding::kFfnIn));
     run_mlp(device, mlp.activation, buffers.in, count, count, weights, nullptr, buffers.y,
-            device.seen(Finding::kMid), nullptr);
-    device.add(buffers.y, count, spec.hidden, x, device.seen(Finding::kFfnStream));
+            device.seen(LayerFinding::kMid), nullptr);
+    device.add(buffers.y, count, spec.hidden, x, device.seen(LayerFinding::kFfnStream));
     device.store(begin, count, x);
+    device.report(begin + count);
   });
 }
 
@@ -55,12 +54,12 @@ void run_router(D& device, const DecoderSpec& spec, const MoeSpec& moe, const Ff
   for_mlp_tokens(device, [&](size_t begin, size_t count) {
     float* const sum = device.residual().sum + begin * spec.hidden;
     device.norm(device.load(begin, count), count, spec.hidden, weights.norm, spec.norm, buffers.in,
-                device.seen(Finding::kFfnIn));
+                device.seen(LayerFinding::kFfnIn));
     device.product(buffers.in, count, weights.router, buffers.logits);
     device.route(moe.router, weights.choice_bias, buffers.logits, begin, count);
     if (moe.shared) {
       run_mlp(device, moe.shared->activation, buffers.in, count, count, weights.shared, nullptr, sum,
-              device.seen(Finding::kSharedMid), nullptr);
+              device.seen(LayerFinding::kSharedMid), nullptr);
     } else {
       device.clear(sum, count * spec.hidden);
     }
@@ -79,10 +78,10 @@ void run_expert(D& device, const DecoderSpec& spec, const MoeSpec& moe, const fl
     const RoutingBuffers& routing = device.residual().routing;
     device.gather(routing.list_tokens + at, count, padded, buffers.in);
     device.norm(buffers.in, count, spec.hidden, norm, spec.norm, buffers.in,
-                device.seen(Finding::expert_in(expert)));
+                device.seen(LayerFinding::expert_in(expert)));
     run_mlp(device, moe.expert.activation, buffers.in, count, padded, weights, routing.list_weights + at,
-            buffers.y, device.seen(Finding::expert_mid(expert)),
-            device.seen(Finding::expert_mid_weighted(expert)));
+            buffers.y, device.seen(LayerFinding::expert_mid(expert)),
+            device.seen(LayerFinding::expert_mid_weighted(expert)));
     device.scatter_add(buffers.y, routing.list_tokens + at, routing.list_weights + at, count);
     device.report_part(done + count, tokens);
   }
@@ -93,8 +92,9 @@ void add_experts(D& device, const DecoderSpec& spec) {
   for_mlp_tokens(device, [&](size_t begin, size_t count) {
     auto* const x = device.load(begin, count);
     device.add(device.residual().sum + begin * spec.hidden, count, spec.hidden, x,
-               device.seen(Finding::kFfnStream));
+               device.seen(LayerFinding::kFfnStream));
     device.store(begin, count, x);
+    device.report(begin + count);
   });
 }
 

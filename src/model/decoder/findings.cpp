@@ -19,10 +19,13 @@ struct Place {
   Role role;
 };
 constexpr Place kPlaces[] = {
-    {"attn.in", Finding::kAttentionIn, Role::kQ},     {"attn.k", Finding::kKeys, Role::kK},
-    {"attn.v", Finding::kValues, Role::kV},           {"attn.out", Finding::kAttentionOut, Role::kO},
-    {"ffn.in", Finding::kFfnIn, Role::kRouter},       {"ffn.mid", Finding::kMid, Role::kDown},
-    {"shared.mid", Finding::kSharedMid, Role::kDown},
+    {"attn.in", LayerFinding::kAttentionIn, Role::kQ},
+    {"attn.k", LayerFinding::kKeys, Role::kK},
+    {"attn.v", LayerFinding::kValues, Role::kV},
+    {"attn.out", LayerFinding::kAttentionOut, Role::kO},
+    {"ffn.in", LayerFinding::kFfnIn, Role::kRouter},
+    {"ffn.mid", LayerFinding::kMid, Role::kDown},
+    {"shared.mid", LayerFinding::kSharedMid, Role::kDown},
 };
 
 class Reader {
@@ -31,27 +34,27 @@ class Reader {
 
   void check_attention() const {
     for (const Place& place : kPlaces) {
-      if (place.finding <= Finding::kAttentionOut) check(place);
+      if (place.finding <= LayerFinding::kAttentionOut) check(place);
     }
-    check_streams(name_of(Role::kO), value(Finding::kAttentionStream));
+    check_streams(name_of(Role::kO), value(LayerFinding::kAttentionStream));
     for (const Place& place : kPlaces) {
-      if (place.finding > Finding::kAttentionOut) check(place);
+      if (place.finding > LayerFinding::kAttentionOut) check(place);
     }
   }
   void check_experts() const {
     for (size_t expert = 0; expert < table_.experts; ++expert) {
       const auto module = [&](Role role) { return name_of(role, static_cast<int32_t>(expert)); };
-      check_input(module(Role::kUp), value(Finding::expert_in(expert)));
-      check_input(module(Role::kDown), value(Finding::expert_mid(expert)));
-      check_input(module(Role::kDown), value(Finding::expert_mid_weighted(expert)));
+      check_input(module(Role::kUp), value(LayerFinding::expert_in(expert)));
+      check_input(module(Role::kDown), value(LayerFinding::expert_mid(expert)));
+      check_input(module(Role::kDown), value(LayerFinding::expert_mid_weighted(expert)));
     }
   }
   void check_end() const {
     const Role last = table_.experts == 0 ? Role::kDown : Role::kRouter;
-    check_streams(name_of(last), value(Finding::kFfnStream));
+    check_streams(name_of(last), value(LayerFinding::kFfnStream));
   }
   void check_router() const {
-    if (bits_[Finding::kNanScore] != 0) refuse_nan_score(name_of(Role::kRouter));
+    if (bits_[LayerFinding::kNanScore] != 0) refuse_nan_score(name_of(Role::kRouter));
   }
 
   std::vector<float> read(const Tap& tap) const {
@@ -60,8 +63,8 @@ class Reader {
       for (size_t expert = 0; expert < table_.experts; ++expert) values.push_back(value(at(expert)));
       return values;
     };
-    if (tap.name == "experts.in") return of_experts(Finding::expert_in);
-    if (tap.name == "experts.mid") return of_experts(Finding::expert_mid);
+    if (tap.name == "experts.in") return of_experts(LayerFinding::expert_in);
+    if (tap.name == "experts.mid") return of_experts(LayerFinding::expert_mid);
     const Place* place = std::ranges::find(kPlaces, std::string_view(tap.name), &Place::tap);
     if (place == std::end(kPlaces))
       throw Error(ErrorKind::kInternal, {}, "no such tap is measured", {.found = tap.name});
@@ -70,7 +73,7 @@ class Reader {
   std::vector<float> read_weighted() const {
     std::vector<float> values;
     for (size_t expert = 0; expert < table_.experts; ++expert)
-      values.push_back(value(Finding::expert_mid_weighted(expert)));
+      values.push_back(value(LayerFinding::expert_mid_weighted(expert)));
     return values;
   }
 

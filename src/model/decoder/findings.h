@@ -13,7 +13,7 @@
 
 namespace nibblecast {
 
-struct Finding {
+struct LayerFinding {
   enum : size_t {
     kEmbedding,
     kAttentionIn,

@@ -139,7 +139,7 @@ WorkBuffers<T>::WorkBuffers(Arena& arena, const DecoderWidths& widths, const Cud
 CudaTokenBuffers::CudaTokenBuffers(Arena& arena, const DecoderSpec& spec, const CudaWorkload& work)
     : ids(arena.take<int32_t>(work.tokens)),
       positions(arena.take<uint32_t>(work.tokens)),
-      findings(arena.take<uint32_t>(Finding::count(DecoderWidths(spec).experts))) {
+      findings(arena.take<uint32_t>(LayerFinding::count(DecoderWidths(spec).experts))) {
   for (const RopeSpec& rope : distinct_ropes(spec))
     turns.push_back(arena.take<Rope::Turn>(work.longest_row * rope.dims / 2));
 }
@@ -156,7 +156,7 @@ uint64_t decoder_memory_bytes(const Model& model, uint64_t tokens, uint64_t long
   for (const RopeSpec& rope : distinct_ropes(spec)) ropes += longest_row * rope.dims / 2 * sizeof(Rope::Turn);
   // Ids, positions, what each token predicts, and rows, of which there are no more than tokens.
   const uint64_t rows = tokens * (3 * sizeof(int32_t) + sizeof(RowSpan));
-  const uint64_t findings = (Finding::count(widths.experts) + 3 * widths.experts) * sizeof(uint64_t);
+  const uint64_t findings = (LayerFinding::count(widths.experts) + 3 * widths.experts) * sizeof(uint64_t);
   const uint64_t deepest = std::max({widths.hidden, widths.queries, widths.inner});
   return residual.size_bytes() + buffers.size_bytes() + 2 * kDirectAlignment + ropes + rows + findings +
          attention_bytes<T>(spec, longest_row, threads) +
