@@ -16,6 +16,8 @@
 #include "checkpoint/quantization.h"
 #include "formats/nvfp4.h"
 #include "model/family.h"
+#include "plan/auto_recipe.h"
+#include "plan/dialects/modelopt.h"
 #include "plan/engines.h"
 #include "plan/inventory.h"
 #include "plan/layout.h"
@@ -72,11 +74,11 @@ class Planner {
   Planner(const Checkpoint& source, const QuantizeOptions& options) : source_(source) {
     refuse_foreign_format(source);
     const std::string config_file = (source.folder() / "config.json").string();
-    plan_.options = options;
     plan_.weights = weight_sample(source);
     tiles_ = tile_size(source.config(), config_file);
     plan_.model = std::make_shared<const Model>(read_model(source.config(), config_file));
-    recipe_ = recipe_of(source.files(), options);
+    plan_.options = resolved_options(options, *plan_.model);
+    recipe_ = recipe_of(source.files(), plan_.options);
     plan_.options.recipe_text = recipe_.text;
     modules_ = resolve_modules(recipe_, plan_.model->table, tiles_);
     inventory_ = take_inventory(source, *plan_.model, tiles_);
@@ -332,12 +334,7 @@ class Planner {
 
   // The JSON documents of the output, and what recipe and engines say of them.
   void describe() {
-    const std::vector<ManifestModule> modules = manifest_modules(modules_);
-    const Manifest manifest{.modules = modules,
-                            .fp8_kv_cache = recipe_.kv_cache == KvCache::kFp8Cast,
-                            .producer_version = NIBBLECAST_VERSION};
-    plan_.config = output_config(source_.config(), manifest);
-    plan_.hf_quant_config = output_hf_quant_config(manifest);
+    plan_.options.format == OutputFormat::kModelOptV4 ? describe_as_v4() : describe_as_modelopt();
     index_output(source_, plan_);
     for (std::string& sentence : unmatched_patterns(recipe_, modules_)) warn(std::move(sentence));
     if (std::ranges::all_of(plan_.tensors, [](const auto& tensor) { return tensor.make == Make::kKeep; })) {
@@ -349,8 +346,28 @@ class Planner {
                            recipe_.origin),
            .remedy = "`nibblecast plan --explain MODULE` says what becomes of a module, and why"});
     }
-    if (std::optional<std::string> sentence = check_kv_cache(recipe_.kv_cache)) warn(std::move(*sentence));
     ask_engines();
+  }
+
+  void describe_as_v4() {
+    const std::vector<ManifestModule> modules = manifest_modules(modules_);
+    const Manifest manifest{.modules = modules,
+                            .fp8_kv_cache = recipe_.kv_cache == KvCache::kFp8Cast,
+                            .producer_version = NIBBLECAST_VERSION};
+    plan_.config = output_config(source_.config(), manifest);
+    plan_.hf_quant_config = output_hf_quant_config(manifest);
+    if (std::optional<std::string> sentence = check_kv_cache(recipe_.kv_cache)) warn(std::move(*sentence));
+  }
+
+  void describe_as_modelopt() {
+    if (recipe_.kv_cache == KvCache::kFp8) {
+      throw Error(ErrorKind::kUnsupported, {}, "--kv-cache fp8 wants measured scales, which are not written yet",
+                  {.hint = "fp8_cast tells engines to use an FP8 cache with scales of 1"});
+    }
+    ModelOptDocuments documents =
+        modelopt_documents(source_, table(), modules_, recipe_.kv_cache, NIBBLECAST_VERSION);
+    plan_.config = std::move(documents.config);
+    plan_.hf_quant_config = std::move(documents.hf_quant_config);
   }
 
   void warn(std::string reason) {
@@ -417,13 +434,25 @@ bool Plan::needs_activations() const {
 std::vector<Breach> breaches_of(const Plan& plan) {
   std::vector<Tensor> outs;
   for (const PlannedTensor& tensor : plan.tensors) outs.push_back(tensor.out);
-  return check_engine_contracts(plan.config, plan.hf_quant_config, outs);
+  return check_contracts(*plan.model, plan.config, plan.hf_quant_config, outs);
 }
 
 float most_of(const Plan& plan, const Tap& tap, const TapBound& bound) {
   if (!tap.weighted || plan.options.w2_input == W2Input::kUnweighted) return bound.most;
   return plan.options.w2_input == W2Input::kWeighted ? bound.most_weighted
                                                      : std::max(bound.most, bound.most_weighted);
+}
+
+QuantizeOptions resolved_options(QuantizeOptions options, const Model& model) {
+  if (options.recipe == kAutoRecipe && options.recipe_text.empty()) options.recipe = auto_recipe(model);
+  const bool is_v4 = std::holds_alternative<DeepseekV4Config>(model.spec);
+  const OutputFormat own = is_v4 ? OutputFormat::kModelOptV4 : OutputFormat::kModelOpt;
+  if (options.format == OutputFormat::kAuto) options.format = own;
+  if (options.format == own) return options;
+  throw Error(ErrorKind::kUnsupported, {},
+              fmt::format("--format {}: {} models are not written so", output_format_name(options.format),
+                          model.model_type),
+              {.expected = std::string(output_format_name(own)), .found = {}, .hint = "leave --format out"});
 }
 
 Recipe recipe_of(FileSystem& files, const QuantizeOptions& options) {
@@ -461,6 +490,7 @@ Json plan_identity(const Plan& plan, const Checkpoint& source, std::string_view 
           {"compute dtype", compute_dtype_name(options.compute_dtype)},
           {"input scale", input_scale_text(options)},
           {"w2 input", kW2Inputs[static_cast<int>(options.w2_input)]},
+          {"format", output_format_name(options.format)},
           {"negative zero", options.negative_zero == NegativeZero::kKeep ? "keep" : "modelopt"},
           {"calibration rows or amax file", activations}};
 }
