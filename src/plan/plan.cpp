@@ -156,11 +156,11 @@ class Planner {
 
   // The same of draft layers, which no recipe speaks of.
   void widen_drafts() {
-    constexpr std::string_view kWeight = ".weight";
+    constexpr std::string_view kSuffix = ".weight";
     for (const Tensor& tensor : source_.tensors()) {
-      if (!table().passes_through(tensor.name) || !tensor.name.ends_with(kWeight)) continue;
+      if (!table().passes_through(tensor.name) || !tensor.name.ends_with(kSuffix)) continue;
       if (tensor.dtype == Dtype::kBF16 || tensor.dtype == Dtype::kF32) continue;
-      const std::string module = tensor.name.substr(0, tensor.name.size() - kWeight.size());
+      const std::string module = tensor.name.substr(0, tensor.name.size() - kSuffix.size());
       const std::optional<LinearParts> parts = find_linear(source_, module, tiles_);
       if (!parts || stays(parts->format)) continue;
       drafts_.push_back({.module = module, .source = source_of(source_, *parts)});
