@@ -44,6 +44,8 @@ std::string_view make_name(Make make) {
       return "weight scale";
     case Make::kInputScale:
       return "input_scale";
+    case Make::kCacheScale:
+      return "kv cache scale";
   }
   return "?";
 }

@@ -38,6 +38,7 @@ class Fit {
       const LayerAmax* layer = stage.layer ? find_layer(amax_.layers, *stage.layer) : nullptr;
       if (layer == nullptr) continue;
       for (const Tap* tap : needed_taps(stage)) tap_amax(plan_, *tap, *layer, file_);
+      for (const PlannedCacheScale& scale : stage.cache_scales) cache_scale(scale, *layer, file_);
     }
   }
 
@@ -45,6 +46,7 @@ class Fit {
   // That an input_scale of the stage hangs on, in the table's order.
   std::vector<const Tap*> needed_taps(const Stage& stage) const {
     std::vector<const Tap*> taps;
+    if (plan_.options.input_scale == InputScalePolicy::kConstant) return taps;
     for (const PlannedGroup& group : stage.groups) {
       for (const PlannedLinear& linear : group.linears) {
         if (linear.input_scale == kNone) continue;
@@ -98,7 +100,7 @@ class Fit {
     for (const Stage& stage : plan_.stages) {
       if (!stage.layer) continue;
       const std::vector<const Tap*> taps = needed_taps(stage);
-      if (taps.empty()) continue;
+      if (taps.empty() && stage.cache_scales.empty()) continue;
       const LayerAmax* layer = find_layer(amax_.layers, *stage.layer);
       if (layer == nullptr) {
         missing.push_back(fmt::format("layer {}", *stage.layer));
@@ -108,6 +110,8 @@ class Fit {
         for (const std::string& entry : read_entries(plan_, *tap))
           if (!layer->taps.contains(entry)) missing.push_back(tap_entry(layer->layer, entry));
       }
+      for (const PlannedCacheScale& scale : stage.cache_scales)
+        if (!layer->taps.contains(scale.entry)) missing.push_back(tap_entry(layer->layer, scale.entry));
     }
     if (missing.empty()) return;
     throw Error(ErrorKind::kBadInput, {.file = file_}, "holds no amax of " + first_names(missing),
