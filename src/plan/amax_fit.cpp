@@ -81,15 +81,12 @@ class Fit {
         return each.name == entry || (each.weighted && weighted_tap(each.name) == entry);
       });
       const std::string name = printable(tap_entry(layer.layer, entry));
-      if (tap == table.taps.end() && !is_cache_tap(entry))
+      if (tap == table.taps.end())
         fail(name, "the model has no such input", "an input of the model's linears", "");
-      const uint64_t count = tap == table.taps.end() ? 1 : std::max<uint64_t>(1, tap->experts);
+      const uint64_t count = std::max<uint64_t>(1, tap->experts);
       if (values.size() != count) refuse_experts(name, count, values.size());
     }
   }
-
-  // Keys and values as they are cached: measured, and no linear's input.
-  static bool is_cache_tap(std::string_view entry) { return entry == "attn.k" || entry == "attn.v"; }
 
   [[noreturn]] void refuse_experts(const std::string& name, uint64_t expected, uint64_t found) const {
     fail(name, "the model has another number of experts", std::to_string(expected), std::to_string(found));

@@ -30,6 +30,7 @@ namespace {
 
 // Changes when the same input and options give other bytes.
 constexpr std::string_view kFormatVersion = "nibblecast/1";
+constexpr const char *kCachedKeys = "attn.k", *kCachedValues = "attn.v";  // taps of all decoders
 // BF16 rounds RMSNorm's input and output and SwiGLU's factors: at most four half steps of 2^-9.
 constexpr double kBf16Slack = 1 + 0x1p-7;
 
@@ -218,7 +219,7 @@ class Planner {
     }
     for (const auto& [module, name] : cache_scales_) {
       plan_.stages[static_cast<size_t>(module->id.layer) + 1].cache_scales.push_back(
-          {indices.at(name), module->id.role == Role::kK ? "attn.k" : "attn.v"});
+          {indices.at(name), module->id.role == Role::kK ? kCachedKeys : kCachedValues});
     }
     add_kept();
   }
