@@ -10,6 +10,7 @@ namespace nibblecast {
 JobMeans means_of(const CommonOptions& common, const ChosenDevice& device, const Plan& plan, FileSystem& files) {
   JobMeans means{.memory_bytes = common.memory_limit(),
                  .threads = common.threads,
+                 .processors = default_threads(),
                  .device = device.forward,
                  .warnings = device.warnings};
   if (std::string warning = common.memory_warning(); !warning.empty()) means.warnings.push_back(std::move(warning));

@@ -8,18 +8,22 @@
 
 #include "base/error.h"
 #include "base/size_text.h"
-#include "base/threads.h"
 #include "model/device_memory.h"
 #include "pipeline/group_maker.h"
+#include "pipeline/output.h"
 
 namespace nibblecast {
 namespace {
 
 using Path = std::filesystem::path;
 
+// What a run adds to the source's documents: the model card, lists of modules, counts by layer.
+constexpr uint64_t kDocumentBytes = 1 << 20;
 // Streams this small are saved after every layer without a thought.
 constexpr uint64_t kSmallStreams = 64 << 20;
 constexpr double kLongFlops = 1e12;  // seconds on a CPU
+
+uint64_t json_bytes(const Json& json) { return json.dump(2).size(); }
 
 class Checks {
  public:
@@ -28,6 +32,7 @@ class Checks {
       : source_(source), plan_(plan), activations_(activations), options_(options), means_(means) {
     result_.findings = plan.findings;
     result_.device = means.device;
+    result_.processors = means.processors;
     for (const std::string& warning : means.warnings) warn(warning);
     if (activations.rows) {
       for (const std::string& warning : activations.rows->warnings) warn(warning);
@@ -187,6 +192,32 @@ class Checks {
 
 }  // namespace
 
+uint64_t disk_need(const Checkpoint& source, const Plan& plan) {
+  // nibblecast.json quotes the source's headers, config and index as strings: each quotation mark takes one
+  // more byte.
+  uint64_t quoted = source.config_text().size() + source.index_text().size();
+  for (const Shard& shard : source.shards()) quoted += shard.header_json.size();
+  return plan.output_file_bytes + side_file_bytes(source) + 2 * quoted + json_bytes(plan.config) +
+         json_bytes(plan.hf_quant_config) + json_bytes(plan.index) + plan.config_text.size() +
+         plan.index_text.size() + kDocumentBytes;
+}
+
+uint64_t folder_bytes(FileSystem& files, const std::filesystem::path& folder) {
+  uint64_t bytes = 0;
+  try {
+    if (!files.status(folder)) return 0;
+    for (const std::string& name : files.list(folder)) {
+      const auto status = files.status(folder / name);
+      if (!status || status->is_symlink) continue;
+      bytes += status->disk_bytes;
+      if (status->is_folder) bytes += folder_bytes(files, folder / name);
+    }
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::kIo) throw;
+  }
+  return bytes;
+}
+
 Workload workload_of(const Activations& activations) {
   if (!activations.rows) return {};
   return {.rows = activations.rows->ids.size(),
@@ -201,7 +232,7 @@ bool Preflight::refused() const {
 
 // A device is fed from the page cache too, which takes a processor for every few GB/s.
 size_t Preflight::read_threads() const {
-  return device.cuda ? std::max(kIoThreads, std::min<size_t>(default_threads(), 32)) : kIoThreads;
+  return device.cuda ? std::max(kIoThreads, std::min<size_t>(processors, 32)) : kIoThreads;
 }
 
 Preflight preflight(const Checkpoint& source, const Plan& plan, const Activations& activations,

@@ -28,7 +28,8 @@ struct JobOptions {
 // What the job may use.
 struct JobMeans {
   uint64_t memory_bytes = 0;
-  size_t threads = 1;
+  size_t threads = 1;                      // --threads
+  size_t processors = 1;                   // that there are
   ForwardDevice device = {};               // memory_bytes: what may be taken of it
   std::vector<std::string> warnings = {};  // about them
   std::function<void(JobDescription&)> describe = {};  // puts the command that runs into it; may be empty
@@ -49,6 +50,8 @@ struct Preflight {
   uint64_t checkpoint_every = 0;  // 0: no forward pass
   std::vector<Finding> findings;  // those of the plan first
 
+  size_t processors = 1;  // that there are
+
   bool refused() const;
   size_t read_threads() const;
   ProbedRates probed() const { return {.disk = disk, .compute = compute}; }
@@ -67,6 +70,12 @@ Preflight preflight_calibration(const Checkpoint& source, const Plan& plan, cons
 
 // Where `nibblecast calibrate -o OUTPUT` keeps its job.
 std::filesystem::path calibration_job_folder(const std::filesystem::path& amax_output);
+
+// Bytes that a finished output takes on disk: shards, side files, documents.
+uint64_t disk_need(const Checkpoint& source, const Plan& plan);
+// Bytes that the files of a folder take on disk, as far as they can be read: what a job that goes on need not
+// take again.
+uint64_t folder_bytes(FileSystem& files, const std::filesystem::path& folder);
 
 // What a forward pass over these rows works on.
 Workload workload_of(const Activations& activations);
