@@ -49,7 +49,7 @@ void run_dense_mlp(D& device, const DecoderSpec& spec, const MlpSpec& mlp, const
 
 // Which experts tokens go to; the shared expert's output, or zeros, to the sum.
 template <class D>
-void run_router(D& device, const DecoderSpec& spec, const MoeSpec& moe, const FfnWeights<D>& weights) {
+void run_router(D& device, const DecoderSpec& spec, const MoeSpec& moe, const DenseFfnWeights<D>& weights) {
   const auto& buffers = device.work().ffn;
   for_mlp_tokens(device, [&](size_t begin, size_t count) {
     float* const sum = device.residual().sum + begin * spec.hidden;

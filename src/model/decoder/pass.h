@@ -65,7 +65,7 @@ class DecoderPass final : public ForwardPass {
     device_.begin_weights();
     device_.compute([&] {
       WeightLoader<D> loader(device_, table(), stored, model_.tiles, spec_);
-      const AttentionWeights<D> attention = loader.attention(gqa);
+      const GqaWeights<D> attention = loader.attention(gqa);
       ffn_ = std::visit([&](const auto& ffn) { return loader.ffn(ffn); }, spec_.layers[layer_].ffn);
       device_.begin_layer();
       AttentionBlock<D> block(device_, spec_, gqa, attention);
@@ -161,7 +161,7 @@ class DecoderPass final : public ForwardPass {
 
   uint64_t layer_ = 0;  // the next one, or the one between begin_layer() and end_layer()
   uint64_t next_mlp_ = 0;
-  FfnWeights<D> ffn_;
+  DenseFfnWeights<D> ffn_;
   ExpertLists lists_;
   bool routed_ = false;  // lists_ are of this layer
   uint64_t ended_ = 0;   // the layer of layer_amax()
