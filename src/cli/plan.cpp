@@ -32,7 +32,7 @@ int explain(const Checkpoint& source, const PlanArguments& arguments, bool json)
   const std::string file = (source.folder() / "config.json").string();
   const Model model = read_model(source.config(), file);
   const std::vector<ResolvedModule> modules = resolve_modules(
-      recipe_of(source.files(), arguments.options), model.table, tile_size(source.config(), file));
+      recipe_of(source.files(), resolved_options(arguments.options, model)), model.table, tile_size(source.config(), file));
   const ResolvedModule* found = find_module(modules, arguments.explain);
   if (found == nullptr) {
     throw Error(ErrorKind::kUsage, {}, "no module is called '" + arguments.explain + "'",

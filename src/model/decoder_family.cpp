@@ -32,6 +32,7 @@ Model read(const Json& json, const std::string& file) {
                       .eos_token_id = config.token_id("eos_token_id", spec.vocab),
                       .max_position_embeddings =
                           config.maybe_integer("max_position_embeddings", 1, kMaxPositions).value_or(0)};
+  model.tiles = tile_size(json, file);
   model.spec = std::move(spec);
   return model;
 }

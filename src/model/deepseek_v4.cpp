@@ -10,10 +10,10 @@
 #include "base/error.h"
 #include "base/parallel.h"
 #include "model/deepseek_v4_checks.h"
-#include "model/deepseek_v4_embedding.h"
 #include "model/deepseek_v4_head.h"
 #include "model/deepseek_v4_state.h"
 #include "model/deepseek_v4_tensors.h"
+#include "model/embedding.h"
 #include "ops/rmsnorm.h"
 
 namespace nibblecast {
@@ -62,7 +62,7 @@ DeepseekV4Forward<T>::DeepseekV4Forward(const DeepseekV4Config& config,
     : state_(std::make_unique<State>()) {
   check_forward_config(config);
   state_->config = config;
-  TokenRows laid_out(config, rows);
+  TokenRows laid_out(config.vocab_size, rows);
   state_->rows = std::move(laid_out.rows);
   state_->ids = std::move(laid_out.ids);
   state_->positions = std::move(laid_out.positions);
@@ -114,8 +114,9 @@ void DeepseekV4Forward<T>::set_tick(std::function<void(double done)> tick) {
 template <class T>
 void DeepseekV4Forward<T>::embed(uint64_t first, uint64_t count, std::span<const std::byte> bytes) {
   State& state = *state_;
-  check_embedding_rows(state.config, first, count, bytes);
-  check_embedding(embed_tokens(state.config, state.ids, first, count, bytes, state.streams.data()));
+  const EmbeddingShape shape = embedding_shape(state.config);
+  check_embedding_rows(shape, first, count, bytes);
+  check_embedding(shape.name, embed_tokens(shape, state.ids, first, count, bytes, state.streams.data()));
   state.embedded += count;
 }
 

@@ -1,24 +1,10 @@
 #include "model/deepseek_v4_checks.h"
 
-#include <cmath>
-
 #include "base/error.h"
 #include "model/deepseek_v4_tensors.h"
 #include "ops/hyper_connection.h"
 
 namespace nibblecast {
-namespace {
-
-std::string amax_text(float amax) { return std::isnan(amax) ? "NaN" : "infinity"; }
-
-void check_shape(const std::string& module, const StoredLinear& weight, size_t rows, size_t cols) {
-  if (rows_of(weight) == rows && cols_of(weight) == cols) return;
-  throw Error(
-      ErrorKind::kBadInput, {.tensor = module}, "does not fit the model's configuration",
-      {.expected = shape_text({rows, cols}), .found = shape_text({rows_of(weight), cols_of(weight)})});
-}
-
-}  // namespace
 
 void check_forward_config(const DeepseekV4Config& config) {
   if (config.hc_mult <= kMaxHyperStreams) return;
@@ -49,30 +35,6 @@ void check_expert(const DeepseekV4Config& config, uint64_t layer, uint64_t exper
   check_shape(expert_module(layer, expert, 1), weights.w1, inner, width);
   check_shape(expert_module(layer, expert, 2), weights.w2, width, inner);
   check_shape(expert_module(layer, expert, 3), weights.w3, inner, width);
-}
-
-void check_input(const std::string& module, float amax) {
-  if (std::isfinite(amax)) return;
-  throw Error(ErrorKind::kBadInput, {.tensor = module}, "has an input that is not finite",
-              {.found = amax_text(amax),
-               .hint = "a weight before it is NaN or far too large; is the checkpoint damaged?"});
-}
-
-void check_streams(const std::string& module, float amax) {
-  if (std::isfinite(amax)) return;
-  throw Error(ErrorKind::kBadInput, {.tensor = module}, "leaves residual streams that are not finite",
-              {.found = amax_text(amax),
-               .hint = "a weight of this layer is NaN or far too large; is the checkpoint damaged?"});
-}
-
-void check_embedding(float amax) {
-  if (std::isfinite(amax)) return;
-  throw Error(ErrorKind::kBadInput, {.tensor = "embed.weight"}, "holds values that are not finite");
-}
-
-void refuse_nan_score(const std::string& module) {
-  throw Error(ErrorKind::kBadInput, {.tensor = module}, "scores an expert NaN",
-              {.hint = "a weight or bias is NaN or far too large; is the checkpoint damaged?"});
 }
 
 void refuse_nan_entry(const std::string& module) {

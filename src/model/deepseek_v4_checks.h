@@ -1,11 +1,12 @@
-// model/deepseek_v4_checks.h - what a forward pass refuses of what it computed, in the same words on every
-// device. `module` is a full module name.
+// model/deepseek_v4_checks.h - what DeepSeek-V4's forward pass refuses besides model/forward_checks.h, in the
+// same words on every device. `module` is a full module name.
 #pragma once
 
 #include <cstdint>
 #include <string>
 
 #include "model/deepseek_v4.h"
+#include "model/forward_checks.h"
 
 namespace nibblecast {
 
@@ -18,12 +19,6 @@ void check_cuda_config(const DeepseekV4Config& config);
 void check_expert(const DeepseekV4Config& config, uint64_t layer, uint64_t expert,
                   const StoredExpert& weights);
 
-// kBadInput where the largest magnitude seen is NaN or infinite.
-void check_input(const std::string& module, float amax);
-void check_streams(const std::string& module, float amax);
-void check_embedding(float amax);
-
-[[noreturn]] void refuse_nan_score(const std::string& module);
 [[noreturn]] void refuse_nan_entry(const std::string& module);
 [[noreturn]] void refuse_expert(const std::string& tensor, uint64_t experts, int64_t found, int32_t token_id);
 

@@ -13,7 +13,7 @@
 #include "model/deepseek_v4_cuda_head.h"
 #include "model/deepseek_v4_cuda_routing.h"
 #include "model/deepseek_v4_cuda_state.h"
-#include "model/deepseek_v4_embedding.h"
+#include "model/embedding.h"
 #include "ops/rows_cuda.h"
 
 namespace nibblecast {
@@ -87,7 +87,7 @@ DeepseekV4CudaForward<T>::DeepseekV4CudaForward(const DeepseekV4Config& config,
   check_forward_config(config);
   check_cuda_config(config);
   use_cuda_device(device.cuda.value());
-  flow_ = std::make_unique<Flow>(config, TokenRows(config, rows), device);
+  flow_ = std::make_unique<Flow>(config, TokenRows(config.vocab_size, rows), device);
 }
 
 template <class T>
@@ -96,11 +96,12 @@ DeepseekV4CudaForward<T>::~DeepseekV4CudaForward() = default;
 template <class T>
 void DeepseekV4CudaForward<T>::embed(uint64_t first, uint64_t count, std::span<const std::byte> bytes) {
   CudaForwardState<T>& state = flow_->state;
-  check_embedding_rows(state.config, first, count, bytes);
+  const EmbeddingShape shape = embedding_shape(state.config);
+  check_embedding_rows(shape, first, count, bytes);
   flow_->embedded += count;
   if (!state.memory.streams_resident) {
     T* const streams = reinterpret_cast<T*>(state.host_streams.data());
-    check_embedding(embed_tokens(state.config, state.ids, first, count, bytes, streams));
+    check_embedding(shape.name, embed_tokens(shape, state.ids, first, count, bytes, streams));
     return;
   }
   const size_t width = state.config.hidden_size, row_bytes = width * sizeof(bf16);
@@ -116,7 +117,7 @@ void DeepseekV4CudaForward<T>::embed(uint64_t first, uint64_t count, std::span<c
   float largest = 0;
   copy_async(state.computing, &largest, state.finding(CudaFindings::kEmbedding), sizeof largest);
   state.computing.synchronize();
-  check_embedding(largest);
+  check_embedding(shape.name, largest);
 }
 
 template <class T>

@@ -11,11 +11,6 @@ namespace nibblecast {
 namespace {
 
 constexpr uint64_t kMiB = 1 << 20;
-// CUDA's context, kernels and cuBLASLt's code: measured 0.5 GiB on an H100, and room.
-constexpr uint64_t kContextBytes = 800 * kMiB;
-constexpr uint64_t kProductsBytes = 32 * kMiB;  // CudaProducts::kWorkspaceBytes
-// So many that copies need not stop while attention computes: 9 GB of V4-Pro's experts.
-constexpr uint64_t kLeastSlots = 2, kMostSlots = 256;
 
 uint64_t group_tokens(const CudaWorkload& workload) {
   return std::min(workload.tokens, std::max(kCudaGroupTokens, workload.longest_row));
@@ -148,11 +143,7 @@ CudaLayerBytes cuda_layer_bytes(const DeepseekV4Config& config, size_t element_b
 template <class T>
 CudaMemory cuda_memory(const DeepseekV4Config& config, const CudaWorkload& workload, uint64_t expert_bytes,
                        uint64_t limit_bytes) {
-  CudaMemory memory{.context_bytes = kContextBytes + kProductsBytes};
   const uint64_t weights = 3 * config.hidden_size * config.moe_intermediate_size;
-  if (expert_bytes == 0) expert_bytes = weights / 2 + weights / 32;
-  memory.slot_bytes = round_up(expert_bytes, Arena::kAlignment) + 9 * Arena::kAlignment;
-  memory.streams_bytes = workload.tokens * config.hc_mult * config.hidden_size * sizeof(T);
   const CudaLayerBytes layer = cuda_layer_bytes(config, sizeof(T));
   const auto fixed = [&](bool resident) {
     Arena tokens, work;
@@ -162,17 +153,11 @@ CudaMemory cuda_memory(const DeepseekV4Config& config, const CudaWorkload& workl
     return tokens.size_bytes() + work.size_bytes() + layer.stored + layer.vectors + layer.weights +
            workload.tokens + workload.rows * 64 + kMiB;
   };
-  const uint64_t slots = kLeastSlots * memory.slot_bytes;
-  const uint64_t resident = memory.context_bytes + fixed(true) + memory.streams_bytes + slots;
-  memory.least_bytes = std::min(resident, memory.context_bytes + fixed(false) + slots);
-  memory.streams_resident = resident <= limit_bytes;
-  memory.fixed_bytes = fixed(memory.streams_resident);
-  memory.slots = kLeastSlots;
-  const uint64_t most = std::clamp<uint64_t>(config.n_routed_experts, kLeastSlots, kMostSlots);
-  if (memory.peak_bytes() < limit_bytes) {
-    memory.slots = std::min(most, kLeastSlots + (limit_bytes - memory.peak_bytes()) / memory.slot_bytes);
-  }
-  return memory;
+  const CudaDemand demand{.expert_bytes = expert_bytes == 0 ? weights / 2 + weights / 32 : expert_bytes,
+                          .most_slots = config.n_routed_experts,
+                          .streams_bytes = workload.tokens * config.hc_mult * config.hidden_size * sizeof(T),
+                          .fixed = fixed};
+  return fit_cuda_memory(demand, limit_bytes);
 }
 
 template struct CudaTokens<float>;

@@ -6,8 +6,8 @@
 #include <cstdint>
 
 #include "base/arena.h"
+#include "model/cuda_memory.h"
 #include "model/deepseek_v4_config.h"
-#include "model/device_memory.h"
 #include "model/logits.h"
 #include "ops/compressor.h"
 #include "ops/cross_entropy.h"
@@ -103,17 +103,10 @@ struct CudaWork {
   CudaWork(Arena& arena, const DeepseekV4Config& config, const CudaWorkload& workload, bool resident);
 };
 
-// Dense tensors of a layer: those that stay as stored on the device, all others (small) as FP32 or I64, and
-// weights in T.
-struct CudaLayerBytes {
-  uint64_t stored = 0, vectors = 0, weights = 0;
-};
 // The most of any layer; element_bytes: sizeof(T).
 CudaLayerBytes cuda_layer_bytes(const DeepseekV4Config& config, size_t element_bytes);
 
-// Streams are resident where they fit; what is left goes to slots, up to as many as arrive while attention
-// computes. If peak_bytes() is above the limit, it does not fit.
-// expert_bytes 0: MXFP4's.
+// As fit_cuda_memory(). expert_bytes 0: MXFP4's.
 template <class T>
 CudaMemory cuda_memory(const DeepseekV4Config& config, const CudaWorkload& workload, uint64_t expert_bytes,
                        uint64_t limit_bytes);

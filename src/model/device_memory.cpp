@@ -1,6 +1,8 @@
 #include "model/device_memory.h"
 
 #include "formats/bf16.h"
+#include "model/decoder/checks.h"
+#include "model/decoder/memory.h"
 #include "model/deepseek_v4_checks.h"
 #include "model/deepseek_v4_cuda_memory.h"
 
@@ -11,17 +13,18 @@ CudaMemory forward_device_memory(const Model& model, const CudaWorkload& workloa
                                  uint64_t limit_bytes) {
   if (const auto* config = std::get_if<DeepseekV4Config>(&model.spec))
     return cuda_memory<T>(*config, workload, mlp_bytes, limit_bytes);
-  return {};
+  return decoder_cuda_memory<T>(model, workload, mlp_bytes, limit_bytes);
 }
 
 uint64_t device_vector_bytes(const Model& model, size_t element_bytes) {
   if (const auto* config = std::get_if<DeepseekV4Config>(&model.spec))
     return cuda_layer_bytes(*config, element_bytes).vectors;
-  return 0;
+  return decoder_layer_bytes(model, element_bytes).vectors;
 }
 
 void check_device_model(const Model& model) {
-  if (const auto* config = std::get_if<DeepseekV4Config>(&model.spec)) check_cuda_config(*config);
+  if (const auto* config = std::get_if<DeepseekV4Config>(&model.spec)) return check_cuda_config(*config);
+  check_cuda_decoder(std::get<DecoderSpec>(model.spec));
 }
 
 template CudaMemory forward_device_memory<float>(const Model&, const CudaWorkload&, uint64_t, uint64_t);

@@ -2,7 +2,7 @@
 
 #include <utility>
 
-#include "base/error.h"
+#include "model/decoder/forward.h"
 #include "model/deepseek_v4.h"
 #include "model/deepseek_v4_pass.h"
 
@@ -13,14 +13,14 @@ std::unique_ptr<ForwardPass> make_forward_pass(const Model& model, std::vector<s
                                                const ForwardDevice& device) {
   if (const auto* config = std::get_if<DeepseekV4Config>(&model.spec))
     return make_deepseek_v4_pass<T>(*config, std::move(rows), device);
-  throw Error(ErrorKind::kUnsupported, {}, "this family has no forward pass", {.found = model.family});
+  return make_decoder_forward<T>(model, rows, device);
 }
 
 template <class T>
 uint64_t forward_memory_bytes(const Model& model, uint64_t tokens, uint64_t longest_row, size_t threads) {
   if (const auto* config = std::get_if<DeepseekV4Config>(&model.spec))
     return DeepseekV4Forward<T>::memory_bytes(*config, tokens, longest_row, threads);
-  return 0;
+  return decoder_memory_bytes<T>(model, tokens, longest_row, threads);
 }
 
 template std::unique_ptr<ForwardPass> make_forward_pass<float>(const Model&,

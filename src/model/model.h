@@ -10,6 +10,7 @@
 #include "model/decoder_spec.h"
 #include "model/deepseek_v4_config.h"
 #include "model/model_table.h"
+#include "weights/container.h"
 
 namespace nibblecast {
 
@@ -25,6 +26,7 @@ struct Model {
   std::string model_type = {};  // as config.json has it
   ModelTable table = {};
   Vocabulary vocabulary = {};
+  TileSize tiles = {};  // of FP8 weights, as the config says
   std::variant<DeepseekV4Config, DecoderSpec> spec = {};
 
   uint64_t layers() const { return table.layers.size(); }

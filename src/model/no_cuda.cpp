@@ -3,14 +3,27 @@
 #include "base/error.h"
 #include "model/deepseek_v4_config.h"
 #include "model/forward_pass.h"
+#include "model/token_rows.h"
 
 namespace nibblecast {
+
+namespace {
+
+[[noreturn]] void refuse() {
+  throw Error(ErrorKind::kUnsupported, {}, "this program was built without CUDA",
+              {.hint = "use --device cpu"});
+}
+
+}  // namespace
 
 template <class T>
 std::unique_ptr<ForwardPass> make_cuda_forward_pass(const DeepseekV4Config&,
                                                     std::vector<std::vector<int32_t>>, const ForwardDevice&) {
-  throw Error(ErrorKind::kUnsupported, {}, "this program was built without CUDA",
-              {.hint = "use --device cpu"});
+  refuse();
+}
+template <class T>
+std::unique_ptr<ForwardPass> make_cuda_decoder_forward(const Model&, TokenRows, const ForwardDevice&) {
+  refuse();
 }
 
 BufferAllocator read_buffers(const ForwardDevice&) { return nullptr; }
@@ -29,5 +42,9 @@ template std::unique_ptr<ForwardPass> make_cuda_forward_pass<float>(const Deepse
 template std::unique_ptr<ForwardPass> make_cuda_forward_pass<bf16>(const DeepseekV4Config&,
                                                                    std::vector<std::vector<int32_t>>,
                                                                    const ForwardDevice&);
+template std::unique_ptr<ForwardPass> make_cuda_decoder_forward<float>(const Model&, TokenRows,
+                                                                       const ForwardDevice&);
+template std::unique_ptr<ForwardPass> make_cuda_decoder_forward<bf16>(const Model&, TokenRows,
+                                                                      const ForwardDevice&);
 
 }  // namespace nibblecast

@@ -31,7 +31,42 @@ void launch(CudaStreamHandle stream, const T* values, size_t count, DeviceAmax a
   amax_kernel<T, kPack><<<static_cast<uint32_t>(blocks), kThreads, 0, stream>>>(values, count, amax);
 }
 
+template <class T, int kPack>
+__global__ void __launch_bounds__(kThreads)
+    weighted_kernel(const T* __restrict__ values, size_t rows, uint32_t width, const float* weights,
+                    DeviceAmax amax) {
+  const size_t row = row_of_thread();
+  if (row >= rows) return;
+  const float weight = weights[row];
+  uint32_t largest = 0;
+  for (uint32_t at = threadIdx.x * kPack; at < width; at += blockDim.x * kPack) {
+    const Pack<T, kPack> pack = load_pack<kPack>(values + row * width + at);
+    float weighted[kPack];
+#pragma unroll
+    for (int i = 0; i < kPack; ++i) weighted[i] = pack.at(i) * weight;
+    largest = max(largest, largest_magnitude(round_to_pack<T>(weighted)));
+  }
+  raise(amax, largest);
+}
+
+template <class T, int kPack>
+void launch_weighted(CudaStreamHandle stream, const T* values, size_t rows, uint32_t width,
+                     const float* weights, DeviceAmax amax) {
+  const RowGrid grid(rows, even_threads(width / kPack, kThreads));
+  weighted_kernel<T, kPack><<<grid.blocks, grid.block, 0, stream>>>(values, rows, width, weights, amax);
+}
+
 }  // namespace
+
+template <class T>
+void weighted_amax_cuda(CudaStreamHandle stream, const T* values, size_t rows, size_t width,
+                        const float* weights, DeviceAmax amax) {
+  if (rows == 0 || width == 0) return;
+  const bool packs = fits_packs<kPackOf<T>>(width, values);
+  (packs ? launch_weighted<T, kPackOf<T>>
+         : launch_weighted<T, 1>)(stream, values, rows, static_cast<uint32_t>(width), weights, amax);
+  check_cuda_launch("weighted_amax");
+}
 
 template <class T>
 void amax_cuda(CudaStreamHandle stream, const T* values, size_t count, DeviceAmax amax) {
@@ -41,6 +76,8 @@ void amax_cuda(CudaStreamHandle stream, const T* values, size_t count, DeviceAma
   check_cuda_launch("amax");
 }
 
+template void weighted_amax_cuda(CudaStreamHandle, const float*, size_t, size_t, const float*, DeviceAmax);
+template void weighted_amax_cuda(CudaStreamHandle, const bf16*, size_t, size_t, const float*, DeviceAmax);
 template void amax_cuda(CudaStreamHandle, const float*, size_t, DeviceAmax);
 template void amax_cuda(CudaStreamHandle, const bf16*, size_t, DeviceAmax);
 

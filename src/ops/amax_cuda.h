@@ -14,4 +14,9 @@ using DeviceAmax = uint32_t*;
 template <class T>
 void amax_cuda(CudaStreamHandle stream, const T* values, size_t count, DeviceAmax amax);
 
+// max round(|values[row, i] * weights[row]|), in FP32 up to the rounding to T, for values [rows, width].
+template <class T>
+void weighted_amax_cuda(CudaStreamHandle stream, const T* values, size_t rows, size_t width,
+                        const float* weights, DeviceAmax amax);
+
 }  // namespace nibblecast

@@ -24,6 +24,11 @@ template <class T>
 }
 
 template <class T>
+[[gnu::always_inline]] inline void add_rounded_body(const float* x, size_t count, T* y) {
+  for (size_t i = 0; i < count; ++i) y[i] = from_float<T>(to_float(y[i]) + x[i]);
+}
+
+template <class T>
 [[gnu::always_inline]] inline void round_biased_rows_body(const float* x, size_t x_stride, size_t rows,
                                                           size_t cols, const float* bias, T* y,
                                                           size_t y_stride) {
@@ -56,6 +61,11 @@ void round_sum(const float* a, const float* b, size_t count, T* y) {
   per_isa<round_sum_body<T>>(a, b, count, y);
 }
 
+template <class T>
+void add_rounded(const float* x, size_t count, T* y) {
+  per_isa<add_rounded_body<T>>(x, count, y);
+}
+
 template void widen(const float*, size_t, float*);
 template void widen(const bf16*, size_t, float*);
 template void round_rows(const float*, size_t, size_t, size_t, float*, size_t);
@@ -64,5 +74,7 @@ template void round_biased_rows(const float*, size_t, size_t, size_t, const floa
 template void round_biased_rows(const float*, size_t, size_t, size_t, const float*, bf16*, size_t);
 template void round_sum(const float*, const float*, size_t, float*);
 template void round_sum(const float*, const float*, size_t, bf16*);
+template void add_rounded(const float*, size_t, float*);
+template void add_rounded(const float*, size_t, bf16*);
 
 }  // namespace nibblecast

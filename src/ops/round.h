@@ -20,6 +20,10 @@ template <class T>
 void round_biased_rows(const float* x, size_t x_stride, size_t rows, size_t cols, const float* bias, T* y,
                        size_t y_stride);
 
+// y[i] = round(y[i] + x[i])
+template <class T>
+void add_rounded(const float* x, size_t count, T* y);
+
 // y[i] = round(a[i] + b[i])
 template <class T>
 void round_sum(const float* a, const float* b, size_t count, T* y);

@@ -71,25 +71,26 @@ void launch_gather(CudaStreamHandle stream, const T* x, uint32_t width, const ui
 template <int kPack>
 __global__ void __launch_bounds__(kThreads)
     scatter_add_kernel(const float* __restrict__ y, uint32_t width, const uint32_t* tokens, size_t rows,
-                       float* __restrict__ sum) {
+                       const float* weights, float* __restrict__ sum) {
   const size_t row = row_of_thread();
   if (row >= rows) return;
+  const float weight = weights == nullptr ? 1.0f : weights[row];
   float* to = sum + size_t{tokens[row]} * width;
 #pragma unroll 2
   for (uint32_t at = threadIdx.x * kPack; at < width; at += blockDim.x * kPack) {
     const Pack<float, kPack> added = load_pack<kPack>(y + row * width + at);
     Pack<float, kPack> total = load_pack<kPack>(to + at);
 #pragma unroll
-    for (int i = 0; i < kPack; ++i) total.values[i] += added.at(i);
+    for (int i = 0; i < kPack; ++i) total.values[i] += added.at(i) * weight;
     store_pack(to + at, total);
   }
 }
 
 template <int kPack>
 void launch_scatter_add(CudaStreamHandle stream, const float* y, uint32_t width, const uint32_t* tokens,
-                        size_t rows, float* sum) {
+                        size_t rows, const float* weights, float* sum) {
   const RowGrid grid(rows, even_threads(width / kPack, kThreads));
-  scatter_add_kernel<kPack><<<grid.blocks, grid.block, 0, stream>>>(y, width, tokens, rows, sum);
+  scatter_add_kernel<kPack><<<grid.blocks, grid.block, 0, stream>>>(y, width, tokens, rows, weights, sum);
 }
 
 template <class T, int kPack>
@@ -112,37 +113,75 @@ void launch_round(CudaStreamHandle stream, const float* x, size_t count, T* out)
 
 template <class T, int kPack>
 __global__ void __launch_bounds__(kThreads)
-    bias_kernel(const float* x, size_t rows, uint32_t width, const float* bias, T* out) {
+    bias_kernel(const float* x, size_t rows, uint32_t width, size_t stride, const float* bias, T* out) {
   const size_t row = row_of_thread();
   if (row >= rows) return;
   for (uint32_t at = threadIdx.x * kPack; at < width; at += blockDim.x * kPack) {
-    const Pack<float, kPack> values = load_pack<kPack>(x + row * width + at),
+    const Pack<float, kPack> values = load_pack<kPack>(x + row * stride + at),
                              added = load_pack<kPack>(bias + at);
     float sums[kPack];
 #pragma unroll
     for (int i = 0; i < kPack; ++i) sums[i] = values.at(i) + added.at(i);
-    store_pack(out + row * width + at, round_to_pack<T>(sums));
+    store_pack(out + row * stride + at, round_to_pack<T>(sums));
   }
 }
 
 template <class T, int kPack>
-void launch_bias(CudaStreamHandle stream, const float* x, size_t rows, uint32_t width, const float* bias,
-                 T* out) {
+void launch_bias(CudaStreamHandle stream, const float* x, size_t rows, uint32_t width, size_t stride,
+                 const float* bias, T* out) {
   const RowGrid grid(rows, even_threads(width / kPack, kThreads));
-  bias_kernel<T, kPack><<<grid.blocks, grid.block, 0, stream>>>(x, rows, width, bias, out);
+  bias_kernel<T, kPack><<<grid.blocks, grid.block, 0, stream>>>(x, rows, width, stride, bias, out);
+}
+
+template <class T, int kPack>
+__global__ void __launch_bounds__(kThreads)
+    add_rounded_kernel(const float* __restrict__ y, size_t rows, uint32_t width, T* x, DeviceAmax seen) {
+  const size_t row = row_of_thread();
+  if (row >= rows) return;
+  uint32_t largest = 0;
+  for (uint32_t at = threadIdx.x * kPack; at < width; at += blockDim.x * kPack) {
+    const Pack<float, kPack> added = load_pack<kPack>(y + row * width + at);
+    const Pack<T, kPack> before = load_pack<kPack>(x + row * width + at);
+    float sums[kPack];
+#pragma unroll
+    for (int i = 0; i < kPack; ++i) sums[i] = before.at(i) + added.at(i);
+    const auto rounded = round_to_pack<T>(sums);
+    store_pack(x + row * width + at, rounded);
+    largest = max(largest, largest_magnitude(rounded));
+  }
+  raise(seen, largest);
+}
+
+template <class T, int kPack>
+void launch_add_rounded(CudaStreamHandle stream, const float* y, size_t rows, uint32_t width, T* x,
+                        DeviceAmax seen) {
+  const RowGrid grid(rows, even_threads(width / kPack, kThreads));
+  add_rounded_kernel<T, kPack><<<grid.blocks, grid.block, 0, stream>>>(y, rows, width, x, seen);
 }
 
 }  // namespace
 
 template <class T>
 void add_bias_cuda(CudaStreamHandle stream, const float* x, size_t rows, size_t width, const float* bias,
-                   T* out) {
+                   T* out, size_t stride) {
+  if (rows == 0 || width == 0) return;
+  if (stride == 0) stride = width;
+  constexpr int kPack = kPackOf<float, T>;
+  const bool packs = fits_packs<kPack>(width, x, bias, out) && stride % kPack == 0;
+  (packs ? launch_bias<T, kPack> : launch_bias<T, 1>)(stream, x, rows, static_cast<uint32_t>(width), stride,
+                                                      bias, out);
+  check_cuda_launch("add_bias");
+}
+
+template <class T>
+void add_rounded_cuda(CudaStreamHandle stream, const float* y, size_t rows, size_t width, T* x,
+                      DeviceAmax seen) {
   if (rows == 0 || width == 0) return;
   constexpr int kPack = kPackOf<float, T>;
-  const bool packs = fits_packs<kPack>(width, x, bias, out);
-  (packs ? launch_bias<T, kPack> : launch_bias<T, 1>)(stream, x, rows, static_cast<uint32_t>(width), bias,
-                                                      out);
-  check_cuda_launch("add_bias");
+  const bool packs = fits_packs<kPack>(width, y, x);
+  (packs ? launch_add_rounded<T, kPack> : launch_add_rounded<T, 1>)(stream, y, rows,
+                                                                    static_cast<uint32_t>(width), x, seen);
+  check_cuda_launch("add_rounded");
 }
 
 template <class T>
@@ -170,11 +209,11 @@ void gather_rows_cuda(CudaStreamHandle stream, const T* x, size_t width, const u
 }
 
 void scatter_add_rows_cuda(CudaStreamHandle stream, const float* y, size_t width, const uint32_t* tokens,
-                           size_t rows, float* sum) {
+                           size_t rows, float* sum, const float* weights) {
   if (rows == 0 || width == 0) return;
   const bool packs = fits_packs<kPackOf<float>>(width, y, sum);
   (packs ? launch_scatter_add<kPackOf<float>>
-         : launch_scatter_add<1>)(stream, y, static_cast<uint32_t>(width), tokens, rows, sum);
+         : launch_scatter_add<1>)(stream, y, static_cast<uint32_t>(width), tokens, rows, weights, sum);
   check_cuda_launch("scatter_add_rows");
 }
 
@@ -198,7 +237,9 @@ template void gather_rows_cuda(CudaStreamHandle, const bf16*, size_t, const uint
 template void round_cuda(CudaStreamHandle, const float*, size_t, float*);
 template void round_cuda(CudaStreamHandle, const float*, size_t, bf16*);
 
-template void add_bias_cuda(CudaStreamHandle, const float*, size_t, size_t, const float*, float*);
-template void add_bias_cuda(CudaStreamHandle, const float*, size_t, size_t, const float*, bf16*);
+template void add_bias_cuda(CudaStreamHandle, const float*, size_t, size_t, const float*, float*, size_t);
+template void add_bias_cuda(CudaStreamHandle, const float*, size_t, size_t, const float*, bf16*, size_t);
+template void add_rounded_cuda(CudaStreamHandle, const float*, size_t, size_t, float*, DeviceAmax);
+template void add_rounded_cuda(CudaStreamHandle, const float*, size_t, size_t, bf16*, DeviceAmax);
 
 }  // namespace nibblecast

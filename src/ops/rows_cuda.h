@@ -23,17 +23,23 @@ template <class T>
 void gather_rows_cuda(CudaStreamHandle stream, const T* x, size_t width, const uint32_t* tokens, size_t rows,
                       T* out, DeviceAmax seen);
 
-// sum[tokens[row]] += y[row], FP32; no token twice.
+// sum[tokens[row]] += y[row], times weights[row] where there are weights, FP32; no token twice.
 void scatter_add_rows_cuda(CudaStreamHandle stream, const float* y, size_t width, const uint32_t* tokens,
-                           size_t rows, float* sum);
+                           size_t rows, float* sum, const float* weights = nullptr);
+
+// x[row] = round(x[row] + y[row]), rows of `width`; max |x| into `seen`, which may be null.
+template <class T>
+void add_rounded_cuda(CudaStreamHandle stream, const float* y, size_t rows, size_t width, T* x,
+                      DeviceAmax seen);
 
 // out[i] = round(x[i])
 template <class T>
 void round_cuda(CudaStreamHandle stream, const float* x, size_t count, T* out);
 
-// out[row, i] = round(x[row, i] + bias[i]) for x [rows, width]; out may be x where T is float.
+// out[row, i] = round(x[row, i] + bias[i]) for x [rows, width]; out may be x where T is float. `stride`:
+// elements from a row to the next on both sides; 0: width.
 template <class T>
 void add_bias_cuda(CudaStreamHandle stream, const float* x, size_t rows, size_t width, const float* bias,
-                   T* out);
+                   T* out, size_t stride = 0);
 
 }  // namespace nibblecast

@@ -134,7 +134,11 @@ float most_of(const Plan& plan, const Tap& tap, const TapBound& bound);
 // or ill-shaped tensors, weights in a container that is not read. What merely must not be run is in `findings`.
 Plan make_plan(const Checkpoint& source, const QuantizeOptions& options);
 
-// The recipe that the options name, with what they say instead.
+// The options with what `auto` stands for in them: the recipe and the output's format. kUnsupported: a format
+// that the family does not have.
+QuantizeOptions resolved_options(QuantizeOptions options, const Model& model);
+
+// The recipe that resolved options name, with what they say instead.
 Recipe recipe_of(FileSystem& files, const QuantizeOptions& options);
 
 // Hash of the source alone: shard names, sizes and headers, and config.

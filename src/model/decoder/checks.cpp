@@ -1,0 +1,76 @@
+#include "model/decoder/checks.h"
+
+#include <string>
+
+#include "base/error.h"
+#include "model/forward_checks.h"
+
+namespace nibblecast {
+namespace {
+
+void check_cuda_number(const char* name, uint64_t value, uint64_t most, uint64_t step) {
+  if (value <= most && value % step == 0) return;
+  throw Error(ErrorKind::kUnsupported, {}, "the kernels for GPUs do not take this model",
+              {.expected = std::string(name) + (most == UINT64_MAX ? "" : " up to " + std::to_string(most)) +
+                           (step == 1 ? "" : ", a multiple of " + std::to_string(step)),
+               .found = std::to_string(value),
+               .hint = "use --device cpu"});
+}
+
+// Strides of products are multiples of 16 bytes (ops/matmul_cuda.h).
+void check_cuda_width(const char* name, uint64_t value) { check_cuda_number(name, value, UINT64_MAX, 8); }
+
+}  // namespace
+
+EmbeddingShape decoder_embedding(const Model& model) {
+  const DecoderSpec& spec = std::get<DecoderSpec>(model.spec);
+  for (const WeightModule& module : model.table.globals.modules) {
+    if (module.id.role == Role::kEmbedding)
+      return {.name = module.name + ".weight", .vocabulary = spec.vocab, .width = spec.hidden};
+  }
+  throw Error(ErrorKind::kInternal, {}, "a model's table has no embedding", {.found = model.family});
+}
+
+void check_decoder(const Model& model) {
+  for (const DecoderLayer& layer : std::get<DecoderSpec>(model.spec).layers) {
+    const MoeSpec* const moe = std::get_if<MoeSpec>(&layer.ffn);
+    if (moe == nullptr || !moe->expert.bias) continue;
+    throw Error(ErrorKind::kUnsupported, {}, "the forward pass takes no biases of routed experts",
+                {.found = model.model_type});
+  }
+}
+
+void check_cuda_decoder(const DecoderSpec& spec) {
+  check_cuda_width("hidden_size", spec.hidden);
+  for (const DecoderLayer& layer : spec.layers) {
+    check_cuda_number("head_dim", layer.attention.width, 512, 8);  // ops/gqa_cuda.h
+    if (const auto* mlp = std::get_if<MlpSpec>(&layer.ffn)) {
+      check_cuda_width("intermediate_size", mlp->width);
+      continue;
+    }
+    const MoeSpec& moe = std::get<MoeSpec>(layer.ffn);
+    check_cuda_width("moe_intermediate_size", moe.expert.width);
+    if (moe.shared) check_cuda_width("the shared expert's size", moe.shared->width);
+    check_cuda_number("experts", moe.router.experts, 1024, 4);  // ops/router_cuda.h
+    check_cuda_number("experts of a token", moe.router.top, 32, 1);
+    check_cuda_number("groups of experts", moe.router.groups, 32, 1);
+  }
+}
+
+void check_mlp(const Model& model, uint64_t layer, uint64_t mlp, const StoredExpert& weights) {
+  const DecoderSpec& spec = std::get<DecoderSpec>(model.spec);
+  const LayerTable& table = model.table.layers[layer];
+  const auto* const moe = std::get_if<MoeSpec>(&spec.layers[layer].ffn);
+  const MlpSpec& shape = moe == nullptr ? std::get<MlpSpec>(spec.layers[layer].ffn) : moe->expert;
+  const auto check = [&](Role role, const StoredLinear& weight, uint64_t rows, uint64_t cols) {
+    const WeightModule* const module = table.find({.layer = static_cast<int32_t>(layer),
+                                                   .expert = moe == nullptr ? -1 : static_cast<int32_t>(mlp),
+                                                   .role = role});
+    check_shape(module == nullptr ? std::string() : module->name, weight, rows, cols);
+  };
+  if (shape.activation.gated()) check(Role::kGate, weights.w1, shape.width, spec.hidden);
+  check(Role::kDown, weights.w2, spec.hidden, shape.width);
+  check(Role::kUp, weights.w3, shape.width, spec.hidden);
+}
+
+}  // namespace nibblecast

@@ -1,0 +1,162 @@
+// model/decoder/cpu_device.h - what the blocks of a decoder are computed with, on the CPU. A device D of
+// another kind has the same members (model/decoder/cuda_device.h); what they mean is said here.
+//
+// Rows of tokens are contiguous, [count, width]. T: float, nothing is rounded; bf16: what enters a product or
+// is kept is rounded once, sums are FP32. `seen`, which may be null, gets the largest |y| of the real rows.
+// An op is done, or on its way in the order of calls, when its call returns.
+#pragma once
+
+#include <cstring>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "model/decoder/dense_tensors.h"
+#include "model/decoder/findings.h"
+#include "model/decoder/memory.h"
+#include "model/decoder/weights.h"
+#include "model/embedding.h"
+#include "model/forward_pass.h"
+#include "model/token_rows.h"
+#include "ops/amax.h"
+#include "ops/gqa.h"
+#include "ops/heads.h"
+#include "ops/rope.h"
+
+namespace nibblecast {
+
+template <class T>
+class CpuDevice {
+ public:
+  using Element = T;
+  using Matrix = StoredLinear;  // [out, in]
+  using Seen = Amax*;
+  static constexpr DecoderSizes kSizes = kCpuSizes;
+
+  CpuDevice(const Model& model, TokenRows rows, const ForwardDevice&);
+
+  // Tokens, and memory for what is computed of them.
+  size_t tokens() const { return rows_.ids.size(); }
+  std::span<const RowGroup> groups() const { return groups_; }
+  const ResidualBuffers<T>& residual() const { return *residual_; }
+  const WorkBuffers<T>& work() const { return *work_; }
+  Seen seen(size_t finding) { return &findings_[finding]; }
+
+  // The residual stream of tokens [begin, begin + count), where ops read and write it; after changes,
+  // store().
+  T* load(size_t begin, size_t) { return residual_->x + begin * hidden_; }
+  void store(size_t, size_t, const T*) {}
+  void embed(const EmbeddingShape& shape, uint64_t first, uint64_t count, std::span<const std::byte> bytes);
+  void read_residual(uint64_t begin, std::span<std::byte> bytes) const;
+  void write_residual(uint64_t begin, std::span<const std::byte> bytes);
+
+  // A layer's dense tensors as they come, and its weights from them.
+  void expect(DenseTensors& dense, const LayerTable& table, std::span<const Tensor> tensors,
+              const TileSize& tiles) {
+    dense.expect(table, tensors, tiles, nullptr);
+  }
+  void send(std::byte*, std::span<const std::byte>) {}  // to where DenseTensors::take() says; here never
+  void keep(const ForwardPass::Owner&) {}               // until what was sent is there
+  void begin_weights() { vectors_.clear(); }
+  Matrix matrix(const StoredLinear& stored) { return stored; }
+  const float* vector(std::vector<float> values) { return vectors_.emplace_back(std::move(values)).data(); }
+  void end_weights() {}  // the dense tensors are not read any more
+
+  // f() computes; on a device of its own the time is taken.
+  template <class F>
+  void compute(const F& f) {
+    f();
+  }
+  void begin_layer();  // no findings yet
+  void set_tick(ForwardPass::Tick tick) { tick_ = std::move(tick); }
+  void report(size_t done_tokens) { report_part(std::min(done_tokens, tokens()), tokens()); }
+  void report_part(size_t done, size_t of) {
+    if (tick_) tick_(static_cast<double>(done) / static_cast<double>(of));
+  }
+
+  // y = norm(x); y may be x where From is T.
+  template <class From>
+  void norm(const From* x, size_t count, size_t width, const float* weight, const NormSpec& spec, T* y,
+            Seen seen);
+  // y [count, out] = x · weightᵀ + bias.
+  void product(const T* x, size_t count, const Linear<CpuDevice>& linear, float* y);
+  // Without a bias, rows of y `y_stride` apart.
+  void multiply(const T* x, size_t count, const Matrix& weight, float* y, size_t y_stride);
+  // Heads of tokens from `first` on: normed, turned by their positions, rounded; norm and rope may be null.
+  template <class From>
+  void turn_heads(const From* x, size_t count, size_t heads, size_t width, const HeadNorm* norm,
+                  const RopeSpec* rope, size_t first, T* y);
+  void see(const T* x, size_t count, size_t width, Seen seen);
+  // x = round(x + y).
+  void add(const float* y, size_t count, size_t width, T* x, Seen seen);
+  void clear(float* values, size_t count) { std::fill_n(values, count, 0.0f); }
+
+  // Queries of a chunk begin at multiples of this in their row.
+  static size_t query_step(const GqaShape& shape) { return gqa_block_queries(shape); }
+  // Queries of tokens [begin, begin + count) of the group; keys and values of the group up to them.
+  void attend(const GqaShape& shape, const RowGroup& group, size_t begin, size_t count, const T* q,
+              const T* k, const T* v, const float* sinks, T* out, Seen seen);
+
+  // act [padded, I] = activation(gate(x), up(x)); the largest |act| of each row times its weight to
+  // `weighted`.
+  void activate(const Activation& activation, const T* x, size_t count, size_t padded,
+                const GatedMlp<CpuDevice>& weights, const float* row_weights, T* act, Seen mid,
+                Seen weighted);
+  // Experts and their weights of tokens from `first` on, to residual().routing.
+  void route(const RouterSpec& router, const float* bias, const float* logits, size_t first, size_t count);
+  void fetch_routing() {}  // begins to bring the choices, and what was found so far, to the host
+  bool routing_fetched() const { return true; }
+  const RoutingBuffers& routing() { return residual_->routing; }  // on the host; waits
+  std::vector<uint32_t> routing_findings() { return findings(); }
+  void send_lists() {}  // of routing() to where ops read them
+  // out [padded, D]: the residual stream of tokens[0 .. count - 1], then zeros.
+  void gather(const uint32_t* tokens, size_t count, size_t padded, T* out);
+  // sum[tokens[i]] += y[i] * weights[i]
+  void scatter_add(const float* y, const uint32_t* tokens, const float* weights, size_t count);
+
+  // run(mlp, its weights) for an MLP that streams by: in the order of calls, once ready() says that nothing
+  // has to be waited for, or room is short; at the latest in finish_mlps().
+  void add_mlp(uint64_t mlp, const StoredExpert& stored, const std::function<bool()>&,
+               const RunMlp<CpuDevice>& run) {
+    run(mlp, [&]() -> GatedMlp<CpuDevice> {
+      return {.gate = {stored.w1}, .up = {stored.w3}, .down = {stored.w2}};
+    });
+  }
+  void finish_mlps(const RunMlp<CpuDevice>&) {}
+
+  void fetch_findings() {}  // begins to bring a layer's findings to the host
+  bool findings_fetched() const { return true; }
+  std::vector<uint32_t> findings() const;  // those fetched last; waits
+
+  void begin_head();
+  // The next bytes of a block of the head's rows, from `held` on in the slot.
+  void take_head(size_t slot, uint64_t held, std::span<const std::byte> bytes);
+  template <class F>
+  void with_head(size_t slot, size_t rows, const F& f) {
+    f(Bf16View{work_->head.stored[slot], rows, hidden_});
+  }
+  void add_logits(const float* logits, size_t count, size_t rows, uint64_t first_row, size_t first);
+  void show(const LogitsBlock& block, const LogitsSink& sink) { sink(block); }
+  RowLosses losses() const;
+
+  DeviceUse use() const { return {}; }
+
+ private:
+  const Rope& rope(const RopeSpec& spec) const;
+
+  const size_t hidden_;
+  const TokenRows rows_;
+  const std::vector<RowGroup> groups_;
+  const std::vector<RopeSpec> rope_specs_;
+  std::vector<Rope> ropes_;
+  Buffer residual_block_, work_block_;
+  std::unique_ptr<ResidualBuffers<T>> residual_;
+  std::unique_ptr<WorkBuffers<T>> work_;
+  std::vector<Amax> findings_;
+  std::deque<std::vector<float>> vectors_;
+  ForwardPass::Tick tick_;
+};
+
+}  // namespace nibblecast

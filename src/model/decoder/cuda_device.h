@@ -1,0 +1,157 @@
+// model/decoder/cuda_device.h - what the blocks of a decoder are computed with, on a CUDA device: the members
+// of CpuDevice (model/decoder/cpu_device.h), with its results within the rounding of products and of p in
+// attention, which are summed in another order. Results are the same in every run, with any device memory.
+// Only in builds with CUDA.
+//
+// Two streams: weights cross the bus on `copying`, everything else happens on `computing`, in the order of
+// calls. Copies run ahead of the computation as far as there are slots, from one layer into the next; the
+// host waits for a layer's routing and for room.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "base/cuda.h"
+#include "base/cuda_owners.h"
+#include "model/decoder/cuda_blocks.h"
+#include "model/decoder/cuda_profile.h"
+#include "model/decoder/cuda_readback.h"
+#include "model/decoder/cuda_slots.h"
+#include "model/decoder/cuda_weights.h"
+#include "model/decoder/dense_tensors.h"
+#include "model/decoder/findings.h"
+#include "model/decoder/weights.h"
+#include "model/embedding.h"
+#include "ops/amax_cuda.h"
+#include "ops/gqa_cuda.h"
+#include "ops/heads_cuda.h"
+#include "ops/matmul_cuda.h"
+
+namespace nibblecast {
+
+template <class T>
+class CudaDevice {
+ public:
+  using Element = T;
+  using Matrix = CudaMatrix<T>;
+  using Seen = DeviceAmax;
+  static constexpr DecoderSizes kSizes = kCudaSizes;
+
+  CudaDevice(const Model& model, TokenRows rows, const ForwardDevice& where);
+
+  size_t tokens() const { return rows_.ids.size(); }
+  std::span<const RowGroup> groups() const { return groups_.groups(); }
+  const ResidualBuffers<T>& residual() const { return *blocks_.residual; }
+  const WorkBuffers<T>& work() const { return *blocks_.work; }
+  Seen seen(size_t finding) { return blocks_.tokens->findings + finding; }
+
+  T* load(size_t begin, size_t count);
+  void store(size_t begin, size_t count, const T* x);
+  void embed(const EmbeddingShape& shape, uint64_t first, uint64_t count, std::span<const std::byte> bytes);
+  void read_residual(uint64_t begin, std::span<std::byte> bytes) const;
+  void write_residual(uint64_t begin, std::span<const std::byte> bytes);
+
+  void expect(DenseTensors& dense, const LayerTable& table, std::span<const Tensor> tensors,
+              const TileSize& tiles) {
+    weights_.expect(dense, table, tensors, tiles);
+  }
+  void send(std::byte* to, std::span<const std::byte> bytes) {
+    profile_.send(copying_, to, bytes.data(), bytes.size());
+  }
+  void keep(const ForwardPass::Owner& owner) { owners_.add(copying_, owner); }
+  void begin_weights() { weights_.begin(); }
+  Matrix matrix(const StoredLinear& stored) { return weights_.matrix(stored); }
+  const float* vector(const std::vector<float>& values) { return weights_.vector(values); }
+  void end_weights() { weights_.end(); }
+
+  template <class F>
+  void compute(const F& f) {
+    profile_.compute(computing_, f);
+  }
+  void begin_layer();
+  void set_tick(const ForwardPass::Tick&) {}  // calls do not last
+  void report(size_t) {}
+  void report_part(size_t, size_t) {}
+
+  template <class From>
+  void norm(const From* x, size_t count, size_t width, const float* weight, const NormSpec& spec, T* y,
+            Seen seen);
+  void product(const T* x, size_t count, const Linear<CudaDevice>& linear, float* y);
+  void multiply(const T* x, size_t count, const Matrix& weight, float* y, size_t y_stride);
+  template <class From>
+  void turn_heads(const From* x, size_t count, size_t heads, size_t width, const HeadNorm* norm,
+                  const RopeSpec* rope, size_t first, T* y);
+  void see(const T* x, size_t count, size_t width, Seen seen);
+  void add(const float* y, size_t count, size_t width, T* x, Seen seen);
+  void clear(float* values, size_t count);
+
+  static size_t query_step(const GqaShape&) { return kGqaBlockQueries; }
+  void attend(const GqaShape& shape, const RowGroup& group, size_t begin, size_t count, const T* q,
+              const T* k, const T* v, const float* sinks, T* out, Seen seen);
+
+  void activate(const Activation& activation, const T* x, size_t count, size_t padded,
+                const GatedMlp<CudaDevice>& weights, const float* row_weights, T* act, Seen mid,
+                Seen weighted);
+  void route(const RouterSpec& router, const float* bias, const float* logits, size_t first, size_t count);
+  void fetch_routing();
+  bool routing_fetched() const { return routed_.done(); }
+  const RoutingBuffers& routing();
+  std::vector<uint32_t> routing_findings() const { return routed_.take(); }
+  void send_lists();
+  void gather(const uint32_t* tokens, size_t count, size_t padded, T* out);
+  void scatter_add(const float* y, const uint32_t* tokens, const float* weights, size_t count);
+
+  void add_mlp(uint64_t mlp, const StoredExpert& stored, const std::function<bool()>& ready,
+               const RunMlp<CudaDevice>& run);
+  void finish_mlps(const RunMlp<CudaDevice>& run);
+
+  void fetch_findings();
+  bool findings_fetched() const { return found_.done(); }
+  std::vector<uint32_t> findings();
+
+  void begin_head();
+  void take_head(size_t slot, uint64_t held, std::span<const std::byte> bytes);
+  template <class F>
+  void with_head(size_t slot, size_t rows, const F& f) {
+    head_slots_[slot].copied.record(copying_);
+    computing_.wait(head_slots_[slot].copied);
+    compute([&] { profile_.part(CudaProfile::kHead, computing_, [&] { f(head_matrix(slot, rows)); }); });
+    head_slots_[slot].used.record(computing_);
+  }
+  void add_logits(const float* logits, size_t count, size_t rows, uint64_t first_row, size_t first);
+  void show(const LogitsBlock& block, const LogitsSink& sink);
+  RowLosses losses();
+
+  DeviceUse use() const { return profile_.use(); }
+
+ private:
+  struct Slot {
+    CudaEvent copied, used;
+  };
+  GatedMlp<CudaDevice> mlp_weights(const StoredExpert& stored);
+  // y = x · weightᵀ + bias, rows of y `y_stride` apart.
+  void biased(const T* x, size_t count, const Linear<CudaDevice>& linear, float* y, size_t y_stride);
+  Matrix head_matrix(size_t slot, size_t rows) {
+    return weights_.matrix(Bf16View{work().head.stored[slot], rows, hidden_}, work().head.rows);
+  }
+  template <class F>
+  void part(CudaProfile::Part part, const F& f) {
+    profile_.part(part, computing_, f);
+  }
+
+  const size_t hidden_;
+  const size_t top_;  // the most experts of a token
+  const TokenRows rows_;
+  CudaStream computing_, copying_;
+  CudaProducts products_;
+  CudaProfile profile_;
+  CudaBlocks<T> blocks_;
+  CudaLayerWeights<T> weights_;
+  CudaRowGroups groups_;
+  CudaSlots slots_;
+  CudaReadback routed_, found_;  // findings up to the routing, and of the layer
+  Slot head_slots_[2];
+  CudaOwners owners_;  // destroyed first: waits for copies
+};
+
+}  // namespace nibblecast

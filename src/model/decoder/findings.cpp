@@ -1,0 +1,116 @@
+#include "model/decoder/findings.h"
+
+#include <algorithm>
+#include <bit>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "base/error.h"
+#include "model/forward_checks.h"
+
+namespace nibblecast {
+namespace {
+
+// A place with one number: the tap's name, and whose input (or, of keys and values, output) it is.
+struct Place {
+  std::string_view tap;
+  size_t finding;
+  Role role;
+};
+constexpr Place kPlaces[] = {
+    {"attn.in", LayerFinding::kAttentionIn, Role::kQ},
+    {"attn.k", LayerFinding::kKeys, Role::kK},
+    {"attn.v", LayerFinding::kValues, Role::kV},
+    {"attn.out", LayerFinding::kAttentionOut, Role::kO},
+    {"ffn.in", LayerFinding::kFfnIn, Role::kRouter},
+    {"ffn.mid", LayerFinding::kMid, Role::kDown},
+    {"shared.mid", LayerFinding::kSharedMid, Role::kDown},
+};
+
+class Reader {
+ public:
+  Reader(const LayerTable& table, std::span<const uint32_t> bits) : table_(table), bits_(bits) {}
+
+  void check_attention() const {
+    for (const Place& place : kPlaces) {
+      if (place.finding <= LayerFinding::kAttentionOut) check(place);
+    }
+    check_streams(name_of(Role::kO), value(LayerFinding::kAttentionStream));
+    for (const Place& place : kPlaces) {
+      if (place.finding > LayerFinding::kAttentionOut) check(place);
+    }
+  }
+  void check_experts() const {
+    for (size_t expert = 0; expert < table_.experts; ++expert) {
+      const auto module = [&](Role role) { return name_of(role, static_cast<int32_t>(expert)); };
+      check_input(module(Role::kUp), value(LayerFinding::expert_in(expert)));
+      check_input(module(Role::kDown), value(LayerFinding::expert_mid(expert)));
+      check_input(module(Role::kDown), value(LayerFinding::expert_mid_weighted(expert)));
+    }
+  }
+  void check_end() const {
+    const Role last = table_.experts == 0 ? Role::kDown : Role::kRouter;
+    check_streams(name_of(last), value(LayerFinding::kFfnStream));
+  }
+  void check_router() const {
+    if (bits_[LayerFinding::kNanScore] != 0) refuse_nan_score(name_of(Role::kRouter));
+  }
+
+  std::vector<float> read(const Tap& tap) const {
+    const auto of_experts = [&](size_t (*at)(size_t)) {
+      std::vector<float> values;
+      for (size_t expert = 0; expert < table_.experts; ++expert) values.push_back(value(at(expert)));
+      return values;
+    };
+    if (tap.name == "experts.in") return of_experts(LayerFinding::expert_in);
+    if (tap.name == "experts.mid") return of_experts(LayerFinding::expert_mid);
+    const Place* place = std::ranges::find(kPlaces, std::string_view(tap.name), &Place::tap);
+    if (place == std::end(kPlaces))
+      throw Error(ErrorKind::kInternal, {}, "no such tap is measured", {.found = tap.name});
+    return {value(place->finding)};
+  }
+  std::vector<float> read_weighted() const {
+    std::vector<float> values;
+    for (size_t expert = 0; expert < table_.experts; ++expert)
+      values.push_back(value(LayerFinding::expert_mid_weighted(expert)));
+    return values;
+  }
+
+ private:
+  float value(size_t finding) const { return std::bit_cast<float>(bits_[finding]); }
+  void check(const Place& place) const { check_input(name_of(place.role), value(place.finding)); }
+  // The first module with the role, shared or not; layers without it have another that reads the same.
+  std::string name_of(Role role, int32_t expert = -1) const {
+    for (const WeightModule& module : table_.modules)
+      if (module.id.role == role && module.id.expert == expert) return module.name;
+    return role == Role::kRouter ? name_of(Role::kUp) : std::string();
+  }
+
+  const LayerTable& table_;
+  std::span<const uint32_t> bits_;
+};
+
+}  // namespace
+
+LayerAmax read_findings(const LayerTable& table, uint64_t layer, std::span<const uint32_t> bits,
+                        std::vector<int64_t> tokens) {
+  const Reader reader(table, bits);
+  reader.check_attention();
+  reader.check_experts();
+  reader.check_end();
+  LayerAmax amax{.layer = layer, .tokens = std::move(tokens)};
+  for (const Tap& tap : table.taps) {
+    amax.taps[tap.name] = reader.read(tap);
+    if (tap.weighted) amax.taps[weighted_tap(tap.name)] = reader.read_weighted();
+  }
+  return amax;
+}
+
+void check_routing(const LayerTable& table, std::span<const uint32_t> bits) {
+  const Reader reader(table, bits);
+  reader.check_attention();
+  reader.check_router();
+}
+
+}  // namespace nibblecast

@@ -1,0 +1,48 @@
+// model/decoder/findings.h - what is found out about a layer on its way: the largest |x| at each place where
+// the forward pass looks, and faults of the router. Numbers in one array, wherever they are collected; their
+// meaning is here.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "model/activation_amax.h"
+#include "model/model_table.h"
+
+namespace nibblecast {
+
+struct LayerFinding {
+  enum : size_t {
+    kEmbedding,
+    kAttentionIn,
+    kKeys,
+    kValues,
+    kAttentionOut,
+    kAttentionStream,
+    kFfnIn,
+    kMid,
+    kSharedMid,
+    kFfnStream,
+    kNanScore,  // not 0: the router scored an expert NaN
+    kUnknownExpert,
+    kExperts,
+  };
+  // Of each of `experts`: its input, what enters down, and that times the routing weight.
+  static size_t expert_in(size_t expert) { return kExperts + 3 * expert; }
+  static size_t expert_mid(size_t expert) { return kExperts + 3 * expert + 1; }
+  static size_t expert_mid_weighted(size_t expert) { return kExperts + 3 * expert + 2; }
+  static size_t count(size_t experts) { return kExperts + 3 * experts; }
+};
+
+// The layer's taps from its findings (the bits of FP32 magnitudes). `tokens`: of each expert. Errors: what is
+// not finite, named by the module that reads it (model/forward_checks.h), in the order of computation.
+// kInternal where the table has a tap that is not measured.
+LayerAmax read_findings(const LayerTable& table, uint64_t layer, std::span<const uint32_t> bits,
+                        std::vector<int64_t> tokens);
+
+// Of what comes before the router, and the router's own fault.
+void check_routing(const LayerTable& table, std::span<const uint32_t> bits);
+
+}  // namespace nibblecast

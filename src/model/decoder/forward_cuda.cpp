@@ -1,0 +1,23 @@
+#include <memory>
+#include <utility>
+
+#include "model/decoder/checks.h"
+#include "model/decoder/cuda_device.h"
+#include "model/decoder/pass.h"
+
+namespace nibblecast {
+
+template <class T>
+std::unique_ptr<ForwardPass> make_cuda_decoder_forward(const Model& model, TokenRows rows,
+                                                       const ForwardDevice& device) {
+  check_cuda_decoder(std::get<DecoderSpec>(model.spec));
+  use_cuda_device(device.cuda.value());
+  return std::make_unique<DecoderPass<CudaDevice<T>>>(model, std::move(rows), device);
+}
+
+template std::unique_ptr<ForwardPass> make_cuda_decoder_forward<float>(const Model&, TokenRows,
+                                                                       const ForwardDevice&);
+template std::unique_ptr<ForwardPass> make_cuda_decoder_forward<bf16>(const Model&, TokenRows,
+                                                                      const ForwardDevice&);
+
+}  // namespace nibblecast

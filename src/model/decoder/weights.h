@@ -1,0 +1,135 @@
+// model/decoder/weights.h - the dense weights of a layer in the form in which a device D computes with them.
+// Names come from the layer's table, by role.
+//
+// D::Matrix is a linear's weight: D.matrix(stored) makes it, D.vector(values) brings a vector to where D
+// computes; both hold until the next layer's weights are loaded.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/error.h"
+#include "model/decoder_spec.h"
+#include "model/model_table.h"
+#include "model/stored.h"
+
+namespace nibblecast {
+
+template <class D>
+struct Linear {
+  typename D::Matrix weight = {};
+  const float* bias = nullptr;  // null: none
+};
+
+template <class D>
+struct AttentionWeights {
+  const float *norm = nullptr, *q_norm = nullptr, *k_norm = nullptr, *sinks = nullptr;
+  Linear<D> q = {}, k = {}, v = {}, o = {};
+};
+
+template <class D>
+struct GatedMlp {
+  Linear<D> gate = {}, up = {}, down = {};  // gate: of no meaning to an activation without one
+};
+
+// Runs an MLP that streams by; load() makes its weights ready, which one without tokens does not need.
+template <class D>
+using RunMlp = std::function<void(uint64_t mlp, const std::function<GatedMlp<D>()>& load)>;
+
+template <class D>
+struct FfnWeights {
+  const float* norm = nullptr;
+  // Of a dense layer, whose weights stream by.
+  const float *gate_bias = nullptr, *up_bias = nullptr, *down_bias = nullptr;
+  // Of a layer of experts.
+  Linear<D> router = {};
+  const float* choice_bias = nullptr;
+  GatedMlp<D> shared = {};
+};
+
+// Loads from `stored` what `table` names. Errors as StoredReader's; kInternal where the table lacks a role
+// that the spec has.
+template <class D>
+class WeightLoader {
+ public:
+  WeightLoader(D& device, const LayerTable& table, const StoredTensors& stored, const TileSize& tiles,
+               const DecoderSpec& spec)
+      : device_(device), table_(table), reader_(stored, tiles), hidden_(spec.hidden) {}
+
+  AttentionWeights<D> attention(const GqaSpec& gqa) {
+    const uint64_t queries = gqa.heads * gqa.width, keys = gqa.kv_heads * gqa.width;
+    const bool norms = gqa.head_norms != HeadNorms::kNone, all = gqa.head_norms == HeadNorms::kAll;
+    return {.norm = vector(Role::kInputNorm, hidden_),
+            .q_norm = norms ? vector(Role::kQNorm, all ? queries : gqa.width) : nullptr,
+            .k_norm = norms ? vector(Role::kKNorm, all ? keys : gqa.width) : nullptr,
+            .sinks = gqa.sinks ? vector(Role::kSinks, gqa.heads) : nullptr,
+            .q = linear({.role = Role::kQ}, queries, hidden_, gqa.qkv_bias),
+            .k = linear({.role = Role::kK}, keys, hidden_, gqa.qkv_bias),
+            .v = linear({.role = Role::kV}, keys, hidden_, gqa.qkv_bias),
+            .o = linear({.role = Role::kO}, hidden_, queries, gqa.o_bias)};
+  }
+
+  FfnWeights<D> ffn(const MlpSpec& mlp) {
+    FfnWeights<D> weights{.norm = vector(Role::kFfnNorm, hidden_)};
+    if (!mlp.bias) return weights;
+    if (mlp.activation.gated()) weights.gate_bias = bias({.role = Role::kGate}, mlp.width);
+    weights.up_bias = bias({.role = Role::kUp}, mlp.width);
+    weights.down_bias = bias({.role = Role::kDown}, hidden_);
+    return weights;
+  }
+  FfnWeights<D> ffn(const MoeSpec& moe) {
+    FfnWeights<D> weights{.norm = vector(Role::kFfnNorm, hidden_),
+                          .router = linear({.role = Role::kRouter}, moe.router.experts, hidden_, false)};
+    if (moe.choice_bias) weights.choice_bias = vector(Role::kRouterBias, moe.router.experts);
+    if (moe.shared) weights.shared = shared(*moe.shared);
+    return weights;
+  }
+
+  const float* final_norm() { return vector(Role::kFinalNorm, hidden_); }
+
+ private:
+  GatedMlp<D> shared(const MlpSpec& mlp) {
+    const auto part = [&](Role role, uint64_t rows, uint64_t cols) {
+      return linear({.shared = true, .role = role}, rows, cols, mlp.bias);
+    };
+    GatedMlp<D> weights{.up = part(Role::kUp, mlp.width, hidden_),
+                        .down = part(Role::kDown, hidden_, mlp.width)};
+    if (mlp.activation.gated()) weights.gate = part(Role::kGate, mlp.width, hidden_);
+    return weights;
+  }
+
+  Linear<D> linear(ModuleId id, uint64_t rows, uint64_t cols, bool with_bias) {
+    const std::string& name = module(id).name;
+    return {device_.matrix(reader_.linear(name, rows, cols)), with_bias ? bias(id, rows) : nullptr};
+  }
+  const float* bias(ModuleId id, uint64_t rows) {
+    return device_.vector(reader_.floats(module(id).name + ".bias", {rows}));
+  }
+  const float* vector(Role role, uint64_t count) {
+    const PlainTensor* tensor = table_.find_plain(role);
+    if (tensor == nullptr) refuse();
+    return device_.vector(reader_.floats(tensor->name, {count}));
+  }
+
+  // `id` without its layer.
+  const WeightModule& module(ModuleId id) const {
+    for (const WeightModule& each : table_.modules) {
+      if (each.id.role == id.role && each.id.shared == id.shared && each.id.expert == id.expert) return each;
+    }
+    refuse();
+  }
+  [[noreturn]] static void refuse() {
+    throw Error(ErrorKind::kInternal, {}, "a layer's table lacks a part that its spec has");
+  }
+
+  D& device_;
+  const LayerTable& table_;
+  const StoredReader reader_;
+  const uint64_t hidden_;
+};
+
+}  // namespace nibblecast

@@ -1,0 +1,20 @@
+// model/forward_checks.h - what a forward pass refuses of what it is given and of what it computed, in the
+// same words for every model and on every device. `module` is a full module name. All kBadInput.
+#pragma once
+
+#include <string>
+
+#include "formats/stored_linear.h"
+
+namespace nibblecast {
+
+void check_shape(const std::string& module, const StoredLinear& weight, size_t rows, size_t cols);
+
+// Where the largest magnitude seen is NaN or infinite.
+void check_input(const std::string& module, float amax);
+void check_streams(const std::string& module, float amax);
+void check_embedding(const std::string& tensor, float amax);
+
+[[noreturn]] void refuse_nan_score(const std::string& module);
+
+}  // namespace nibblecast
