@@ -151,9 +151,10 @@ TEST_F(AmaxFileTest, VersionOnesExpertsAreReadByTaps) {
 }
 
 TEST_F(AmaxFileTest, NamesOfOneVersionAreNoneOfTheOther) {
-  for (const char* name : {"layers.0.attn.in.amax", "layers.0.experts.in.amax", "layers.0.attn.wq_z.input_amax",
-                           "layers.0.attn.wq_a.input_amax_weighted", "layers.0.ffn.experts.w1.input_amax",
-                           "layers.0.ffn.experts.0.w1.input_amax", "layers.0.input_amax"}) {
+  for (const char* name :
+       {"layers.0.attn.in.amax", "layers.0.experts.in.amax", "layers.0.attn.wq_z.input_amax",
+        "layers.0.attn.wq_a.input_amax_weighted", "layers.0.ffn.experts.w1.input_amax",
+        "layers.0.ffn.experts.0.w1.input_amax", "layers.0.input_amax"}) {
     write({tensor(name, Dtype::kF32, {})}, floats({1}), kFirst);
     refuse(name, "no name of an amax file");
   }

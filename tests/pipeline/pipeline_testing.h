@@ -6,7 +6,7 @@
 
 #include "base/hash.h"
 #include "model/deepseek_v4_tensors.h"
-#include "model/presets.h"
+#include "model/family.h"
 #include "pipeline/destination.h"
 #include "pipeline/output.h"
 #include "pipeline/run.h"
@@ -45,8 +45,8 @@ inline CalibrationRows tiny_rows(uint64_t vocab_size, size_t rows = 4, size_t le
   return made;
 }
 
-// Every tap's amax: 1 + expert / 100 where each expert has one, of weighted taps a half, and a quarter times the
-// routing weight; 2 where there is one value.
+// Every tap's amax: 1 + expert / 100 where each expert has one, of weighted taps a half, and a quarter times
+// the routing weight; 2 where there is one value.
 inline AmaxFile plain_amax(const Plan& plan) {
   AmaxFile amax;
   for (uint64_t layer = 0; layer < plan.layers(); ++layer) {

@@ -293,8 +293,7 @@ TEST_F(ResumeTest, AJournalWithoutPerplexityIsNotedAndGoesOn) {
   EXPECT_TRUE(state().perplexity);
   std::vector<Json> entries;
   read_journal(files_, job("journal"), [&](const Json& entry) {
-    const bool of_head =
-        entry.contains("streams") && entry["streams"]["layer"] == plan_.layers();
+    const bool of_head = entry.contains("streams") && entry["streams"]["layer"] == plan_.layers();
     if (!of_head && !entry.contains("perplexity")) entries.push_back(entry);
   });
   files_.remove(job("journal"));

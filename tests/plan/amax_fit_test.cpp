@@ -31,9 +31,7 @@ class AmaxFit : public ::testing::Test {
     amax_.metadata = {{"model", source_identity(*source_)}, {"weights", plan_.weights}};
     for (uint64_t layer = 0; layer < 2; ++layer) {
       amax_.layers.push_back({.layer = layer,
-                              .taps = {{kIn, {2, 2, 2, 2}},
-                                       {kMid, {1, 1, 1, 1}},
-                                       {kWeighted, {1, 1, 1, 1}}},
+                              .taps = {{kIn, {2, 2, 2, 2}}, {kMid, {1, 1, 1, 1}}, {kWeighted, {1, 1, 1, 1}}},
                               .tokens = {9, 9, 9, 9}});
     }
   }
@@ -79,13 +77,17 @@ TEST_F(AmaxFit, WhatNoFileOfThisModelHasIsRefused) {
   expect_misfit([](auto& layers) { layers.push_back(layers[1]), layers.back().layer = 2; },
                 "the model has no such layer");
   for (const std::string& entry : {std::string(kIn), std::string(kMid), kWeighted}) {
-    expect_misfit([&](auto& layers) { layers[1].taps[entry] = {1}; },
-                  "layers.1." + entry + ".amax': the model has another number of experts (expected 4, found 1)");
+    expect_misfit(
+        [&](auto& layers) { layers[1].taps[entry] = {1}; },
+        "layers.1." + entry + ".amax': the model has another number of experts (expected 4, found 1)");
   }
   expect_misfit([](auto& layers) { layers[1].tokens = {1}; },
                 "layers.1.experts.tokens': the model has another number of experts (expected 4, found 1)");
-  expect_misfit([](auto& layers) { layers[1].taps["attn.in"] = {1, 2}; },
-                "layers.1.attn.in.amax': the model has another number of experts (expected 1, found 2)");
+  expect_misfit(
+      [](auto& layers) {
+        layers[1].taps["attn.in"] = {1, 2};
+      },
+      "layers.1.attn.in.amax': the model has another number of experts (expected 1, found 2)");
   for (const char* entry : {"attn.mystery", "attn.in_weighted"}) {
     expect_misfit([&](auto& layers) { layers[0].taps[entry] = {1}; },
                   std::string("layers.0.") + entry + ".amax': the model has no such input");
@@ -121,9 +123,10 @@ TEST_F(AmaxFit, AnotherModelIsNamedAndSoIsAFineTune) {
 
 TEST_F(AmaxFit, AnAmaxBelowTheNormsWeightsIsAWarning) {
   amax_.layers[1].taps[kIn][3] = 1e-4f;
-  EXPECT_THAT(warnings(), ::testing::ElementsAre(HasSubstr(
-                              "f: layers.1.experts.in.amax: 0.0001 in expert 3, as 1 of 4 values; the weights "
-                              "of layers.1.ffn_norm.weight give at least 0.99")));
+  EXPECT_THAT(warnings(),
+              ::testing::ElementsAre(
+                  HasSubstr("f: layers.1.experts.in.amax: 0.0001 in expert 3, as 1 of 4 values; the weights "
+                            "of layers.1.ffn_norm.weight give at least 0.99")));
 }
 
 TEST_F(AmaxFit, TokensDecideWhoSawNone) {

@@ -11,7 +11,6 @@
 #include "checkpoint/safetensors.h"
 #include "formats/bf16.h"
 #include "model/family.h"
-#include "model/presets.h"
 
 namespace nibblecast::testing {
 

@@ -7,7 +7,6 @@
 #include <set>
 
 #include "model/family.h"
-#include "model/presets.h"
 #include "testing.h"
 
 namespace nibblecast {
@@ -163,7 +162,8 @@ TEST(RecipeModules, BlocksOfOtherSizesAreNotWritten) {
   const Model model = read_model(json, "config.json");
   const Recipe recipe = parse_recipe("rules:\n- {modules: '*.wq_a', format: fp8_block}", "r.yaml");
   expect_error(
-      ErrorKind::kUnsupported, [&] { resolve_modules(recipe, model.table, tile_size(json, "config.json")); }, "blocks of 32 x 32");
+      ErrorKind::kUnsupported, [&] { resolve_modules(recipe, model.table, tile_size(json, "config.json")); },
+      "blocks of 32 x 32");
 }
 
 TEST(RecipeModules, PatternsThatMatchNothingAreNamed) {

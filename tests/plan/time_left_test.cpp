@@ -3,7 +3,6 @@
 #include <gtest/gtest.h>
 
 #include "model/family.h"
-#include "model/presets.h"
 
 namespace nibblecast {
 namespace {
