@@ -25,7 +25,7 @@
 #include "base/parallel.h"
 #include "model/deepseek_v4.h"
 #include "model/deepseek_v4_tensors.h"
-#include "model/presets.h"
+#include "model/family.h"
 #include "model/random_layer.h"
 #include "ops/attention.h"
 #include "ops/hyper_connection.h"

@@ -13,7 +13,7 @@ namespace {
 
 // What decides an output's bytes where it is not given, as the help says.
 constexpr std::pair<const char*, const char*> kDefaults[] = {
-    {"--recipe", "nvfp4_experts_only"},
+    {"--recipe", "auto"},
     {"--weight-method", "the recipe's"},
     {"--kv-cache", "the recipe's"},
     {"--compute-dtype", "bfloat16"},

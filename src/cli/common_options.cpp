@@ -190,7 +190,12 @@ void add_compute_dtype(CLI::App& app, QuantizeOptions& options) {
 }
 
 void add_quantize_options(CLI::App& app, QuantizeOptions& options) {
-  add_path(app, "--recipe", options.recipe, "R", "built-in name or YAML file (nvfp4_experts_only)");
+  add_path(app, "--recipe", options.recipe, "R", "built-in name or YAML file (auto)");
+  add_choice<OutputFormat>(app, "--format", options.format,
+                           {{"auto", OutputFormat::kAuto},
+                            {"modelopt-v4", OutputFormat::kModelOptV4},
+                            {"modelopt", OutputFormat::kModelOpt}},
+                           "how the output names things (auto: the family's)");
   add_parsed<RecipeMethod>(app, "--weight-method", options.weight_method, parse_recipe_method,
                            "cast|max|mse|four_over_six", "instead of the recipe's");
   add_parsed<KvCache>(app, "--kv-cache", options.kv_cache, parse_kv_cache, "none|fp8_cast|fp8|nvfp4_cast",

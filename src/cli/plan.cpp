@@ -10,7 +10,7 @@
 #include "cli/commands.h"
 #include "cli/console.h"
 #include "cli/plan_report.h"
-#include "cli/preflight.h"
+#include "cli/job_options.h"
 #include "cli/reply.h"
 #include "cli/source.h"
 #include "cli/summary.h"
@@ -32,7 +32,7 @@ int explain(const Checkpoint& source, const PlanArguments& arguments, bool json)
   const std::string file = (source.folder() / "config.json").string();
   const Model model = read_model(source.config(), file);
   const std::vector<ResolvedModule> modules = resolve_modules(
-      recipe_of(source.files(), arguments.options), model.table, tile_size(source.config(), file));
+      recipe_of(source.files(), resolved_options(arguments.options, model)), model.table, tile_size(source.config(), file));
   const ResolvedModule* found = find_module(modules, arguments.explain);
   if (found == nullptr) {
     throw Error(ErrorKind::kUsage, {}, "no module is called '" + arguments.explain + "'",
@@ -69,7 +69,8 @@ int run(const PlanArguments& arguments, const CommonOptions& common) {
   PlanReport report{.source = &source,
                     .plan = &plan,
                     .preflight = preflight(source, plan, activations, arguments.destination, arguments.job,
-                                           common, device, true),
+                                           means_of(common, device, plan, source.files()), true),
+                    .device = device.text,
                     .seconds = {},
                     .calibration_seconds = {},
                     .breaches = {}};

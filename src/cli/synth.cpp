@@ -12,7 +12,7 @@
 #include "cli/reply.h"
 #include "cli/summary.h"
 #include "cli/text.h"
-#include "model/presets.h"
+#include "model/family.h"
 
 namespace nibblecast {
 namespace {

@@ -179,9 +179,7 @@ std::vector<Tensor> stored(const Model& model, std::optional<uint64_t> layer) {
 }
 
 constexpr std::string_view kModelTypes[] = {"deepseek_v4"};
-constexpr Preset kPresets[] = {{"v4-pro", [] { return preset_config("v4-pro"); }},
-                               {"v4-flash", [] { return preset_config("v4-flash"); }},
-                               {"v4-tiny", [] { return preset_config("v4-tiny"); }}};
+constexpr Preset kPresets[] = {{"v4-pro", v4_pro_config}, {"v4-flash", v4_flash_config}, {"v4-tiny", v4_tiny_config}};
 
 }  // namespace
 

@@ -41,4 +41,31 @@ const Family& family_of(const Json& config, const std::string& file) {
 
 Model read_model(const Json& config, const std::string& file) { return family_of(config, file).read(config, file); }
 
+const Family& family_named(std::string_view name) {
+  for (const Family* family : families()) {
+    if (family->name == name || std::ranges::find(family->model_types, name) != family->model_types.end())
+      return *family;
+  }
+  throw Error(ErrorKind::kInternal, {}, "no family has this name", {.found = std::string(name)});
+}
+
+std::vector<std::string_view> preset_names() {
+  std::vector<std::string_view> names;
+  for (const Family* family : families())
+    for (const Preset& preset : family->presets) names.push_back(preset.name);
+  return names;
+}
+
+Json preset_config(std::string_view name) {
+  std::string known;
+  for (const Family* family : families()) {
+    for (const Preset& preset : family->presets) {
+      if (preset.name == name) return preset.config();
+      known += (known.empty() ? "" : ", ") + std::string(preset.name);
+    }
+  }
+  throw Error(ErrorKind::kUsage, {}, "no preset has this name",
+              {.expected = known, .found = "'" + std::string(name) + "'"});
+}
+
 }  // namespace nibblecast

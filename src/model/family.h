@@ -46,5 +46,11 @@ std::span<const Family* const> families();
 // By model_type. kUnsupported, naming the families that are known.
 const Family& family_of(const Json& config, const std::string& file);
 Model read_model(const Json& config, const std::string& file);
+// Whose model it is: Model::family is one of its model_types, or its name.
+const Family& family_named(std::string_view name);
+
+// Of all families; and the config of one. Error kUsage for another name.
+std::vector<std::string_view> preset_names();
+Json preset_config(std::string_view name);
 
 }  // namespace nibblecast

@@ -1,14 +1,9 @@
 #include "model/presets.h"
 
-#include <string>
 #include <vector>
-
-#include "base/error.h"
 
 namespace nibblecast {
 namespace {
-
-constexpr std::string_view kNames[] = {"v4-pro", "v4-flash", "v4-tiny"};
 
 // What V4-Pro and V4-Flash have in common.
 Json common_config() {
@@ -70,7 +65,9 @@ std::vector<int> alternating_ratios(int first_two, int layers) {
   return ratios;
 }
 
-Json pro_config() {
+}  // namespace
+
+Json v4_pro_config() {
   Json config = common_config();
   config.update({{"hidden_size", 7168},
                  {"num_hidden_layers", 61},
@@ -85,7 +82,7 @@ Json pro_config() {
   return config;
 }
 
-Json flash_config() {
+Json v4_flash_config() {
   Json config = common_config();
   config.update({{"hidden_size", 4096},
                  {"num_hidden_layers", 43},
@@ -101,7 +98,7 @@ Json flash_config() {
 }
 
 // Short enough that rows of some hundred tokens leave the window and make the indexer choose.
-Json tiny_config() {
+Json v4_tiny_config() {
   Json config = common_config();
   config.update({{"hidden_size", 256},
                  {"num_hidden_layers", 5},
@@ -124,18 +121,6 @@ Json tiny_config() {
                  {"compress_ratios", {0, 128, 4, 128, 4, 0}}});
   config["rope_scaling"]["original_max_position_embeddings"] = 512;
   return config;
-}
-
-}  // namespace
-
-std::span<const std::string_view> preset_names() { return kNames; }
-
-Json preset_config(std::string_view name) {
-  if (name == "v4-pro") return pro_config();
-  if (name == "v4-flash") return flash_config();
-  if (name == "v4-tiny") return tiny_config();
-  throw Error(ErrorKind::kUsage, {}, "no preset has this name",
-              {.expected = "v4-pro, v4-flash or v4-tiny", .found = "'" + std::string(name) + "'"});
 }
 
 }  // namespace nibblecast

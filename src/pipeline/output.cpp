@@ -41,6 +41,7 @@ Json options_document(const QuantizeOptions& options) {
   for (const Engine engine : options.engines) engines.push_back(engine_name(engine));
   return {
       {"recipe", without_folders(options.recipe)},
+      {"format", output_format_name(options.format)},
       {"recipe_text", options.recipe_text.empty() ? Json() : Json(options.recipe_text)},
       {"weight_method", options.weight_method ? Json(recipe_method_name(*options.weight_method)) : Json()},
       {"kv_cache", options.kv_cache ? Json(kv_cache_name(*options.kv_cache)) : Json()},

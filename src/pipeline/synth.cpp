@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstring>
 #include <mutex>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -12,6 +13,7 @@
 #include "base/parallel.h"
 #include "checkpoint/safetensors.h"
 #include "model/deepseek_v4_tensors.h"
+#include "model/family.h"
 #include "pipeline/synth_content.h"
 #include "pipeline/synth_side_files.h"
 
@@ -29,7 +31,8 @@ static_assert(kChunkBytes % kDirectAlignment == 0);
               {.expected = expected, .found = found});
 }
 
-// Per-layer lists of the config, cut to the range; what draft layers have behind them goes.
+// Per-layer lists of the config, cut to the range; what draft layers have behind them goes. Lists of layers
+// hold those that are left, by their new numbers.
 void cut_lists(Json& config, const LayerRange& range) {
   for (const char* key : {"compress_ratios", "layer_types", "mlp_layer_types"}) {
     if (!config.contains(key) || config[key].is_null()) continue;
@@ -37,44 +40,62 @@ void cut_lists(Json& config, const LayerRange& range) {
     for (uint64_t layer = range.first; layer <= range.last; ++layer) cut.push_back(config[key].at(layer));
     config[key] = std::move(cut);
   }
+  if (!at_or_null(config, "mlp_only_layers").is_array()) return;
+  Json left = Json::array();
+  for (const Json& layer : config["mlp_only_layers"]) {
+    if (layer >= range.first && layer <= range.last) left.push_back(layer.get<uint64_t>() - range.first);
+  }
+  config["mlp_only_layers"] = std::move(left);
 }
 
-void cut_layers(Json& config, const DeepseekV4Config& parsed, const LayerRange& range) {
-  if (range.first > range.last || range.last >= parsed.num_hidden_layers) {
-    refuse_option("layers", "A..B with A <= B < " + std::to_string(parsed.num_hidden_layers),
+// Counts of first layers: of those in the range.
+void cut_counts(Json& config, const LayerRange& range) {
+  for (const char* key : {"num_hash_layers", "first_k_dense_replace", "max_window_layers"}) {
+    if (!at_or_null(config, key).is_number_unsigned()) continue;
+    const uint64_t end = std::min(config[key].get<uint64_t>(), range.last + 1);
+    config[key] = end - std::min(end, range.first);
+  }
+}
+
+void cut_layers(Json& config, const Model& model, const LayerRange& range) {
+  if (range.first > range.last || range.last >= model.layers()) {
+    refuse_option("layers", "A..B with A <= B < " + std::to_string(model.layers()),
                   std::to_string(range.first) + ".." + std::to_string(range.last));
   }
   cut_lists(config, range);
+  cut_counts(config, range);
   config["num_hidden_layers"] = range.last - range.first + 1;
-  const uint64_t hash_end = std::min(parsed.num_hash_layers, range.last + 1);
-  config["num_hash_layers"] = hash_end - std::min(hash_end, range.first);
-  config["num_nextn_predict_layers"] = 0;
+  if (config.contains("num_nextn_predict_layers")) config["num_nextn_predict_layers"] = 0;
 }
 
-void set_experts(Json& config, const DeepseekV4Config& parsed, uint64_t experts) {
+void set_experts(Json& config, const Model& model, uint64_t experts) {
   constexpr uint64_t kMostExperts = 65536;
-  if (experts < parsed.num_experts_per_tok || experts > kMostExperts) {
+  uint64_t top = 0;
+  for (const LayerTable& layer : model.table.layers) top = std::max(top, layer.top);
+  if (top == 0) refuse_option("experts", "none: its layers are dense", std::to_string(experts));
+  if (experts < top || experts > kMostExperts) {
     refuse_option("experts",
-                  "from num_experts_per_tok = " + std::to_string(parsed.num_experts_per_tok) + " to " +
-                      std::to_string(kMostExperts),
+                  "from num_experts_per_tok = " + std::to_string(top) + " to " + std::to_string(kMostExperts),
                   std::to_string(experts));
   }
-  config[config.contains("num_local_experts") ? "num_local_experts" : "n_routed_experts"] = experts;
-  if (config.contains("num_local_experts") && config.contains("n_routed_experts")) {
-    config["n_routed_experts"] = experts;
-  }
+  for (const char* key : {"n_routed_experts", "num_local_experts", "num_experts"})
+    if (config.contains(key)) config[key] = experts;
 }
 
 Json adapted_config(Json config, const std::string& file, const SynthOptions& options) {
-  const auto parsed = DeepseekV4Config::parse(config, file);
-  if (parsed.vocab_size < kSynthTokens) {
-    throw Error(
-        ErrorKind::kBadInput, {.file = file}, "'vocab_size' is too small for a tokenizer of bytes",
-        {.expected = "at least " + std::to_string(kSynthTokens), .found = std::to_string(parsed.vocab_size)});
+  const Model model = read_model(config, file);
+  if (model.vocabulary.size < kSynthTokens) {
+    throw Error(ErrorKind::kBadInput, {.file = file}, "'vocab_size' is too small for a tokenizer of bytes",
+                {.expected = "at least " + std::to_string(kSynthTokens),
+                 .found = std::to_string(model.vocabulary.size)});
   }
-  if (options.fp8_experts) config["expert_dtype"] = "fp8";
-  if (options.layers) cut_layers(config, parsed, *options.layers);
-  if (options.experts) set_experts(config, parsed, *options.experts);
+  if (options.fp8_experts) {
+    if (!std::holds_alternative<DeepseekV4Config>(model.spec))
+      throw Error(ErrorKind::kUsage, {}, "only DeepSeek-V4 has releases with FP8 experts");
+    config["expert_dtype"] = "fp8";
+  }
+  if (options.layers) cut_layers(config, model, *options.layers);
+  if (options.experts) set_experts(config, model, *options.experts);
   config["bos_token_id"] = kSynthBos;
   config["eos_token_id"] = kSynthEos;
   return config;
@@ -104,7 +125,7 @@ struct SynthShard {
 };
 
 // The tensors of each shard: embed; a layer each; norm and head; draft layer.
-std::vector<ModelTensor> tensors_of_shard(const DeepseekV4Config& config, uint64_t shard) {
+std::vector<ModelTensor> v4_tensors(const DeepseekV4Config& config, uint64_t shard) {
   if (shard > 0 && shard <= config.num_hidden_layers) return layer_tensors(config, shard - 1);
   if (shard > config.num_hidden_layers + 1) return mtp_tensors(config);
   std::vector<ModelTensor> result;
@@ -114,19 +135,54 @@ std::vector<ModelTensor> tensors_of_shard(const DeepseekV4Config& config, uint64
   return result;
 }
 
-SynthShard lay_out_shard(const DeepseekV4Config& config, uint64_t shard, uint64_t shards, uint64_t seed) {
+std::vector<PlacedTensor> contents_of(const DeepseekV4Config& config, const Model&, uint64_t shard,
+                                      uint64_t seed) {
+  std::vector<PlacedTensor> tensors;
+  for (const ModelTensor& tensor : v4_tensors(config, shard)) {
+    for (Tensor& stored : release_tensors(config, tensor)) {
+      const SynthContent content(config, tensor, stored, seed);
+      const bool is_norm = tensor.storage == Storage::kBF16 && tensor.shape.size() == 1;
+      tensors.push_back({std::move(stored), content, is_norm});
+    }
+  }
+  return tensors;
+}
+
+// A decoder's: as the family's releases store them.
+std::vector<PlacedTensor> contents_of(const DecoderSpec&, const Model& model, uint64_t shard, uint64_t seed) {
+  const bool is_layer = shard > 0 && shard <= model.layers();
+  const LayerTable& table = is_layer ? model.table.layers[shard - 1] : model.table.globals;
+  const auto layer = is_layer ? std::optional(shard - 1) : std::nullopt;
+  std::vector<PlacedTensor> tensors;
+  for (Tensor& stored : family_named(model.family).stored(model, layer)) {
+    const auto module = std::ranges::find_if(
+        table.modules, [&](const WeightModule& each) { return each.name + ".weight" == stored.name; });
+    const bool is_embedding = module != table.modules.end() && module->kind == ModuleKind::kEmbedding;
+    if (!is_layer && is_embedding != (shard == 0)) continue;
+    if (module != table.modules.end()) {
+      const bool is_head = module->kind == (model.table.tied_head ? ModuleKind::kEmbedding : ModuleKind::kHead);
+      const SynthContent content(*module, is_head, stored, seed);
+      tensors.push_back({std::move(stored), content, false});
+      continue;
+    }
+    const auto plain = std::ranges::find(table.plain, stored.name, &PlainTensor::name);
+    const SynthContent content(*plain, stored, seed);
+    tensors.push_back({std::move(stored), content, stored.shape.size() == 1});
+  }
+  return tensors;
+}
+
+std::vector<PlacedTensor> tensors_of_shard(const Model& model, uint64_t shard, uint64_t seed) {
+  return std::visit([&](const auto& spec) { return contents_of(spec, model, shard, seed); }, model.spec);
+}
+
+SynthShard lay_out_shard(const Model& model, uint64_t shard, uint64_t shards, uint64_t seed) {
   SynthShard result;
   char name[64];
   std::snprintf(name, sizeof name, "model-%05llu-of-%05llu.safetensors",
                 static_cast<unsigned long long>(shard + 1), static_cast<unsigned long long>(shards));
   result.name = name;
-  for (const ModelTensor& tensor : tensors_of_shard(config, shard)) {
-    for (Tensor& stored : release_tensors(config, tensor)) {
-      const SynthContent content(config, tensor, stored, seed);
-      const bool is_norm = tensor.storage == Storage::kBF16 && tensor.shape.size() == 1;
-      result.tensors.push_back({std::move(stored), content, is_norm});
-    }
-  }
+  result.tensors = tensors_of_shard(model, shard, seed);
   // As the safetensors library does: widest dtypes first (its order, which Dtype follows), then by name.
   std::sort(result.tensors.begin(), result.tensors.end(), [](const PlacedTensor& a, const PlacedTensor& b) {
     return a.stored.dtype != b.stored.dtype ? a.stored.dtype > b.stored.dtype : a.stored.name < b.stored.name;
@@ -240,22 +296,22 @@ std::string describe(const SynthOptions& options) {
 void synthesize(const Json& source, const std::string& config_file, const SynthOptions& options,
                 const std::filesystem::path& out, FileSystem& files) {
   const Json json = adapted_config(source, config_file, options);
-  const auto config = DeepseekV4Config::parse(json, config_file);
-  const uint64_t shards = config.num_hidden_layers + (has_draft_layer(json, config_file) ? 3 : 2);
+  const Model model = read_model(json, config_file);
+  const bool is_v4 = std::holds_alternative<DeepseekV4Config>(model.spec);
+  const uint64_t shards = model.layers() + (is_v4 && has_draft_layer(json, config_file) ? 3 : 2);
   require_empty(out, files);
   files.create_folders(out);
-  write_synth_side_files(files, out, describe(options), config.max_position_embeddings);
+  write_synth_side_files(files, out, describe(options), model.vocabulary.max_position_embeddings);
 
   uint64_t total_size = 0;
   for (uint64_t shard = 0; shard < shards; ++shard) {
-    for (const ModelTensor& tensor : tensors_of_shard(config, shard)) {
-      for (const Tensor& stored : release_tensors(config, tensor)) total_size += stored.size_bytes;
-    }
+    for (const PlacedTensor& tensor : tensors_of_shard(model, shard, options.seed))
+      total_size += tensor.stored.size_bytes;
   }
   Reporter reporter(options, total_size);
   Json weight_map = Json::object();
   for (uint64_t index = 0; index < shards; ++index) {
-    const SynthShard shard = lay_out_shard(config, index, shards, options.seed);
+    const SynthShard shard = lay_out_shard(model, index, shards, options.seed);
     write_shard(shard, options.sparse, out, files, reporter);
     for (const PlacedTensor& tensor : shard.tensors) weight_map[tensor.stored.name] = shard.name;
   }

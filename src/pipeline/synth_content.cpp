@@ -168,6 +168,39 @@ SynthContent::SynthContent(const DeepseekV4Config& config, const ModelTensor& te
   }
 }
 
+// As uniform_of() has it of DeepSeek-V4's.
+SynthContent::SynthContent(const WeightModule& module, bool is_head, const Tensor& stored, uint64_t seed)
+    : key_(key_of(stored.name, seed)) {
+  const bool is_looked_up = module.kind == ModuleKind::kEmbedding && !is_head;
+  const double gain = is_head ? 2 : module.kind == ModuleKind::kRouter ? 1.5 : 1;
+  const double fan_in = is_looked_up ? 1 : static_cast<double>(module.shape[1]);
+  set_uniform(stored.dtype, 0, gain * std::sqrt(3.0 / fan_in));
+}
+
+SynthContent::SynthContent(const PlainTensor& plain, const Tensor& stored, uint64_t seed)
+    : key_(key_of(stored.name, seed)) {
+  switch (plain.id.role) {
+    case Role::kInputNorm:
+    case Role::kFfnNorm:
+    case Role::kQNorm:
+    case Role::kKNorm:
+    case Role::kFinalNorm:
+      set_uniform(stored.dtype, 1, 0.25);
+      return;
+    case Role::kSinks:
+      set_uniform(stored.dtype, 0, 1);
+      return;
+    default:  // biases
+      set_uniform(stored.dtype, 0, 0.05);
+  }
+}
+
+void SynthContent::set_uniform(Dtype dtype, double center, double half_width) {
+  kind_ = dtype == Dtype::kBF16 ? Kind::kBF16 : Kind::kF32;
+  center_ = static_cast<float>(center);
+  half_width_ = static_cast<float>(half_width);
+}
+
 void SynthContent::fill(uint64_t begin, std::span<std::byte> to) const {
   const auto fill_with = [&](const auto& word_of_random) {
     fill_words(begin, to, [&](uint64_t index) { return word_of_random(random64(key_, index)); });

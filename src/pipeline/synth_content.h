@@ -11,6 +11,7 @@
 #include <span>
 
 #include "model/deepseek_v4_tensors.h"
+#include "model/model_table.h"
 
 namespace nibblecast {
 
@@ -19,11 +20,16 @@ class SynthContent {
   // `stored` is one of release_tensors(config, tensor).
   SynthContent(const DeepseekV4Config& config, const ModelTensor& tensor, const Tensor& stored,
                uint64_t seed);
+  // BF16 or F32 of a decoder: a module's weight, or a tensor that is none.
+  // `is_head`: it is multiplied with what leaves the last layer, be it the embedding too.
+  SynthContent(const WeightModule& module, bool is_head, const Tensor& stored, uint64_t seed);
+  SynthContent(const PlainTensor& plain, const Tensor& stored, uint64_t seed);
 
   // Bytes [begin, begin + to.size()) of the tensor.
   void fill(uint64_t begin, std::span<std::byte> to) const;
 
  private:
+  void set_uniform(Dtype dtype, double center, double half_width);
   void clear_zero_blocks(uint64_t begin, std::span<std::byte> to) const;
 
   enum class Kind { kBF16, kF32, kE4M3, kE2M1, kE8M0, kRouting };

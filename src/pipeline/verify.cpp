@@ -134,7 +134,7 @@ class Verifier {
   void check_engines() {
     if (!output_.all_shards_read || plan_.command != "quantize") return;
     for (const Breach& breach :
-         check_engine_contracts(output_.config, output_.hf_quant_config, output_.tensors)) {
+         check_contracts(*plan_.model, output_.config, output_.hf_quant_config, output_.tensors)) {
       const std::string line = fmt::format("{}: {}", engine_name(breach.engine), breach.rule);
       if (options_.engines.value_or(recorded_.options.engines).contains(breach.engine))
         problems_.add("engine contracts", line);

@@ -71,10 +71,10 @@ std::set<std::string> quantized_modules(const OutputFolder& output, const Model&
 }
 
 void check_quantized_layers(const std::string& file, const Json& listed, const OutputFolder& output,
-                            const Model& model, ProblemList& problems) {
+                            const Model* model, ProblemList& problems) {
   // What is no object is reported by the comparison with the plan.
-  if (!listed.is_object() || !output.all_shards_read) return;
-  const std::set<std::string> modules = quantized_modules(output, model);
+  if (!listed.is_object() || !output.all_shards_read || model == nullptr) return;
+  const std::set<std::string> modules = quantized_modules(output, *model);
   for (const std::string& module : modules) {
     if (listed.contains(module)) continue;
     problems.add(file,
@@ -176,6 +176,14 @@ RecordedOptions recorded_options(const Json& run_document, ProblemList& problems
   // Outputs of a file's recipe hold its text; the file may be gone or changed since.
   const Json recipe_text = at_or_null(options, "recipe_text");
   if (recipe_text.is_string()) recorded.options.recipe_text = recipe_text.get<std::string>();
+  const Json format = at_or_null(options, "format");  // older versions had one for each family
+  if (!format.is_null()) {
+    const auto known = format.is_string() ? parse_output_format(format.get<std::string>()) : std::nullopt;
+    if (known)
+      recorded.options.format = *known;
+    else
+      choice<bool>(options, "format", {}, problems);
+  }
   recorded.options.weight_method = named(options, "weight_method", parse_recipe_method, problems);
   recorded.options.kv_cache = named(options, "kv_cache", parse_kv_cache, problems);
   read_engines(at_or_null(options, "engines"), recorded.options.engines, problems);
@@ -206,7 +214,7 @@ void check_documents(const OutputFolder& output, const Plan& plan, ProblemList& 
     JsonComparison("config.json", problems).compare(config, output.config, "");
     check_quantized_layers("config.json",
                            at_or_null(at_or_null(output.config, "quantization_config"), "quantized_layers"),
-                           output, *plan.model, problems);
+                           output, plan.model.get(), problems);
   }
   if (output.has_hf_quant_config == plan.hf_quant_config.is_null()) {
     problems.add("files", fmt::format("hf_quant_config.json: {}",
@@ -218,7 +226,7 @@ void check_documents(const OutputFolder& output, const Plan& plan, ProblemList& 
     JsonComparison("hf_quant_config.json", problems).compare(hf_quant_config, output.hf_quant_config, "");
     check_quantized_layers("hf_quant_config.json",
                            at_or_null(at_or_null(output.hf_quant_config, "quantization"), "quantized_layers"),
-                           output, *plan.model, problems);
+                           output, plan.model.get(), problems);
   }
   if (output.index_metadata.is_object()) {
     Json metadata =

@@ -10,6 +10,7 @@
 
 #include "checkpoint/printable.h"
 #include "model/deepseek_v4_tensors.h"
+#include "plan/engines/modelopt.h"
 #include "plan/engines_formats.h"
 #include "plan/glob.h"
 
@@ -384,6 +385,13 @@ std::string_view engine_release(Engine engine) {
 std::vector<Breach> check_engine_contracts(const Json& config, const Json& hf_quant_config,
                                            std::span<const Tensor> tensors) {
   return Checker(config, hf_quant_config, tensors).check();
+}
+
+std::vector<Breach> check_contracts(const Model& model, const Json& config, const Json& hf_quant_config,
+                                    std::span<const Tensor> tensors) {
+  return std::holds_alternative<DeepseekV4Config>(model.spec)
+             ? check_engine_contracts(config, hf_quant_config, tensors)
+             : check_modelopt_contracts(model, config, hf_quant_config, tensors);
 }
 
 }  // namespace nibblecast

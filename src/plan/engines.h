@@ -10,6 +10,7 @@
 
 #include "base/json.h"
 #include "checkpoint/tensor.h"
+#include "model/model.h"
 #include "plan/options.h"
 
 namespace nibblecast {
@@ -28,6 +29,10 @@ struct Breach {
 // module, but modules in a format that an engine has no loader for are one breach together.
 std::vector<Breach> check_engine_contracts(const Json& config, const Json& hf_quant_config,
                                            std::span<const Tensor> tensors);
+
+// The same by the rules of the model's dialect: DeepSeek-V4's, or plan/engines/modelopt.h.
+std::vector<Breach> check_contracts(const Model& model, const Json& config, const Json& hf_quant_config,
+                                    std::span<const Tensor> tensors);
 
 struct Plan;
 // Of the output that the plan makes.

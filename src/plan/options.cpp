@@ -23,6 +23,24 @@ std::string_view engine_name(Engine engine) {
   return "?";
 }
 
+std::string_view output_format_name(OutputFormat format) {
+  switch (format) {
+    case OutputFormat::kAuto:
+      return "auto";
+    case OutputFormat::kModelOptV4:
+      return "modelopt-v4";
+    case OutputFormat::kModelOpt:
+      return "modelopt";
+  }
+  return "?";
+}
+
+std::optional<OutputFormat> parse_output_format(std::string_view name) {
+  for (const OutputFormat format : {OutputFormat::kAuto, OutputFormat::kModelOptV4, OutputFormat::kModelOpt})
+    if (output_format_name(format) == name) return format;
+  return std::nullopt;
+}
+
 std::string input_scale_text(const QuantizeOptions& options) {
   switch (options.input_scale) {
     case InputScalePolicy::kLayer:

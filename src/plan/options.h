@@ -31,8 +31,20 @@ enum class Engine { kVllm, kSglang, kTrtllm };
 inline constexpr Engine kAllEngines[] = {Engine::kVllm, Engine::kSglang, Engine::kTrtllm};
 std::string_view engine_name(Engine engine);  // "vllm", "sglang", "trtllm"
 
+// How the output names its tensors and says what it is.
+enum class OutputFormat {
+  kAuto,        // the family's own, where it has one, else kModelOpt
+  kModelOptV4,  // ModelOpt's form of DeepSeek-V4, beside the release's FP8 (checkpoint/manifest.h)
+  kModelOpt,    // ModelOpt's unified Hugging Face form (plan/dialects/modelopt.h)
+};
+std::string_view output_format_name(OutputFormat format);  // "auto", "modelopt-v4", "modelopt"
+std::optional<OutputFormat> parse_output_format(std::string_view name);
+
+inline constexpr std::string_view kAutoRecipe = "auto";
+
 struct QuantizeOptions {
-  std::string recipe = "nvfp4_experts_only";       // a built-in name, or a path
+  std::string recipe{kAutoRecipe};  // a built-in name, a path, or kAutoRecipe: plan/auto_recipe.h chooses
+  OutputFormat format = OutputFormat::kAuto;
   std::string recipe_text = {};                    // the content of the file at that path; empty: it is read
   std::optional<RecipeMethod> weight_method = {};  // instead of the recipe's
   std::optional<KvCache> kv_cache = {};            // instead of the recipe's

@@ -16,6 +16,8 @@
 #include "checkpoint/quantization.h"
 #include "formats/nvfp4.h"
 #include "model/family.h"
+#include "plan/auto_recipe.h"
+#include "plan/dialects/modelopt.h"
 #include "plan/engines.h"
 #include "plan/inventory.h"
 #include "plan/layout.h"
@@ -28,6 +30,7 @@ namespace {
 
 // Changes when the same input and options give other bytes.
 constexpr std::string_view kFormatVersion = "nibblecast/1";
+constexpr const char *kCachedKeys = "attn.k", *kCachedValues = "attn.v";  // taps of all decoders
 // BF16 rounds RMSNorm's input and output and SwiGLU's factors: at most four half steps of 2^-9.
 constexpr double kBf16Slack = 1 + 0x1p-7;
 
@@ -72,11 +75,11 @@ class Planner {
   Planner(const Checkpoint& source, const QuantizeOptions& options) : source_(source) {
     refuse_foreign_format(source);
     const std::string config_file = (source.folder() / "config.json").string();
-    plan_.options = options;
     plan_.weights = weight_sample(source);
     tiles_ = tile_size(source.config(), config_file);
     plan_.model = std::make_shared<const Model>(read_model(source.config(), config_file));
-    recipe_ = recipe_of(source.files(), options);
+    plan_.options = resolved_options(options, *plan_.model);
+    recipe_ = recipe_of(source.files(), plan_.options);
     plan_.options.recipe_text = recipe_.text;
     modules_ = resolve_modules(recipe_, plan_.model->table, tiles_);
     inventory_ = take_inventory(source, *plan_.model, tiles_);
@@ -109,7 +112,10 @@ class Planner {
       makes_.push_back(make.make);
       linears_.push_back(std::move(linear));
     }
+    widen_drafts();
+    if (recipe_.kv_cache == KvCache::kFp8) add_cache_scales();
     plan_.made = recipe_.name + " " + decisions.hex();
+    warn_of_widened();
   }
 
   LinearMake make_of(const ResolvedModule& resolved, const LinearFormat& format) const {
@@ -118,6 +124,7 @@ class Planner {
                     .tile_cols = tiles_.cols};
     switch (resolved.recipe.format) {
       case WeightFormat::kKeep:
+        if (!stays(format)) make.make = Make::kWideWeight;
         break;
       case WeightFormat::kNvfp4:
         make.make = resolved.recipe.method == RecipeMethod::kCast && format.stored == StoredFormat::kMxfp4
@@ -142,6 +149,27 @@ class Planner {
     return make;
   }
 
+  // ModelOpt's form has no word for what the source has quantized otherwise: as BF16 it is what the form says
+  // of it, a module that is not quantized.
+  bool stays(const LinearFormat& format) const {
+    return plan_.options.format == OutputFormat::kModelOptV4 || format.stored == StoredFormat::kBf16 ||
+           format.stored == StoredFormat::kF32;
+  }
+
+  // The same of draft layers, which no recipe speaks of.
+  void widen_drafts() {
+    constexpr std::string_view kSuffix = ".weight";
+    for (const Tensor& tensor : source_.tensors()) {
+      if (!table().passes_through(tensor.name) || !tensor.name.ends_with(kSuffix)) continue;
+      if (tensor.dtype == Dtype::kBF16 || tensor.dtype == Dtype::kF32) continue;
+      const std::string module = tensor.name.substr(0, tensor.name.size() - kSuffix.size());
+      const std::optional<LinearParts> parts = find_linear(source_, module, tiles_);
+      if (!parts || stays(parts->format)) continue;
+      drafts_.push_back({.module = module, .source = source_of(source_, *parts)});
+      replace_linear(drafts_.back(), {.make = Make::kWideWeight}, replacements_);
+    }
+  }
+
   // Of the source's own FP8 weights, so that one config speaks for all.
   Dtype fp8_scale_dtype() const {
     for (const ResolvedModule& resolved : modules_) {
@@ -152,17 +180,46 @@ class Planner {
     return Dtype::kF8E8M0;
   }
 
+  // FP8 keys and values with measured scales, as ModelOpt has them: one of each a layer.
+  void add_cache_scales() {
+    if (plan_.options.format != OutputFormat::kModelOpt) return;  // refused where the documents are made
+    for (size_t module = 0; module < modules_.size(); ++module) {
+      const Role role = modules_[module].module->id.role;
+      if (role != Role::kK && role != Role::kV) continue;
+      const std::string name = linears_[module].module + (role == Role::kK ? ".k_scale" : ".v_scale");
+      replacements_.scalars[linears_[module].source.weight.tensor].push_back(
+          {Make::kCacheScale, name, Dtype::kF32, {}});
+      cache_scales_.emplace_back(modules_[module].module, name);
+    }
+  }
+
+  void warn_of_widened() {
+    size_t count = drafts_.size();
+    for (size_t module = 0; module < modules_.size(); ++module)
+      count += modules_[module].recipe.format == WeightFormat::kKeep && makes_[module] == Make::kWideWeight;
+    if (count == 0) return;
+    warn(fmt::format("{} weights that the recipe keeps are FP8 or FP4 in the source and become BF16: ModelOpt's "
+                     "form cannot say what they are",
+                     count));
+  }
+
   void order_work() {
     plan_.stages.resize(plan_.layers() + 2);
     for (uint64_t layer = 0; layer < plan_.layers(); ++layer) plan_.stages[layer + 1].layer = layer;
     const auto indices = indices_by_name(plan_);
     size_t first = 0;  // module of the layer
     for (; first < modules_.size() && modules_[first].module->id.layer < 0; ++first) add_lone(first, indices);
+    for (const SourceLinear& draft : drafts_)
+      add_group({.expert = {}, .linears = {planned_linear(draft, indices)}}, plan_.stages.back(), plan_);
     for (uint64_t layer = 0; layer < plan_.layers(); ++layer) {
       const size_t count = table().layers[layer].modules.size();
       add_dense_groups(layer, first, count, indices);
       add_mlps(layer, first, count, indices);
       first += count;
+    }
+    for (const auto& [module, name] : cache_scales_) {
+      plan_.stages[static_cast<size_t>(module->id.layer) + 1].cache_scales.push_back(
+          {indices.at(name), module->id.role == Role::kK ? kCachedKeys : kCachedValues});
     }
     add_kept();
   }
@@ -332,12 +389,7 @@ class Planner {
 
   // The JSON documents of the output, and what recipe and engines say of them.
   void describe() {
-    const std::vector<ManifestModule> modules = manifest_modules(modules_);
-    const Manifest manifest{.modules = modules,
-                            .fp8_kv_cache = recipe_.kv_cache == KvCache::kFp8Cast,
-                            .producer_version = NIBBLECAST_VERSION};
-    plan_.config = output_config(source_.config(), manifest);
-    plan_.hf_quant_config = output_hf_quant_config(manifest);
+    plan_.options.format == OutputFormat::kModelOptV4 ? describe_as_v4() : describe_as_modelopt();
     index_output(source_, plan_);
     for (std::string& sentence : unmatched_patterns(recipe_, modules_)) warn(std::move(sentence));
     if (std::ranges::all_of(plan_.tensors, [](const auto& tensor) { return tensor.make == Make::kKeep; })) {
@@ -349,8 +401,24 @@ class Planner {
                            recipe_.origin),
            .remedy = "`nibblecast plan --explain MODULE` says what becomes of a module, and why"});
     }
-    if (std::optional<std::string> sentence = check_kv_cache(recipe_.kv_cache)) warn(std::move(*sentence));
     ask_engines();
+  }
+
+  void describe_as_v4() {
+    const std::vector<ManifestModule> modules = manifest_modules(modules_);
+    const Manifest manifest{.modules = modules,
+                            .fp8_kv_cache = recipe_.kv_cache == KvCache::kFp8Cast,
+                            .producer_version = NIBBLECAST_VERSION};
+    plan_.config = output_config(source_.config(), manifest);
+    plan_.hf_quant_config = output_hf_quant_config(manifest);
+    if (std::optional<std::string> sentence = check_kv_cache(recipe_.kv_cache)) warn(std::move(*sentence));
+  }
+
+  void describe_as_modelopt() {
+    ModelOptDocuments documents =
+        modelopt_documents(source_, table(), modules_, recipe_.kv_cache, NIBBLECAST_VERSION);
+    plan_.config = std::move(documents.config);
+    plan_.hf_quant_config = std::move(documents.hf_quant_config);
   }
 
   void warn(std::string reason) {
@@ -394,6 +462,8 @@ class Planner {
   TileSize tiles_;
   std::vector<SourceLinear> linears_;  // by module
   std::vector<Make> makes_;            // by module
+  std::vector<std::pair<const WeightModule*, std::string>> cache_scales_;  // k_proj or v_proj, and its name
+  std::vector<SourceLinear> drafts_;   // that no recipe speaks of and that cannot stay as they are
   Inventory inventory_;
   Replacements replacements_;
 };
@@ -410,20 +480,34 @@ bool Plan::refused() const {
 }
 
 bool Plan::needs_activations() const {
-  return options.input_scale != InputScalePolicy::kConstant &&
-         std::ranges::find(tensors, Make::kInputScale, &PlannedTensor::make) != tensors.end();
+  const bool measured = options.input_scale != InputScalePolicy::kConstant;
+  return std::ranges::any_of(tensors, [&](const PlannedTensor& tensor) {
+    return tensor.make == Make::kCacheScale || (measured && tensor.make == Make::kInputScale);
+  });
 }
 
 std::vector<Breach> breaches_of(const Plan& plan) {
   std::vector<Tensor> outs;
   for (const PlannedTensor& tensor : plan.tensors) outs.push_back(tensor.out);
-  return check_engine_contracts(plan.config, plan.hf_quant_config, outs);
+  return check_contracts(*plan.model, plan.config, plan.hf_quant_config, outs);
 }
 
 float most_of(const Plan& plan, const Tap& tap, const TapBound& bound) {
   if (!tap.weighted || plan.options.w2_input == W2Input::kUnweighted) return bound.most;
   return plan.options.w2_input == W2Input::kWeighted ? bound.most_weighted
                                                      : std::max(bound.most, bound.most_weighted);
+}
+
+QuantizeOptions resolved_options(QuantizeOptions options, const Model& model) {
+  if (options.recipe == kAutoRecipe && options.recipe_text.empty()) options.recipe = auto_recipe(model);
+  const bool is_v4 = std::holds_alternative<DeepseekV4Config>(model.spec);
+  const OutputFormat own = is_v4 ? OutputFormat::kModelOptV4 : OutputFormat::kModelOpt;
+  if (options.format == OutputFormat::kAuto) options.format = own;
+  if (options.format == own) return options;
+  throw Error(ErrorKind::kUnsupported, {},
+              fmt::format("--format {}: {} models are not written so", output_format_name(options.format),
+                          model.model_type),
+              {.expected = std::string(output_format_name(own)), .found = {}, .hint = "leave --format out"});
 }
 
 Recipe recipe_of(FileSystem& files, const QuantizeOptions& options) {
@@ -461,6 +545,7 @@ Json plan_identity(const Plan& plan, const Checkpoint& source, std::string_view 
           {"compute dtype", compute_dtype_name(options.compute_dtype)},
           {"input scale", input_scale_text(options)},
           {"w2 input", kW2Inputs[static_cast<int>(options.w2_input)]},
+          {"format", output_format_name(options.format)},
           {"negative zero", options.negative_zero == NegativeZero::kKeep ? "keep" : "modelopt"},
           {"calibration rows or amax file", activations}};
 }

@@ -30,8 +30,11 @@ enum class Make {
   kBlockScale,      // of the weight it belongs to
   kWeightScale,     // F32 scalar: weight_scale_2 of NVFP4, weight_scale of FP8
   kInputScale,      // F32 scalar, from the activations' amax
+  kCacheScale,      // F32 scalar, from the amax of keys or values as they are cached: k_scale, v_scale
 };
-constexpr bool is_scalar(Make make) { return make == Make::kWeightScale || make == Make::kInputScale; }
+constexpr bool is_scalar(Make make) {
+  return make == Make::kWeightScale || make == Make::kInputScale || make == Make::kCacheScale;
+}
 
 // A tensor of the output that several of the source's make is planned in parts: `count` equal ones, which
 // follow each other in the plan and in the shard.
@@ -78,11 +81,18 @@ struct PlannedGroup {
   std::vector<PlannedLinear> linears;
 };
 
+// A scale of the KV cache, and the entry of the layer's activations that it comes from.
+struct PlannedCacheScale {
+  uint32_t tensor = kNone;  // index into Plan::tensors
+  std::string entry = {};   // "attn.k"
+};
+
 // The order of work: what must have been read before the next stage can begin.
 struct Stage {
   std::optional<uint64_t> layer;     // nothing: embedding (first stage), or head, norm, draft layers (last one)
   std::vector<uint32_t> kept;        // indices into Plan::tensors, in the source's order; no streaming MLP's
   std::vector<PlannedGroup> groups;  // dense ones, then the MLPs ascending
+  std::vector<PlannedCacheScale> cache_scales = {};
 };
 
 // What weights alone prove of a tap's values.
@@ -134,7 +144,11 @@ float most_of(const Plan& plan, const Tap& tap, const TapBound& bound);
 // or ill-shaped tensors, weights in a container that is not read. What merely must not be run is in `findings`.
 Plan make_plan(const Checkpoint& source, const QuantizeOptions& options);
 
-// The recipe that the options name, with what they say instead.
+// The options with what `auto` stands for in them: the recipe and the output's format. kUnsupported: a format
+// that the family does not have.
+QuantizeOptions resolved_options(QuantizeOptions options, const Model& model);
+
+// The recipe that resolved options name, with what they say instead.
 Recipe recipe_of(FileSystem& files, const QuantizeOptions& options);
 
 // Hash of the source alone: shard names, sizes and headers, and config.

@@ -254,7 +254,7 @@ Recipe load_recipe(FileSystem& files, const std::string& name_or_path) {
   if (!is_path) {
     throw Error(
         ErrorKind::kUsage, {}, fmt::format("unknown recipe '{}'", printable(name_or_path)),
-        {.expected = fmt::format("{} or the path of a .yaml file", fmt::join(built_in_recipes(), ", "))});
+        {.expected = fmt::format("auto, {} or the path of a .yaml file", fmt::join(built_in_recipes(), ", "))});
   }
   return recipe_of_file(read_text(files, name_or_path, kMaxRecipeBytes), name_or_path);
 }

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstring>
 #include <initializer_list>
 
@@ -55,7 +56,12 @@ constexpr Container kContainers[] = {
     {"BF16", {kBF16}, nullptr, {}, Blocks::kNone, StoredFormat::kBf16},
     {"F32", {kF32}, nullptr, {}, Blocks::kNone, StoredFormat::kF32},
     {"FP8 blocks", {kF8E4M3}, ".scale", {kF8E8M0, kF32}, Blocks::kTiles, StoredFormat::kFp8},
-    {"FP8 blocks", {kF8E4M3}, ".weight_scale_inv", {kF32, kBF16, kF8E8M0}, Blocks::kTiles, StoredFormat::kFp8},
+    {"FP8 blocks",
+     {kF8E4M3},
+     ".weight_scale_inv",
+     {kF32, kBF16, kF8E8M0},
+     Blocks::kTiles,
+     StoredFormat::kFp8},
     {"FP8 with one scale", {kF8E4M3}, ".weight_scale", {kF32, kBF16}, Blocks::kTensor, StoredFormat::kFp8},
     {"FP8 with a scale a row", {kF8E4M3}, ".weight_scale", {kF32, kBF16}, Blocks::kRow, StoredFormat::kFp8},
     {"FP8 blocks", {kF8E4M3}, ".weight_scale", {kF32, kBF16}, Blocks::kTiles128, StoredFormat::kFp8},
@@ -76,16 +82,17 @@ class Search {
       : module_(module), tiles_(tiles), find_(find), where_(where), weight_(weight) {}
 
   LinearParts run() const {
-    const Container* named = nullptr;  // whose weight and scale are there
+    const char* named = nullptr;  // suffix of a scale that is there
     for (const Container& container : kContainers) {
       if (!container.weight.contains(weight_.dtype)) continue;
       if (container.scale == nullptr) return parts_of(container, nullptr);
       const Tensor* scale = find_(module_ + container.scale);
       if (scale == nullptr) continue;
-      if (container.scales.contains(scale->dtype) && fits(container, *scale)) return parts_of(container, scale);
-      if (named == nullptr) named = &container;
+      if (container.scales.contains(scale->dtype) && fits(container, *scale))
+        return parts_of(container, scale);
+      if (named == nullptr) named = container.scale;
     }
-    if (named != nullptr) refuse_scale(*named);
+    if (named != nullptr) refuse_scale(named);
     refuse_weight();
   }
 
@@ -120,8 +127,7 @@ class Search {
     const Shape expected = scale_shape(container);
     if (scale.shape == expected) return true;
     if (container.blocks == Blocks::kRow) return rows() > 1 && scale.shape == Shape{rows()};
-    return container.blocks == Blocks::kTiles128 &&
-           scale.shape == Shape{expected[0], 1, expected[1], 1};
+    return container.blocks == Blocks::kTiles128 && scale.shape == Shape{expected[0], 1, expected[1], 1};
   }
 
   LinearParts parts_of(const Container& container, const Tensor* scale) const {
@@ -162,10 +168,13 @@ class Search {
 
   void require_matrix(const Container& container) const {
     if (weight_.shape.size() != 2 || weight_.size_bytes == 0) {
-      throw Error(ErrorKind::kUnsupported, where_(weight_), "is a quantized weight but no matrix",
-                  {.found = fmt::format("{} {}", dtype_name(weight_.dtype), shape_text(weight_.shape)), .hint = {}});
+      throw Error(
+          ErrorKind::kUnsupported, where_(weight_), "is a quantized weight but no matrix",
+          {.found = fmt::format("{} {}", dtype_name(weight_.dtype), shape_text(weight_.shape)), .hint = {}});
     }
-    const uint64_t block = container.blocks == Blocks::kOf32 ? 32 : container.blocks == Blocks::kOf16 ? 16 : 1;
+    const uint64_t block = container.blocks == Blocks::kOf32   ? 32
+                           : container.blocks == Blocks::kOf16 ? 16
+                                                               : 1;
     if (cols(container.format) % block == 0) return;
     throw Error(ErrorKind::kBadInput, where_(weight_), "its columns are no whole blocks",
                 {.expected = fmt::format("a multiple of {}", block),
@@ -175,38 +184,57 @@ class Search {
   const Tensor& scale_2(const Container& container) const {
     const std::string name = module_ + container.scale_2;
     const Tensor* found = find_(name);
-    if (found == nullptr) refuse_without(name);
+    if (found == nullptr) refuse_without("'" + name + "'");
     if (found->dtype != kF32 || !holds_one(*found)) {
       throw Error(ErrorKind::kBadInput, where_(*found), "does not fit its weight",
                   {.expected = "F32 of one value",
-                   .found = fmt::format("{} {}", dtype_name(found->dtype), shape_text(found->shape)), .hint = {}});
+                   .found = fmt::format("{} {}", dtype_name(found->dtype), shape_text(found->shape)),
+                   .hint = {}});
     }
     return *found;
   }
 
+  // What scales of this name may be beside the weight; "" without one.
+  std::string expected_scales(std::string_view suffix) const {
+    std::string expected;
+    for (const Container& container : kContainers) {
+      if (container.scale != suffix || !container.weight.contains(weight_.dtype)) continue;
+      const std::string shape =
+          container.blocks == Blocks::kTensor ? "of one value" : shape_text(scale_shape(container));
+      expected += (expected.empty() ? "" : ", ") + container.scales.text() + " " + shape;
+    }
+    return expected;
+  }
+
   // A scale of a known name whose dtype or shape fits no container.
-  [[noreturn]] void refuse_scale(const Container& container) const {
-    const Tensor& scale = *find_(module_ + container.scale);
-    const std::string shape =
-        container.blocks == Blocks::kTensor ? "of one value" : shape_text(scale_shape(container));
-    throw Error(ErrorKind::kBadInput, where_(scale), "does not fit its weight",
-                {.expected = container.scales.text() + " " + shape,
-                 .found = fmt::format("{} {}", dtype_name(scale.dtype), shape_text(scale.shape)),
-                 .hint = fmt::format("the weight is {} {}", dtype_name(weight_.dtype), shape_text(weight_.shape))});
+  [[noreturn]] void refuse_scale(const char* suffix) const {
+    const Tensor& scale = *find_(module_ + suffix);
+    const bool is_known = std::ranges::any_of(kContainers, [&](const Container& container) {
+      return container.scale == std::string_view(suffix) && container.scales.contains(scale.dtype);
+    });
+    throw Error(
+        is_known ? ErrorKind::kBadInput : ErrorKind::kUnsupported, where_(scale), "does not fit its weight",
+        {.expected = expected_scales(suffix),
+         .found = fmt::format("{} {}", dtype_name(scale.dtype), shape_text(scale.shape)),
+         .hint = fmt::format("the weight is {} {}", dtype_name(weight_.dtype), shape_text(weight_.shape))});
   }
 
   [[noreturn]] void refuse_weight() const {
+    std::string names;
     for (const Container& container : kContainers) {
-      if (container.scale != nullptr && container.weight.contains(weight_.dtype))
-        refuse_without(module_ + container.scale);
+      if (container.scale == nullptr || !container.weight.contains(weight_.dtype)) continue;
+      const std::string name = "'" + module_ + container.scale + "'";
+      if (names.find(name) == names.npos) names += (names.empty() ? "" : " or ") + name;
     }
+    if (!names.empty()) refuse_without(names);
     throw Error(ErrorKind::kUnsupported, where_(weight_), "is stored in a dtype that no weight has",
                 {.expected = "BF16, F32, or FP8 or FP4 with scales",
-                 .found = std::string(dtype_name(weight_.dtype)), .hint = {}});
+                 .found = std::string(dtype_name(weight_.dtype)),
+                 .hint = {}});
   }
 
   // Names what is there instead.
-  [[noreturn]] void refuse_without(const std::string& name) const {
+  [[noreturn]] void refuse_without(const std::string& names) const {
     std::string others;
     for (const char* suffix : {".scale", ".weight_scale", ".weight_scale_inv", ".weight_scale_2",
                                ".weight_shape", ".input_scale"}) {
@@ -217,7 +245,7 @@ class Search {
     }
     throw Error(others.empty() ? ErrorKind::kBadInput : ErrorKind::kUnsupported, where_(weight_),
                 fmt::format("is {}, and its scale is missing", dtype_name(weight_.dtype)),
-                {.expected = "a tensor '" + name + "'", .found = others});
+                {.expected = "a tensor " + names, .found = others});
   }
 
   const std::string& module_;
@@ -231,7 +259,9 @@ TileSize parse_tiles(const Json& size, const std::string& file, const std::strin
   const auto side = [&](size_t axis) -> uint64_t {
     if (!size.is_array() || size.size() != 2) return 0;
     const Json& value = size.at(axis);
-    return value.is_number_unsigned() && value.get<uint64_t>() <= kMostTile ? value.get<uint64_t>() : 0;
+    if (!value.is_number_integer()) return 0;
+    const auto number = value.get<int64_t>();  // negative where it is too large for one
+    return number > 0 && number <= static_cast<int64_t>(kMostTile) ? static_cast<uint64_t>(number) : 0;
   };
   const TileSize tiles{.rows = side(0), .cols = side(1)};
   if (tiles.rows > 0 && tiles.cols > 0) return tiles;
@@ -315,8 +345,8 @@ StoredLinear LinearFormat::view(uint64_t count, const std::byte* weight, const s
   return {};
 }
 
-std::optional<LinearParts> find_linear(const std::string& module, const TileSize& tiles, const FindTensor& find,
-                                       const LocateTensor& where) {
+std::optional<LinearParts> find_linear(const std::string& module, const TileSize& tiles,
+                                       const FindTensor& find, const LocateTensor& where) {
   const Tensor* weight = find(module + ".weight");
   if (weight == nullptr) return std::nullopt;
   return Search(module, tiles, find, where, *weight).run();

@@ -148,19 +148,17 @@ TEST_F(AmaxOutput, InspectComparesLayersWithTheirNeighbours) {
   AmaxFile file;
   for (uint64_t layer = 0; layer < 8; ++layer) {
     const float usual = layer == 3 || layer == 4 ? 1e-4f : 2.0f + static_cast<float>(layer);
-    file.layers.push_back({.layer = layer,
-                           .linears = {},
-                           .experts = {.w13 = std::vector<float>(8, usual),
-                                       .w2 = std::vector<float>(8, 3),
-                                       .w2_weighted = {},
-                                       .tokens = std::vector<int64_t>(8, 5)}});
+    file.layers.push_back(
+        {.layer = layer,
+         .taps = {{"experts.in", std::vector<float>(8, usual)}, {"experts.mid", std::vector<float>(8, 3)}},
+         .tokens = std::vector<int64_t>(8, 5)});
   }
-  file.layers[6].experts.w2[1] = 0;
+  file.layers[6].taps["experts.mid"][1] = 0;
   write_amax(system_files(), path("shown"), file);
   const Json json = run_json({"inspect", path("shown")});
   ASSERT_EQ(json["outliers"].size(), 2u);
   for (size_t outlier = 0; outlier < 2; ++outlier) {
-    EXPECT_EQ(json["outliers"][outlier]["module"], Json("all experts w13"));
+    EXPECT_EQ(json["outliers"][outlier]["module"], Json("all experts experts.in"));
     EXPECT_GE(json["outliers"][outlier]["layer"], 3);
     EXPECT_LE(json["outliers"][outlier]["layer"], 4);
   }

@@ -86,21 +86,21 @@ TEST_F(EndToEnd, InspectShowsCoverageAndOutliersOfAnAmaxFile) {
   for (uint64_t layer = 0; layer < 3; ++layer) {
     LayerAmax& one = file.layers[layer];
     one.layer = layer;
-    one.linears["layers." + std::to_string(layer) + ".attn.wq_a"] = layer == 0 ? 90.0f : 5.0f;
-    one.experts = {
-        .w13 = std::vector<float>(8, 2), .w2 = std::vector<float>(8, 3), .w2_weighted = {}, .tokens = {}};
+    one.taps = {{"attn.in", {layer == 0 ? 90.0f : 5.0f}},
+                {"experts.in", std::vector<float>(8, 2)},
+                {"experts.mid", std::vector<float>(8, 3)}};
   }
-  file.layers[1].experts.w13[3] = file.layers[1].experts.w2[3] = 0;
-  file.layers[2].experts.w13[5] = 40;
-  file.layers[2].experts.w2[6] = 1e-3f;
-  file.layers[2].experts.tokens = {9, 8, 7, 6, 5, 4, 3, 2};
+  file.layers[1].taps["experts.in"][3] = file.layers[1].taps["experts.mid"][3] = 0;
+  file.layers[2].taps["experts.in"][5] = 40;
+  file.layers[2].taps["experts.mid"][6] = 1e-3f;
+  file.layers[2].tokens = {9, 8, 7, 6, 5, 4, 3, 2};
   write_amax(system_files(), path("shown.safetensors"), file);
   const CliResult text = run_cli({"inspect", path("shown.safetensors")});
   ASSERT_EQ(text.exit_code, 0) << text.err;
   for (const char* line :
        {"coverage     3 of 4 layers; 1 experts without tokens, in 1 layers", "1 without tokens: 3",
-        "outliers     3 values", "layer 2 expert 6 w2: 0.001, 0.000333 times the median",
-        "layer 2 expert 5 w13: 40, 20 times the median", "layer 0 attn.wq_a: 90, 18 times the median"}) {
+        "outliers     3 values", "layer 2 expert 6 experts.mid: 0.001, 0.000333 times the median",
+        "layer 2 expert 5 experts.in: 40, 20 times the median", "layer 0 attn.in: 90, 18 times the median"}) {
     EXPECT_NE(text.out.find(line), std::string::npos) << line << " is not in\n" << text.out;
   }
   const Json json = run_json({"inspect", path("shown.safetensors")});
@@ -109,7 +109,7 @@ TEST_F(EndToEnd, InspectShowsCoverageAndOutliersOfAnAmaxFile) {
   EXPECT_EQ(json["layers"][2]["tokens"]["least"], 2);
   EXPECT_EQ(json["layers"][0]["tokens"], Json());
   ASSERT_EQ(json["outliers"].size(), 3u);
-  EXPECT_EQ(json["outliers"][1]["module"], Json("expert 5 w13"));
+  EXPECT_EQ(json["outliers"][1]["module"], Json("expert 5 experts.in"));
   EXPECT_EQ(json["outliers"][1]["layer"], 2);
 }
 
@@ -151,8 +151,8 @@ TEST_F(EndToEnd, SavedAmaxGivesTheSameWeightsAndScales) {
     }
   }
   const Json seen = run_json({"inspect", path("saved.safetensors")});
-  EXPECT_EQ(seen["file_format"], "nibblecast.amax/1");
-  EXPECT_GT(seen["layers"][0]["w13"]["max"].get<double>(), 0);
+  EXPECT_EQ(seen["file_format"], "nibblecast.amax/2");
+  EXPECT_GT(seen["layers"][0]["taps"]["experts.in"]["max"].get<double>(), 0);
 }
 
 TEST_F(EndToEnd, BytesDoNotDependOnThreadsOrMemory) {

@@ -122,7 +122,14 @@ TEST_F(Refusals, V4ProIsPlannedWhole) {
   const Json json = Json::parse(plan.out);
   EXPECT_EQ(json["source"]["bytes"], 864704792696);
   EXPECT_EQ(json["source"]["tensors"], 145116);
-  EXPECT_EQ(json["bounds"].size(), 61u);
+  ASSERT_EQ(json["bounds"].size(), 61u);
+  for (const Json& layer : json["bounds"]) {
+    ASSERT_EQ(layer["taps"].size(), 2u) << layer;
+    for (const char* tap : {"experts.in", "experts.mid"}) {
+      EXPECT_GT(layer["taps"][tap]["most"], 0);
+      EXPECT_EQ(layer["taps"][tap]["one_is_safe"], true);
+    }
+  }
   EXPECT_EQ(plan.exit_code, json["errors"].empty() ? 0 : 5) << plan.err;
 }
 

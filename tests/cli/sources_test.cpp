@@ -90,11 +90,24 @@ TEST_F(Sources, ForeignFormatsAreRefusedByEveryCommandAndShownByInspect) {
   expect_refused(write("nested", {tensor("norm.weight", Dtype::kBF16, {8})},
                        {{"text_config", {{"quantization_config", {{"quant_method", "gptq"}}}}}}),
                  4, "text_config.quantization_config.quant_method is \"gptq\"");
-  expect_refused(write("v3",
-                       {tensor("m.weight", Dtype::kF8E4M3, {128, 128}),
-                        tensor("m.weight_scale_inv", Dtype::kF32, {1, 1})},
+  expect_refused(write("stacked", {tensor("m.down_proj_scale_inv", Dtype::kF32, {8, 1, 1})},
                        {{"quantization_config", {{"quant_method", "fp8"}}}}),
-                 4, "m.weight_scale_inv: FP8 with inverse scales, as DeepSeek-V3 stores them");
+                 4, "m.down_proj_scale_inv: FP8 with inverse scales, of stacked experts");
+}
+
+// As DeepSeek-V3, Qwen and GLM store FP8; of models that have no table here.
+TEST_F(Sources, InverseScalesAreRead) {
+  for (const Dtype dtype : {Dtype::kF32, Dtype::kBF16, Dtype::kF8E8M0}) {
+    const std::string name(dtype_name(dtype));
+    const std::string source = write(
+        name, {tensor("m.weight", Dtype::kF8E4M3, {256, 128}), tensor("m.weight_scale_inv", dtype, {2, 1})},
+        {{"quantization_config", {{"quant_method", "fp8"}}}});
+    EXPECT_EQ(run_json({"inspect", source, "--tensor", "m"})["weight_format"], "FP8 blocks") << name;
+    EXPECT_EQ(run_cli({"dequantize", source, path("of_" + name), "--quiet"}).exit_code, 0) << name;
+    const Checkpoint made = Checkpoint::open(path("of_" + name), system_files());
+    ASSERT_EQ(made.tensors().size(), 1u);
+    EXPECT_EQ(made.at("m.weight").dtype, Dtype::kBF16);
+  }
 }
 
 TEST_F(Sources, OtherKindsOfV4AreNamed) {
@@ -130,8 +143,9 @@ TEST_F(Sources, OtherKindsOfV4AreNamed) {
     if (tensor.name.ends_with(".scale")) tensor.name.replace(tensor.name.size() - 5, 5, "weight_scale");
   });
   const CliResult scales = run_cli({"plan", other_scales});
-  EXPECT_EQ(scales.exit_code, 4) << scales.err;
-  EXPECT_THAT(scales.err, HasSubstr(".weight_scale (F8_E8M0)"));
+  EXPECT_EQ(scales.exit_code, 3) << scales.err;
+  EXPECT_THAT(scales.err, HasSubstr("layers.0.attn.wq_a.weight_scale': does not fit its weight"));
+  EXPECT_THAT(scales.err, HasSubstr("found F8_E8M0 "));
 }
 
 TEST_F(Sources, AnNvfp4CheckpointIsCalledThat) {
@@ -144,19 +158,24 @@ TEST_F(Sources, AnNvfp4CheckpointIsCalledThat) {
   EXPECT_THAT(again.err, HasSubstr("this checkpoint is already NVFP4, made by nibblecast"));
 }
 
-TEST_F(Sources, ScalesInOtherPlacesAreDescribed) {
-  const auto error_of = [&](const std::vector<Tensor>& tensors) {
+TEST_F(Sources, ScalesThatDoNotFitAreDescribed) {
+  const auto error_of = [&](const std::vector<Tensor>& tensors, int exit_code) {
     const CliResult result = run_cli({"dequantize", write("scales", tensors, Json::object()), path("out")});
-    EXPECT_EQ(result.exit_code, 4) << result.err;
+    EXPECT_EQ(result.exit_code, exit_code) << result.err;
     return result.err;
   };
   const Tensor weight = tensor("m.weight", Dtype::kF8E4M3, {256, 384});
-  EXPECT_THAT(error_of({weight, tensor("m.weight_scale", Dtype::kF32, {256, 1})}),
-              HasSubstr("one scale a row"));
-  EXPECT_THAT(error_of({weight, tensor("m.weight_scale", Dtype::kBF16, {2, 3})}),
-              HasSubstr("a scale for each 128 x 128 block"));
-  EXPECT_THAT(error_of({weight, tensor("m.scale", Dtype::kF8E8M0, {256, 12})}), HasSubstr("for 32 values"));
-  EXPECT_THAT(error_of({weight, tensor("m.amax", Dtype::kF32, {})}), HasSubstr("found m.amax (F32)"));
+  EXPECT_THAT(error_of({weight, tensor("m.weight_scale", Dtype::kF32, {255, 1})}, 3),
+              HasSubstr("BF16 or F32 of one value, BF16 or F32 [256, 1], BF16 or F32 [2, 3], F8_E8M0 or U8 "
+                        "[256, 12]"));
+  EXPECT_THAT(error_of({weight, tensor("m.weight_scale", Dtype::kF16, {256, 1})}, 4),
+              HasSubstr("found F16 [256, 1]"));
+  EXPECT_THAT(error_of({weight, tensor("m.scale", Dtype::kF8E8M0, {256, 12})}, 3),
+              HasSubstr("[2, 3], found F8_E8M0 [256, 12]"));
+  EXPECT_THAT(error_of({weight, tensor("m.amax", Dtype::kF32, {})}, 3),
+              HasSubstr("expected a tensor 'm.scale' or 'm.weight_scale_inv' or 'm.weight_scale'"));
+  EXPECT_THAT(error_of({weight, tensor("m.input_scale", Dtype::kF32, {})}, 4),
+              HasSubstr("found m.input_scale (F32)"));
 }
 
 TEST_F(Sources, DownloadsThatAreNotWhole) {

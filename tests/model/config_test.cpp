@@ -5,7 +5,7 @@
 
 #include "base/file.h"
 #include "model/deepseek_v4_config.h"
-#include "model/presets.h"
+#include "model/family.h"
 #include "testing.h"
 
 namespace nibblecast {

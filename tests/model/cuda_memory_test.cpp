@@ -4,7 +4,7 @@
 #include "formats/bf16.h"
 #include "model/deepseek_v4_checks.h"
 #include "model/deepseek_v4_cuda_memory.h"
-#include "model/presets.h"
+#include "model/family.h"
 #include "testing.h"
 
 namespace nibblecast {

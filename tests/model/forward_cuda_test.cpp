@@ -10,7 +10,7 @@
 #include "cuda_forward.h"
 #include "model/deepseek_v4_cuda_memory.h"
 #include "model/deepseek_v4_rows.h"
-#include "model/presets.h"
+#include "model/family.h"
 #include "random_layer.h"
 #include "testing.h"
 

@@ -175,7 +175,9 @@ CalibrationErrors calibration_errors(Model& model, const TensorFile& oracle) {
   model.run(forward, [&](uint64_t layer, const LayerAmax& amax) {
     const std::string prefix = "calib.layers." + std::to_string(layer) + ".experts.";
     const std::pair<const char*, const std::vector<float>*> records[] = {
-        {"w13", &amax.experts.w13}, {"w2", &amax.experts.w2}, {"w2_weighted", &amax.experts.w2_weighted}};
+        {"w13", &amax.taps.at("experts.in")},
+        {"w2", &amax.taps.at("experts.mid")},
+        {"w2_weighted", &amax.taps.at("experts.mid_weighted")}};
     for (const auto& [name, found] : records) {
       const std::vector<float> expected = oracle.read<float>(prefix + name);
       for (size_t i = 0; i < expected.size(); ++i) {
@@ -187,7 +189,7 @@ CalibrationErrors calibration_errors(Model& model, const TensorFile& oracle) {
     const std::vector<float> tokens = oracle.read<float>(prefix + "tokens");
     int64_t moves = 0;
     for (size_t i = 0; i < tokens.size(); ++i) {
-      moves += std::abs(amax.experts.tokens[i] - static_cast<int64_t>(tokens[i]));
+      moves += std::abs(amax.tokens[i] - static_cast<int64_t>(tokens[i]));
     }
     errors.token_moves.push_back(moves);
   });

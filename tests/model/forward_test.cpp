@@ -4,10 +4,12 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <map>
+#include <string>
 
 #include "base/parallel.h"
 #include "model/deepseek_v4.h"
-#include "model/presets.h"
+#include "model/family.h"
 #include "ops/matmul.h"
 #include "random_layer.h"
 #include "testing.h"
@@ -77,11 +79,8 @@ void expect_same_bits(std::span<const T> found, std::span<const T> expected) {
 }
 
 void expect_equal(const LayerAmax& found, const LayerAmax& expected) {
-  EXPECT_EQ(found.linears, expected.linears);
-  EXPECT_EQ(found.experts.w13, expected.experts.w13);
-  EXPECT_EQ(found.experts.w2, expected.experts.w2);
-  EXPECT_EQ(found.experts.w2_weighted, expected.experts.w2_weighted);
-  EXPECT_EQ(found.experts.tokens, expected.experts.tokens);
+  EXPECT_EQ(found.taps, expected.taps);
+  EXPECT_EQ(found.tokens, expected.tokens);
 }
 
 // FP8 in tiles with F32 scales, random powers of two or not.
@@ -217,23 +216,27 @@ TEST_F(ForwardTest, EmptyRowsAreNothing) {
   EXPECT_TRUE(run<bf16>({}).streams.empty());
 }
 
-TEST_F(ForwardTest, RecordsEveryLinear) {
+TEST_F(ForwardTest, RecordsEveryTap) {
   const Result<float> result = run<float>({ids(50, 7, config_.vocab_size)});
-  for (uint64_t layer = 0; layer < layers_.size(); ++layer) {
-    std::vector<std::string> expected, found;
-    for (const ModelTensor& tensor : layer_tensors(config_, layer)) {
-      const bool bf16_linear = tensor.storage == Storage::kBF16 && tensor.shape.size() == 2;
-      if (tensor.storage == Storage::kFp8Block) expected.push_back(tensor.name);
-      if (bf16_linear) expected.push_back(tensor.name.substr(0, tensor.name.size() - std::strlen(".weight")));
+  const size_t experts = config_.n_routed_experts;
+  const std::map<std::string, size_t> expected = {{"attn.in", 1},
+                                                  {"attn.q_rank", 1},
+                                                  {"attn.out", 1},
+                                                  {"attn.out_rank", 1},
+                                                  {"ffn.in", 1},
+                                                  {"shared.mid", 1},
+                                                  {"experts.in", experts},
+                                                  {"experts.mid", experts},
+                                                  {"experts.mid_weighted", experts}};
+  for (const LayerAmax& amax : result.amax) {
+    std::map<std::string, size_t> found;
+    for (const auto& [tap, values] : amax.taps) {
+      found[tap] = values.size();
+      EXPECT_GT(*std::ranges::max_element(values), 0) << tap;
     }
-    for (const auto& [name, amax] : result.amax[layer].linears) {
-      found.push_back(name);
-      EXPECT_GT(amax, 0) << name;
-    }
-    std::sort(expected.begin(), expected.end());
     EXPECT_EQ(found, expected);
     int64_t tokens = 0;
-    for (const int64_t count : result.amax[layer].experts.tokens) tokens += count;
+    for (const int64_t count : amax.tokens) tokens += count;
     EXPECT_EQ(tokens, 50 * static_cast<int64_t>(config_.num_experts_per_tok));
   }
 }
@@ -242,8 +245,8 @@ TEST_F(ForwardTest, AStarvedExpertRecordsZero) {
   const Result<bf16> result = run<bf16>({{5}});
   for (const LayerAmax& amax : result.amax) {
     for (size_t expert = 0; expert < config_.n_routed_experts; ++expert) {
-      EXPECT_EQ(amax.experts.tokens[expert] > 0, amax.experts.w13[expert] > 0);
-      EXPECT_EQ(amax.experts.tokens[expert] > 0, amax.experts.w2[expert] > 0);
+      EXPECT_EQ(amax.tokens[expert] > 0, amax.taps.at("experts.in")[expert] > 0);
+      EXPECT_EQ(amax.tokens[expert] > 0, amax.taps.at("experts.mid")[expert] > 0);
     }
   }
 }

@@ -4,9 +4,9 @@
 #include <set>
 
 #include "base/file.h"
-#include "model/deepseek_v4_groups.h"
 #include "model/deepseek_v4_modules.h"
-#include "model/presets.h"
+#include "model/deepseek_v4_tensors.h"
+#include "model/family.h"
 #include "testing.h"
 
 namespace nibblecast {
@@ -91,12 +91,15 @@ TEST(DeepseekV4Modules, EveryTensorOfTheModelHasItsPlaceInTransformers) {
   }
 }
 
+Model model_of(std::string_view name) { return read_model(preset_config(name), std::string(name)); }
+
 TEST(DeepseekV4Modules, EveryMatrixOfALayerIsAModuleWithTwoNames) {
-  for (const std::string_view name : preset_names()) {
-    const DeepseekV4Config config = preset(name);
+  for (const char* name : {"v4-pro", "v4-flash", "v4-tiny"}) {
+    const Model model = model_of(name);
+    const auto& config = std::get<DeepseekV4Config>(model.spec);
     std::set<std::string> names;
-    for (uint64_t layer = 0; layer < config.num_hidden_layers; ++layer) {
-      const std::vector<WeightModule> modules = layer_modules(config, layer);
+    for (uint64_t layer = 0; layer < model.layers(); ++layer) {
+      const std::vector<WeightModule>& modules = model.table.layers[layer].modules;
       const uint32_t ratio = config.compress_ratios[layer];
       // 5 in attention, router, 3 of the shared expert, 3 an expert; 2 of the compressor; 4 of the indexer.
       EXPECT_EQ(modules.size(),
@@ -107,57 +110,104 @@ TEST(DeepseekV4Modules, EveryMatrixOfALayerIsAModuleWithTwoNames) {
             << module.name << " " << module.hub_name;
       }
     }
+    ASSERT_EQ(model.table.globals.modules.size(), 2u);
+    EXPECT_EQ(model.table.globals.modules[0].kind, ModuleKind::kEmbedding);
+    EXPECT_EQ(model.table.globals.modules[1].kind, ModuleKind::kHead);
   }
-  const std::vector<WeightModule> global = global_modules(preset("v4-tiny"));
-  ASSERT_EQ(global.size(), 2u);
-  EXPECT_EQ(global[0].kind, ModuleKind::kEmbedding);
-  EXPECT_EQ(global[1].kind, ModuleKind::kHead);
 }
 
-TEST(DeepseekV4Modules, GroupsOfTheThreeKindsOfLayers) {
-  const DeepseekV4Config config = preset("v4-flash");
-  const auto sliding = fused_groups(config, 0), csa = fused_groups(config, 2), hca = fused_groups(config, 3);
-  EXPECT_EQ(sliding.size(), 2 + config.n_routed_experts);
-  EXPECT_THAT(sliding[0], ElementsAre("layers.0.attn.wq_a", "layers.0.attn.wkv"));
-  EXPECT_THAT(sliding[1], ElementsAre("layers.0.ffn.shared_experts.w1", "layers.0.ffn.shared_experts.w3"));
-  EXPECT_THAT(sliding.back(), ElementsAre("layers.0.ffn.experts.255.w1", "layers.0.ffn.experts.255.w3"));
-  EXPECT_THAT(hca[0], ElementsAre("layers.3.attn.wq_a", "layers.3.attn.wkv", "layers.3.attn.compressor.wkv",
-                                  "layers.3.attn.compressor.wgate"));
-  EXPECT_EQ(csa[0].size(), 7u);
-  EXPECT_THAT(csa[1], ElementsAre("layers.2.attn.wq_b", "layers.2.attn.indexer.wq_b"));
-}
-
-TEST(DeepseekV4Modules, GroupsNameModulesOnce) {
-  const DeepseekV4Config config = preset("v4-tiny");
-  for (uint64_t layer = 0; layer < config.num_hidden_layers; ++layer) {
-    std::set<std::string> modules, grouped;
-    for (const WeightModule& module : layer_modules(config, layer)) modules.insert(module.name);
-    for (const auto& group : fused_groups(config, layer)) {
-      for (const std::string& name : group) {
-        EXPECT_TRUE(modules.contains(name)) << name;
-        EXPECT_TRUE(grouped.insert(name).second) << name;
-      }
+TEST(DeepseekV4Modules, TheTableHoldsEveryTensorOnce) {
+  const Model model = model_of("v4-tiny");
+  const auto& config = std::get<DeepseekV4Config>(model.spec);
+  for (uint64_t layer = 0; layer < model.layers(); ++layer) {
+    std::set<std::string> expected, found;
+    for (const ModelTensor& tensor : layer_tensors(config, layer)) {
+      const bool is_module = tensor.storage == Storage::kFp8Block || tensor.storage == Storage::kExpert;
+      expected.insert(tensor.name + (is_module ? ".weight" : ""));
     }
+    const LayerTable& table = model.table.layers[layer];
+    for (const WeightModule& module : table.modules) {
+      EXPECT_TRUE(found.insert(module.name + ".weight").second) << module.name;
+      EXPECT_EQ(table.find(module.id), &module) << "an id of its own: " << module.name;
+      EXPECT_EQ(module.id.layer, static_cast<int32_t>(layer));
+    }
+    for (const PlainTensor& tensor : table.plain)
+      EXPECT_TRUE(found.insert(tensor.name).second) << tensor.name;
+    EXPECT_EQ(found, expected);
+    EXPECT_EQ(table.experts, config.n_routed_experts);
+    EXPECT_EQ(table.top, config.num_experts_per_tok);
   }
 }
 
-// Members of a group have equal scales in ModelOpt's own export of the model.
-TEST(DeepseekV4Modules, GroupsAreThoseOfModelOpt) {
+// ---- taps: linears that engines fuse share one ----
+
+// Names of the modules with this tap, of one expert where each has its own.
+std::vector<std::string> fed_by(const LayerTable& layer, std::string_view tap, int32_t expert = -1) {
+  std::vector<std::string> names;
+  for (const WeightModule& module : layer.modules) {
+    const Tap* found = layer.tap_of(module);
+    if (found == nullptr || found->name != tap || module.id.expert != expert) continue;
+    names.push_back(module.name);
+  }
+  return names;
+}
+
+TEST(DeepseekV4Taps, FeedTheThreeKindsOfLayers) {
+  const Model model = model_of("v4-flash");
+  const LayerTable &sliding = model.table.layers[0], &csa = model.table.layers[2],
+                   &hca = model.table.layers[3];
+  EXPECT_THAT(fed_by(sliding, "attn.in"), ElementsAre("layers.0.attn.wq_a", "layers.0.attn.wkv"));
+  EXPECT_THAT(fed_by(sliding, "ffn.in"), ElementsAre("layers.0.ffn.gate", "layers.0.ffn.shared_experts.w1",
+                                                     "layers.0.ffn.shared_experts.w3"));
+  EXPECT_THAT(fed_by(sliding, "shared.mid"), ElementsAre("layers.0.ffn.shared_experts.w2"));
+  EXPECT_THAT(fed_by(sliding, "experts.in", 255),
+              ElementsAre("layers.0.ffn.experts.255.w1", "layers.0.ffn.experts.255.w3"));
+  EXPECT_THAT(fed_by(sliding, "experts.mid", 255), ElementsAre("layers.0.ffn.experts.255.w2"));
+  EXPECT_THAT(fed_by(hca, "attn.in"),
+              ElementsAre("layers.3.attn.wq_a", "layers.3.attn.wkv", "layers.3.attn.compressor.wkv",
+                          "layers.3.attn.compressor.wgate"));
+  EXPECT_EQ(fed_by(csa, "attn.in").size(), 7u);
+  EXPECT_THAT(fed_by(csa, "attn.q_rank"), ElementsAre("layers.2.attn.wq_b", "layers.2.attn.indexer.wq_b"));
+  EXPECT_THAT(fed_by(csa, "attn.out"), ElementsAre("layers.2.attn.wo_a"));
+  EXPECT_THAT(fed_by(csa, "attn.out_rank"), ElementsAre("layers.2.attn.wo_b"));
+}
+
+TEST(DeepseekV4Taps, EveryModuleOfALayerHasOne) {
+  const Model model = model_of("v4-tiny");
+  for (const LayerTable& layer : model.table.layers) {
+    std::set<uint16_t> seen;
+    for (const WeightModule& module : layer.modules) {
+      ASSERT_LT(module.tap, layer.taps.size()) << module.name;
+      EXPECT_EQ(layer.taps[module.tap].experts, module.is_routed_expert() ? layer.experts : 0) << module.name;
+      seen.insert(module.tap);
+    }
+    EXPECT_EQ(seen.size(), layer.taps.size()) << "a tap that feeds nothing";
+  }
+}
+
+// Linears of one tap, and of one expert, have equal scales in ModelOpt's own export of the model.
+TEST(DeepseekV4Taps, AreThoseThatModelOptFuses) {
   SKIP_WITHOUT_SHARED_MODEL(source, "tiny-v4");
   SKIP_WITHOUT_SHARED_MODEL(modelopt, "tiny-v4-modelopt");
   const auto read = [](const std::filesystem::path& path) {
     return parse_json(read_text(system_files(), path, 1 << 20), path.string());
   };
-  const DeepseekV4Config config = DeepseekV4Config::parse(read(source / "config.json"), "config.json");
+  const Model model = read_model(read(source / "config.json"), "config.json");
   const Json tensors = read(modelopt / "nvfp4-full.json");
-  for (uint64_t layer = 0; layer < config.num_hidden_layers; ++layer) {
-    for (const auto& group : fused_groups(config, layer)) {
-      for (const std::string& name : group) {
-        for (const char* scale : {".weight_scale_2", ".input_scale"})
-          EXPECT_TRUE(tensors.at(name + scale) == tensors.at(group[0] + scale)) << name << scale;
-      }
+  size_t compared = 0;
+  for (const LayerTable& layer : model.table.layers) {
+    std::map<std::pair<uint16_t, int32_t>, std::string> first;
+    for (const WeightModule& module : layer.modules) {
+      if (!tensors.contains(module.name + ".weight_scale_2")) continue;  // kept
+      const auto [group, is_new] = first.try_emplace({module.tap, module.id.expert}, module.name);
+      if (is_new) continue;
+      for (const char* scale : {".weight_scale_2", ".input_scale"})
+        EXPECT_TRUE(tensors.at(module.name + scale) == tensors.at(group->second + scale))
+            << module.name << scale;
+      ++compared;
     }
   }
+  EXPECT_GT(compared, 100u);
 }
 
 }  // namespace

@@ -6,7 +6,7 @@
 
 #include "checkpoint/checkpoint.h"
 #include "model/deepseek_v4_tensors.h"
-#include "model/presets.h"
+#include "model/family.h"
 #include "testing.h"
 
 namespace nibblecast {
