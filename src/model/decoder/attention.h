@@ -1,5 +1,5 @@
 // model/decoder/attention.h - the first half of a layer: x += o(attention(q, k, v of norm(x))). The steps in
-// their order; D computes them (model/decoder/cpu_device.h).
+// their order; D computes them (model/decoder/cpu_ops.h).
 #pragma once
 
 #include <algorithm>

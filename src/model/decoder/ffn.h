@@ -1,14 +1,14 @@
 // model/decoder/ffn.h - the second half of a layer: x += mlp(norm(x)), or the weighted sum of the experts
 // that a router chooses, and of a shared expert. The steps in their order; D computes them
-// (model/decoder/cpu_device.h).
+// (model/decoder/cpu_ops.h).
 #pragma once
 
 #include <algorithm>
 
 #include "base/integers.h"
-#include "model/decoder/expert_lists.h"
 #include "model/decoder/findings.h"
 #include "model/decoder/weights.h"
+#include "model/expert_lists.h"
 
 namespace nibblecast {
 

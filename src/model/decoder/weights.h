@@ -54,10 +54,10 @@ struct DenseFfnWeights {
 // Loads from `stored` what `table` names. Errors as StoredReader's; kInternal where the table lacks a role
 // that the spec has.
 template <class D>
-class WeightLoader {
+class DenseLoader {
  public:
-  WeightLoader(D& device, const LayerTable& table, const StoredTensors& stored, const TileSize& tiles,
-               const DecoderSpec& spec)
+  DenseLoader(D& device, const LayerTable& table, const StoredTensors& stored, const TileSize& tiles,
+              const DecoderSpec& spec)
       : device_(device), table_(table), reader_(stored, tiles), hidden_(spec.hidden) {}
 
   GqaWeights<D> attention(const GqaSpec& gqa) {
@@ -83,7 +83,7 @@ class WeightLoader {
   }
   DenseFfnWeights<D> ffn(const MoeSpec& moe) {
     DenseFfnWeights<D> weights{.norm = vector(Role::kFfnNorm, hidden_),
-                          .router = linear({.role = Role::kRouter}, moe.router.experts, hidden_, false)};
+                               .router = linear({.role = Role::kRouter}, moe.router.experts, hidden_, false)};
     if (moe.choice_bias) weights.choice_bias = vector(Role::kRouterBias, moe.router.experts);
     if (moe.shared) weights.shared = shared(*moe.shared);
     return weights;
