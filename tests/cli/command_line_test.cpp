@@ -1,8 +1,12 @@
 // Help, version, usage errors: exact words, exit codes.
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <set>
 #include <sstream>
 
+#include "model/family.h"
 #include "run_cli.h"
 
 namespace nibblecast::testing {
@@ -169,7 +173,8 @@ TEST(CommandLine, UsageErrorsAreOneLine) {
       {{"plan", "a", "--cpu-isa", "mmx"},
        "unknown instruction set 'mmx' (expected auto, scalar, avx2 or avx512)"},
       {{"synth", "v5", "a"},
-       "no configuration 'v5' (expected v4-pro, v4-flash, v4-tiny or the path of a config.json)"},
+       fmt::format("no configuration 'v5' (expected {} or the path of a config.json)",
+                   fmt::join(preset_names(), ", "))},
   };
   for (const UsageCase& usage : cases) {
     const CliResult result = run_cli(usage.arguments);

@@ -1,13 +1,12 @@
 // What a disk says of itself decides before the run whether there is one.
-#include "cli/preflight.h"
+#include "pipeline/preflight.h"
 
 #include <gmock/gmock.h>
 
 #include <functional>
 
-#include "cli/common_options.h"
 #include "faults/faulty_files.h"
-#include "run_cli.h"
+#include "pipeline_testing.h"
 
 namespace nibblecast::testing {
 namespace {
@@ -34,16 +33,15 @@ class OtherDisks : public FaultyFiles {
 // Reasons of the refusals for a cast into `out`.
 std::vector<std::string> refusals(std::function<void(const std::filesystem::path&, Disk&)> edit,
                                   const JobOptions& options = {}) {
-  TemporaryFolder folder;
+  TemporaryFolder source_folder, folder;
+  make_tiny_source(source_folder.path());
   OtherDisks files(std::move(edit));
-  const Checkpoint source = Checkpoint::open(tiny_checkpoint(), files);
+  const Checkpoint source = Checkpoint::open(source_folder.path(), files);
   const Plan plan = make_plan(source, {});
   const Activations activations = {.rows = {}, .amax = {}, .origin = "", .identity = "none"};
-  CommonOptions common;
-  common.threads = 1;
+  const JobMeans means{.memory_bytes = uint64_t{64} << 30};
   std::vector<std::string> reasons;
-  const Preflight found =
-      preflight(source, plan, activations, folder.path() / "out", options, common, {}, false);
+  const Preflight found = preflight(source, plan, activations, folder.path() / "out", options, means, false);
   for (const Finding& finding : found.findings)
     if (finding.severity == Severity::kRefusal) reasons.push_back(finding.reason);
   EXPECT_EQ(found.refused(), !reasons.empty());
