@@ -14,6 +14,7 @@
 #include "base/hash.h"
 #include "checkpoint/manifest.h"
 #include "checkpoint/quantization.h"
+#include "formats/fp8_to_mxfp4.h"
 #include "formats/nvfp4.h"
 #include "model/family.h"
 #include "plan/auto_recipe.h"
@@ -105,8 +106,9 @@ class Planner {
     for (const ResolvedModule& resolved : modules_) {
       SourceLinear linear{.module = resolved.module->name, .source = inventory_.linears.at(resolved.module)};
       const LinearMake make = make_of(resolved, linear.source.format);
-      add_part(decisions, fmt::format("{} {} {} {}", linear.module, static_cast<int>(make.make),
-                                      static_cast<int>(resolved.recipe.method), make.quantize_input));
+      add_part(decisions, fmt::format("{} {} {} {}{}", linear.module, static_cast<int>(make.make),
+                                      static_cast<int>(resolved.recipe.method), make.quantize_input,
+                                      tries_cast(resolved, linear.source.format) ? " try" : ""));
       replace_linear(linear, make, replacements_);
       makes_.push_back(make.make);
       linears_.push_back(std::move(linear));
@@ -142,6 +144,12 @@ class Planner {
         break;
     }
     return make;
+  }
+
+  static bool tries_cast(const ResolvedModule& resolved, const LinearFormat& format) {
+    return resolved.recipe.format == WeightFormat::kNvfp4 && resolved.recipe.method == RecipeMethod::kCast &&
+           resolved.module->is_routed_expert() && format.stored == StoredFormat::kFp8 &&
+           has_blocks_of_32(format.cols, format.tile_cols);
   }
 
   // Of the source's own FP8 weights, so that one config speaks for all.
@@ -200,6 +208,7 @@ class Planner {
     PlannedLinear linear = planned_linear(linears_[module], indices);
     linear.module = modules_[module].module;
     linear.method = requantize_method(modules_[module].recipe.method);
+    linear.try_cast = tries_cast(modules_[module], linear.source.format);
     if (makes_[module] == Make::kKeep) linear.weight_scale = linear.input_scale = kNone;  // copied as they are
     return linear;
   }
@@ -429,6 +438,17 @@ bool Plan::refused() const {
 bool Plan::needs_activations() const {
   return options.input_scale != InputScalePolicy::kConstant &&
          std::ranges::find(tensors, Make::kInputScale, &PlannedTensor::make) != tensors.end();
+}
+
+std::vector<uint32_t> Plan::tried_casts() const {
+  std::vector<uint32_t> weights;
+  for (const Stage& stage : stages) {
+    for (const PlannedGroup& group : stage.groups) {
+      for (const PlannedLinear& linear : group.linears)
+        if (linear.try_cast) weights.push_back(linear.weight);
+    }
+  }
+  return weights;
 }
 
 std::vector<Breach> breaches_of(const Plan& plan) {
