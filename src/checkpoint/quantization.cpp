@@ -20,7 +20,8 @@ constexpr std::array<std::string_view, 6> kMethods = {
     "fp8", "deepseek_v4_fp8", "modelopt", "modelopt_fp4", "modelopt_mixed", "compressed-tensors"};
 constexpr std::array<std::string_view, 4> kFormats = {"dense", "float-quantized", "naive-quantized",
                                                       "mixed-precision"};
-constexpr std::array<std::string_view, 4> kAlgorithms = {"FP8", "NVFP4", "W4A16_NVFP4", "MIXED_PRECISION"};
+constexpr std::array<std::string_view, 7> kAlgorithms = {
+    "FP8", "FP8_PB_WO", "FP8_PER_CHANNEL_PER_TOKEN", "MXFP8", "NVFP4", "W4A16_NVFP4", "MIXED_PRECISION"};
 
 void collect_sections(const Json& value, const std::string& prefix, std::vector<QuantizationSection>& found) {
   if (!value.is_structured()) return;
@@ -110,7 +111,7 @@ constexpr std::string_view kBlocks = "MXFP4 in blocks, as gpt-oss stores it";
 constexpr std::string_view kExllama = "weights quantized by ExLlama";
 constexpr std::string_view kQuanto = "weights quantized by Quanto or torchao";
 constexpr Sign kSigns[] = {
-    {"scale_inv", Stored::kAny, "FP8 with inverse scales, as DeepSeek-V3 stores them"},
+    {"scale_inv", Stored::kAny, "FP8 with inverse scales, of stacked experts"},
     {"weight_packed", Stored::kWide, kPackedInts},
     {"weight_packed", Stored::kAny, kPackedFp4},
     {"weight_global_scale", Stored::kAny, kPackedFp4},
@@ -155,6 +156,7 @@ bool ends_with_word(std::string_view name, std::string_view word) {
 }
 
 std::string_view sign_of(const Tensor& tensor) {
+  if (tensor.name.ends_with(".weight_scale_inv")) return {};  // weights/container.h
   for (const Sign& sign : kSigns) {
     if (ends_with_word(tensor.name, sign.ending) && is_stored(tensor.dtype, sign.stored)) return sign.words;
   }

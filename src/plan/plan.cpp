@@ -113,7 +113,9 @@ class Planner {
       makes_.push_back(make.make);
       linears_.push_back(std::move(linear));
     }
+    widen_drafts();
     plan_.made = recipe_.name + " " + decisions.hex();
+    warn_of_widened();
   }
 
   LinearMake make_of(const ResolvedModule& resolved, const LinearFormat& format) const {
@@ -122,6 +124,7 @@ class Planner {
                     .tile_cols = tiles_.cols};
     switch (resolved.recipe.format) {
       case WeightFormat::kKeep:
+        if (!stays(format)) make.make = Make::kWideWeight;
         break;
       case WeightFormat::kNvfp4:
         make.make = resolved.recipe.method == RecipeMethod::kCast && format.stored == StoredFormat::kMxfp4
@@ -152,6 +155,27 @@ class Planner {
            has_blocks_of_32(format.cols, format.tile_cols);
   }
 
+  // ModelOpt's form has no word for what the source has quantized otherwise: as BF16 it is what the form says
+  // of it, a module that is not quantized.
+  bool stays(const LinearFormat& format) const {
+    return plan_.options.format == OutputFormat::kModelOptV4 || format.stored == StoredFormat::kBf16 ||
+           format.stored == StoredFormat::kF32;
+  }
+
+  // The same of draft layers, which no recipe speaks of.
+  void widen_drafts() {
+    constexpr std::string_view kWeight = ".weight";
+    for (const Tensor& tensor : source_.tensors()) {
+      if (!table().passes_through(tensor.name) || !tensor.name.ends_with(kWeight)) continue;
+      if (tensor.dtype == Dtype::kBF16 || tensor.dtype == Dtype::kF32) continue;
+      const std::string module = tensor.name.substr(0, tensor.name.size() - kWeight.size());
+      const std::optional<LinearParts> parts = find_linear(source_, module, tiles_);
+      if (!parts || stays(parts->format)) continue;
+      drafts_.push_back({.module = module, .source = source_of(source_, *parts)});
+      replace_linear(drafts_.back(), {.make = Make::kWideWeight}, replacements_);
+    }
+  }
+
   // Of the source's own FP8 weights, so that one config speaks for all.
   Dtype fp8_scale_dtype() const {
     for (const ResolvedModule& resolved : modules_) {
@@ -162,12 +186,24 @@ class Planner {
     return Dtype::kF8E8M0;
   }
 
+  void warn_of_widened() {
+    size_t count = drafts_.size();
+    for (size_t module = 0; module < modules_.size(); ++module)
+      count += modules_[module].recipe.format == WeightFormat::kKeep && makes_[module] == Make::kWideWeight;
+    if (count == 0) return;
+    warn(fmt::format("{} weights that the recipe keeps are FP8 or FP4 in the source and become BF16: ModelOpt's "
+                     "form cannot say what they are",
+                     count));
+  }
+
   void order_work() {
     plan_.stages.resize(plan_.layers() + 2);
     for (uint64_t layer = 0; layer < plan_.layers(); ++layer) plan_.stages[layer + 1].layer = layer;
     const auto indices = indices_by_name(plan_);
     size_t first = 0;  // module of the layer
     for (; first < modules_.size() && modules_[first].module->id.layer < 0; ++first) add_lone(first, indices);
+    for (const SourceLinear& draft : drafts_)
+      add_group({.expert = {}, .linears = {planned_linear(draft, indices)}}, plan_.stages.back(), plan_);
     for (uint64_t layer = 0; layer < plan_.layers(); ++layer) {
       const size_t count = table().layers[layer].modules.size();
       add_dense_groups(layer, first, count, indices);
@@ -420,6 +456,7 @@ class Planner {
   TileSize tiles_;
   std::vector<SourceLinear> linears_;  // by module
   std::vector<Make> makes_;            // by module
+  std::vector<SourceLinear> drafts_;   // that no recipe speaks of and that cannot stay as they are
   Inventory inventory_;
   Replacements replacements_;
 };

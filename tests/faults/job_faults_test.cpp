@@ -67,7 +67,7 @@ void run_with_amax(FileSystem& files) {
 void run_with_rows(FileSystem& files) {
   const Checkpoint source = Checkpoint::open(kSource, files);
   const Plan plan = make_plan(source, {});
-  const auto rows = tiny_rows(plan.model.vocab_size, 2, 16);
+  const auto rows = tiny_rows(plan.model->vocabulary.size, 2, 16);
   run_job(source, plan, Activations::from_rows(rows, "test"), kDestination, committing_at_once());
 }
 

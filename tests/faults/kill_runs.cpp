@@ -143,7 +143,7 @@ class Killer {
     WatchedFiles files(system_files(), *watch_, out_, aim);
     const Checkpoint source = Checkpoint::open(source_, files);
     const Plan plan = make_plan(source, {});
-    const Activations rows = Activations::from_rows(tiny_rows(plan.model.vocab_size), "test");
+    const Activations rows = Activations::from_rows(tiny_rows(plan.model->vocabulary.size), "test");
     if (check_destination(files, source_, out_, describe(source, plan, rows)) ==
         DestinationState::kFinished) {
       clean_finished_destination(files, out_);

@@ -12,6 +12,7 @@ ForwardDevice forward_device() {
 }
 // cuBLASLt may take another algorithm for another number of rows.
 bool rows_are_alone() { return false; }
+constexpr size_t kLongRow = 8400;
 
 }  // namespace
 }  // namespace nibblecast

@@ -9,6 +9,7 @@ namespace nibblecast {
 namespace {
 ForwardDevice forward_device() { return {}; }
 bool rows_are_alone() { return rows_stand_alone(); }
+constexpr size_t kLongRow = 4300;
 }  // namespace
 }  // namespace nibblecast
 #define SKIP_WITHOUT_DEVICE() static_assert(true)

@@ -1,8 +1,11 @@
 // tests/model/decoder_suite.h - the forward pass of decoders on random weights: what it computes, held
 // against tests/model/decoder_reference.h, what must not matter, and what it says of damage.
 //
-// One text for every device: what includes it defines forward_device() and SKIP_WITHOUT_DEVICE() before.
+// One text for every device: what includes it defines forward_device(), rows_are_alone(), kLongRow (tokens of
+// a row that goes through attention in chunks) and SKIP_WITHOUT_DEVICE() before.
 #pragma once
+
+#include <tuple>
 
 #include "decoder_reference.h"
 #include "decoder_testing.h"
@@ -131,7 +134,7 @@ TEST(Decoder, ALongRowGoesInChunks) {
   gqa.window = 300;
   DecoderSpec spec = small_spec(gqa, small_moe());
   spec.layers.push_back({gqa, MlpSpec{.width = 32}});
-  const Rows rows = {random_ids(9, 1, 130), random_ids(4300, 2, 130), random_ids(40, 3, 130)};
+  const Rows rows = {random_ids(9, 1, 130), random_ids(kLongRow, 2, 130), random_ids(40, 3, 130)};
   expect_reference<float>(DecoderModel(spec), rows, 2e-5);
 }
 
@@ -142,6 +145,30 @@ TEST(Decoder, KeysAndValuesAreTaps) {
   for (LayerTable& table : model.model.table.layers)
     for (const char* name : {"attn.k", "attn.v"}) table.taps.push_back({.name = name});
   expect_reference<float>(model, short_rows(), 2e-5);
+}
+
+// Dense weights and those that stream by, in every kind of container.
+TEST(Decoder, TheStoredFormatDoesNotMatter) {
+  SKIP_WITHOUT_DEVICE();
+  MoeSpec moe = small_moe();
+  moe.shared = MlpSpec{.width = 160};
+  DecoderModel model(small_spec(small_gqa(), moe));
+  using enum StoredFormat;
+  const std::string layer = "model.layers.0.";
+  const std::vector<std::tuple<std::string, StoredFormat, bool>> formats = {
+      {"self_attn.q_proj", kFp8, true},          {"self_attn.k_proj", kFp8, false},
+      {"self_attn.v_proj", kNvfp4, true},        {"mlp.shared_experts.up_proj", kFp8, true},
+      {"mlp.experts.1.gate_proj", kNvfp4, true}, {"mlp.experts.1.down_proj", kFp8, false},
+      {"mlp.experts.2.up_proj", kFp8, true}};
+  for (const auto& [name, format, tiles] : formats) model.store(layer + name, format, tiles);
+  DecoderModel wide = model;
+  for (const auto& [name, format, tiles] : formats) wide.widen(layer + name);
+  const auto expect_same = [&](const auto& one, const auto& other) {
+    EXPECT_EQ(model.run(*one), wide.run(*other));
+    EXPECT_EQ(model.run_head(*one), wide.run_head(*other));
+  };
+  expect_same(make_pass<float>(model, short_rows()), make_pass<float>(wide, short_rows()));
+  expect_same(make_pass<bf16>(model, short_rows()), make_pass<bf16>(wide, short_rows()));
 }
 
 TEST(Decoder, NothingDependsOnHowBytesAreCut) {

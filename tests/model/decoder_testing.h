@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/integers.h"
 #include "checkpoint/checkpoint.h"
 #include "model/families/decoder_row.h"
 #include "model/families/decoder_table.h"
@@ -65,7 +66,39 @@ class DecoderModel {
     std::memcpy(held_.at(name).bytes.data(), &bits, sizeof bits);
   }
 
-  // Any tensor's values, in any format that a linear may have.
+  // Random codes and scales instead of a linear's weight: FP8 in tiles of 128 x 128 or, with one scale, as a
+  // whole, or NVFP4.
+  void store(const std::string& module, StoredFormat format, bool tiles = true) {
+    const Shape shape = held_.at(module + ".weight").tensor.shape;
+    const bool narrow = format == StoredFormat::kNvfp4;
+    const uint64_t count = shape[0] * shape[1],
+                   scales = ceil_div(shape[0], 128ul) * ceil_div(shape[1], 128ul);
+    put(module + ".weight", narrow ? Dtype::kU8 : Dtype::kF8E4M3,
+        {shape[0], narrow ? shape[1] / 2 : shape[1]},
+        codes(narrow ? count / 2 : count, narrow ? 0xff : 0x3f));
+    if (narrow) {
+      put(module + ".weight_scale", Dtype::kF8E4M3, {shape[0], shape[1] / 16}, codes(count / 16, 0x3f));
+      put(module + ".weight_scale_2", Dtype::kF32, {}, floats(1));
+    } else if (tiles) {
+      put(module + ".weight_scale_inv", Dtype::kF32, {ceil_div(shape[0], 128ul), ceil_div(shape[1], 128ul)},
+          floats(scales));
+    } else {
+      put(module + ".weight_scale", Dtype::kF32, {}, floats(1));
+    }
+  }
+  // The same values in F32.
+  void widen(const std::string& module) {
+    const StoredLinear weight = linear(module);
+    std::vector<float> values(rows_of(weight) * cols_of(weight));
+    dequantize_rows_ref(weight, 0, rows_of(weight), values.data(), cols_of(weight));
+    const auto bytes = std::as_bytes(std::span(values));
+    const Shape shape = {rows_of(weight), cols_of(weight)};
+    for (const char* part : {".weight_scale", ".weight_scale_2", ".weight_scale_inv"})
+      held_.erase(module + part);
+    put(module + ".weight", Dtype::kF32, shape, {bytes.begin(), bytes.end()});
+  }
+
+  // Of a tensor in BF16 or F32.
   std::vector<float> values(const std::string& name) const {
     const Held& held = held_.at(name);
     const uint64_t count = held.bytes.size() / dtype_bytes(held.tensor.dtype);
@@ -156,6 +189,21 @@ class DecoderModel {
       add(plain.name, plain.shape, norm ? 1.0f : 0.0f, 0.25f);
     }
   }
+  void put(const std::string& name, Dtype dtype, const Shape& shape, std::vector<std::byte> bytes) {
+    held_[name] = {{.name = name, .dtype = dtype, .shape = shape, .size_bytes = bytes.size()},
+                   std::move(bytes)};
+  }
+  std::vector<std::byte> codes(uint64_t count, unsigned mask) {
+    std::vector<std::byte> bytes(count);
+    for (std::byte& byte : bytes) byte = static_cast<std::byte>(generator_() & mask);
+    return bytes;
+  }
+  std::vector<std::byte> floats(uint64_t count) {
+    std::vector<float> values(count);
+    for (float& value : values) value = 0.01f + 1e-6f * static_cast<float>(generator_() % 10000);
+    const auto bytes = std::as_bytes(std::span(values));
+    return {bytes.begin(), bytes.end()};
+  }
   void add(const std::string& name, const Shape& shape, float mean, float deviation) {
     std::normal_distribution<float> distribution(mean, deviation);
     const uint64_t count = element_count(shape).value();
@@ -194,15 +242,17 @@ class DecoderModel {
   }
 
   StoredExpert stored_mlp(const LayerTable& table, uint64_t mlp) const {
-    const auto linear = [&](Role role) {
-      const int32_t expert = table.experts == 0 ? -1 : static_cast<int32_t>(mlp);
-      const std::optional<LinearParts> found = parts(module(table, {.expert = expert, .role = role}));
-      const auto data = [&](const Tensor* part) {
-        return part == nullptr ? nullptr : bytes(part->name).data();
-      };
-      return found->format.view(found->format.rows, data(found->weight), data(found->scale), {});
+    const int32_t expert = table.experts == 0 ? -1 : static_cast<int32_t>(mlp);
+    const auto part = [&](Role role) { return linear(module(table, {.expert = expert, .role = role})); };
+    return {.w1 = part(Role::kGate), .w2 = part(Role::kDown), .w3 = part(Role::kUp)};
+  }
+  StoredLinear linear(const std::string& module) const {
+    const std::optional<LinearParts> found = parts(module);
+    const auto data = [&](const Tensor* part) {
+      return part == nullptr ? std::span<const std::byte>() : std::span(bytes(part->name));
     };
-    return {.w1 = linear(Role::kGate), .w2 = linear(Role::kDown), .w3 = linear(Role::kUp)};
+    return found->format.view(found->format.rows, data(found->weight).data(), data(found->scale).data(),
+                              data(found->scale_2));
   }
 
   std::map<std::string, Held> held_;

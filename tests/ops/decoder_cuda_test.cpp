@@ -5,9 +5,11 @@
 
 #include "cuda_testing.h"
 #include "ops/activation_cuda.h"
+#include "ops/amax.h"
 #include "ops/decoder_suite.h"
 #include "ops/heads_cuda.h"
 #include "ops/rmsnorm_cuda.h"
+#include "ops/round.h"
 #include "ops/router_cuda.h"
 #include "ops/rows_cuda.h"
 
@@ -142,6 +144,61 @@ TYPED_TEST(DecoderCuda, HeadsInPlace) {
   stream.synchronize();
   const std::vector<TypeParam> found = downloaded(device_x);
   for (size_t i = 0; i < found.size(); ++i) ASSERT_EQ(to_float(found[i]), to_float(expected[i])) << i;
+}
+
+// Widths of whole packs and others.
+constexpr size_t kWidths[] = {512, 96, 17};
+
+TYPED_TEST(DecoderCuda, AddsBeforeRounding) {
+  for (const size_t width : kWidths) {
+    const std::vector<float> y = random_values(5 * width, 82);
+    std::vector<TypeParam> x = rounded<TypeParam>(random_values(5 * width, 83));
+    const auto device_y = uploaded(y);
+    const auto device_x = uploaded(x);
+    const auto seen = uploaded(std::vector<uint32_t>{0});
+    CudaStream stream;
+    add_rounded_cuda(stream, device_y.data(), 5, width, device_x.data(), seen.data());
+    stream.synchronize();
+    add_rounded(y.data(), y.size(), x.data());
+    const std::vector<TypeParam> found = downloaded(device_x);
+    for (size_t i = 0; i < found.size(); ++i)
+      ASSERT_EQ(to_float(found[i]), to_float(x[i])) << width << " " << i;
+    EXPECT_EQ(value_of(seen), amax(x.data(), x.size()));
+  }
+}
+
+TYPED_TEST(DecoderCuda, WeighsBeforeItLooks) {
+  for (const size_t width : kWidths) {
+    const auto values = rounded<TypeParam>(random_values(7 * width, 84));
+    const std::vector<float> weights = random_values(7, 85);
+    const auto device_values = uploaded(values);
+    const auto device_weights = uploaded(weights);
+    const auto seen = uploaded(std::vector<uint32_t>{0});
+    CudaStream stream;
+    weighted_amax_cuda(stream, device_values.data(), 7, width, device_weights.data(), seen.data());
+    stream.synchronize();
+    std::vector<TypeParam> weighted;
+    for (size_t i = 0; i < values.size(); ++i)
+      weighted.push_back(from_float<TypeParam>(to_float(values[i]) * weights[i / width]));
+    EXPECT_EQ(value_of(seen), amax(weighted.data(), weighted.size())) << width;
+  }
+}
+
+// Two products side by side, each with its bias.
+TYPED_TEST(DecoderCuda, AddsBiasToRowsThatAreApart) {
+  for (const size_t width : kWidths) {
+    const std::vector<float> x = random_values(3 * 2 * width, 86), bias = random_values(width, 87);
+    const auto device_x = uploaded(x), device_bias = uploaded(bias);
+    CudaStream stream;
+    add_bias_cuda(stream, device_x.data() + width, 3, width, device_bias.data(), device_x.data() + width,
+                  2 * width);
+    stream.synchronize();
+    const std::vector<float> found = downloaded(device_x);
+    for (size_t i = 0; i < x.size(); ++i) {
+      const bool second = i % (2 * width) >= width;
+      ASSERT_EQ(found[i], second ? x[i] + bias[i % width] : x[i]) << width << " " << i;
+    }
+  }
 }
 
 }  // namespace

@@ -190,5 +190,18 @@ TEST(Rope, HalvesAndPairsAreOneTurn) {
   for (size_t i = 0; i < 6; ++i) EXPECT_FLOAT_EQ(twice[i], 2 * a[i]);
 }
 
+TEST(Round, AddsBeforeRounding) {
+  const std::vector<float> x = random_values(37, 90), y = random_values(37, 91);
+  std::vector<float> wide = y;
+  std::vector<bf16> narrow = testing::rounded<bf16>(y);
+  const std::vector<bf16> before = narrow;
+  add_rounded(x.data(), x.size(), wide.data());
+  add_rounded(x.data(), x.size(), narrow.data());
+  for (size_t i = 0; i < x.size(); ++i) {
+    EXPECT_EQ(wide[i], y[i] + x[i]);
+    EXPECT_EQ(narrow[i].bits, to_bf16(to_float(before[i]) + x[i]).bits);
+  }
+}
+
 }  // namespace
 }  // namespace nibblecast

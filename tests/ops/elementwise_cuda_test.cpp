@@ -443,6 +443,24 @@ TEST(RowsCuda, ScatterAddsToItsRowsOnly) {
   }
 }
 
+TEST(RowsCuda, ScatterAddsTimesWeights) {
+  SKIP_WITHOUT_CUDA();
+  const std::vector<uint32_t> tokens = {5, 0, 9, 3};
+  const std::vector<float> weights = {0.5f, 2, -1, 0};  // whose products are exact
+  const size_t width = 96;
+  const std::vector<float> y = random_values(tokens.size() * width, 77);
+  std::vector<float> expected = random_values(10 * width, 78);
+  const auto device_y = uploaded(y), sum = uploaded(expected), device_weights = uploaded(weights);
+  const auto device_tokens = uploaded(tokens);
+  CudaStream stream;
+  scatter_add_rows_cuda(stream, device_y.data(), width, device_tokens.data(), tokens.size(), sum.data(),
+                        device_weights.data());
+  stream.synchronize();
+  for (size_t i = 0; i < y.size(); ++i)
+    expected[tokens[i / width] * width + i % width] += y[i] * weights[i / width];
+  EXPECT_TRUE(same_bytes(downloaded(sum), expected));
+}
+
 struct HashRouted {
   std::vector<int32_t> chosen;
   std::vector<float> weights;

@@ -82,7 +82,7 @@ TEST_F(DamageTest, ARunWithRowsSaysTheSame) {
   const uint64_t at = damage("layers.1.attn.wq_b.weight", 77, {0x7f});
   const Checkpoint in = source();
   const Plan plan = make_plan(in, {});
-  const Activations rows = Activations::from_rows(tiny_rows(plan.model.vocab_size), "test");
+  const Activations rows = Activations::from_rows(tiny_rows(plan.model->vocabulary.size), "test");
   Job job = Job::open(system_files(), folder_.path() / "job", {}, testing::describe(in, plan, rows));
   expect_error(
       ErrorKind::kBadInput, [&] { calibrate(in, plan, rows, job, small_buffers()); },
@@ -177,7 +177,7 @@ TEST(CheckPerplexity, SurvivesAnAmaxFilesMetadata) {
 TEST_F(DamageTest, PerplexityIsRecordedAndKeptInTheAmaxFile) {
   const Checkpoint in = source();
   const Plan plan = make_plan(in, {});
-  const Activations rows = Activations::from_rows(tiny_rows(plan.model.vocab_size), "test");
+  const Activations rows = Activations::from_rows(tiny_rows(plan.model->vocabulary.size), "test");
   const RunRecord record = run_job(in, plan, rows, out());
   ASSERT_TRUE(record.perplexity);
   EXPECT_EQ(record.perplexity->tokens, 4u * 47);
@@ -190,7 +190,7 @@ TEST_F(DamageTest, PerplexityIsRecordedAndKeptInTheAmaxFile) {
 TEST_F(DamageTest, ARunAboveTheLimitMakesNoCheckpoint) {
   const Checkpoint in = source();
   const Plan plan = make_plan(in, {});
-  const Activations rows = Activations::from_rows(tiny_rows(plan.model.vocab_size), "test");
+  const Activations rows = Activations::from_rows(tiny_rows(plan.model->vocabulary.size), "test");
   RunOptions options = small_buffers();
   options.max_perplexity = 2;
   for (int attempt = 0; attempt < 2; ++attempt) {
@@ -206,7 +206,7 @@ TEST_F(DamageTest, ARunAboveTheLimitMakesNoCheckpoint) {
 TEST_F(DamageTest, RowsOfOneTokenPredictNothing) {
   const Checkpoint in = source();
   const Plan plan = make_plan(in, {});
-  const Activations rows = Activations::from_rows(tiny_rows(plan.model.vocab_size, 8, 1), "test");
+  const Activations rows = Activations::from_rows(tiny_rows(plan.model->vocabulary.size, 8, 1), "test");
   const RunRecord record = run_job(in, plan, rows, out());
   ASSERT_TRUE(record.perplexity);
   EXPECT_EQ(record.perplexity->tokens, 0u);

@@ -58,24 +58,22 @@ class GroupInMemory {
  public:
   GroupInMemory(const Checkpoint& source, const Plan& plan, const PlannedGroup& group) {
     TensorReader reader(source);
+    const auto room = [&](uint32_t tensor) -> std::span<std::byte> {
+      if (tensor == kNone) return {};
+      return buffers_.emplace_back(plan.tensors[tensor].out.size_bytes, std::byte{0xcd});
+    };
     for (const PlannedLinear& linear : group.linears) {
-      const auto read = [&](uint32_t tensor) -> std::span<std::byte> {
-        if (tensor == kNone) return {};
-        return buffers_.emplace_back(reader.read(source.tensors()[tensor]));
-      };
-      const auto room = [&](uint32_t tensor) -> std::span<std::byte> {
-        if (tensor == kNone) return {};
-        return buffers_.emplace_back(plan.tensors[tensor].out.size_bytes, std::byte{0xcd});
-      };
-      const Shape& shape = source.tensors()[linear.source_weight].shape;
-      stored.push_back(read(linear.source_weight));
-      const auto scale = read(linear.source_scale), scale_2 = read(linear.source_scale_2);
-      tasks.push_back(
-          {.linear = &linear,
-           .source = stored_view(source, plan, linear, 0, shape[0], stored.back(), scale, scale_2),
-           .first_row = 0,
-           .weight = room(linear.weight),
-           .block_scale = room(linear.block_scale)});
+      std::vector<std::span<const std::byte>> parts;
+      linear.source.for_parts([&](const Slice& part) {
+        const std::span<std::byte> bytes = buffers_.emplace_back(reader.read(source.tensors()[part.tensor]));
+        if (parts.empty()) stored.push_back(bytes);
+        parts.push_back(bytes);
+      });
+      tasks.push_back({.linear = &linear,
+                       .source = linear.source.view(linear.source.format.rows, parts),
+                       .first_row = 0,
+                       .weight = room(linear.weight),
+                       .block_scale = room(linear.block_scale)});
     }
   }
 
@@ -182,12 +180,12 @@ TEST_F(DeviceGroupMakerTest, AllocatesWhatItsCostSays) {
   SKIP_WITHOUT_CUDA();
   make_source(false);
   const Plan plan = plan_of(kEveryLinear, RecipeMethod::kMax);
-  const DeviceMakeCost cost = device_make_cost(*source_, plan);
+  const DeviceMakeCost cost = device_make_cost(plan);
   EXPECT_GT(cost.device_bytes, plan.largest_source_bytes + plan.largest_made_bytes);
   EXPECT_GT(cost.pinned_bytes, 0u);
-  EXPECT_LT(device_make_cost(*source_, plan, 1).device_bytes, cost.device_bytes);
+  EXPECT_LT(device_make_cost(plan, 1).device_bytes, cost.device_bytes);
   const Plan nothing = plan_of("rules: []", {});
-  EXPECT_EQ(device_make_cost(*source_, nothing).device_bytes, 0u);
+  EXPECT_EQ(device_make_cost(nothing).device_bytes, 0u);
 }
 
 TEST_F(DeviceGroupMakerTest, RefusesAValueThatIsNotFiniteAsTheCpuDoes) {

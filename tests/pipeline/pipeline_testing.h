@@ -45,28 +45,23 @@ inline CalibrationRows tiny_rows(uint64_t vocab_size, size_t rows = 4, size_t le
   return made;
 }
 
-// An amax of 1 + expert / 100 for every expert of every layer, and of 2 for every other linear that needs
-// one.
+// Every tap's amax: 1 + expert / 100 where each expert has one, of weighted taps a half, and a quarter times the
+// routing weight; 2 where there is one value.
 inline AmaxFile plain_amax(const Plan& plan) {
   AmaxFile amax;
-  for (uint64_t layer = 0; layer < plan.model.num_hidden_layers; ++layer) {
-    LayerAmax one;
+  for (uint64_t layer = 0; layer < plan.layers(); ++layer) {
+    const LayerTable& table = plan.model->table.layers[layer];
+    LayerAmax& one = amax.layers.emplace_back();
     one.layer = layer;
-    for (uint64_t expert = 0; expert < plan.model.n_routed_experts; ++expert) {
-      const float value = 1 + static_cast<float>(expert) / 100;
-      one.experts.w13.push_back(value);
-      one.experts.w2.push_back(value / 2);
-      one.experts.w2_weighted.push_back(value / 4);
-      one.experts.tokens.push_back(10);
+    one.tokens.assign(table.experts, 10);
+    for (const Tap& tap : table.taps) {
+      if (tap.experts == 0) one.taps[tap.name] = {2};
+      for (uint64_t expert = 0; expert < tap.experts; ++expert) {
+        const float value = 1 + static_cast<float>(expert) / 100;
+        one.taps[tap.name].push_back(tap.weighted ? value / 2 : value);
+        if (tap.weighted) one.taps[weighted_tap(tap.name)].push_back(value / 4);
+      }
     }
-    amax.layers.push_back(std::move(one));
-  }
-  for (const PlannedTensor& planned : plan.tensors) {
-    if (planned.make != Make::kInputScale) continue;
-    const std::string module = planned.out.name.substr(0, planned.out.name.rfind('.'));
-    if (parse_expert_name(module)) continue;
-    const size_t digits = std::string_view("layers.").size();
-    amax.layers.at(std::stoul(module.substr(digits))).linears[module] = 2;
   }
   return amax;
 }

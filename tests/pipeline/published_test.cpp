@@ -35,7 +35,7 @@ class Published : public ::testing::Test {
     const Checkpoint in = source();
     const Plan plan = make_plan(in, {});
     run_job(in, plan,
-            Activations::from_rows(tiny_rows(plan.model.vocab_size), "/home/me/texts.jsonl:4,cnn_dailymail"),
+            Activations::from_rows(tiny_rows(plan.model->vocabulary.size), "/home/me/texts.jsonl:4,cnn_dailymail"),
             work_.path() / "out");
   }
 

@@ -112,7 +112,7 @@ class RecipeRunTest : public ::testing::Test {
 
   static Activations rows_of(const Plan& plan) {
     if (!plan.needs_activations()) return {};
-    return Activations::from_rows(tiny_rows(plan.model.vocab_size, 2, 32), "test");
+    return Activations::from_rows(tiny_rows(plan.model->vocabulary.size, 2, 32), "test");
   }
 
   std::vector<std::string> problems(const std::filesystem::path& output) {

@@ -28,7 +28,7 @@ class ResumeTest : public ::testing::Test {
     synthesize(preset_config("v4-tiny"), "v4-tiny", synth, "/source", files_);
     source_.emplace(Checkpoint::open("/source", files_));
     plan_ = make_plan(*source_, {});
-    rows_ = Activations::from_rows(tiny_rows(plan_.model.vocab_size, 2, 32), "test");
+    rows_ = Activations::from_rows(tiny_rows(plan_.model->vocabulary.size, 2, 32), "test");
     run_job(*source_, plan_, rows_, "/whole");
     expected_ = contents("/whole");
   }
@@ -253,8 +253,8 @@ TEST_F(ResumeTest, TheHeadStartsAtTheSavedStreams) {
     if (progress.stage == "rest") throw Stop();
   };
   EXPECT_THROW(run_job(*source_, plan_, rows_, out_, until_head), Stop);
-  EXPECT_EQ(state().layers.size(), plan_.model.num_hidden_layers);
-  EXPECT_EQ(state().streams->layer, plan_.model.num_hidden_layers);
+  EXPECT_EQ(state().layers.size(), plan_.layers());
+  EXPECT_EQ(state().streams->layer, plan_.layers());
   EXPECT_FALSE(state().perplexity);
   until_head.progress = {};
   const RunRecord record = finish();
@@ -269,7 +269,7 @@ TEST_F(ResumeTest, TheHeadStartsAtTheSavedStreams) {
 // Streams are saved for no layer: so that their room on the disk is not needed, neither are they for the
 // head.
 TEST_F(ResumeTest, WithoutSavedStreamsTheHeadNeedsAllLayersAgain) {
-  RunOptions until_head = options(plan_.model.num_hidden_layers);
+  RunOptions until_head = options(plan_.layers());
   until_head.progress = [](const Progress& progress) {
     if (progress.stage == "rest") throw Stop();
   };
@@ -294,7 +294,7 @@ TEST_F(ResumeTest, AJournalWithoutPerplexityIsNotedAndGoesOn) {
   std::vector<Json> entries;
   read_journal(files_, job("journal"), [&](const Json& entry) {
     const bool of_head =
-        entry.contains("streams") && entry["streams"]["layer"] == plan_.model.num_hidden_layers;
+        entry.contains("streams") && entry["streams"]["layer"] == plan_.layers();
     if (!of_head && !entry.contains("perplexity")) entries.push_back(entry);
   });
   files_.remove(job("journal"));
@@ -313,7 +313,7 @@ TEST_F(ResumeTest, NothingIsComputedWhenEveryLayerIsKnown) {
   };
   EXPECT_THROW(run_job(*source_, plan_, rows_, out_, until_end), Stop);
   const RunRecord record = finish();
-  EXPECT_EQ(record.layers.size(), plan_.model.num_hidden_layers);
+  EXPECT_EQ(record.layers.size(), plan_.layers());
 }
 
 TEST_F(ResumeTest, ChangedDurableBytesAreFoundByTheirChecksums) {

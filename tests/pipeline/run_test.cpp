@@ -89,7 +89,7 @@ TEST_F(RunTest, InputScalesFollowThePolicy) {
   QuantizeOptions options;
   Plan plan = make_plan(in, options);
   const AmaxFile made = plain_amax(plan);
-  const float largest = made.layers[0].experts.w13.back();
+  const float largest = made.layers[0].taps.at("experts.in").back();
   run_job(in, plan, amax(plan), work_.path() / "layer");
   const Checkpoint layer = Checkpoint::open(work_.path() / "layer", system_files());
   TensorReader reader(layer);
@@ -109,7 +109,7 @@ TEST_F(RunTest, InputScalesFollowThePolicy) {
 TEST_F(RunTest, BytesDoNotDependOnThreadsOrMemory) {
   const Checkpoint in = source();
   const Plan plan = make_plan(in, {});
-  const Activations rows = Activations::from_rows(tiny_rows(plan.model.vocab_size), "test");
+  const Activations rows = Activations::from_rows(tiny_rows(plan.model->vocabulary.size), "test");
   run_job(in, plan, rows, work_.path() / "a");
   {
     const ThreadLimit one(1);
@@ -121,13 +121,13 @@ TEST_F(RunTest, BytesDoNotDependOnThreadsOrMemory) {
 TEST_F(RunTest, CalibrationFileGivesTheSameOutputAsTheRun) {
   const Checkpoint in = source();
   const Plan plan = make_plan(in, {});
-  const Activations rows = Activations::from_rows(tiny_rows(plan.model.vocab_size), "test");
+  const Activations rows = Activations::from_rows(tiny_rows(plan.model->vocabulary.size), "test");
   run_job(in, plan, rows, work_.path() / "a");
   RunOptions options = small_buffers();
   options.amax_output = work_.path() / "amax.safetensors";
   Job job = Job::open(system_files(), work_.path() / "job", {}, testing::describe(in, plan, rows));
   const RunRecord record = calibrate(in, plan, rows, job, options);
-  EXPECT_EQ(record.layers.size(), plan.model.num_hidden_layers);
+  EXPECT_EQ(record.layers.size(), plan.layers());
   run_job(in, plan, Activations::from_amax(system_files(), options.amax_output), work_.path() / "b");
   auto a = folder_hashes(work_.path() / "a"), b = folder_hashes(work_.path() / "b");
   EXPECT_EQ(a.at("calibration/amax.safetensors"), folder_hashes(work_.path()).at("amax.safetensors"));
@@ -140,13 +140,13 @@ TEST_F(RunTest, StarvedExpertsGetTheirOwnLayersMaximum) {
   QuantizeOptions options;
   options.input_scale = InputScalePolicy::kExpert;
   const Plan plan = make_plan(in, options);
-  const Activations rows = Activations::from_rows(tiny_rows(plan.model.vocab_size, 1, 2), "test");
+  const Activations rows = Activations::from_rows(tiny_rows(plan.model->vocabulary.size, 1, 2), "test");
   const RunRecord record = run_job(in, plan, rows, work_.path() / "out");
   const Checkpoint out = Checkpoint::open(work_.path() / "out", system_files());
   TensorReader reader(out);
   size_t starved = 0;
-  for (uint64_t layer = 0; layer < plan.model.num_hidden_layers; ++layer) {
-    const std::vector<float>& amax = record.layers[layer].experts.w13;
+  for (uint64_t layer = 0; layer < plan.layers(); ++layer) {
+    const std::vector<float>& amax = record.layers[layer].taps.at("experts.in");
     const float largest = *std::max_element(amax.begin(), amax.end());
     for (uint64_t expert = 0; expert < amax.size(); ++expert) {
       const std::string module = expert_module(layer, expert, 1);
@@ -202,10 +202,10 @@ TEST_F(RunTest, AmaxAboveTheBoundIsRefused) {
   const Checkpoint in = source();
   const Plan plan = make_plan(in, {});
   Activations bad = amax(plan);
-  bad.amax->layers[1].experts.w2[3] = 1e9f;
+  bad.amax->layers[1].taps.at("experts.mid")[3] = 1e9f;
   expect_error(
       ErrorKind::kBadInput, [&] { run_job(in, plan, bad, work_.path() / "out"); },
-      "layers.1.ffn.experts.w2.input_amax", "expert 3", "garbage");
+      "layers.1.experts.mid.amax", "expert 3", "garbage");
 }
 
 TEST_F(RunTest, SourceThatChangedMeanwhileIsAnError) {
@@ -245,12 +245,12 @@ TEST(RunModelOptTest, CastEqualsModelOptsBytes) {
     return std::vector<float>();
   };
   AmaxFile amax;
-  for (uint64_t layer = 0; layer < plan.model.num_hidden_layers; ++layer) {
+  for (uint64_t layer = 0; layer < plan.layers(); ++layer) {
     const std::string prefix = "calib.layers." + std::to_string(layer) + ".experts.";
     LayerAmax one;
     one.layer = layer;
-    one.experts.w13 = floats(prefix + "w13");
-    one.experts.w2_weighted = floats(prefix + "w2_weighted");
+    one.taps["experts.in"] = floats(prefix + "w13");
+    one.taps["experts.mid_weighted"] = floats(prefix + "w2_weighted");
     amax.layers.push_back(std::move(one));
   }
   TemporaryFolder work;

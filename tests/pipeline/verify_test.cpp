@@ -184,7 +184,7 @@ class VerifyTest : public ::testing::Test {
   static void make(const char* name, const QuantizeOptions& options) {
     const Checkpoint in = Checkpoint::open(source(), system_files());
     const Plan plan = make_plan(in, options);
-    run_job(in, plan, Activations::from_rows(testing::tiny_rows(plan.model.vocab_size), "test"),
+    run_job(in, plan, Activations::from_rows(testing::tiny_rows(plan.model->vocabulary.size), "test"),
             made_->path() / name);
   }
 
@@ -598,19 +598,20 @@ AmaxFile oracle_amax(const fs::path& model, const Plan& plan) {
   const fs::path path = model / "oracle.safetensors";
   const std::string file = text_of(path);
   AmaxFile amax;
-  amax.layers.resize(plan.model.num_hidden_layers);
+  amax.layers.resize(plan.layers());
   for (uint64_t layer = 0; layer < amax.layers.size(); ++layer) amax.layers[layer].layer = layer;
   for (const Tensor& tensor : read_safetensors_header(*system_files().open(path, Access::kRead)).tensors) {
     for (LayerAmax& layer : amax.layers) {
       const std::string prefix = "calib.layers." + std::to_string(layer.layer) + ".experts.";
-      const auto take = [&](const char* kind, std::vector<float>& values) {
+      const auto take = [&](const char* kind, const char* tap) {
         if (tensor.name != prefix + kind) return;
+        std::vector<float>& values = layer.taps[tap];
         values.resize(tensor.size_bytes / sizeof(float));
         std::memcpy(values.data(), file.data() + tensor.offset, tensor.size_bytes);
       };
-      take("w13", layer.experts.w13);
-      take("w2", layer.experts.w2);
-      take("w2_weighted", layer.experts.w2_weighted);
+      take("w13", "experts.in");
+      take("w2", "experts.mid");
+      take("w2_weighted", "experts.mid_weighted");
     }
   }
   return amax;

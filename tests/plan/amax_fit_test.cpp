@@ -5,6 +5,7 @@
 #include <functional>
 #include <limits>
 
+#include "model/deepseek_v4_family.h"
 #include "plan_testing.h"
 #include "testing.h"
 
@@ -16,6 +17,10 @@ using testing::expect_error;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
+constexpr const char* kIn = v4_tap::kExpertsIn;
+constexpr const char* kMid = v4_tap::kExpertsMid;
+const std::string kWeighted = weighted_tap(kMid);
+
 // Two layers with four experts, norms of 1.
 class AmaxFit : public ::testing::Test {
  protected:
@@ -26,15 +31,14 @@ class AmaxFit : public ::testing::Test {
     amax_.metadata = {{"model", source_identity(*source_)}, {"weights", plan_.weights}};
     for (uint64_t layer = 0; layer < 2; ++layer) {
       amax_.layers.push_back({.layer = layer,
-                              .linears = {},
-                              .experts = {.w13 = {2, 2, 2, 2},
-                                          .w2 = {1, 1, 1, 1},
-                                          .w2_weighted = {1, 1, 1, 1},
-                                          .tokens = {9, 9, 9, 9}}});
+                              .taps = {{kIn, {2, 2, 2, 2}},
+                                       {kMid, {1, 1, 1, 1}},
+                                       {kWeighted, {1, 1, 1, 1}}},
+                              .tokens = {9, 9, 9, 9}});
     }
   }
 
-  void fit() const { require_fitting_amax(*source_, plan_, amax_, "f"); }
+  void fit() const { require_fitting_amax(plan_, amax_, "f"); }
   // After `edit` it does not fit, by an error that holds `part`.
   void expect_misfit(const std::function<void(std::vector<LayerAmax>&)>& edit, const std::string& part) {
     const std::vector<LayerAmax> right = amax_.layers;
@@ -63,27 +67,34 @@ TEST_F(AmaxFit, AcceptsTheModelsOwn) {
 TEST_F(AmaxFit, WhatIsMissingIsNamedBeforeAnyWork) {
   expect_misfit([](auto& layers) { layers.pop_back(); }, "f: holds no amax of layer 1 (");
   expect_misfit([](auto& layers) { layers.clear(); }, "holds no amax of layer 0, layer 1 (");
-  expect_misfit([](auto& layers) { layers[1].experts.w13.clear(); },
-                "holds no amax of layers.1.ffn.experts.w13.input_amax");
-  expect_misfit([](auto& layers) { layers[0].experts.w2_weighted.clear(); },
-                "holds no amax of layers.0.ffn.experts.w2.input_amax_weighted");
+  expect_misfit([](auto& layers) { layers[1].taps.erase(kIn); }, "holds no amax of layers.1.experts.in.amax");
+  expect_misfit([](auto& layers) { layers[0].taps.erase(kWeighted); },
+                "holds no amax of layers.0.experts.mid_weighted.amax");
   plan_by("- {modules: '*.attn.wq_*', format: nvfp4}");
-  expect_misfit([](auto&) {}, "holds no amax of layers.0.attn.wq_a.input_amax, layers.0.attn.wq_b");
+  expect_misfit([](auto&) {},
+                "holds no amax of layers.0.attn.in.amax, layers.0.attn.q_rank.amax, layers.1.attn.in.amax");
 }
 
 TEST_F(AmaxFit, WhatNoFileOfThisModelHasIsRefused) {
   expect_misfit([](auto& layers) { layers.push_back(layers[1]), layers.back().layer = 2; },
                 "the model has no such layer");
-  expect_misfit(
-      [](auto& layers) { layers[1].experts = {.w13 = {1}, .w2 = {1}, .w2_weighted = {1}, .tokens = {1}}; },
-      "another number of experts (expected 4, found 1)");
-  expect_misfit([](auto& layers) { layers[0].linears["layers.0.attn.wq_z"] = 1; },
-                "layers.0.attn.wq_z.input_amax': the model has no such linear");
-  expect_misfit([](auto& layers) { layers[1].experts.w13[2] = 1e30f; }, "expert 2 is impossible");
-  expect_misfit([](auto& layers) { layers[1].experts.w2[2] = -1; }, "expert 2 is impossible");
-  expect_misfit([](auto& layers) { layers[1].experts.w2[0] = std::numeric_limits<float>::quiet_NaN(); },
+  for (const std::string& entry : {std::string(kIn), std::string(kMid), kWeighted}) {
+    expect_misfit([&](auto& layers) { layers[1].taps[entry] = {1}; },
+                  "layers.1." + entry + ".amax': the model has another number of experts (expected 4, found 1)");
+  }
+  expect_misfit([](auto& layers) { layers[1].tokens = {1}; },
+                "layers.1.experts.tokens': the model has another number of experts (expected 4, found 1)");
+  expect_misfit([](auto& layers) { layers[1].taps["attn.in"] = {1, 2}; },
+                "layers.1.attn.in.amax': the model has another number of experts (expected 1, found 2)");
+  for (const char* entry : {"attn.mystery", "attn.in_weighted"}) {
+    expect_misfit([&](auto& layers) { layers[0].taps[entry] = {1}; },
+                  std::string("layers.0.") + entry + ".amax': the model has no such input");
+  }
+  expect_misfit([](auto& layers) { layers[1].taps[kIn][2] = 1e30f; }, "expert 2 is impossible");
+  expect_misfit([](auto& layers) { layers[1].taps[kMid][2] = -1; }, "expert 2 is impossible");
+  expect_misfit([](auto& layers) { layers[1].taps[kMid][0] = std::numeric_limits<float>::quiet_NaN(); },
                 "expert 0 is impossible");
-  expect_misfit([](auto& layers) { layers[0].experts.w13.assign(4, 0); }, "every amax of this layer is 0");
+  expect_misfit([](auto& layers) { layers[0].taps[kIn].assign(4, 0); }, "every amax of this layer is 0");
 }
 
 TEST_F(AmaxFit, OnlyWhatTheRecipeNeedsMustBeThere) {
@@ -109,16 +120,17 @@ TEST_F(AmaxFit, AnotherModelIsNamedAndSoIsAFineTune) {
 }
 
 TEST_F(AmaxFit, AnAmaxBelowTheNormsWeightsIsAWarning) {
-  amax_.layers[1].experts.w13[3] = 1e-4f;
-  EXPECT_THAT(warnings(), ::testing::ElementsAre(HasSubstr("layer 1: the input of w1 and w3 has an amax of "
-                                                           "0.0001 in expert 3, as in 1 of 4 experts")));
+  amax_.layers[1].taps[kIn][3] = 1e-4f;
+  EXPECT_THAT(warnings(), ::testing::ElementsAre(HasSubstr(
+                              "f: layers.1.experts.in.amax: 0.0001 in expert 3, as 1 of 4 values; the weights "
+                              "of layers.1.ffn_norm.weight give at least 0.99")));
 }
 
 TEST_F(AmaxFit, TokensDecideWhoSawNone) {
-  amax_.layers[0].experts.tokens[1] = 0;
-  amax_.layers[1].experts.w13[2] = 0;
-  EXPECT_EQ(experts_without_tokens(amax_.layers[0].experts), std::vector<uint64_t>{1});
-  EXPECT_THAT(experts_without_tokens(amax_.layers[1].experts), IsEmpty());
+  amax_.layers[0].tokens[1] = 0;
+  amax_.layers[1].taps[kIn][2] = 0;
+  EXPECT_EQ(experts_without_tokens(amax_.layers[0]), std::vector<uint64_t>{1});
+  EXPECT_THAT(experts_without_tokens(amax_.layers[1]), IsEmpty());
   EXPECT_THAT(warnings(), Contains(HasSubstr("f: 1 expert saw no token")));
   EXPECT_THAT(warnings(), Contains(HasSubstr("f: 2 experts with an amax that its count of tokens contradicts "
                                              "(layers 0, 1)")));

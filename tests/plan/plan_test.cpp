@@ -1,10 +1,12 @@
 #include "plan/plan.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
 
 #include "checkpoint/safetensors.h"
+#include "model/deepseek_v4_family.h"
 #include "plan/cost.h"
 #include "plan/input_scale.h"
 #include "plan_testing.h"
@@ -14,6 +16,7 @@ namespace nibblecast {
 namespace {
 
 using testing::expect_error;
+using testing::sort_by_width;
 using testing::TemporaryFolder;
 using testing::write_source;
 
@@ -22,6 +25,13 @@ class PlanTest : public ::testing::Test {
   Checkpoint source() {
     write_source(folder_.path(), edit_);
     return Checkpoint::open(folder_.path(), system_files());
+  }
+  // Of the first layer.
+  static const Tap& tap(const Plan& plan, std::string_view name) {
+    return *std::ranges::find(plan.model->table.layers[0].taps, name, &Tap::name);
+  }
+  static TapBound bound(const Plan& plan, std::string_view name) {
+    return plan.bounds[0][static_cast<size_t>(&tap(plan, name) - plan.model->table.layers[0].taps.data())];
   }
   // Applied to the list of tensors before they are written.
   std::function<void(std::vector<Tensor>&)> edit_;
@@ -33,7 +43,7 @@ TEST_F(PlanTest, AccountsForEveryByte) {
   const Plan plan = make_plan(in, {});
   ASSERT_EQ(plan.shards.size(), in.shards().size());
   // Every source tensor once; experts' scales become block scales, and each expert weight brings two scalars.
-  const uint64_t linears = plan.model.num_hidden_layers * plan.model.n_routed_experts * 3;
+  const uint64_t linears = plan.layers() * plan.model->table.most_experts() * 3;
   EXPECT_EQ(plan.tensors.size(), in.tensors().size() + 2 * linears);
   for (uint32_t shard = 0; shard < plan.shards.size(); ++shard) {
     uint64_t at = plan.shards[shard].header.size();
@@ -62,7 +72,7 @@ TEST_F(PlanTest, StagesCoverAllKeptBytesOnceAndInOrder) {
   for (const PlannedTensor& tensor : plan.tensors)
     kept += tensor.make == Make::kKeep ? tensor.out.size_bytes : 0;
   EXPECT_EQ(copied, kept);
-  ASSERT_EQ(plan.stages.size(), plan.model.num_hidden_layers + 2);
+  ASSERT_EQ(plan.stages.size(), plan.layers() + 2);
   EXPECT_FALSE(plan.stages.front().layer);
   EXPECT_EQ(plan.stages[1].layer, 0u);
   EXPECT_FALSE(plan.stages.back().layer);
@@ -115,7 +125,43 @@ TEST_F(PlanTest, RefusesWhatDoesNotFitByName) {
   // FP8, as in Base releases, has other shapes.
   refuse(ErrorKind::kBadInput,
          change("layers.0.ffn.experts.0.w1.weight", [](Tensor& t) { t.dtype = Dtype::kF8E4M3; }),
-         "layers.0.ffn.experts.0.w1.weight");
+         "layers.0.ffn.experts.0.w1.scale");
+  // A linear that releases quantize, and this checkpoint does not.
+  refuse(ErrorKind::kUnsupported,
+         change("layers.0.attn.wq_a.weight", [](Tensor& t) { t.dtype = Dtype::kBF16; }),
+         "layers.0.attn.wq_a.weight");
+  refuse(ErrorKind::kUnsupported,
+         change("layers.0.ffn.gate.tid2eid", [](Tensor& t) { t.dtype = Dtype::kU64; }),
+         "expected I64 or I32, found U64");
+  refuse(ErrorKind::kBadInput, change("layers.1.ffn.gate.bias", [](Tensor& t) { t.shape[0] += 1; }),
+         "layers.1.ffn.gate.bias");
+}
+
+// Spellings of one meaning: all are read, and what is kept stays as it is.
+TEST_F(PlanTest, TakesTheSpellingsOfOneMeaning) {
+  edit_ = [](std::vector<Tensor>& tensors) {
+    for (Tensor& tensor : tensors) {
+      const std::string& name = tensor.name;
+      if (name.ends_with("norm.weight") || name.ends_with("ffn.gate.weight")) tensor.dtype = Dtype::kF32;
+      if (name.ends_with("tid2eid")) tensor.dtype = Dtype::kI32;
+      if (name.find(".experts.") != name.npos)
+        tensor.dtype = Dtype::kU8;  // nibbles and E8M0 scales
+      else if (name.ends_with(".attn.wq_a.scale"))
+        tensor.name.replace(name.size() - 5, 5, "weight_scale_inv"), tensor.dtype = Dtype::kF32;
+    }
+    sort_by_width(tensors);
+  };
+  const Checkpoint in = source();
+  const Plan plan = make_plan(in, {});
+  EXPECT_FALSE(plan.refused());
+  EXPECT_EQ(plan.tensors.size(), in.tensors().size() + 2 * plan.layers() * 4 * 3);
+  for (const PlannedTensor& tensor : plan.tensors) {
+    if (tensor.make != Make::kKeep) continue;
+    EXPECT_EQ(tensor.out.dtype, in.at(tensor.out.name).dtype) << tensor.out.name;
+  }
+  const PlannedLinear& expert = plan.stages[1].groups[0].linears[0];
+  EXPECT_EQ(plan.tensors[expert.weight].make, Make::kCastWeight);
+  EXPECT_EQ(expert.source.format.stored, StoredFormat::kMxfp4);
 }
 
 TEST_F(PlanTest, UnknownRecipeIsAUsageError) {
@@ -131,16 +177,20 @@ TEST_F(PlanTest, BoundsComeFromNormWeightsAndClamp) {
   QuantizeOptions options;
   options.compute_dtype = ComputeDtype::kF32;
   const Plan exact = make_plan(in, options);
-  const double expected =
-      std::sqrt(static_cast<double>(exact.model.hidden_size));  // the test's norms are all 1
-  EXPECT_GE(exact.bounds[0].w13, expected);
-  EXPECT_LE(exact.bounds[0].w13, expected * (1 + 1e-6));
-  EXPECT_GT(exact.bounds[0].w13_least, 0);
-  EXPECT_LE(exact.bounds[0].w13_least, 1);
-  EXPECT_GE(exact.bounds[0].w2, 100);
-  EXPECT_LE(exact.bounds[0].w2_weighted, 250.001f);
+  const double width = static_cast<double>(tap(exact, v4_tap::kExpertsIn).width);
+  const double expected = std::sqrt(width);  // the test's norms are all 1
+  const TapBound in_bound = bound(exact, v4_tap::kExpertsIn), mid = bound(exact, v4_tap::kExpertsMid);
+  EXPECT_GE(in_bound.most, expected);
+  EXPECT_LE(in_bound.most, expected * (1 + 1e-6));
+  EXPECT_GT(in_bound.least, 0);
+  EXPECT_LE(in_bound.least, 1);
+  EXPECT_GE(mid.most, 100);
+  EXPECT_LE(mid.most, 100.001f);
+  EXPECT_GE(mid.most_weighted, 250);
+  EXPECT_LE(mid.most_weighted, 250.001f);
+  EXPECT_TRUE(std::isinf(bound(exact, v4_tap::kAttentionIn).most));
   options.compute_dtype = ComputeDtype::kBF16;
-  EXPECT_GE(make_plan(in, options).bounds[0].w13, expected * (1 + 0x1p-7));
+  EXPECT_GE(bound(make_plan(in, options), v4_tap::kExpertsIn).most, expected * (1 + 0x1p-7));
 }
 
 TEST_F(PlanTest, IdentityHangsOnWhatDecidesTheBytes) {
@@ -194,44 +244,73 @@ class InputScaleTest : public PlanTest {
   InputScaleTest() {
     const Checkpoint in = source();
     plan_ = make_plan(in, {});
-    experts_ = {
-        .w13 = {1, 2, 0, 4}, .w2 = {8, 0, 2, 1}, .w2_weighted = {1, 0, 16, 1}, .tokens = {3, 3, 0, 3}};
+    amax_ = {.layer = 0,
+             .taps = {{"experts.in", {1, 2, 0, 4}},
+                      {"experts.mid", {8, 0, 2, 1}},
+                      {"experts.mid_weighted", {1, 0, 16, 1}},
+                      {"attn.in", {3}}},
+             .tokens = {3, 3, 0, 3}};
   }
-  LayerInputScales scales() { return layer_input_scales(plan_, 0, experts_, "f"); }
+  std::vector<float> scales(const char* name) {
+    std::vector<float> found = tap_amax(plan_, tap(plan_, name), amax_, "f");
+    for (float& value : found) value = input_scale_of(Make::kNvfp4Weight, value);
+    return found;
+  }
   Plan plan_;
-  ExpertAmax experts_;
+  LayerAmax amax_;
 };
 
 TEST_F(InputScaleTest, LayerPolicyTakesTheLargest) {
-  const LayerInputScales found = scales();
-  EXPECT_EQ(found.w13, std::vector<float>(4, 4.0f / 2688));
-  EXPECT_EQ(found.w2, std::vector<float>(4, 16.0f / 2688));  // the larger of both conventions
+  EXPECT_EQ(scales("experts.in"), std::vector<float>(4, 4.0f / 2688));
+  EXPECT_EQ(scales("experts.mid"), std::vector<float>(4, 16.0f / 2688));  // the larger of both conventions
 }
 
 TEST_F(InputScaleTest, ExpertPolicyFillsInTheLayersLargest) {
   plan_.options.input_scale = InputScalePolicy::kExpert;
   plan_.options.w2_input = W2Input::kUnweighted;
-  const LayerInputScales found = scales();
-  EXPECT_EQ(found.w13, (std::vector<float>{1.0f / 2688, 2.0f / 2688, 4.0f / 2688, 4.0f / 2688}));
-  EXPECT_EQ(found.w2, (std::vector<float>{8.0f / 2688, 8.0f / 2688, 2.0f / 2688, 1.0f / 2688}));
+  EXPECT_EQ(scales("experts.in"), (std::vector<float>{1.0f / 2688, 2.0f / 2688, 4.0f / 2688, 4.0f / 2688}));
+  EXPECT_EQ(scales("experts.mid"), (std::vector<float>{8.0f / 2688, 8.0f / 2688, 2.0f / 2688, 1.0f / 2688}));
+}
+
+TEST_F(InputScaleTest, WeightedInputsCountAlone) {
+  plan_.options.input_scale = InputScalePolicy::kExpert;
+  plan_.options.w2_input = W2Input::kWeighted;
+  amax_.taps.erase("experts.mid");
+  EXPECT_EQ(scales("experts.mid"),
+            (std::vector<float>{1.0f / 2688, 16.0f / 2688, 16.0f / 2688, 1.0f / 2688}));
+}
+
+TEST_F(InputScaleTest, AnInputWithoutExpertsHasOneValue) {
+  for (const InputScalePolicy policy : {InputScalePolicy::kLayer, InputScalePolicy::kExpert}) {
+    plan_.options.input_scale = policy;
+    EXPECT_EQ(scales("attn.in"), std::vector<float>{3.0f / 2688});
+  }
+  for (const float value : {0.0f, -1.0f, std::numeric_limits<float>::infinity(), 1e-45f}) {
+    amax_.taps["attn.in"] = {value};
+    expect_error(
+        ErrorKind::kBadInput, [&] { scales("attn.in"); }, "f", "layers.0.attn.in.amax");
+  }
 }
 
 TEST_F(InputScaleTest, RefusesGarbage) {
   const auto refuse = [&](float value, const std::string& part) {
-    experts_.w13[1] = value;
+    amax_.taps["experts.in"][1] = value;
     expect_error(
-        ErrorKind::kBadInput, [&] { scales(); }, "layers.0.ffn.experts.w13.input_amax", part);
+        ErrorKind::kBadInput, [&] { scales("experts.in"); }, "layers.0.experts.in.amax", part);
   };
   refuse(std::numeric_limits<float>::quiet_NaN(), "expert 1");
   refuse(std::numeric_limits<float>::infinity(), "expert 1");
   refuse(-1, "expert 1");
   refuse(1e30f, "expert 1");
-  experts_.w13.assign(4, 0);
+  amax_.taps["experts.in"].assign(4, 0);
   expect_error(
-      ErrorKind::kBadInput, [&] { scales(); }, "every amax of this layer is 0");
-  experts_.w13.resize(3);
+      ErrorKind::kBadInput, [&] { scales("experts.in"); }, "every amax of this layer is 0");
+  amax_.taps["experts.in"].resize(3);
   expect_error(
-      ErrorKind::kBadInput, [&] { scales(); }, "expected 4 values, found 3");
+      ErrorKind::kBadInput, [&] { scales("experts.in"); }, "expected 4 values, found 3");
+  amax_.taps.erase("experts.in");
+  expect_error(
+      ErrorKind::kBadInput, [&] { scales("experts.in"); }, "expected 4 values, found none");
 }
 
 TEST_F(PlanTest, AConstantInputScaleNeedsNoActivations) {

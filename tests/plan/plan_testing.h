@@ -1,13 +1,16 @@
 // tests/plan/plan_testing.h - a checkpoint that is all headers: tensors of zeros, norms of one.
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/safetensors.h"
-#include "model/deepseek_v4_tensors.h"
+#include "formats/bf16.h"
+#include "model/family.h"
 #include "model/presets.h"
 
 namespace nibblecast::testing {
@@ -25,18 +28,20 @@ inline Json small_config() {
   return config;
 }
 
-inline std::vector<Tensor> stored_tensors(const DeepseekV4Config& config) {
-  std::vector<Tensor> stored;
-  const auto add = [&](const ModelTensor& tensor) {
-    for (Tensor& part : release_tensors(config, tensor)) stored.push_back(std::move(part));
-  };
-  for (const ModelTensor& tensor : global_tensors(config)) add(tensor);
-  for (uint64_t layer = 0; layer < config.num_hidden_layers; ++layer) {
-    for (const ModelTensor& tensor : layer_tensors(config, layer)) add(tensor);
+// By element size, so that all are aligned.
+inline void sort_by_width(std::vector<Tensor>& tensors) {
+  std::ranges::stable_sort(tensors, std::ranges::greater(),
+                           [](const Tensor& tensor) { return dtype_bytes(tensor.dtype); });
+}
+
+inline std::vector<Tensor> stored_tensors(const Json& config) {
+  const auto model = read_model(config, "config.json");
+  const Family& family = family_of(config, "config.json");
+  std::vector<Tensor> stored = family.stored(model, {});
+  for (uint64_t layer = 0; layer < model.layers(); ++layer) {
+    for (Tensor& tensor : family.stored(model, layer)) stored.push_back(std::move(tensor));
   }
-  std::stable_sort(stored.begin(), stored.end(), [](const Tensor& a, const Tensor& b) {
-    return dtype_bytes(a.dtype) > dtype_bytes(b.dtype);
-  });
+  sort_by_width(stored);
   return stored;
 }
 
@@ -44,7 +49,7 @@ inline std::vector<Tensor> stored_tensors(const DeepseekV4Config& config) {
 inline void write_source(const std::filesystem::path& folder,
                          const std::function<void(std::vector<Tensor>&)>& edit) {
   const Json config = small_config();
-  std::vector<Tensor> tensors = stored_tensors(DeepseekV4Config::parse(config, "config.json"));
+  std::vector<Tensor> tensors = stored_tensors(config);
   if (edit) edit(tensors);
   uint64_t offset = 0;
   for (Tensor& tensor : tensors) {

@@ -6,6 +6,7 @@
 #include <regex>
 #include <set>
 
+#include "model/family.h"
 #include "model/presets.h"
 #include "testing.h"
 
@@ -23,17 +24,16 @@ Json read_json(const std::filesystem::path& path) {
   return parse_json(read_text(system_files(), path, 1 << 20), path.string());
 }
 
-DeepseekV4Config preset(std::string_view name) {
-  return DeepseekV4Config::parse(preset_config(name), std::string(name));
-}
+Model preset(std::string_view name) { return read_model(preset_config(name), std::string(name)); }
 
-std::vector<ResolvedModule> resolve_built_in(const std::string& name, const DeepseekV4Config& config) {
-  return resolve_modules(load_recipe(system_files(), name), config);
+// `model` outlives what is returned, here and below.
+std::vector<ResolvedModule> resolve_built_in(const std::string& name, const Model& model) {
+  return resolve_modules(load_recipe(system_files(), name), model.table, {});
 }
 
 // As transformers holds it: experts of a layer stacked, gate and up in one. "" for the second of a stack.
 std::string stacked_name(const ResolvedModule& found) {
-  const std::string& name = found.module.hub_name;
+  const std::string& name = found.module->hub_name;
   const size_t experts = name.find(".experts.");
   if (experts == std::string::npos) return name;
   if (name.find(".experts.0.") == std::string::npos || name.ends_with(".up_proj")) return "";
@@ -59,9 +59,9 @@ class BuiltInRecipes : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(BuiltInRecipes, QuantizeWhatModelOptDoesInTinyV4) {
   SKIP_WITHOUT_SHARED_MODEL(folder, "tiny-v4");
-  const DeepseekV4Config config = DeepseekV4Config::parse(read_json(folder / "config.json"), "config.json");
+  const Model model = read_model(read_json(folder / "config.json"), "config.json");
   const Json expected = read_json(kGolden).at(GetParam());
-  const Json found = nvfp4_roles(resolve_built_in(GetParam(), config));
+  const Json found = nvfp4_roles(resolve_built_in(GetParam(), model));
   EXPECT_TRUE(found == expected) << Json::diff(expected, found).dump(1);
 }
 
@@ -70,17 +70,17 @@ TEST_P(BuiltInRecipes, QuantizeTheSameRolesInAllModels) {
   const Json golden = read_json(kGolden).at(GetParam());
   for (const auto& [role, unused] : golden.items()) expected.insert(role);
   for (const char* name : {"v4-tiny", "v4-flash", "v4-pro"}) {
-    const DeepseekV4Config config = preset(name);
-    const std::vector<ResolvedModule> modules = resolve_built_in(GetParam(), config);
+    const Model model = preset(name);
+    const std::vector<ResolvedModule> modules = resolve_built_in(GetParam(), model);
     std::set<std::string> roles;
     const Json found = nvfp4_roles(modules);
     for (const auto& [role, unused] : found.items()) roles.insert(role);
     EXPECT_EQ(roles, expected) << name;
-    EXPECT_TRUE(found.at("model.layers.N.mlp.experts.down_proj").at("count") == config.num_hidden_layers);
+    EXPECT_TRUE(found.at("model.layers.N.mlp.experts.down_proj").at("count") == model.layers());
     for (const ResolvedModule& each : modules) {
-      EXPECT_EQ(each.recipe.method, RecipeMethod::kCast) << each.module.name;
-      if (each.module.storage == Storage::kExpert) {
-        EXPECT_EQ(each.recipe.format, WeightFormat::kNvfp4) << each.module.name;
+      EXPECT_EQ(each.recipe.method, RecipeMethod::kCast) << each.module->name;
+      if (each.module->is_routed_expert()) {
+        EXPECT_EQ(each.recipe.format, WeightFormat::kNvfp4) << each.module->name;
       }
     }
   }
@@ -94,19 +94,24 @@ INSTANTIATE_TEST_SUITE_P(ByName, BuiltInRecipes,
 TEST(RecipeModules, Nvfp4IsTheModulesOfModelOptsExport) {
   SKIP_WITHOUT_SHARED_MODEL(folder, "tiny-v4");
   SKIP_WITHOUT_SHARED_MODEL(modelopt, "tiny-v4-modelopt");
-  const DeepseekV4Config config = DeepseekV4Config::parse(read_json(folder / "config.json"), "config.json");
+  const Model model = read_model(read_json(folder / "config.json"), "config.json");
   std::set<std::string> expected, found;
   const Json exported = read_json(modelopt / "nvfp4-full.json");
   for (const auto& [tensor, unused] : exported.items()) expected.insert(tensor.substr(0, tensor.rfind('.')));
-  for (const ResolvedModule& each : resolve_built_in("nvfp4", config)) {
-    if (each.recipe.format == WeightFormat::kNvfp4) found.insert(each.module.name);
+  for (const ResolvedModule& each : resolve_built_in("nvfp4", model)) {
+    if (each.recipe.format == WeightFormat::kNvfp4) found.insert(each.module->name);
   }
   EXPECT_EQ(found.size(), 350u);
   EXPECT_EQ(found, expected);
 }
 
+const Model& tiny() {
+  static const Model model = preset("v4-tiny");
+  return model;
+}
+
 std::vector<ResolvedModule> resolve_text(const std::string& rules) {
-  return resolve_modules(parse_recipe("rules:\n" + rules, "r.yaml"), preset("v4-tiny"));
+  return resolve_modules(parse_recipe("rules:\n" + rules, "r.yaml"), tiny().table, {});
 }
 
 void expect_refused(const std::string& rules, const std::string& message) {
@@ -115,14 +120,14 @@ void expect_refused(const std::string& rules, const std::string& message) {
 }
 
 TEST(RecipeModules, EveryModuleSaysWhy) {
-  const auto modules = resolve_built_in("nvfp4", preset("v4-tiny"));
+  const auto modules = resolve_built_in("nvfp4", tiny());
   const ResolvedModule* gate = find_module(modules, "layers.1.ffn.gate.weight");
   ASSERT_NE(gate, nullptr);
   EXPECT_EQ(gate->recipe.format, WeightFormat::kKeep);
   EXPECT_EQ(gate->recipe.rule, "recipe nvfp4:9:5: '*.mlp.gate'");
   EXPECT_EQ(find_module(modules, "model.layers.1.mlp.gate"), gate);
   EXPECT_EQ(find_module(modules, "layers.1.ffn.gate2"), nullptr);
-  const auto experts = resolve_built_in("nvfp4_experts_only", preset("v4-tiny"));
+  const auto experts = resolve_built_in("nvfp4_experts_only", tiny());
   EXPECT_EQ(find_module(experts, "layers.1.attn.wq_a")->recipe.rule, "no rule matches, so it stays");
 }
 
@@ -155,22 +160,21 @@ TEST(RecipeModules, OneFormatForTheExpertsOfALayer) {
 TEST(RecipeModules, BlocksOfOtherSizesAreNotWritten) {
   Json json = preset_config("v4-tiny");
   json["quantization_config"]["weight_block_size"] = {32, 32};
-  const DeepseekV4Config config = DeepseekV4Config::parse(json, "config.json");
+  const Model model = read_model(json, "config.json");
   const Recipe recipe = parse_recipe("rules:\n- {modules: '*.wq_a', format: fp8_block}", "r.yaml");
   expect_error(
-      ErrorKind::kUnsupported, [&] { resolve_modules(recipe, config); }, "blocks of 32 x 32");
+      ErrorKind::kUnsupported, [&] { resolve_modules(recipe, model.table, tile_size(json, "config.json")); }, "blocks of 32 x 32");
 }
 
 TEST(RecipeModules, PatternsThatMatchNothingAreNamed) {
-  const DeepseekV4Config config = preset("v4-tiny");
   const Recipe mine =
       parse_recipe("rules:\n- {modules: [mtp.*, '*.wq_a', '*.wq_c'], format: keep}", "r.yaml");
-  EXPECT_THAT(unmatched_patterns(mine, resolve_modules(mine, config)),
+  EXPECT_THAT(unmatched_patterns(mine, resolve_modules(mine, tiny().table, {})),
               ElementsAre("r.yaml:2:3: '*.wq_c' matches no module that a recipe can change; no name holds "
                           "'wq_c': is 'wq_a' meant?"));
   const auto near = [&](const std::string& pattern) {
     const Recipe one = parse_recipe("rules: [{modules: '" + pattern + "', format: keep}]", "r");
-    return unmatched_patterns(one, resolve_modules(one, config)).at(0);
+    return unmatched_patterns(one, resolve_modules(one, tiny().table, {})).at(0);
   };
   EXPECT_THAT(near("*.ffn.expert.*"), HasSubstr("is 'experts' meant?"));
   EXPECT_THAT(near("*.FFN.experts.*"), HasSubstr("no name holds 'FFN': is 'ffn' meant?"));
@@ -178,20 +182,20 @@ TEST(RecipeModules, PatternsThatMatchNothingAreNamed) {
   EXPECT_THAT(near("layers.77.*"), HasSubstr("no name holds '77'"));
   EXPECT_THAT(near("ffn*"), HasSubstr("names are such as "));
   const Recipe built_in = load_recipe(system_files(), "nvfp4_omlp_only");
-  EXPECT_TRUE(unmatched_patterns(built_in, resolve_modules(built_in, config)).empty());
+  EXPECT_TRUE(unmatched_patterns(built_in, resolve_modules(built_in, tiny().table, {})).empty());
 }
 
 TEST(RecipeModules, ManifestOfExpertsAloneIsThatOfTheList) {
   const Json source = preset_config("v4-tiny");
   const std::vector<ManifestModule> modules =
-      manifest_modules(resolve_built_in("nvfp4_experts_only", preset("v4-tiny")));
+      manifest_modules(resolve_built_in("nvfp4_experts_only", tiny()));
   const Manifest manifest{.modules = modules, .producer_version = "1"};
   std::vector<ManifestModule> experts;
   for (const ManifestModule& module : modules) {
     if (module.name.ends_with(".ffn.experts"))
       experts.push_back({.name = module.name, .format = WeightFormat::kNvfp4, .quantize_input = true});
   }
-  EXPECT_EQ(experts.size(), preset("v4-tiny").num_hidden_layers);
+  EXPECT_EQ(experts.size(), tiny().layers());
   const Manifest alone{.modules = experts, .producer_version = "1"};
   EXPECT_EQ(output_config(source, manifest).dump(), output_config(source, alone).dump());
   EXPECT_EQ(output_hf_quant_config(manifest).dump(), output_hf_quant_config(alone).dump());
@@ -199,7 +203,6 @@ TEST(RecipeModules, ManifestOfExpertsAloneIsThatOfTheList) {
 
 // The lists that engines match names with, and one entry for the experts of a layer.
 TEST(RecipeModules, ManifestsOfTheBuiltInRecipes) {
-  const DeepseekV4Config config = preset("v4-tiny");
   const std::map<std::string, Json> ignored = {
       {"nvfp4", {"*.attn.wo_a", "*.ffn.gate", "embed", "head", "mtp.*"}},
       {"nvfp4_experts_only", {"*.attn.*", "*.ffn.shared_experts.*", "head", "mtp.*"}},
@@ -208,7 +211,7 @@ TEST(RecipeModules, ManifestsOfTheBuiltInRecipes) {
       {"w4a16_nvfp4", {"*.attn.wo_a", "*.ffn.gate", "embed", "head", "mtp.*"}},
   };
   for (const auto& [name, ignore] : ignored) {
-    const std::vector<ManifestModule> modules = manifest_modules(resolve_built_in(name, config));
+    const std::vector<ManifestModule> modules = manifest_modules(resolve_built_in(name, tiny()));
     const Manifest manifest{.modules = modules, .producer_version = "1"};
     const Json quantization = output_config(preset_config("v4-tiny"), manifest)["quantization_config"];
     EXPECT_TRUE(quantization["ignore"] == ignore) << name << quantization["ignore"].dump();

@@ -2,8 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include "model/family.h"
 #include "model/presets.h"
-#include "plan/flops.h"
 
 namespace nibblecast {
 namespace {
@@ -67,15 +67,16 @@ TEST(TimeLeft, UnknownArithmeticIsNotTakenForNone) {
 }
 
 TEST(Flops, ScoresGrowUntilTheWindowAndTheIndexerBoundThem) {
-  const DeepseekV4Config config = DeepseekV4Config::parse(preset_config("v4-pro"), "v4-pro");
+  const Model model = read_model(preset_config("v4-pro"), "v4-pro");
+  const auto& config = std::get<DeepseekV4Config>(model.spec);
   size_t csa = 0;
   while (config.compress_ratios[csa] != 4) ++csa;
-  EXPECT_LT(score_flops(config, csa, 64), score_flops(config, csa, 512));
+  EXPECT_LT(score_flops(model, csa, 64), score_flops(model, csa, 512));
   const double indexed = 2 * static_cast<double>(config.index_n_heads * config.index_head_dim);
   const uint64_t long_row = uint64_t{1} << 20;
-  EXPECT_NEAR(score_flops(config, csa, 2 * long_row) - score_flops(config, csa, long_row),
+  EXPECT_NEAR(score_flops(model, csa, 2 * long_row) - score_flops(model, csa, long_row),
               indexed * static_cast<double>(long_row) / 8, 1e6);
-  const LayerFlops flops = layer_flops(config, csa);
+  const LayerFlops flops = layer_flops(model, csa);
   EXPECT_GT(flops.attention, 0);
   EXPECT_NEAR(flops.routed / flops.shared, static_cast<double>(config.num_experts_per_tok), 1e-9);
 }

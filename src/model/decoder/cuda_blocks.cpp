@@ -39,11 +39,6 @@ uint64_t memory_limit(const ForwardDevice& device) {
 
 }  // namespace
 
-CudaWeightBlocks::CudaWeightBlocks(const CudaLayerBytes& bytes)
-    : stored(bytes.stored), vectors(bytes.vectors), weights(bytes.weights) {
-  for (Buffer& host : host_vectors) host = pinned_buffer(bytes.vectors);
-}
-
 CudaRowGroups::CudaRowGroups(const TokenRows& rows, const DecoderSizes& sizes)
     : sizes_(sizes), groups_(group_rows(rows.rows, sizes.chunk_tokens)) {
   std::vector<RowOfGroup> all_rows;

@@ -16,15 +16,6 @@
 
 namespace nibblecast {
 
-// Weights of a layer, one after the other; a layer's are written when those of the last one are not read any
-// more.
-struct CudaWeightBlocks {
-  DeviceBuffer stored, vectors, weights;
-  Buffer host_vectors[2];  // pinned; of layers in turn
-
-  explicit CudaWeightBlocks(const CudaLayerBytes& bytes);
-};
-
 // Rows in groups, each with its rows and the blocks of its queries, chunk after chunk.
 class CudaRowGroups {
  public:

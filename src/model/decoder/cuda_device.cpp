@@ -1,11 +1,8 @@
 #include "model/decoder/cuda_device.h"
 
 #include <algorithm>
-#include <bit>
-#include <cstring>
 #include <utility>
 
-#include "formats/stored_linear_cuda.h"
 #include "model/forward_checks.h"
 #include "ops/activation_cuda.h"
 #include "ops/cross_entropy_cuda.h"
@@ -14,35 +11,18 @@
 #include "ops/rows_cuda.h"
 
 namespace nibblecast {
-namespace {
-
-constexpr size_t kProductAlignment = 16;  // of weights (ops/matmul_cuda.h)
-
-constexpr const char* kPartNames[] = {"dequantize",     "products",       "attention core",
-                                      "norms and RoPE", "route and move", "head"};
-
-}  // namespace
-
-void CudaProfile::take() {
-  use_.upload_seconds += copies_.take_seconds();
-  use_.compute_seconds += compute_.take_seconds();
-  if (!parts_) return;
-  for (size_t part = 0; part < clocks_.size(); ++part)
-    use_.parts[kPartNames[part]] += clocks_[part].take_seconds();
-}
-
 template <class T>
 CudaDevice<T>::CudaDevice(const Model& model, TokenRows rows, const ForwardDevice& where)
     : hidden_(std::get<DecoderSpec>(model.spec).hidden),
       top_(DecoderWidths(std::get<DecoderSpec>(model.spec)).top),
       rows_(std::move(rows)),
+      profile_(where.profile),
       blocks_(model, rows_, where),
-      weights_(decoder_layer_bytes(model, sizeof(T))),
+      weights_(decoder_layer_bytes(model, sizeof(T)), copying_, computing_, profile_),
       groups_(rows_, kSizes),
       slots_(blocks_.slots.data(), blocks_.memory.slots, blocks_.memory.slot_bytes, copying_, computing_),
-      profile_(where.profile),
-      routing_bits_(pinned_buffer(blocks_.findings_count * sizeof(uint32_t))),
-      found_bits_(pinned_buffer(blocks_.findings_count * sizeof(uint32_t))),
+      routed_(blocks_.findings_count),
+      found_(blocks_.findings_count),
       owners_(where.held_owners) {
   begin_layer();
 }
@@ -96,65 +76,6 @@ template <class T>
 void CudaDevice<T>::write_residual(uint64_t begin, std::span<const std::byte> bytes) {
   copy_async(computing_, blocks_.streams() + begin, bytes.data(), bytes.size());
   computing_.synchronize();
-}
-
-// The block grows where tensors are wider than BF16.
-template <class T>
-void CudaDevice<T>::expect(DenseTensors& dense, const LayerTable& table, std::span<const Tensor> tensors,
-                           const TileSize& tiles) {
-  copying_.wait(dense_used_);
-  Arena counting;
-  dense.expect(table, tensors, tiles, &counting);
-  if (counting.size_bytes() > weights_.stored.size()) {
-    weights_.stored = DeviceBuffer();  // first, so that only one of them exists
-    weights_.stored = DeviceBuffer(counting.size_bytes());
-  }
-  Arena arena(weights_.stored.data());
-  dense.expect(table, tensors, tiles, &arena);
-}
-
-template <class T>
-void CudaDevice<T>::begin_weights() {
-  dense_copied_.record(copying_);
-  computing_.wait(dense_copied_);
-  turn_ ^= 1;
-  staged_[turn_].synchronize();
-  host_arena_ = Arena(weights_.host_vectors[turn_].data());
-  vector_arena_ = Arena(weights_.vectors.data());
-  weight_arena_ = Arena(weights_.weights.data());
-}
-
-template <class T>
-void CudaDevice<T>::end_weights() {
-  staged_[turn_].record(computing_);
-  dense_used_.record(computing_);
-}
-
-template <class T>
-const float* CudaDevice<T>::vector(const std::vector<float>& values) {
-  float* const host = host_arena_.template take<float>(values.size());
-  float* const to = vector_arena_.template take<float>(values.size());
-  std::ranges::copy(values, host);
-  copy_async(computing_, to, host, values.size() * sizeof(float));
-  return to;
-}
-
-template <class T>
-typename CudaDevice<T>::Matrix CudaDevice<T>::matrix(const StoredLinear& stored) {
-  return matrix(stored, nullptr);
-}
-
-template <class T>
-typename CudaDevice<T>::Matrix CudaDevice<T>::matrix(const StoredLinear& stored, T* to) {
-  const size_t rows = rows_of(stored), cols = cols_of(stored);
-  if constexpr (std::is_same_v<T, bf16>) {
-    const auto* const view = std::get_if<Bf16View>(&stored);
-    if (view != nullptr && reinterpret_cast<uintptr_t>(view->values) % kProductAlignment == 0)
-      return {static_cast<const bf16*>(view->values), rows, cols};
-  }
-  if (to == nullptr) to = weight_arena_.template take<T>(rows * cols);
-  part(CudaProfile::kDequantize, [&] { dequantize_rows_cuda(computing_, stored, 0, rows, to, cols); });
-  return {to, rows, cols};
 }
 
 template <class T>
@@ -262,13 +183,12 @@ void CudaDevice<T>::fetch_routing() {
   const size_t choices = tokens() * top_;
   copy_async(computing_, blocks_.routing.chosen, from.chosen, choices * sizeof(int32_t));
   copy_async(computing_, blocks_.routing.weights, from.weights, choices * sizeof(float));
-  fetch_bits(routing_bits_);
-  routed_.record(computing_);
+  routed_.fetch(computing_, blocks_.tokens->findings);
 }
 
 template <class T>
 const RoutingBuffers& CudaDevice<T>::routing() {
-  routed_.synchronize();
+  routed_.wait();
   return blocks_.routing;
 }
 
@@ -296,9 +216,9 @@ template <class T>
 GatedMlp<CudaDevice<T>> CudaDevice<T>::mlp_weights(const StoredExpert& stored) {
   const FfnBuffers<T>& buffers = work().ffn;
   GatedMlp<CudaDevice> weights;
-  if (rows_of(stored.w1) != 0) weights.gate.weight = matrix(stored.w1, buffers.gate);
-  weights.up.weight = matrix(stored.w3, buffers.up);
-  weights.down.weight = matrix(stored.w2, buffers.down);
+  if (rows_of(stored.w1) != 0) weights.gate.weight = weights_.matrix(stored.w1, buffers.gate);
+  weights.up.weight = weights_.matrix(stored.w3, buffers.up);
+  weights.down.weight = weights_.matrix(stored.w2, buffers.down);
   return weights;
 }
 
@@ -318,28 +238,15 @@ void CudaDevice<T>::finish_mlps(const RunMlp<CudaDevice>& run) {
 }
 
 template <class T>
-void CudaDevice<T>::fetch_bits(const Buffer& bits) {
-  copy_async(computing_, bits.data(), blocks_.tokens->findings, bits.size());
-}
-
-template <class T>
-std::vector<uint32_t> CudaDevice<T>::on_host(const Buffer& bits) const {
-  std::vector<uint32_t> values(blocks_.findings_count);
-  std::memcpy(values.data(), bits.data(), values.size() * sizeof(uint32_t));
-  return values;
-}
-
-template <class T>
 void CudaDevice<T>::fetch_findings() {
-  fetch_bits(found_bits_);
-  found_.record(computing_);
+  found_.fetch(computing_, blocks_.tokens->findings);
 }
 
 template <class T>
 std::vector<uint32_t> CudaDevice<T>::findings() {
-  found_.synchronize();
+  std::vector<uint32_t> bits = found_.take();
   profile_.take();
-  return on_host(found_bits_);
+  return bits;
 }
 
 template <class T>
@@ -356,11 +263,6 @@ template <class T>
 void CudaDevice<T>::take_head(size_t slot, uint64_t held, std::span<const std::byte> bytes) {
   if (held == 0) copying_.wait(head_slots_[slot].used);
   profile_.send(copying_, work().head.stored[slot] + held, bytes.data(), bytes.size());
-}
-
-template <class T>
-typename CudaDevice<T>::Matrix CudaDevice<T>::head_matrix(size_t slot, size_t rows) {
-  return matrix(Bf16View{work().head.stored[slot], rows, hidden_}, work().head.rows);
 }
 
 template <class T>

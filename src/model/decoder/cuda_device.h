@@ -8,15 +8,16 @@
 // host waits for a layer's routing and for room.
 #pragma once
 
-#include <array>
 #include <span>
 #include <vector>
 
 #include "base/cuda.h"
-#include "base/cuda_clock.h"
 #include "base/cuda_owners.h"
 #include "model/decoder/cuda_blocks.h"
+#include "model/decoder/cuda_profile.h"
+#include "model/decoder/cuda_readback.h"
 #include "model/decoder/cuda_slots.h"
+#include "model/decoder/cuda_weights.h"
 #include "model/decoder/dense_tensors.h"
 #include "model/decoder/findings.h"
 #include "model/decoder/weights.h"
@@ -28,46 +29,11 @@
 
 namespace nibblecast {
 
-// Times the parts of the computation, if wanted, and what crosses the bus.
-class CudaProfile {
- public:
-  enum Part { kDequantize, kProducts, kAttention, kNorms, kMoves, kHead, kCount };
-
-  explicit CudaProfile(bool parts) : parts_(parts) {}
-  template <class F>
-  void part(Part part, CudaStreamHandle stream, const F& f) {
-    if (parts_)
-      clocks_[part].time(stream, f);
-    else
-      f();
-  }
-  template <class F>
-  void compute(CudaStreamHandle stream, const F& f) {
-    compute_.time(stream, f);
-  }
-  // A copy to the device.
-  void send(CudaStreamHandle stream, std::byte* to, const std::byte* from, uint64_t size_bytes) {
-    copies_.time(stream, [&] { copy_async(stream, to, from, size_bytes); });
-    use_.uploaded_bytes += size_bytes;
-  }
-  void take();  // what ended since the last call
-  const DeviceUse& use() const { return use_; }
-
- private:
-  const bool parts_;
-  std::array<CudaClock, kCount> clocks_;
-  CudaClock copies_, compute_;
-  DeviceUse use_;
-};
-
 template <class T>
 class CudaDevice {
  public:
   using Element = T;
-  struct Matrix {
-    const T* values = nullptr;  // [rows, cols]
-    size_t rows = 0, cols = 0;
-  };
+  using Matrix = CudaMatrix<T>;
   using Seen = DeviceAmax;
   static constexpr DecoderSizes kSizes = kCudaSizes;
 
@@ -86,15 +52,17 @@ class CudaDevice {
   void write_residual(uint64_t begin, std::span<const std::byte> bytes);
 
   void expect(DenseTensors& dense, const LayerTable& table, std::span<const Tensor> tensors,
-              const TileSize& tiles);
+              const TileSize& tiles) {
+    weights_.expect(dense, table, tensors, tiles);
+  }
   void send(std::byte* to, std::span<const std::byte> bytes) {
     profile_.send(copying_, to, bytes.data(), bytes.size());
   }
   void keep(const ForwardPass::Owner& owner) { owners_.add(copying_, owner); }
-  void begin_weights();
-  Matrix matrix(const StoredLinear& stored);
-  const float* vector(const std::vector<float>& values);
-  void end_weights();
+  void begin_weights() { weights_.begin(); }
+  Matrix matrix(const StoredLinear& stored) { return weights_.matrix(stored); }
+  const float* vector(const std::vector<float>& values) { return weights_.vector(values); }
+  void end_weights() { weights_.end(); }
 
   template <class F>
   void compute(const F& f) {
@@ -128,7 +96,7 @@ class CudaDevice {
   void fetch_routing();
   bool routing_fetched() const { return routed_.done(); }
   const RoutingBuffers& routing();
-  std::vector<uint32_t> routing_findings() const { return on_host(routing_bits_); }
+  std::vector<uint32_t> routing_findings() const { return routed_.take(); }
   void send_lists();
   void gather(const uint32_t* tokens, size_t count, size_t padded, T* out);
   void scatter_add(const float* y, const uint32_t* tokens, const float* weights, size_t count);
@@ -160,14 +128,12 @@ class CudaDevice {
   struct Slot {
     CudaEvent copied, used;
   };
-  std::vector<uint32_t> on_host(const Buffer& bits) const;
-  void fetch_bits(const Buffer& bits);
   GatedMlp<CudaDevice> mlp_weights(const StoredExpert& stored);
-  // As stored where that is T, else dequantized to `to`, of which null takes memory for the layer.
-  Matrix matrix(const StoredLinear& stored, T* to);
   // y = x · weightᵀ + bias, rows of y `y_stride` apart.
   void biased(const T* x, size_t count, const Linear<CudaDevice>& linear, float* y, size_t y_stride);
-  Matrix head_matrix(size_t slot, size_t rows);
+  Matrix head_matrix(size_t slot, size_t rows) {
+    return weights_.matrix(Bf16View{work().head.stored[slot], rows, hidden_}, work().head.rows);
+  }
   template <class F>
   void part(CudaProfile::Part part, const F& f) {
     profile_.part(part, computing_, f);
@@ -178,15 +144,12 @@ class CudaDevice {
   const TokenRows rows_;
   CudaStream computing_, copying_;
   CudaProducts products_;
+  CudaProfile profile_;
   CudaBlocks<T> blocks_;
-  CudaWeightBlocks weights_;
+  CudaLayerWeights<T> weights_;
   CudaRowGroups groups_;
   CudaSlots slots_;
-  CudaProfile profile_;
-  Arena host_arena_, vector_arena_, weight_arena_;  // of the layer's weights
-  size_t turn_ = 0;                                 // of CudaWeightBlocks::host_vectors
-  CudaEvent staged_[2], dense_copied_, dense_used_, routed_, found_;
-  Buffer routing_bits_, found_bits_;  // pinned
+  CudaReadback routed_, found_;  // findings up to the routing, and of the layer
   Slot head_slots_[2];
   CudaOwners owners_;  // destroyed first: waits for copies
 };
