@@ -1,5 +1,5 @@
-// Two table look-ups and a comparison a value: TODO GB/s of codes on one core, so that it has no version per
-// instruction set.
+// Plain loops over the bytes of a block, which the compiler makes vectors of: TODO GB/s of codes on one core,
+// so that there is no version per instruction set.
 #include "formats/fp8_to_mxfp4.h"
 
 #include <algorithm>
@@ -7,72 +7,44 @@
 #include <cmath>
 
 #include "formats/kernels.h"
-#include "formats/nvfp4.h"
 
 namespace nibblecast {
 namespace {
 
 constexpr size_t kBlock = 32;
 constexpr int kMostScale = 252;
-constexpr uint8_t kNoCode = 0x80;
-// The exponents k of scales that put E4M3's magnitudes, 2^-9 ... 448, at 3, 4 or 6.
-constexpr int kLeastExponent = -11, kMostExponent = 7;
-
-struct Tables {
-  // [k - kLeastExponent][E4M3 code]: the E2M1 code of the same value under 2^k; kNoCode where there is none.
-  uint8_t codes[kMostExponent - kLeastExponent + 1][256];
-  // [magnitude's code]: the exponents to be tried for a block's largest, `most` first.
-  int8_t most[128], least[128];
-
-  Tables() {
-    for (int k = kLeastExponent; k <= kMostExponent; ++k) fill(k, codes[k - kLeastExponent]);
-    for (int code = 0; code < 128; ++code) {
-      int exponent = 0;  // of no matter for 0 and NaN
-      const bool is_number = code != 0 && code != 0x7f;
-      const float half = is_number ? std::frexp(decode_e4m3(static_cast<uint8_t>(code)), &exponent) : 0.5f;
-      least[code] = static_cast<int8_t>(is_number ? exponent - 3 : 0);  // the value at 4 ... 7
-      most[code] = static_cast<int8_t>(least[code] + (half == 0.75f));  // 6, or 3
-    }
-  }
-
-  static void fill(int k, uint8_t* row) {
-    for (int code = 0; code < 256; ++code) {
-      const auto byte = static_cast<uint8_t>(code);
-      const float value = std::ldexp(decode_e4m3(byte), -k);
-      row[code] = kNoCode;
-      for (uint8_t magnitude = 0; magnitude < 8; ++magnitude) {
-        if (decode_e2m1(magnitude) == std::fabs(value))
-          row[code] = static_cast<uint8_t>(magnitude | (byte & 0x80) >> 4);
-      }
-    }
-  }
-};
-
-const Tables& tables() {
-  static const Tables made;
-  return made;
-}
 
 // The scale of a tile: 2^exponent, or another number.
 struct TileScale {
-  bool holds_zeros = false, is_power_of_two = false;
+  float value;
+  bool is_power_of_two = false;
   int exponent = 0;
 
-  explicit TileScale(float scale) : holds_zeros(std::isfinite(scale) && !std::signbit(scale)) {
-    is_power_of_two = std::frexp(scale, &exponent) == 0.5f;
+  explicit TileScale(float scale) : value(scale), is_power_of_two(std::frexp(scale, &exponent) == 0.5f) {
     --exponent;
   }
+  bool holds_zeros() const { return std::isfinite(value) && !std::signbit(value); }
 };
 
-// False where a value has no code in `table`.
-bool encode(const uint8_t* block, const uint8_t* table, uint8_t* codes) {
-  uint8_t all = 0;
-  for (size_t j = 0; j < kBlock / 2; ++j) {
-    const uint8_t low = table[block[2 * j]], high = table[block[2 * j + 1]];
-    all = static_cast<uint8_t>(all | low | high);
-    codes[j] = static_cast<uint8_t>(low | high << 4);
+// Without its last two bits, which must be 0, a normal E4M3 magnitude is 2e + b for (1 + b / 2) * 2^e, and an
+// E2M1 magnitude from 1 on is so too. `six`: what stands for 6. False where a value has no code; where there
+// are subnormal ones.
+bool encode(const uint8_t* block, int six, uint8_t* codes) {
+  const auto shift = static_cast<int16_t>(7 - six);
+  int16_t numbers[kBlock];  // of 16 bits, which vectors can shift
+  int16_t wrong = 0;
+  for (size_t i = 0; i < kBlock; ++i) {
+    const auto magnitude = static_cast<int16_t>(block[i] & 0x7f);
+    const auto code = static_cast<int16_t>((magnitude >> 2) + shift);  // 0 stands for 0.5, 1 for 0.75
+    const int misfits = (magnitude & 3) | (magnitude < 8) | (code < 0) | (code == 1);
+    const int found = code | (code == 0);
+    const int sign = (block[i] & 0x80) >> 4;
+    numbers[i] = static_cast<int16_t>((magnitude == 0 ? 0 : found) | sign);
+    wrong = static_cast<int16_t>(wrong | (magnitude == 0 ? 0 : misfits));
   }
-  return (all & kNoCode) == 0;
+  for (size_t j = 0; j < kBlock / 2; ++j)
+    codes[j] = static_cast<uint8_t>(numbers[2 * j] | numbers[2 * j + 1] << 4);
+  return wrong == 0;
 }
 
 bool cast_block(const uint8_t* block, const TileScale& tile, uint8_t* codes, uint8_t& scale) {
@@ -80,16 +52,19 @@ bool cast_block(const uint8_t* block, const TileScale& tile, uint8_t* codes, uin
   for (size_t i = 0; i < kBlock; ++i) largest = std::max(largest, static_cast<uint8_t>(block[i] & 0x7f));
   if (largest == 0) {
     scale = 0;
-    return tile.holds_zeros && encode(block, tables().codes[0], codes);
+    return tile.holds_zeros() && encode(block, 0, codes);
   }
-  if (!tile.is_power_of_two) return false;
-  for (int k = tables().most[largest]; k >= tables().least[largest]; --k) {
-    const int byte = k + tile.exponent + 127;
-    if (byte < 0 || byte > kMostScale) continue;
+  const int least = largest >> 2 | 1;              // the largest is 6, or 4
+  const int most = least + (largest & 4 ? 2 : 0);  // it is 3
+  for (int six = most; tile.is_power_of_two && six >= least; six -= 2) {
+    const int byte = six / 2 - 9 + tile.exponent + 127;
     scale = static_cast<uint8_t>(byte);
-    if (encode(block, tables().codes[k - kLeastExponent], codes)) return true;
+    if (byte >= 0 && byte <= kMostScale && encode(block, six, codes)) return true;
   }
-  return false;
+  // Subnormal codes are few.
+  const Fp8BlockView alone = {
+      .codes = block, .scales = &tile.value, .scale_type = ScaleType::kF32, .rows = 1, .cols = kBlock};
+  return !cast_fp8_to_mxfp4_ref(alone, 0, 1, codes, &scale);
 }
 
 }  // namespace

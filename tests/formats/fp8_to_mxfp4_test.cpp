@@ -165,7 +165,7 @@ TEST(Fp8ToMxfp4, BlocksOfATileHaveEachTheirOwnScale) {
                                  .tile_rows = tile_rows,
                                  .tile_cols = tile_cols};
       EXPECT_EQ(cast(view), source) << rows << " " << tile_rows << " " << tile_cols;
-      if (rows < 130) continue;
+      if (rows < 131) continue;
       Mxfp4 some = {Bytes(5 * kCols / 2), Bytes(5 * kCols / 32)};
       EXPECT_EQ(cast_fp8_to_mxfp4(view, 126, 5, some.codes.data(), some.scales.data()), std::nullopt);
       EXPECT_TRUE(
