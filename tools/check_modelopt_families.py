@@ -1,15 +1,19 @@
 """Holds what nibblecast makes of tiny models of many families against what NVIDIA ModelOpt exports of them.
 
-usage: check_modelopt_families.py NIBBLECAST MODELS [FAMILY...] [--device D] [--work DIR]
+usage: check_modelopt_families.py NIBBLECAST MODELS [FAMILY...] [--device D] [--work DIR] [--bf16]
 
 MODELS holds a folder a family: a checkpoint, calib.jsonl, and modelopt-PRESET.json for each preset: of ModelOpt's
 export [dtype, shape, sha256, value of a scalar] of each tensor, and its two JSON documents. Weights, block scales and
 weight_scale_2 must be equal to the byte, input_scale within 1e-4 (the forward pass runs in float32 on both sides), what is
 not quantized must be the source's bytes, and both documents must exclude the same modules. Exit code 1 where one is not so.
+
+--bf16 instead: a forward pass in bfloat16, as users run it: input_scale within 3 % (15 % for the experts' down, where routings flip), and the
+perplexity of eval.jsonl within 2 % of oracle.json's, which is transformers' in float32; in float32 within 1e-5.
 """
 import argparse
 import hashlib
 import json
+import math
 import shutil
 import struct
 import subprocess
@@ -101,6 +105,40 @@ def check(program, folder, preset, device, work):
     return problems, worst, sum(name.endswith(".weight_scale") for name in made)
 
 
+def perplexity(program, folder, dtype, device, work):
+    amax = work / "perplexity.safetensors"
+    shutil.rmtree(f"{amax}.nibblecast", ignore_errors=True)
+    amax.unlink(missing_ok=True)
+    run = subprocess.run([program, "calibrate", str(folder), "--calib", str(folder / "eval.jsonl"), "--calib-size", "4", "--bos",
+                          "never", "--compute-dtype", dtype, "-o", str(amax), "--json", "--device", device],
+                         capture_output=True, text=True, check=True)
+    return json.loads(run.stdout)["perplexity"]
+
+
+def check_bf16(program, folder, device, work):
+    """Problems, and the figures as text."""
+    golden = json.loads((folder / "modelopt-nvfp4.json").read_text())["tensors"]
+    out = work / f"{folder.name}-bf16"
+    shutil.rmtree(out, ignore_errors=True)
+    subprocess.run([program, "quantize", str(folder), str(out), "--recipe", "nvfp4", "--weight-method", "max", "--calib",
+                    str(folder / "calib.jsonl"), "--calib-size", "16", "--bos", "never", "--w2-input", "unweighted", "--engine",
+                    "none", "--device", device], capture_output=True, check=True)
+    worst = {True: 0.0, False: 0.0}  # by: an expert's down
+    for name, (_, _, data) in read_checkpoint(out).items():
+        if name.endswith(".input_scale"):
+            is_down = ".experts." in name and name.split(".")[-2] in ("down_proj", "w2")
+            off = abs(struct.unpack("<f", data)[0] / golden[name][3] - 1)
+            worst[is_down] = max(worst[is_down], off)
+    shutil.rmtree(out)
+    rows = json.loads((folder / "oracle.json").read_text())["rows"]
+    expected = math.exp(sum(row["nll_sum"] for row in rows) / sum(row["tokens"] - 1 for row in rows))
+    off = {dtype: perplexity(program, folder, dtype, device, work)["value"] / expected - 1 for dtype in ("bfloat16", "float32")}
+    fits = (worst[False] <= 0.03 and worst[True] <= 0.15 and abs(off["bfloat16"]) <= 0.02 and abs(off["float32"]) <= 1e-5)
+    figures = (f"input_scale within {worst[False]:.2%}, experts' down {worst[True]:.2%}; perplexity {off['bfloat16']:+.2%}, "
+               f"in float32 {off['float32']:+.1e}")
+    return [] if fits else ["outside of what is allowed"], figures
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("program")
@@ -108,11 +146,17 @@ def main():
     parser.add_argument("families", nargs="*")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--work", type=Path, default=Path("/tmp/check_modelopt_families"))
+    parser.add_argument("--bf16", action="store_true")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     failed = 0
     for folder in sorted(p for p in arguments.models.iterdir() if p.is_dir()):
         if arguments.families and folder.name not in arguments.families:
+            continue
+        if arguments.bf16:
+            problems, figures = check_bf16(arguments.program, folder, arguments.device, arguments.work)
+            failed += bool(problems)
+            print(f"{folder.name:12} {figures}: {'fits' if not problems else problems[0]}")
             continue
         for golden in sorted(folder.glob("modelopt-*.json")):
             preset = golden.stem[len("modelopt-"):]

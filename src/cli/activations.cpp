@@ -135,13 +135,6 @@ Activations load_activations(const ActivationOptions& options, const Checkpoint&
   return activations;
 }
 
-Workload workload_of(const Activations& activations) {
-  if (!activations.rows) return {};
-  return {.rows = activations.rows->ids.size(),
-          .tokens = activations.rows->tokens(),
-          .longest_row = activations.rows->longest()};
-}
-
 void check_amax_output(const std::string& output, const ActivationOptions& options,
                        const QuantizeOptions& recipe, const Checkpoint& source) {
   if (lies_in(source.files(), output, source.folder())) {

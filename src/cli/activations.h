@@ -20,7 +20,6 @@ void require_origin(const ActivationOptions& options, const Plan& plan);
 Activations load_activations(const ActivationOptions& options, const Checkpoint& source, const Plan& plan,
                              const ForwardDevice& device, uint64_t memory_bytes);
 
-Workload workload_of(const Activations& activations);
 
 // Where an amax file may be written, as far as it shows before the texts are read. kUsage: into the source, a
 // folder, or where there is no folder. kRefused: over an input, over anything that is no amax file, or into a

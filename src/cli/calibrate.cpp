@@ -8,7 +8,7 @@
 #include "cli/console.h"
 #include "cli/interrupt.h"
 #include "cli/job_run.h"
-#include "cli/preflight.h"
+#include "cli/job_options.h"
 #include "cli/progress.h"
 #include "cli/reply.h"
 #include "cli/require.h"
@@ -76,7 +76,8 @@ int run(const CalibrateArguments& arguments, const CommonOptions& common) {
   const bool whole = require_own_amax(arguments.output, source, plan, *activations.rows);
   const Conditions conditions = with_strict(arguments.conditions, arguments.job.strict, plan);
   Preflight found =
-      preflight_calibration(source, plan, activations, arguments.output, arguments.job, common, device);
+      preflight_calibration(source, plan, activations, arguments.output, arguments.job,
+                            means_of(common, device, plan, source.files()));
   refuse_unmet(arguments.conditions, source, plan, activations, found.findings);
   if (report_findings(found.findings)) return static_cast<int>(ErrorKind::kRefused);
   if (whole && !source.files().status(calibration_job_folder(arguments.output))) {
@@ -93,7 +94,7 @@ int run(const CalibrateArguments& arguments, const CommonOptions& common) {
     return calibrate(source, plan, activations, job,
                      {.read_memory_bytes = found.memory.read_bytes,
                       .read_threads = found.read_threads(),
-                      .device = found.device.forward,
+                      .device = found.device,
                       .amax_output = arguments.output,
                       .checkpoint_every = found.checkpoint_every,
                       .max_perplexity = arguments.job.max_perplexity,

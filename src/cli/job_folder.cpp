@@ -1,6 +1,6 @@
 #include "cli/job_folder.h"
 
-#include "cli/preflight.h"
+#include "cli/job_options.h"
 #include "pipeline/destination.h"
 
 namespace nibblecast {

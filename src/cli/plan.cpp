@@ -10,7 +10,7 @@
 #include "cli/commands.h"
 #include "cli/console.h"
 #include "cli/plan_report.h"
-#include "cli/preflight.h"
+#include "cli/job_options.h"
 #include "cli/reply.h"
 #include "cli/source.h"
 #include "cli/summary.h"
@@ -69,7 +69,8 @@ int run(const PlanArguments& arguments, const CommonOptions& common) {
   PlanReport report{.source = &source,
                     .plan = &plan,
                     .preflight = preflight(source, plan, activations, arguments.destination, arguments.job,
-                                           common, device, true),
+                                           means_of(common, device, plan, source.files()), true),
+                    .device = device.text,
                     .seconds = {},
                     .calibration_seconds = {},
                     .breaches = {}};

@@ -43,6 +43,8 @@ std::string_view make_name(Make make) {
       return "weight scale";
     case Make::kInputScale:
       return "input_scale";
+    case Make::kCacheScale:
+      return "kv cache scale";
   }
   return "?";
 }
@@ -142,13 +144,13 @@ std::string what_text(const PlanReport& report) {
 
 // Where a forward pass would run, and what it takes there.
 std::string device_text(const PlanReport& report) {
-  const ChosenDevice& device = report.preflight.device;
-  std::string text = summary_line("device", device.text);
-  if (!device.forward.cuda || report.preflight.workload.tokens == 0) return text;
+  const ForwardDevice& device = report.preflight.device;
+  std::string text = summary_line("device", report.device);
+  if (!device.cuda || report.preflight.workload.tokens == 0) return text;
   const CudaMemory& memory = report.preflight.memory.device;
   text +=
       summary_line("", fmt::format("{} at most, of {} allowed; {} would do", size_text(memory.peak_bytes()),
-                                   size_text(device.forward.memory_bytes), size_text(memory.least_bytes)));
+                                   size_text(device.memory_bytes), size_text(memory.least_bytes)));
   return text +
          summary_line("", fmt::format("CUDA {}, buffers {}, streams {} {}, {} experts of {} on their way",
                                       size_text(memory.context_bytes), size_text(memory.fixed_bytes),
@@ -158,12 +160,12 @@ std::string device_text(const PlanReport& report) {
 }
 
 Json device_json(const PlanReport& report) {
-  const ChosenDevice& device = report.preflight.device;
-  Json json = {{"device", device.text}};
-  if (!device.forward.cuda || report.preflight.workload.tokens == 0) return json;
+  const ForwardDevice& device = report.preflight.device;
+  Json json = {{"device", report.device}};
+  if (!device.cuda || report.preflight.workload.tokens == 0) return json;
   const CudaMemory& memory = report.preflight.memory.device;
   json["memory"] = {{"peak", memory.peak_bytes()},
-                    {"limit", device.forward.memory_bytes},
+                    {"limit", device.memory_bytes},
                     {"least", memory.least_bytes},
                     {"context", memory.context_bytes},
                     {"buffers", memory.fixed_bytes},

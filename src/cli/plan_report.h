@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "base/json.h"
-#include "cli/preflight.h"
+#include "cli/job_options.h"
 #include "plan/engines.h"
 #include "plan/plan.h"
 
@@ -16,6 +16,7 @@ struct PlanReport {
   const Checkpoint* source = nullptr;
   const Plan* plan = nullptr;
   Preflight preflight;
+  std::string device;  // "cuda:0 NVIDIA H100 80GB HBM3", or "cpu" and why
   std::optional<double> seconds;                   // nothing where the disk could not be measured
   std::optional<double> calibration_seconds = {};  // of 128 rows of 512 tokens, where they have to come yet
   std::vector<Breach> breaches;                    // of all engines

@@ -5,7 +5,7 @@
 
 #include "checkpoint/checkpoint.h"
 #include "cli/common_options.h"
-#include "cli/preflight.h"
+#include "cli/job_options.h"
 #include "plan/plan.h"
 
 namespace nibblecast {

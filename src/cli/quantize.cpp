@@ -9,7 +9,7 @@
 #include "cli/interrupt.h"
 #include "cli/job_folder.h"
 #include "cli/job_run.h"
-#include "cli/preflight.h"
+#include "cli/job_options.h"
 #include "cli/progress.h"
 #include "cli/reply.h"
 #include "cli/require.h"
@@ -125,7 +125,7 @@ RunOptions run_options(const QuantizeArguments& arguments, const Preflight& foun
   return {.read_memory_bytes = found.memory.read_bytes,
           .write_memory_bytes = found.memory.write_bytes,
           .read_threads = found.read_threads(),
-          .device = found.device.forward,
+          .device = found.device,
           .amax_output = arguments.amax_output,
           .checkpoint_every = found.checkpoint_every,
           .max_perplexity = arguments.job.max_perplexity,
@@ -164,7 +164,8 @@ int run(const QuantizeArguments& arguments, const CommonOptions& common) {
   const Activations activations = find_activations(source, plan, arguments, common, device.forward, printer);
   printer.say("checking memory and disk");
   Preflight found =
-      preflight(source, plan, activations, arguments.destination, arguments.job, common, device, false);
+      preflight(source, plan, activations, arguments.destination, arguments.job,
+                means_of(common, device, plan, source.files()), false);
   const Conditions conditions = with_strict(arguments.conditions, arguments.job.strict, plan);
   refuse_unmet(arguments.conditions, source, plan, activations, found.findings);
   if (report_findings(found.findings)) return static_cast<int>(ErrorKind::kRefused);

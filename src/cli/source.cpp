@@ -9,15 +9,11 @@
 #include "base/error.h"
 #include "calibration/hub_dataset.h"
 #include "checkpoint/hub_download.h"
-#include "pipeline/output.h"
 
 namespace nibblecast {
 namespace {
 
 using Path = std::filesystem::path;
-
-// What a run adds to the source's documents: the model card, lists of modules, counts by layer.
-constexpr uint64_t kDocumentBytes = 1 << 20;
 
 // "deepseek-ai/DeepSeek-V4-Pro"
 bool looks_like_hub_id(const std::string& path) {
@@ -69,8 +65,6 @@ std::optional<std::string> repository_of_address(const std::string& text) {
            path, snapshot_of(hub_cache() / cached).string()));
 }
 
-uint64_t json_bytes(const Json& json) { return json.dump(2).size(); }
-
 }  // namespace
 
 void require_checkpoint_folder(const std::string& path, bool require_config) {
@@ -91,32 +85,6 @@ void require_checkpoint_folder(const std::string& path, bool require_config) {
 Checkpoint open_source(const std::string& path, bool require_config) {
   require_checkpoint_folder(path, require_config);
   return Checkpoint::open(path, system_files(), require_config);
-}
-
-uint64_t disk_need(const Checkpoint& source, const Plan& plan) {
-  // nibblecast.json quotes the source's headers, config and index as strings: each quotation mark takes one
-  // more byte.
-  uint64_t quoted = source.config_text().size() + source.index_text().size();
-  for (const Shard& shard : source.shards()) quoted += shard.header_json.size();
-  return plan.output_file_bytes + side_file_bytes(source) + 2 * quoted + json_bytes(plan.config) +
-         json_bytes(plan.hf_quant_config) + json_bytes(plan.index) + plan.config_text.size() +
-         plan.index_text.size() + kDocumentBytes;
-}
-
-uint64_t folder_bytes(FileSystem& files, const Path& folder) {
-  uint64_t bytes = 0;
-  try {
-    if (!files.status(folder)) return 0;
-    for (const std::string& name : files.list(folder)) {
-      const auto status = files.status(folder / name);
-      if (!status || status->is_symlink) continue;
-      bytes += status->disk_bytes;
-      if (status->is_folder) bytes += folder_bytes(files, folder / name);
-    }
-  } catch (const Error& error) {
-    if (error.kind() != ErrorKind::kIo) throw;
-  }
-  return bytes;
 }
 
 }  // namespace nibblecast

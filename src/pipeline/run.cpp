@@ -183,6 +183,10 @@ class Run {
   // A constant is there already; what was measured says then only which experts saw tokens.
   void set_input_scales(size_t stage, const LayerAmax& amax) {
     record_.without_tokens[amax.layer] = experts_without_tokens(amax);
+    for (const PlannedCacheScale& scale : plan_.stages[stage].cache_scales) {
+      const float value = cache_scale(scale, amax, activations_.origin);
+      if (output_) output_->set_scalar(scale.tensor, value);
+    }
     if (plan_.options.input_scale == InputScalePolicy::kConstant) return;
     std::map<const Tap*, std::vector<float>> known;
     for (const PlannedGroup& group : plan_.stages[stage].groups) {

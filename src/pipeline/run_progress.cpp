@@ -178,7 +178,8 @@ std::string RunProgress::detail(Phase phase) const {
   if (phase == Phase::kSaveStreams) return "saving the state";
   if (kind_ == WorkKind::kAttention) return "attention, " + row_text();
   const std::optional<uint64_t> layer = plan_.stages[stage_].layer;
-  if (expert_ && layer && mlps(*layer) > 1) return fmt::format("expert {} of {}", *expert_ + 1, mlps(*layer));
+  if (expert_ && layer)
+    return mlps(*layer) > 1 ? fmt::format("expert {} of {}", *expert_ + 1, mlps(*layer)) : "MLP";
   return part_flops_ > 0 ? "shared expert" : "";
 }
 

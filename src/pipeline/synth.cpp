@@ -160,7 +160,8 @@ std::vector<PlacedTensor> contents_of(const DecoderSpec&, const Model& model, ui
     const bool is_embedding = module != table.modules.end() && module->kind == ModuleKind::kEmbedding;
     if (!is_layer && is_embedding != (shard == 0)) continue;
     if (module != table.modules.end()) {
-      const SynthContent content(*module, stored, seed);
+      const bool is_head = module->kind == (model.table.tied_head ? ModuleKind::kEmbedding : ModuleKind::kHead);
+      const SynthContent content(*module, is_head, stored, seed);
       tensors.push_back({std::move(stored), content, false});
       continue;
     }

@@ -169,10 +169,11 @@ SynthContent::SynthContent(const DeepseekV4Config& config, const ModelTensor& te
 }
 
 // As uniform_of() has it of DeepSeek-V4's.
-SynthContent::SynthContent(const WeightModule& module, const Tensor& stored, uint64_t seed)
+SynthContent::SynthContent(const WeightModule& module, bool is_head, const Tensor& stored, uint64_t seed)
     : key_(key_of(stored.name, seed)) {
-  const double gain = module.kind == ModuleKind::kHead ? 2 : module.kind == ModuleKind::kRouter ? 1.5 : 1;
-  const double fan_in = module.kind == ModuleKind::kEmbedding ? 1 : static_cast<double>(module.shape[1]);
+  const bool is_looked_up = module.kind == ModuleKind::kEmbedding && !is_head;
+  const double gain = is_head ? 2 : module.kind == ModuleKind::kRouter ? 1.5 : 1;
+  const double fan_in = is_looked_up ? 1 : static_cast<double>(module.shape[1]);
   set_uniform(stored.dtype, 0, gain * std::sqrt(3.0 / fan_in));
 }
 

@@ -21,7 +21,8 @@ class SynthContent {
   SynthContent(const DeepseekV4Config& config, const ModelTensor& tensor, const Tensor& stored,
                uint64_t seed);
   // BF16 or F32 of a decoder: a module's weight, or a tensor that is none.
-  SynthContent(const WeightModule& module, const Tensor& stored, uint64_t seed);
+  // `is_head`: it is multiplied with what leaves the last layer, be it the embedding too.
+  SynthContent(const WeightModule& module, bool is_head, const Tensor& stored, uint64_t seed);
   SynthContent(const PlainTensor& plain, const Tensor& stored, uint64_t seed);
 
   // Bytes [begin, begin + to.size()) of the tensor.

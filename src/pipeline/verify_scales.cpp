@@ -97,6 +97,9 @@ class ScaleCheck {
   }
 
   void check_stage(const Stage& stage, const LayerAmax& amax, const std::string& file) {
+    for (const PlannedCacheScale& scale : stage.cache_scales)
+      check_value(scale.tensor, cache_scale(scale, amax, file));
+    if (plan_.options.input_scale == InputScalePolicy::kConstant) return;
     std::map<const Tap*, std::vector<float>> known;
     for (const PlannedGroup& group : stage.groups) {
       for (const PlannedLinear& linear : group.linears) {

@@ -38,6 +38,7 @@ class Fit {
       const LayerAmax* layer = stage.layer ? find_layer(amax_.layers, *stage.layer) : nullptr;
       if (layer == nullptr) continue;
       for (const Tap* tap : needed_taps(stage)) tap_amax(plan_, *tap, *layer, file_);
+      for (const PlannedCacheScale& scale : stage.cache_scales) cache_scale(scale, *layer, file_);
     }
   }
 
@@ -45,6 +46,7 @@ class Fit {
   // That an input_scale of the stage hangs on, in the table's order.
   std::vector<const Tap*> needed_taps(const Stage& stage) const {
     std::vector<const Tap*> taps;
+    if (plan_.options.input_scale == InputScalePolicy::kConstant) return taps;
     for (const PlannedGroup& group : stage.groups) {
       for (const PlannedLinear& linear : group.linears) {
         if (linear.input_scale == kNone) continue;
@@ -79,15 +81,12 @@ class Fit {
         return each.name == entry || (each.weighted && weighted_tap(each.name) == entry);
       });
       const std::string name = printable(tap_entry(layer.layer, entry));
-      if (tap == table.taps.end() && !is_cache_tap(entry))
+      if (tap == table.taps.end())
         fail(name, "the model has no such input", "an input of the model's linears", "");
-      const uint64_t count = tap == table.taps.end() ? 1 : std::max<uint64_t>(1, tap->experts);
+      const uint64_t count = std::max<uint64_t>(1, tap->experts);
       if (values.size() != count) refuse_experts(name, count, values.size());
     }
   }
-
-  // Keys and values as they are cached: measured, and no linear's input.
-  static bool is_cache_tap(std::string_view entry) { return entry == "attn.k" || entry == "attn.v"; }
 
   [[noreturn]] void refuse_experts(const std::string& name, uint64_t expected, uint64_t found) const {
     fail(name, "the model has another number of experts", std::to_string(expected), std::to_string(found));
@@ -98,7 +97,7 @@ class Fit {
     for (const Stage& stage : plan_.stages) {
       if (!stage.layer) continue;
       const std::vector<const Tap*> taps = needed_taps(stage);
-      if (taps.empty()) continue;
+      if (taps.empty() && stage.cache_scales.empty()) continue;
       const LayerAmax* layer = find_layer(amax_.layers, *stage.layer);
       if (layer == nullptr) {
         missing.push_back(fmt::format("layer {}", *stage.layer));
@@ -108,6 +107,8 @@ class Fit {
         for (const std::string& entry : read_entries(plan_, *tap))
           if (!layer->taps.contains(entry)) missing.push_back(tap_entry(layer->layer, entry));
       }
+      for (const PlannedCacheScale& scale : stage.cache_scales)
+        if (!layer->taps.contains(scale.entry)) missing.push_back(tap_entry(layer->layer, scale.entry));
     }
     if (missing.empty()) return;
     throw Error(ErrorKind::kBadInput, {.file = file_}, "holds no amax of " + first_names(missing),

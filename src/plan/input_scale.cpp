@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cassert>
 #include <cmath>
+#include <limits>
 
 #include "base/error.h"
 #include "formats/fp8_quantize.h"
@@ -82,6 +83,14 @@ std::vector<float> tap_amax(const Plan& plan, const Tap& tap, const LayerAmax& a
                 "an amax is so small that its scale is zero");
   }
   return values;
+}
+
+float cache_scale(const PlannedCacheScale& scale, const LayerAmax& amax, const std::string& file) {
+  const float value = checked(amax, scale.entry, 1, std::numeric_limits<float>::infinity(), file)[0];
+  const float result = fp8_tensor_scale(value);
+  if (value > 0 && result > 0) return result;
+  throw Error(ErrorKind::kBadInput, {.file = file, .tensor = tap_entry(amax.layer, scale.entry)},
+              "the amax gives no positive scale", {.found = fmt::format("{}", value), .hint = {}});
 }
 
 float input_scale_of(Make make, float amax) {

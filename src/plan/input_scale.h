@@ -24,6 +24,10 @@ std::string tap_entry(uint64_t layer, const std::string& tap);
 // The tap of a linear that the plan knows by its model.
 const Tap& tap_of(const Plan& plan, const PlannedLinear& linear);
 
+// The scale of keys or values in an FP8 cache, from the layer's entry. Throws kBadInput where that is missing or
+// gives no positive scale.
+float cache_scale(const PlannedCacheScale& scale, const LayerAmax& amax, const std::string& file);
+
 // From an amax, the input_scale of a linear made as `make`.
 float input_scale_of(Make make, float amax);
 

@@ -31,6 +31,7 @@ namespace {
 
 // Changes when the same input and options give other bytes.
 constexpr std::string_view kFormatVersion = "nibblecast/1";
+constexpr const char *kCachedKeys = "attn.k", *kCachedValues = "attn.v";  // taps of all decoders
 // BF16 rounds RMSNorm's input and output and SwiGLU's factors: at most four half steps of 2^-9.
 constexpr double kBf16Slack = 1 + 0x1p-7;
 
@@ -114,6 +115,7 @@ class Planner {
       linears_.push_back(std::move(linear));
     }
     widen_drafts();
+    if (recipe_.kv_cache == KvCache::kFp8) add_cache_scales();
     plan_.made = recipe_.name + " " + decisions.hex();
     warn_of_widened();
   }
@@ -164,11 +166,11 @@ class Planner {
 
   // The same of draft layers, which no recipe speaks of.
   void widen_drafts() {
-    constexpr std::string_view kWeight = ".weight";
+    constexpr std::string_view kSuffix = ".weight";
     for (const Tensor& tensor : source_.tensors()) {
-      if (!table().passes_through(tensor.name) || !tensor.name.ends_with(kWeight)) continue;
+      if (!table().passes_through(tensor.name) || !tensor.name.ends_with(kSuffix)) continue;
       if (tensor.dtype == Dtype::kBF16 || tensor.dtype == Dtype::kF32) continue;
-      const std::string module = tensor.name.substr(0, tensor.name.size() - kWeight.size());
+      const std::string module = tensor.name.substr(0, tensor.name.size() - kSuffix.size());
       const std::optional<LinearParts> parts = find_linear(source_, module, tiles_);
       if (!parts || stays(parts->format)) continue;
       drafts_.push_back({.module = module, .source = source_of(source_, *parts)});
@@ -184,6 +186,19 @@ class Planner {
         return source_.tensors()[linear.scale.tensor].dtype;
     }
     return Dtype::kF8E8M0;
+  }
+
+  // FP8 keys and values with measured scales, as ModelOpt has them: one of each a layer.
+  void add_cache_scales() {
+    if (plan_.options.format != OutputFormat::kModelOpt) return;  // refused where the documents are made
+    for (size_t module = 0; module < modules_.size(); ++module) {
+      const Role role = modules_[module].module->id.role;
+      if (role != Role::kK && role != Role::kV) continue;
+      const std::string name = linears_[module].module + (role == Role::kK ? ".k_scale" : ".v_scale");
+      replacements_.scalars[linears_[module].source.weight.tensor].push_back(
+          {Make::kCacheScale, name, Dtype::kF32, {}});
+      cache_scales_.emplace_back(modules_[module].module, name);
+    }
   }
 
   void warn_of_widened() {
@@ -209,6 +224,10 @@ class Planner {
       add_dense_groups(layer, first, count, indices);
       add_mlps(layer, first, count, indices);
       first += count;
+    }
+    for (const auto& [module, name] : cache_scales_) {
+      plan_.stages[static_cast<size_t>(module->id.layer) + 1].cache_scales.push_back(
+          {indices.at(name), module->id.role == Role::kK ? kCachedKeys : kCachedValues});
     }
     add_kept();
   }
@@ -405,10 +424,6 @@ class Planner {
   }
 
   void describe_as_modelopt() {
-    if (recipe_.kv_cache == KvCache::kFp8) {
-      throw Error(ErrorKind::kUnsupported, {}, "--kv-cache fp8 wants measured scales, which are not written yet",
-                  {.hint = "fp8_cast tells engines to use an FP8 cache with scales of 1"});
-    }
     ModelOptDocuments documents =
         modelopt_documents(source_, table(), modules_, recipe_.kv_cache, NIBBLECAST_VERSION);
     plan_.config = std::move(documents.config);
@@ -456,6 +471,7 @@ class Planner {
   TileSize tiles_;
   std::vector<SourceLinear> linears_;  // by module
   std::vector<Make> makes_;            // by module
+  std::vector<std::pair<const WeightModule*, std::string>> cache_scales_;  // k_proj or v_proj, and its name
   std::vector<SourceLinear> drafts_;   // that no recipe speaks of and that cannot stay as they are
   Inventory inventory_;
   Replacements replacements_;
@@ -473,8 +489,10 @@ bool Plan::refused() const {
 }
 
 bool Plan::needs_activations() const {
-  return options.input_scale != InputScalePolicy::kConstant &&
-         std::ranges::find(tensors, Make::kInputScale, &PlannedTensor::make) != tensors.end();
+  const bool measured = options.input_scale != InputScalePolicy::kConstant;
+  return std::ranges::any_of(tensors, [&](const PlannedTensor& tensor) {
+    return tensor.make == Make::kCacheScale || (measured && tensor.make == Make::kInputScale);
+  });
 }
 
 std::vector<uint32_t> Plan::tried_casts() const {

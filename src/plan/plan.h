@@ -30,8 +30,11 @@ enum class Make {
   kBlockScale,      // of the weight it belongs to
   kWeightScale,     // F32 scalar: weight_scale_2 of NVFP4, weight_scale of FP8
   kInputScale,      // F32 scalar, from the activations' amax
+  kCacheScale,      // F32 scalar, from the amax of keys or values as they are cached: k_scale, v_scale
 };
-constexpr bool is_scalar(Make make) { return make == Make::kWeightScale || make == Make::kInputScale; }
+constexpr bool is_scalar(Make make) {
+  return make == Make::kWeightScale || make == Make::kInputScale || make == Make::kCacheScale;
+}
 
 // A tensor of the output that several of the source's make is planned in parts: `count` equal ones, which
 // follow each other in the plan and in the shard.
@@ -81,11 +84,18 @@ struct PlannedGroup {
   std::vector<PlannedLinear> linears;
 };
 
+// A scale of the KV cache, and the entry of the layer's activations that it comes from.
+struct PlannedCacheScale {
+  uint32_t tensor = kNone;  // index into Plan::tensors
+  std::string entry = {};   // "attn.k"
+};
+
 // The order of work: what must have been read before the next stage can begin.
 struct Stage {
   std::optional<uint64_t> layer;     // nothing: embedding (first stage), or head, norm, draft layers (last one)
   std::vector<uint32_t> kept;        // indices into Plan::tensors, in the source's order; no streaming MLP's
   std::vector<PlannedGroup> groups;  // dense ones, then the MLPs ascending
+  std::vector<PlannedCacheScale> cache_scales = {};
 };
 
 // What weights alone prove of a tap's values.

@@ -82,7 +82,7 @@ Recipe parse_recipe(std::string_view text, const std::string& origin);
 // `hub_name` may be empty. Pure; linear in rules and names.
 ModuleRecipe resolve(const Recipe& recipe, std::string_view official_name, std::string_view hub_name);
 
-// For DeepSeek-V4, whose KV is one latent: nothing for kNone; for kFp8Cast a sentence that the metadata
+// For DeepSeek-V4, whose KV is one latent (plan/dialects/modelopt.h for others): nothing for kNone; for kFp8Cast a sentence that the metadata
 // changes nothing there, as V4's engines choose the KV format themselves. Throws kUnsupported for kFp8 and
 // kNvfp4Cast, with the reason.
 std::optional<std::string> check_kv_cache(KvCache kv_cache);

@@ -113,7 +113,7 @@ TEST(DecoderTable, TapsOfADenseLayer) {
   EXPECT_EQ(layer.taps[0].width, 32u);
   EXPECT_FALSE(layer.taps[0].norm_plus_one);
   EXPECT_EQ(layer.taps[1].norm, "");
-  EXPECT_EQ(layer.taps[2].norm, "model.layers.1.post_attention_layernorm.weight");
+  EXPECT_EQ(layer.taps[4].norm, "model.layers.1.post_attention_layernorm.weight");
 }
 
 TEST(DecoderTable, MoeLayerOfEveryNaming) {

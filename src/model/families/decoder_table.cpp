@@ -80,6 +80,7 @@ class LayerMaker {
     plain(Role::kInputNorm, "input_layernorm.weight", {spec_.hidden});
     const uint16_t in = tap(decoder_tap::kAttentionIn, "input_layernorm");
     const uint16_t out = tap(decoder_tap::kAttentionOut);
+    tap(decoder_tap::kKeys), tap(decoder_tap::kValues);  // of no linear: what a cache holds
     attention(Role::kQ, "q_proj", {q, spec_.hidden}, in, gqa.qkv_bias);
     attention(Role::kK, "k_proj", {kv, spec_.hidden}, in, gqa.qkv_bias);
     attention(Role::kV, "v_proj", {kv, spec_.hidden}, in, gqa.qkv_bias);

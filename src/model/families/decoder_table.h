@@ -11,6 +11,8 @@ namespace nibblecast {
 namespace decoder_tap {
 inline constexpr const char* kAttentionIn = "attn.in";     // q, k, v
 inline constexpr const char* kAttentionOut = "attn.out";   // o
+inline constexpr const char* kKeys = "attn.k";             // as they are cached
+inline constexpr const char* kValues = "attn.v";
 inline constexpr const char* kFfnIn = "ffn.in";            // router; gate and up, dense or shared
 inline constexpr const char* kFfnMid = "ffn.mid";          // the dense down
 inline constexpr const char* kExpertsIn = "experts.in";    // an expert's gate and up

@@ -1,4 +1,4 @@
-#include "cli/preflight.h"
+#include "pipeline/preflight.h"
 
 #include <fmt/format.h>
 
@@ -8,30 +8,32 @@
 
 #include "base/error.h"
 #include "base/size_text.h"
-#include "cli/activations.h"
-#include "cli/job_run.h"
-#include "cli/source.h"
 #include "model/device_memory.h"
 #include "pipeline/group_maker.h"
+#include "pipeline/output.h"
 
 namespace nibblecast {
 namespace {
 
 using Path = std::filesystem::path;
 
+// What a run adds to the source's documents: the model card, lists of modules, counts by layer.
+constexpr uint64_t kDocumentBytes = 1 << 20;
 // Streams this small are saved after every layer without a thought.
 constexpr uint64_t kSmallStreams = 64 << 20;
 constexpr double kLongFlops = 1e12;  // seconds on a CPU
 
+uint64_t json_bytes(const Json& json) { return json.dump(2).size(); }
+
 class Checks {
  public:
   Checks(const Checkpoint& source, const Plan& plan, const Activations& activations,
-         const JobOptions& options, const CommonOptions& common, const ChosenDevice& device)
-      : source_(source), plan_(plan), activations_(activations), options_(options), common_(common) {
+         const JobOptions& options, const JobMeans& means)
+      : source_(source), plan_(plan), activations_(activations), options_(options), means_(means) {
     result_.findings = plan.findings;
-    result_.device = device;
-    for (const std::string& warning : device.warnings) warn(warning);
-    if (const std::string warning = common.memory_warning(); !warning.empty()) warn(warning);
+    result_.device = means.device;
+    result_.processors = means.processors;
+    for (const std::string& warning : means.warnings) warn(warning);
     if (activations.rows) {
       for (const std::string& warning : activations.rows->warnings) warn(warning);
     }
@@ -43,14 +45,14 @@ class Checks {
                                {{"tensors", plan.tensors.size()},
                                 {"bytes", plan.output_bytes},
                                 {"layers", activations.rows ? plan.layers() : 0}});
-    describe_command(common, plan, source.files(), result_.job);
+    if (means.describe) means.describe(result_.job);
     // No layer but the last is that far away, and after that one nothing is saved.
     if (options.checkpoint_every >= plan.layers()) result_.work.streams_bytes = 0;
   }
 
   void check_memory_need(bool writes) {
-    result_.memory_limit = common_.memory_limit();
-    ForwardDevice& device = result_.device.forward;
+    result_.memory_limit = means_.memory_bytes;
+    ForwardDevice& device = result_.device;
     const DeviceMakeCost make = device.cuda && writes ? device_make_cost(plan_) : DeviceMakeCost{};
     reserve_device(make.device_bytes);
     const bool forward = result_.workload.tokens > 0;
@@ -58,7 +60,7 @@ class Checks {
     // A forward pass counts CUDA's libraries itself.
     const uint64_t libraries = make.device_bytes > 0 && !forward ? kCudaHostBytes : 0;
     const uint64_t taken = std::min(result_.memory_limit, make.pinned_bytes + libraries);
-    result_.memory = memory_cost(source_, plan_, result_.workload, common_.threads,
+    result_.memory = memory_cost(source_, plan_, result_.workload, means_.threads,
                                  result_.memory_limit - taken, device, writes);
     result_.memory.make_bytes += make.pinned_bytes;
     result_.memory.fixed_bytes += libraries;
@@ -71,7 +73,7 @@ class Checks {
 
   // Takes what weights are made in from what a forward pass may have of the device.
   void reserve_device(uint64_t size_bytes) {
-    uint64_t& free = result_.device.forward.memory_bytes;
+    uint64_t& free = result_.device.memory_bytes;
     if (size_bytes > free) {
       refuse("making weights " + shortage_text(size_bytes, "of the GPU's memory and may use", free),
              "raise --device-memory, or use --device cpu");
@@ -125,15 +127,15 @@ class Checks {
     // Cheap on a CPU, and without it nothing is known of the end until the first layer's attention.
     const bool long_forward =
         static_cast<double>(result_.workload.tokens) * plan_.flops_per_token > kLongFlops;
-    if (forward && !result_.device.forward.cuda && long_forward)
-      result_.compute = probe_compute(plan_.options.compute_dtype, result_.device.forward);
+    if (forward && !result_.device.cuda && long_forward)
+      result_.compute = probe_compute(plan_.options.compute_dtype, result_.device);
     if (forward) result_.checkpoint_every = std::max<uint64_t>(1, options_.checkpoint_every);
     if (!always && !(choose && result_.work.streams_bytes > kSmallStreams)) return;
     result_.disk = probe_disk(source_.files(), result_.disk_folder);
     // Without rows, `plan` says what calibrating would take.
     const bool computes = forward || (plan_.needs_activations() && !activations_.amax);
     if (computes && !(result_.compute.flops_per_second > 0))
-      result_.compute = probe_compute(plan_.options.compute_dtype, result_.device.forward);
+      result_.compute = probe_compute(plan_.options.compute_dtype, result_.device);
     if (choose && result_.disk && result_.work.streams_bytes > kSmallStreams) {
       result_.checkpoint_every = checkpoint_interval(plan_, result_.workload, *result_.disk, result_.compute);
     }
@@ -184,11 +186,44 @@ class Checks {
   const Plan& plan_;
   const Activations& activations_;
   const JobOptions& options_;
-  const CommonOptions& common_;
+  const JobMeans& means_;
   Preflight result_;
 };
 
 }  // namespace
+
+uint64_t disk_need(const Checkpoint& source, const Plan& plan) {
+  // nibblecast.json quotes the source's headers, config and index as strings: each quotation mark takes one
+  // more byte.
+  uint64_t quoted = source.config_text().size() + source.index_text().size();
+  for (const Shard& shard : source.shards()) quoted += shard.header_json.size();
+  return plan.output_file_bytes + side_file_bytes(source) + 2 * quoted + json_bytes(plan.config) +
+         json_bytes(plan.hf_quant_config) + json_bytes(plan.index) + plan.config_text.size() +
+         plan.index_text.size() + kDocumentBytes;
+}
+
+uint64_t folder_bytes(FileSystem& files, const std::filesystem::path& folder) {
+  uint64_t bytes = 0;
+  try {
+    if (!files.status(folder)) return 0;
+    for (const std::string& name : files.list(folder)) {
+      const auto status = files.status(folder / name);
+      if (!status || status->is_symlink) continue;
+      bytes += status->disk_bytes;
+      if (status->is_folder) bytes += folder_bytes(files, folder / name);
+    }
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::kIo) throw;
+  }
+  return bytes;
+}
+
+Workload workload_of(const Activations& activations) {
+  if (!activations.rows) return {};
+  return {.rows = activations.rows->ids.size(),
+          .tokens = activations.rows->tokens(),
+          .longest_row = activations.rows->longest()};
+}
 
 bool Preflight::refused() const {
   return std::any_of(findings.begin(), findings.end(),
@@ -197,44 +232,12 @@ bool Preflight::refused() const {
 
 // A device is fed from the page cache too, which takes a processor for every few GB/s.
 size_t Preflight::read_threads() const {
-  return device.forward.cuda ? std::max(kIoThreads, std::min<size_t>(default_threads(), 32)) : kIoThreads;
-}
-
-void add_work_options(CLI::App& app, JobOptions& options) {
-  add_path(app, "--work-dir", options.work_folder, "DIR", "where journal and state go; default: in DST");
-  app.add_flag("--strict", options.strict, "what would be a warning is a refusal");
-  app.add_flag("--allow-nonfinite", options.allow_nonfinite, "copy NaN and infinity as they are");
-}
-
-void add_base_model(CLI::App& app, std::string& base_model) {
-  add_text(app, "--base-model", base_model, "OWNER/NAME", "SRC's name on the Hub, for the model card");
-}
-
-void require_hub_id(const std::string& base_model) {
-  if (base_model.empty()) return;
-  constexpr std::string_view kLetters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-/";
-  const size_t slash = base_model.find('/');
-  const bool is_id = slash != std::string::npos && slash > 0 && slash + 1 < base_model.size() &&
-                     slash == base_model.rfind('/') &&
-                     base_model.find_first_not_of(kLetters) == std::string::npos;
-  if (is_id) return;
-  throw Error(ErrorKind::kUsage, {}, "--base-model: '" + base_model + "' is no name on the Hub",
-              {.expected = "OWNER/NAME, such as deepseek-ai/DeepSeek-V4-Pro"});
-}
-
-void add_job_options(CLI::App& app, JobOptions& options) {
-  add_work_options(app, options);
-  add_count(app, "--checkpoint-every", options.checkpoint_every, 1,
-            "layers between two saved states; default: costs 3 %");
-  app.add_option("--max-perplexity", options.max_perplexity, "fail (exit 6) if the rows' is higher or NaN")
-      ->option_text("X")
-      ->check(CLI::PositiveNumber);
+  return device.cuda ? std::max(kIoThreads, std::min<size_t>(processors, 32)) : kIoThreads;
 }
 
 Preflight preflight(const Checkpoint& source, const Plan& plan, const Activations& activations,
-                    const Path& destination, const JobOptions& options, const CommonOptions& common,
-                    const ChosenDevice& device, bool measure) {
-  Checks checks(source, plan, activations, options, common, device);
+                    const Path& destination, const JobOptions& options, const JobMeans& means, bool measure) {
+  Checks checks(source, plan, activations, options, means);
   checks.check_memory_need(true);
   checks.check_place(destination);
   checks.measure(measure);
@@ -243,8 +246,8 @@ Preflight preflight(const Checkpoint& source, const Plan& plan, const Activation
 
 Preflight preflight_calibration(const Checkpoint& source, const Plan& plan, const Activations& activations,
                                 const Path& amax_output, const JobOptions& options,
-                                const CommonOptions& common, const ChosenDevice& device) {
-  Checks checks(source, plan, activations, options, common, device);
+                                const JobMeans& means) {
+  Checks checks(source, plan, activations, options, means);
   checks.result().job.totals = {{"tensors", 0}, {"bytes", 0}, {"layers", plan.layers()}};
   checks.check_memory_need(false);
   const Path folder = calibration_job_folder(amax_output);
