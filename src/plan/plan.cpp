@@ -496,14 +496,14 @@ bool Plan::needs_activations() const {
 }
 
 std::vector<uint32_t> Plan::tried_casts() const {
-  std::vector<uint32_t> weights;
+  std::vector<uint32_t> tried;
   for (const Stage& stage : stages) {
     for (const PlannedGroup& group : stage.groups) {
       for (const PlannedLinear& linear : group.linears)
-        if (linear.try_cast) weights.push_back(linear.weight);
+        if (linear.try_cast) tried.push_back(linear.weight);
     }
   }
-  return weights;
+  return tried;
 }
 
 std::vector<Breach> breaches_of(const Plan& plan) {
