@@ -58,13 +58,16 @@ class Fp8Expert {
     std::string codes(rows_ * cols_, '\0'), scales;
     const uint64_t down = (rows_ + form_.tile_rows - 1) / form_.tile_rows,
                    across = (cols_ + form_.tile_cols - 1) / form_.tile_cols;
-    for (uint64_t i = 0; i < down; ++i) {
-      for (uint64_t j = 0; j < across; ++j) scales += power_of_two(form_.dtype, exponent_of(i, j));
+    std::vector<int> exponents;
+    for (uint64_t tile = 0; tile < down * across; ++tile) {
+      exponents.push_back(exponent_of(tile / across, tile % across));
+      scales += power_of_two(form_.dtype, exponents.back());
     }
     for (uint64_t row = 0; row < rows_; ++row) {
       for (uint64_t col = 0; col < cols_; ++col) {
-        const int shift = exponent(row, col) - exponent_of(row / form_.tile_rows, col / form_.tile_cols);
-        codes[row * cols_ + col] = static_cast<char>(e4m3(nibble(row, col), shift));
+        const uint64_t tile = row / form_.tile_rows * across + col / form_.tile_cols;
+        codes[row * cols_ + col] =
+            static_cast<char>(e4m3(nibble(row, col), exponent(row, col) - exponents[tile]));
       }
     }
     return {{module + ".weight", Dtype::kF8E4M3, {rows_, cols_}, codes},
@@ -137,11 +140,11 @@ class Fp8Experts : public ::testing::Test {
   }
 
   static QuantizeOptions options(std::optional<RecipeMethod> method = {}) {
-    QuantizeOptions options;
-    options.weight_method = method;
-    options.input_scale = InputScalePolicy::kConstant;
-    options.engines = {};
-    return options;
+    QuantizeOptions made;
+    made.weight_method = method;
+    made.input_scale = InputScalePolicy::kConstant;
+    made.engines = {};
+    return made;
   }
 
   RunRecord quantize(const std::string& source, const QuantizeOptions& with = options()) {
@@ -353,6 +356,7 @@ TEST_F(Fp8Experts, ADeviceMakesOnlyWhatIsNotCast) {
   const std::vector<StoredLinear> views =
       group_views(group, 0, [&](size_t part) { return std::span<const std::byte>(parts[part]); });
   std::vector<std::vector<std::byte>> made_bytes;
+  made_bytes.reserve(2 * views.size());
   std::vector<LinearTask> tasks;
   for (size_t i = 0; i < views.size(); ++i) {
     const PlannedLinear& linear = group.linears[i];
