@@ -15,6 +15,7 @@
 #include "base/cpu_isa.h"
 #include "formats/fp8_block.h"
 #include "formats/fp8_quantize.h"
+#include "formats/fp8_to_mxfp4.h"
 #include "formats/mxfp4.h"
 #include "formats/mxfp4_to_nvfp4.h"
 #include "formats/nonfinite.h"
@@ -180,6 +181,26 @@ void cast(benchmark::State& state, NegativeZero negative_zero, bool in_place) {
   set_bytes(state, codes.size() + source().scales.size());
 }
 
+// FP8 with random E2M1 numbers, all of which fit.
+void fp8_to_mxfp4(benchmark::State& state) {
+  static constexpr uint8_t kNumbers[] = {0x00, 0x30, 0x38, 0x3c, 0x40, 0x44, 0x48, 0x4c};
+  std::vector<uint8_t> from(kMethodRows * kCols);
+  std::minstd_rand random(3);
+  for (uint8_t& code : from) code = kNumbers[(random() >> 8) & 7];
+  const Fp8BlockView source_view = {
+      .codes = from.data(), .scales = source().scales.data(), .rows = kMethodRows, .cols = kCols};
+  std::vector<uint8_t> codes(from.size() / 2), scales(from.size() / 32), expected = codes;
+  cast_fp8_to_mxfp4_ref(source_view, 0, kCheckedRows, expected.data(), scales.data());
+  if (cast_fp8_to_mxfp4(source_view, 0, kMethodRows, codes.data(), scales.data()))
+    state.SkipWithError("a block does not fit");
+  check_same(state, codes, expected, kCheckedRows * kCols / 2);
+  for (auto _ : state) {
+    cast_fp8_to_mxfp4(source_view, 0, kMethodRows, codes.data(), scales.data());
+    benchmark::ClobberMemory();
+  }
+  set_bytes(state, from.size());
+}
+
 // A chunk of kept bytes, finite in every dtype.
 const std::vector<uint8_t>& finite() {
   static const std::vector<uint8_t> bytes = [] {
@@ -235,6 +256,7 @@ void register_all() {
   benchmark::RegisterBenchmark("cast/keep/in_place", cast, NegativeZero::kKeep, true);
   benchmark::RegisterBenchmark("cast/modelopt", cast, NegativeZero::kModelOpt, false);
   benchmark::RegisterBenchmark("cast/modelopt/in_place", cast, NegativeZero::kModelOpt, true);
+  benchmark::RegisterBenchmark("fp8_to_mxfp4", fp8_to_mxfp4);
   benchmark::RegisterBenchmark("scan_scales", scan);
   benchmark::RegisterBenchmark("scan_amax", amax);
   for (const Dtype dtype : {Dtype::kF8E4M3, Dtype::kF8E8M0, Dtype::kBF16, Dtype::kF32}) {

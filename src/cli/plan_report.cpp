@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <map>
 #include <iterator>
 #include <map>
 #include <utility>
@@ -96,7 +95,8 @@ std::string bounds_text(const Plan& plan) {
     if (bounds.least != bounds.largest)
       line += fmt::format(" (layers: {:.5g} to {:.5g})", bounds.least, bounds.largest);
     line += ", whatever the text: weights prove it";
-    line += is_safe(bounds.largest) ? "; --input-scale 1.0 cannot clip it" : "; --input-scale 1.0 could clip it";
+    line +=
+        is_safe(bounds.largest) ? "; --input-scale 1.0 cannot clip it" : "; --input-scale 1.0 could clip it";
     text += summary_line(text.empty() ? "bounds" : "", line);
   }
   return text;
@@ -106,6 +106,15 @@ std::string layers_text(const Model& model) {
   const uint64_t experts = model.table.most_experts();
   return experts == 0 ? fmt::format("{} layers", model.layers())
                       : fmt::format("{} layers of {} experts", model.layers(), experts);
+}
+
+std::string tried_text(const Plan& plan) {
+  const size_t count = plan.tried_casts().size();
+  if (count == 0) return "";
+  return summary_line(
+      "", fmt::format("of them {} of FP8 experts, which are looked at while they stream: cast where "
+                      "they are exactly MXFP4, quantized where not",
+                      grouped(count)));
 }
 
 std::string what_text(const PlanReport& report) {
@@ -126,6 +135,7 @@ std::string what_text(const PlanReport& report) {
         summary_line("", fmt::format("{:<15} {:<8} {:>9} tensors {:>19} bytes", make_name(kind.first),
                                      dtype_name(kind.second), grouped(count.tensors), grouped(count.bytes)));
   }
+  text += tried_text(plan);
   const PlannedShard& largest = largest_shard(plan);
   return text + summary_line("shards", fmt::format("{}, {} bytes with headers; the largest {}: {} bytes",
                                                    plan.shards.size(), grouped(plan.output_file_bytes),
@@ -283,6 +293,7 @@ Json output_json(const Plan& plan) {
           {"bytes", plan.output_bytes},
           {"file_bytes", plan.output_file_bytes},
           {"kinds", std::move(kinds)},
+          {"cast_where_exact", plan.tried_casts().size()},
           {"shards", std::move(shards)}};
 }
 
@@ -316,8 +327,7 @@ Json engines_json(const PlanReport& report) {
 }  // namespace
 
 std::string plan_text(const PlanReport& report) {
-  std::string text =
-      what_text(report) + cost_text(report) + bounds_text(*report.plan) + engines_text(report);
+  std::string text = what_text(report) + cost_text(report) + bounds_text(*report.plan) + engines_text(report);
   for (const Finding& finding : report.preflight.findings) {
     if (finding.severity == Severity::kWarning) text += summary_line("warning", finding_text(finding));
   }

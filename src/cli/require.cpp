@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <set>
 #include <utility>
 
 #include "base/error.h"
@@ -56,20 +57,25 @@ std::string window_problem(const RunRecord& record) {
       record.outside_window.empty() ? "tensors without a name" : first_of(record.outside_window));
 }
 
-// Weights that are made by a method that changes values.
-std::vector<std::string> quantized_anew(const Plan& plan) {
+// Weights that are made by a method that changes values. Of those that are cast if the data allow it, which
+// are not in `record` before they are made.
+std::vector<std::string> quantized_anew(const Plan& plan, const RunRecord& record) {
+  const std::vector<uint32_t> list = plan.tried_casts();
+  const std::set<uint32_t> tried(list.begin(), list.end());
   std::vector<std::string> names;
-  for (const PlannedTensor& tensor : plan.tensors) {
-    if (tensor.make == Make::kNvfp4Weight || tensor.make == Make::kFp8Weight ||
-        tensor.make == Make::kFp8BlockWeight)
+  for (uint32_t index = 0; index < plan.tensors.size(); ++index) {
+    const PlannedTensor& tensor = plan.tensors[index];
+    const bool is_made = tensor.make == Make::kNvfp4Weight || tensor.make == Make::kFp8Weight ||
+                         tensor.make == Make::kFp8BlockWeight;
+    if (is_made && (!tried.contains(index) || record.losses.contains(tensor.out.name)))
       names.push_back(tensor.out.name);
   }
   return names;
 }
 
 // Empty where it holds.
-std::string lossy_plan(const Plan& plan) {
-  const std::vector<std::string> names = quantized_anew(plan);
+std::string lossy_weights(const Plan& plan, const RunRecord& record) {
+  const std::vector<std::string> names = quantized_anew(plan, record);
   if (names.empty()) return "";
   return fmt::format("{} weights are quantized anew, not cast: {}{}", grouped(names.size()), names.front(),
                      names.size() == 1 ? "" : " and others");
@@ -110,8 +116,8 @@ std::string unbounded(const Plan& plan, const std::vector<LayerAmax>& layers) {
         if (found == layer.taps.end()) continue;
         for (const float value : found->second) {
           if (!(value >= 0 && value <= most))
-            return fmt::format("layer {}: {} has an amax of {} where {} is the most", layer.layer, entry, value,
-                               most);
+            return fmt::format("layer {}: {} has an amax of {} where {} is the most", layer.layer, entry,
+                               value, most);
         }
       }
     }
@@ -149,7 +155,8 @@ Conditions with_strict(Conditions conditions, bool strict, const Plan& plan) {
 void refuse_unmet(const Conditions& conditions, const Checkpoint& source, const Plan& plan,
                   const Activations& activations, std::vector<Finding>& findings) {
   std::vector<std::string> lines;
-  if (conditions.contains(Condition::kLossless)) add_line(Condition::kLossless, lossy_plan(plan), lines);
+  if (conditions.contains(Condition::kLossless))
+    add_line(Condition::kLossless, lossy_weights(plan, {}), lines);
   const bool measures = activations.rows.has_value();
   if (activations.amax || !measures) {
     const std::vector<LayerAmax> layers =
@@ -176,7 +183,7 @@ std::vector<std::string> unmet(const Conditions& conditions, const Plan& plan, c
   const bool outside = record.blocks.outside_window > 0 || !record.outside_window.empty();
   for (const Condition condition : {Condition::kLossless, Condition::kWindow}) {
     if (!conditions.contains(condition)) continue;
-    if (condition == Condition::kLossless) add_line(condition, lossy_plan(plan), lines);
+    if (condition == Condition::kLossless) add_line(condition, lossy_weights(plan, record), lines);
     if (outside) add_line(condition, window_problem(record), lines);
   }
   if (conditions.contains(Condition::kCovered))
@@ -195,6 +202,8 @@ RunRecord recorded_run(FileSystem& files, const std::filesystem::path& destinati
     record.blocks.blocks = blocks.at("total").get<uint64_t>();
     record.blocks.outside_window = blocks.at("outside_window").get<uint64_t>();
     record.outside_window = document.at("outside_window").get<std::map<std::string, uint64_t>>();
+    const Json losses = document.value("relative_error", Json::object());
+    for (const auto& [name, unused] : losses.items()) record.losses[name] = {};
   } catch (const Json::exception&) {
     throw Error(ErrorKind::kBadInput, {.file = path.string()}, "does not say how many blocks were lossless",
                 {.hint = "leave out --require, and verify the output against its source"});

@@ -33,6 +33,21 @@ uint64_t starved_experts(const RunRecord& record) {
   return count;
 }
 
+// Where some FP8 experts were exactly MXFP4, of those that were not.
+std::optional<std::string> inexact_experts(const RunOutcome& outcome) {
+  const std::vector<uint32_t> tried = outcome.plan.tried_casts();
+  std::vector<std::string> names;
+  for (const uint32_t weight : tried) {
+    const std::string& name = outcome.plan.tensors[weight].out.name;
+    if (outcome.record.losses.contains(name)) names.push_back(name);
+  }
+  if (names.empty() || names.size() == tried.size()) return {};
+  return fmt::format("{} of {} weights of FP8 experts were quantized, because they are not exactly MXFP4 as the "
+                     "others are: {}{}",
+                     grouped(names.size()), grouped(tried.size()), names.front(),
+                     names.size() == 1 ? "" : " and others");
+}
+
 // What no warning said before the run, or while it went on.
 std::vector<std::string> warnings_of(const RunOutcome& outcome) {
   const RunRecord& record = outcome.record;
@@ -42,6 +57,7 @@ std::vector<std::string> warnings_of(const RunOutcome& outcome) {
         fmt::format("{} of {} were requantized, because their scales lie outside E4M3's window",
                     grouped(record.blocks.outside_window), count_text(record.blocks.blocks, "block")));
   }
+  if (std::optional<std::string> inexact = inexact_experts(outcome)) warnings.push_back(std::move(*inexact));
   // Of an amax file it was known before, and is among the warnings above.
   const uint64_t starved = outcome.activations.amax ? 0 : starved_experts(record);
   if (starved > 0)

@@ -6,13 +6,14 @@
 #include <utility>
 
 #include "base/cuda_owners.h"
+#include "model/cuda_slots.h"
 #include "model/deepseek_v4_checks.h"
 #include "model/deepseek_v4_cuda_dense.h"
-#include "model/deepseek_v4_cuda_experts.h"
 #include "model/deepseek_v4_cuda_findings.h"
 #include "model/deepseek_v4_cuda_head.h"
 #include "model/deepseek_v4_cuda_routing.h"
 #include "model/deepseek_v4_cuda_state.h"
+#include "model/dense_tensors.h"
 #include "model/embedding.h"
 #include "ops/rows_cuda.h"
 
@@ -28,7 +29,8 @@ struct DeepseekV4CudaForward<T>::Flow {
   Flow(const DeepseekV4Config& config, const TokenRows& rows, const ForwardDevice& device)
       : state(config, rows, device),
         routing(rows.ids.size(), config.n_routed_experts, config.num_experts_per_tok),
-        experts(state, routing),
+        slots(state.slot_block.data(), state.memory.slots, state.memory.slot_bytes, state.copying,
+              state.computing),
         findings(state.findings_at),
         owners(device.held_owners) {}
 
@@ -53,8 +55,16 @@ struct DeepseekV4CudaForward<T>::Flow {
     dense_used.record(state.computing);
   }
 
+  void add_expert(uint64_t expert, const StoredExpert& weights) {
+    const auto send = [&](std::byte* to, const std::byte* from, uint64_t size_bytes) {
+      state.copy_clock.time(state.copying, [&] { state.send(to, from, size_bytes); });
+    };
+    slots.add(
+        expert, weights, send, [&] { return routing.fetched(); }, run_sent);
+  }
+
   void end_layer() {
-    experts.compute();
+    slots.finish(run_sent);
     state.compute_clock.time(state.computing, [&] { finish_ffn(state); });
     findings.fetch(state, routing);
     ++state.layer;
@@ -69,9 +79,15 @@ struct DeepseekV4CudaForward<T>::Flow {
   }
 
   CudaForwardState<T> state;
-  CudaDenseTensors dense;
+  DenseTensors dense;
   CudaRouting routing;
-  CudaExperts<T> experts;
+  CudaSlots slots;
+  const CudaSlots::Compute run_sent = [this](uint64_t expert, const StoredExpert& sent, CudaEvent& used) {
+    if (!routing.ready()) routing.make_lists(state);
+    state.compute_clock.time(state.computing, [&] {
+      run_expert(state, expert, sent, routing.begin(expert), routing.count(expert), used);
+    });
+  };
   CudaLayerFindings findings;
   std::optional<CudaHead<T>> head;  // once it has begun
   CudaOwners owners;                // destroyed first: waits for copies
@@ -153,7 +169,9 @@ template <class T>
 void DeepseekV4CudaForward<T>::expect_layer([[maybe_unused]] uint64_t layer, std::span<const Tensor> dense) {
   assert(layer == flow_->state.layer && flow_->embedded == flow_->state.config.vocab_size);
   flow_->state.copying.wait(flow_->dense_used);
-  flow_->dense.expect(dense, flow_->state.stored_block);
+  Arena arena(flow_->state.stored_block.data());
+  flow_->dense.expect(dense, arena, stays_on_device);
+  assert(arena.size_bytes() <= flow_->state.stored_block.size());
 }
 
 template <class T>
@@ -176,7 +194,7 @@ template <class T>
 void DeepseekV4CudaForward<T>::expert(uint64_t expert, const StoredExpert& weights, const Owner& owner) {
   assert(expert == flow_->next_expert && expert < flow_->state.config.n_routed_experts);
   check_expert(flow_->state.config, flow_->state.layer, expert, weights);
-  flow_->experts.add(expert, weights);
+  flow_->add_expert(expert, weights);
   flow_->owners.add(flow_->state.copying, owner);
   ++flow_->next_expert;
 }

@@ -1,20 +1,11 @@
 #include "model/deepseek_v4_cuda_dense.h"
 
 #include <algorithm>
-#include <cassert>
-#include <cstring>
 
 #include "formats/stored_linear_cuda.h"
 
 namespace nibblecast {
 namespace {
-
-// Weights that products take stay on the device as stored; small tensors are looked at by the host first.
-bool stays_on_device(const Tensor& tensor) {
-  const bool matrix = tensor.shape.size() == 2, scale = tensor.name.ends_with("scale") ||
-                                                        tensor.name.ends_with("scale_inv");
-  return matrix && (dtype_bytes(tensor.dtype) == 1 || tensor.dtype == Dtype::kBF16 || scale);
-}
 
 template <class T>
 class WeightLoader {
@@ -131,35 +122,10 @@ class WeightLoader {
 
 }  // namespace
 
-void CudaDenseTensors::expect(std::span<const Tensor> tensors, DeviceBuffer& block) {
-  held_.clear();
-  Arena arena(block.data());
-  for (const Tensor& tensor : tensors) {
-    Held& held = held_[tensor.name];
-    held.tensor = tensor;
-    if (stays_on_device(tensor))
-      held.device = arena.take<std::byte>(tensor.size_bytes);
-    else
-      held.host.resize(tensor.size_bytes);
-  }
-  assert(arena.size_bytes() <= block.size());
-}
-
-std::byte* CudaDenseTensors::take(const std::string& name, uint64_t begin, std::span<const std::byte> bytes) {
-  Held& held = held_.at(name);
-  assert(begin + bytes.size() <= held.tensor.size_bytes);
-  if (held.device != nullptr) return held.device + begin;
-  std::ranges::copy(bytes, held.host.data() + begin);
-  return nullptr;
-}
-
-StoredTensors CudaDenseTensors::stored() const {
-  StoredTensors stored;
-  for (const auto& [name, held] : held_) {
-    const std::byte* const bytes = held.device != nullptr ? held.device : held.host.data();
-    stored[name] = {held.tensor.dtype, held.tensor.shape, {bytes, held.tensor.size_bytes}};
-  }
-  return stored;
+bool stays_on_device(const Tensor& tensor) {
+  const bool matrix = tensor.shape.size() == 2,
+             scale = tensor.name.ends_with("scale") || tensor.name.ends_with("scale_inv");
+  return matrix && (dtype_bytes(tensor.dtype) == 1 || tensor.dtype == Dtype::kBF16 || scale);
 }
 
 template <class T>

@@ -2,35 +2,13 @@
 // model/deepseek_v4_cuda*.cpp.
 #pragma once
 
-#include <cstdint>
-#include <span>
-#include <string>
-#include <unordered_map>
-#include <vector>
-
 #include "model/deepseek_v4_cuda_state.h"
 #include "model/deepseek_v4_tensors.h"
 
 namespace nibblecast {
 
-// The dense tensors of a layer, as they come.
-class CudaDenseTensors {
- public:
-  // Of the next layer, in `block`.
-  void expect(std::span<const Tensor> tensors, DeviceBuffer& block);
-  // Where the bytes of `name` go on the device; null: they were kept here.
-  std::byte* take(const std::string& name, uint64_t begin, std::span<const std::byte> bytes);
-  // Device memory for some, host memory for others.
-  StoredTensors stored() const;
-
- private:
-  struct Held {
-    Tensor tensor;
-    std::byte* device = nullptr;
-    std::vector<std::byte> host;
-  };
-  std::unordered_map<std::string, Held> held_;
-};
+// Weights that products take stay on the device as stored; small tensors are looked at by the host first.
+bool stays_on_device(const Tensor& tensor);
 
 template <class T>
 struct CudaLayerWeights {

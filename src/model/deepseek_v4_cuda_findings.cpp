@@ -17,9 +17,7 @@ void CudaLayerFindings::fetch(CudaForwardState<T>& state, const CudaRouting& rou
   copy_async(state.computing, block_.data(), state.tokens->findings, block_.size());
   fetched_.record(state.computing);
   layer_ = state.layer;
-  tokens_.clear();
-  for (size_t expert = 0; expert < at_.experts; ++expert)
-    tokens_.push_back(static_cast<int64_t>(routing.count(expert)));
+  tokens_ = routing.counts();
 }
 
 LayerAmax CudaLayerFindings::layer_amax() const {

@@ -9,6 +9,7 @@
 
 #include "base/arena.h"
 #include "model/deepseek_v4_cuda_state.h"
+#include "model/expert_lists.h"
 
 namespace nibblecast {
 
@@ -28,22 +29,20 @@ class CudaRouting {
   void make_lists(CudaForwardState<T>& state);
 
   // After make_lists(): tokens of `expert` are [begin, begin + count) of the device's lists.
-  size_t begin(size_t expert) const { return begin_[expert]; }
-  size_t count(size_t expert) const { return begin_[expert + 1] - begin_[expert]; }
-  std::span<const int32_t> chosen() const { return {chosen_, tokens_ * top_}; }
+  size_t begin(size_t expert) const { return lists_.begin(expert); }
+  size_t count(size_t expert) const { return lists_.count(expert); }
+  std::vector<int64_t> counts() const { return lists_.counts(); }
+  std::span<const int32_t> chosen() const { return {host_.chosen, tokens_ * top_}; }
 
  private:
   void lay_out(Arena& arena);
   template <class T>
   void check_faults(const CudaForwardState<T>& state) const;
 
-  const size_t tokens_, top_;
-  std::vector<size_t> begin_, next_;
+  const size_t tokens_, experts_, top_;
+  ExpertLists lists_;
   Buffer block_;  // pinned
-  int32_t* chosen_ = nullptr;
-  float* weights_ = nullptr;
-  uint32_t* list_tokens_ = nullptr;
-  float* list_weights_ = nullptr;
+  RoutingBuffers host_;
   RouterFaults* faults_ = nullptr;
   CudaEvent fetched_;
   bool ready_ = false;

@@ -1,11 +1,10 @@
 #include "model/deepseek_v4_pass.h"
 
 #include <algorithm>
-#include <cassert>
-#include <unordered_map>
 #include <utility>
 
 #include "model/deepseek_v4.h"
+#include "model/dense_tensors.h"
 
 namespace nibblecast {
 
@@ -39,44 +38,29 @@ class CpuForwardPass : public ForwardPass {
 
   void expect_layer(uint64_t layer, std::span<const Tensor> dense) override {
     layer_ = layer;
-    stored_.clear();
-    for (const Tensor& tensor : dense)
-      stored_[tensor.name] = {tensor, std::vector<std::byte>(tensor.size_bytes)};
+    dense_.expect(dense);
   }
   void take(const std::string& name, uint64_t begin, std::span<const std::byte> bytes,
             const Owner&) override {
-    std::vector<std::byte>& to = stored_.at(name).bytes;
-    assert(begin + bytes.size() <= to.size());
-    std::ranges::copy(bytes, to.data() + begin);
+    dense_.take(name, begin, bytes);
   }
-  void begin_layer() override { forward_.begin_layer(layer_, stored()); }
+  void begin_layer() override { forward_.begin_layer(layer_, dense_.stored()); }
   void expert(uint64_t expert, const StoredExpert& weights, const Owner&) override {
     forward_.expert(expert, weights);
   }
   void end_layer() override { ended_ = forward_.end_layer(); }
   LayerAmax layer_amax() override { return std::move(ended_); }
 
-  void begin_head(LogitsSink sink) override { forward_.begin_head(stored(), std::move(sink)); }
+  void begin_head(LogitsSink sink) override { forward_.begin_head(dense_.stored(), std::move(sink)); }
   void head(uint64_t begin, std::span<const std::byte> bytes, const Owner&) override {
     forward_.head(begin, bytes);
   }
   RowLosses row_losses() override { return forward_.row_losses(); }
 
  private:
-  StoredTensors stored() const {
-    StoredTensors tensors;
-    for (const auto& [name, held] : stored_)
-      tensors[name] = {held.tensor.dtype, held.tensor.shape, held.bytes};
-    return tensors;
-  }
-
-  struct Held {
-    Tensor tensor;
-    std::vector<std::byte> bytes;
-  };
   DeepseekV4Forward<T> forward_;
   uint64_t layer_ = 0;
-  std::unordered_map<std::string, Held> stored_;
+  DenseTensors dense_;
   std::span<std::byte> resumed_;
   LayerAmax ended_;
 };

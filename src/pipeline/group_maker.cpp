@@ -10,6 +10,7 @@
 #include "base/parallel.h"
 #include "formats/fp8_quantize.h"
 #include "formats/nvfp4_to_mxfp4.h"
+#include "pipeline/mxfp4_views.h"
 #include "plan/cost.h"
 
 namespace nibblecast {
@@ -28,10 +29,11 @@ class GroupMaker {
         tasks_(tasks),
         reference_(kernels == Kernels::kReference),
         nvfp4_(nvfp4),
+        mxfp4_(plan, tasks, kernels),
         made_(tasks.size()) {}
 
   std::vector<MadeLinear> make() {
-    if (nvfp4_ != nullptr) nvfp4_->make(tasks_, made_);
+    if (nvfp4_ != nullptr) make_elsewhere();
     for (size_t index = 0; index < tasks_.size(); ++index) make(index);
     return std::move(made_);
   }
@@ -39,13 +41,25 @@ class GroupMaker {
  private:
   Make make_of(size_t index) const { return plan_.tensors[tasks_[index].linear->weight].make; }
 
+  // All but what is cast.
+  void make_elsewhere() {
+    std::vector<LinearTask> tasks;
+    std::vector<size_t> places;
+    for (size_t index = 0; index < tasks_.size(); ++index) {
+      if (mxfp4_[index]) continue;
+      tasks.push_back(tasks_[index]);
+      places.push_back(index);
+    }
+    std::vector<MadeLinear> made(tasks.size());
+    nvfp4_->make(tasks, made);
+    for (size_t i = 0; i < places.size(); ++i) made_[places[i]] = made[i];
+  }
+
   void make(size_t index) {
+    if (mxfp4_[index]) return cast(index);
     switch (make_of(index)) {
       case Make::kKeep:
         keep(index);
-        return;
-      case Make::kCastWeight:
-        cast(index);
         return;
       case Make::kNvfp4Weight:
         if (nvfp4_ == nullptr) quantize(index);
@@ -64,7 +78,7 @@ class GroupMaker {
         cast_back(index);
         return;
       default:
-        return;  // scales are no weights
+        return;  // scales are no weights; what is cast was made above
     }
   }
 
@@ -119,9 +133,9 @@ class GroupMaker {
   // The largest scale of all linears that share it.
   CastScan shared_scan(size_t index) const {
     CastScan scan;
-    for (const LinearTask& task : tasks_) {
-      if (task.linear->share != tasks_[index].linear->share) continue;
-      const auto& view = std::get<Mxfp4View>(task.source);
+    for (size_t other = 0; other < tasks_.size(); ++other) {
+      if (tasks_[other].linear->share != tasks_[index].linear->share) continue;
+      const Mxfp4View& view = *mxfp4_[other];
       scan.merge(scan_scales(view.scales, view.rows * view.cols / 32));
     }
     return scan;
@@ -129,7 +143,7 @@ class GroupMaker {
 
   void cast(size_t index) {
     const LinearTask& task = tasks_[index];
-    const auto& view = std::get<Mxfp4View>(task.source);
+    const Mxfp4View& view = *mxfp4_[index];
     const CastScan scan = shared_scan(index);
     std::vector<CastCounts> counts((view.rows + kRowsPerTask - 1) / kRowsPerTask);
     for_rows(index, [&](size_t row, size_t rows) {
@@ -257,6 +271,7 @@ class GroupMaker {
   std::span<const LinearTask> tasks_;
   const bool reference_;
   Nvfp4Maker* const nvfp4_;
+  const Mxfp4Views mxfp4_;
   std::vector<MadeLinear> made_;
   std::vector<std::optional<float>> amax_of_share_;
 };

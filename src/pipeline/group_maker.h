@@ -19,8 +19,8 @@ namespace nibblecast {
 
 // What there is to say of a weight that was made.
 struct MadeCounts {
-  CastCounts blocks;         // kCastWeight
-  RowLoss loss;              // kNvfp4Weight: sums over the tensor, rows ascending
+  CastCounts blocks;         // kCastWeight, and kNvfp4Weight that was cast (PlannedLinear::try_cast)
+  RowLoss loss;              // other kNvfp4Weight: sums over the tensor, rows ascending
   uint64_t inexact = 0;      // kWideWeight: BF16 values that were rounded
   NonFinite nonfinite = {};  // kKeep
 };
@@ -47,7 +47,8 @@ enum class Kernels { kFast, kReference };
 class Nvfp4Maker {
  public:
   virtual ~Nvfp4Maker() = default;
-  // made[i] is of tasks[i]; tasks of other makes are left alone.
+  // made[i] is of tasks[i]; tasks of other makes are left alone. All of its group with the same share are
+  // there.
   virtual void make(std::span<const LinearTask> tasks, std::span<MadeLinear> made) = 0;
 };
 

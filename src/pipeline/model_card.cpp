@@ -86,14 +86,16 @@ std::string_view method_name(WeightMethod method) {
 }
 
 // What routed experts and other weights became, and by which rule.
-std::string weights_line(const Plan& plan) {
+std::string weights_line(const Plan& plan, const RunRecord& record) {
   std::set<std::string> methods;
   for (const Stage& stage : plan.stages) {
     for (const PlannedGroup& group : stage.groups) {
       for (const PlannedLinear& linear : group.linears) {
         const Make make = plan.tensors[linear.weight].make;
+        const bool is_cast = linear.try_cast && !record.losses.contains(plan.tensors[linear.weight].out.name);
         if (make == Make::kCastWeight) methods.insert("cast from MXFP4, no value changed");
-        if (make == Make::kNvfp4Weight)
+        if (is_cast) methods.insert("cast from FP8 that is exactly MXFP4, no value changed");
+        if (make == Make::kNvfp4Weight && !is_cast)
           methods.insert("quantized with the method `" + std::string(method_name(linear.method)) + "`");
         if (make == Make::kFp8Weight || make == Make::kFp8BlockWeight) methods.insert("quantized to FP8");
       }
@@ -209,7 +211,7 @@ std::string model_card(const Checkpoint& source, const Plan& plan, const Activat
   std::string text = front_matter(source, plan, known);
   if (plan.command != "quantize")
     return text + fmt::format("# {}: {}\n\n", name, plan.made) + what_was_made(plan) + kFiles;
-  text += fmt::format("# {} in NVFP4\n\n", name) + what_was_made(plan) + weights_line(plan) +
+  text += fmt::format("# {} in NVFP4\n\n", name) + what_was_made(plan) + weights_line(plan, record) +
           blocks_line(record) + losses_line(record) + activations_line(activations) +
           perplexity_line(record) + size_line(source, plan) + "\n";
   return text + engines_text(plan) + kFiles;

@@ -23,7 +23,8 @@ void count_made(const Plan& plan, uint32_t weight, const MadeCounts& counts, Run
   const std::string& name = plan.tensors[weight].out.name;
   record.blocks.merge(counts.blocks);
   if (counts.blocks.outside_window > 0) record.outside_window[name] = counts.blocks.outside_window;
-  if (plan.tensors[weight].make == Make::kNvfp4Weight) record.losses[name] = counts.loss;
+  if (plan.tensors[weight].make == Make::kNvfp4Weight && counts.blocks.blocks == 0)
+    record.losses[name] = counts.loss;
   if (counts.inexact > 0) record.inexact[name] = counts.inexact;
 }
 

@@ -12,6 +12,8 @@
 //                the cast's rule gives (formats/mxfp4_to_nvfp4.h); a block outside its window is to the bit
 //                what the rule makes of it. The sign of zero follows nibblecast.json; without it, it must be
 //                one policy throughout
+//   made         what is made anew equals, to the byte, what the reference code makes of the source; FP8 that
+//                was cast (PlannedLinear::try_cast) has the source's values too
 //   scales       positive, finite, w1's and w3's the same bits; input_scale as calibration/amax.safetensors
 //   and the
 //                policy make it, where the output has that file
@@ -57,7 +59,7 @@ struct VerifyReport {
   // checked.
   std::vector<std::string> notes;
   uint64_t tensors = 0;             // planned
-  uint64_t blocks = 0;              // MXFP4 blocks compared
+  uint64_t blocks = 0;              // MXFP4 blocks compared, and FP8 blocks that are exactly MXFP4
   uint64_t identical_blocks = 0;    // of them, with the source's values exactly
   uint64_t requantized_blocks = 0;  // outside the cast's window; some of them may be identical nevertheless
   uint64_t kept_bytes = 0;          // compared

@@ -8,7 +8,6 @@
 #include <cstring>
 #include <map>
 #include <memory>
-#include <numeric>
 #include <optional>
 
 #include "base/buffer.h"
@@ -335,7 +334,8 @@ class DataChecker {
       compare_tensor(linear.weight, begin, stored[index].weight, weights[index]);
       if (linear.block_scale != kNone)
         compare_tensor(linear.block_scale, 0, stored[index].block_scale, scales[index]);
-      if (make_of(linear) == Make::kMxfp4Weight) compare_values(linear, tasks[index].source, stored[index]);
+      if (make_of(linear) == Make::kMxfp4Weight || made[index].counts.blocks.blocks > 0)
+        compare_values(linear, stored[index], made[index].counts.blocks);
       const float found =
           linear.weight_scale == kNone ? made[index].weight_scale : check_.scales[linear.weight_scale];
       if (found == made[index].weight_scale) continue;
@@ -359,24 +359,49 @@ class DataChecker {
     tensor.bytes += difference.bytes;
   }
 
-  // MXFP4 made of NVFP4 by moving codes and exponents: by the formats' definitions both must have the same
-  // values.
-  void compare_values(const PlannedLinear& linear, const StoredLinear& source, const Stored& stored) {
+  // A weight with another's codes and exponents: by the formats' definitions both must have the same values.
+  // `blocks`: of one that was cast to NVFP4; those outside the window lose theirs.
+  void compare_values(const PlannedLinear& linear, const Stored& stored, const CastCounts& blocks) {
+    const Wrong wrong = count_wrong(stored.source, output_of(linear, stored));
+    report_.blocks += blocks.blocks;
+    report_.requantized_blocks += blocks.outside_window;
+    if (blocks.blocks > 0) report_.identical_blocks += blocks.blocks - wrong.blocks;
+    if (wrong.values == 0 || blocks.outside_window > 0) return;
+    problems_.add("made tensors",
+                  fmt::format("{}: {} of {} values are not the source's", name(linear.weight), wrong.values,
+                              rows_of(stored.source) * cols_of(stored.source)));
+  }
+
+  struct Wrong {
+    uint64_t values = 0, blocks = 0;  // blocks of 32
+  };
+
+  static Wrong count_wrong(const StoredLinear& source, const StoredLinear& output) {
     const size_t rows = rows_of(source), cols = cols_of(source);
-    const Mxfp4View output{
-        .codes = bytes_of(stored.weight), .scales = bytes_of(stored.block_scale), .rows = rows, .cols = cols};
-    std::vector<uint64_t> wrong((rows + kRowsPerTask - 1) / kRowsPerTask);
+    std::vector<Wrong> wrong((rows + kRowsPerTask - 1) / kRowsPerTask);
     parallel_for(wrong.size(), [&](size_t task) {
       const size_t row = task * kRowsPerTask, count = std::min<size_t>(kRowsPerTask, rows - row);
       std::vector<float> expected(count * cols), found(count * cols);
       dequantize_rows_ref(source, row, count, expected.data(), cols);
-      dequantize_rows_ref(StoredLinear(output), row, count, found.data(), cols);
-      for (size_t at = 0; at < expected.size(); ++at) wrong[task] += expected[at] != found[at];
+      dequantize_rows_ref(output, row, count, found.data(), cols);
+      for (size_t block = 0; block < expected.size(); block += 32) {
+        uint64_t values = 0;
+        for (size_t at = block; at < block + 32; ++at) values += !(expected[at] == found[at]);
+        wrong[task].values += values;
+        wrong[task].blocks += values > 0;
+      }
     });
-    const uint64_t sum = std::accumulate(wrong.begin(), wrong.end(), uint64_t{0});
-    if (sum == 0) return;
-    problems_.add("made tensors", fmt::format("{}: {} of {} values are not the source's", name(linear.weight),
-                                              sum, rows * cols));
+    Wrong sum;
+    for (const Wrong& part : wrong) sum.values += part.values, sum.blocks += part.blocks;
+    return sum;
+  }
+
+  // As it was found: MXFP4, or NVFP4.
+  StoredLinear output_of(const PlannedLinear& linear, const Stored& stored) const {
+    const size_t rows = rows_of(stored.source), cols = cols_of(stored.source);
+    const uint8_t *codes = bytes_of(stored.weight), *scales = bytes_of(stored.block_scale);
+    if (linear.weight_scale == kNone) return Mxfp4View{codes, scales, rows, cols};
+    return Nvfp4View{codes, scales, check_.scales[linear.weight_scale], rows, cols};
   }
 
   static int plain_k_max_of(const std::vector<PlannedLinear>& linears, const std::vector<Stored>& stored,

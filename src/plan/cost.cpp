@@ -116,6 +116,20 @@ uint64_t dense_bytes(const Plan& plan, const Stage& stage) {
   return bytes;
 }
 
+// MXFP4 scales of a group whose FP8 is looked at; the codes lie where the output's go.
+uint64_t tried_bytes(const Plan& plan) {
+  uint64_t most = 0;
+  for (const Stage& stage : plan.stages) {
+    for (const PlannedGroup& group : stage.groups) {
+      uint64_t bytes = 0;
+      for (const PlannedLinear& linear : group.linears)
+        if (linear.try_cast) bytes += linear.source.format.rows * linear.source.format.cols / 32;
+      most = std::max(most, bytes);
+    }
+  }
+  return most;
+}
+
 // Values as BF16 and as FP32, of the widest weight that is not copied or cast.
 uint64_t make_bytes(const Plan& plan, size_t threads) {
   uint64_t widest = 0;
@@ -124,7 +138,7 @@ uint64_t make_bytes(const Plan& plan, size_t threads) {
     const uint64_t cols = tensor.out.shape.empty() ? 1 : tensor.out.shape.back();
     widest = std::max(widest, cols * (tensor.out.dtype == Dtype::kU8 ? 2 : 1));
   }
-  return threads * kRowsPerTask * widest * (sizeof(bf16) + sizeof(float));
+  return threads * kRowsPerTask * widest * (sizeof(bf16) + sizeof(float)) + tried_bytes(plan);
 }
 
 uint64_t top_of(const Model& model) {

@@ -14,6 +14,7 @@
 #include "base/hash.h"
 #include "checkpoint/manifest.h"
 #include "checkpoint/quantization.h"
+#include "formats/fp8_to_mxfp4.h"
 #include "formats/nvfp4.h"
 #include "model/family.h"
 #include "plan/auto_recipe.h"
@@ -106,8 +107,9 @@ class Planner {
     for (const ResolvedModule& resolved : modules_) {
       SourceLinear linear{.module = resolved.module->name, .source = inventory_.linears.at(resolved.module)};
       const LinearMake make = make_of(resolved, linear.source.format);
-      add_part(decisions, fmt::format("{} {} {} {}", linear.module, static_cast<int>(make.make),
-                                      static_cast<int>(resolved.recipe.method), make.quantize_input));
+      add_part(decisions, fmt::format("{} {} {} {}{}", linear.module, static_cast<int>(make.make),
+                                      static_cast<int>(resolved.recipe.method), make.quantize_input,
+                                      tries_cast(resolved, linear.source.format) ? " try" : ""));
       replace_linear(linear, make, replacements_);
       makes_.push_back(make.make);
       linears_.push_back(std::move(linear));
@@ -147,6 +149,12 @@ class Planner {
         break;
     }
     return make;
+  }
+
+  static bool tries_cast(const ResolvedModule& resolved, const LinearFormat& format) {
+    return resolved.recipe.format == WeightFormat::kNvfp4 && resolved.recipe.method == RecipeMethod::kCast &&
+           resolved.module->is_routed_expert() && format.stored == StoredFormat::kFp8 &&
+           has_blocks_of_32(format.cols, format.tile_cols);
   }
 
   // ModelOpt's form has no word for what the source has quantized otherwise: as BF16 it is what the form says
@@ -255,6 +263,7 @@ class Planner {
     PlannedLinear linear = planned_linear(linears_[module], indices);
     linear.module = modules_[module].module;
     linear.method = requantize_method(modules_[module].recipe.method);
+    linear.try_cast = tries_cast(modules_[module], linear.source.format);
     if (makes_[module] == Make::kKeep) linear.weight_scale = linear.input_scale = kNone;  // copied as they are
     return linear;
   }
@@ -484,6 +493,17 @@ bool Plan::needs_activations() const {
   return std::ranges::any_of(tensors, [&](const PlannedTensor& tensor) {
     return tensor.make == Make::kCacheScale || (measured && tensor.make == Make::kInputScale);
   });
+}
+
+std::vector<uint32_t> Plan::tried_casts() const {
+  std::vector<uint32_t> tried;
+  for (const Stage& stage : stages) {
+    for (const PlannedGroup& group : stage.groups) {
+      for (const PlannedLinear& linear : group.linears)
+        if (linear.try_cast) tried.push_back(linear.weight);
+    }
+  }
+  return tried;
 }
 
 std::vector<Breach> breaches_of(const Plan& plan) {

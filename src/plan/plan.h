@@ -72,6 +72,9 @@ struct PlannedLinear {
   uint32_t weight = kNone, block_scale = kNone, weight_scale = kNone, input_scale = kNone;
   WeightMethod method = WeightMethod::kMax;  // of kNvfp4Weight
   uint8_t share = 0;                         // linears of a group with the same number share their amax
+  // Stored as FP8, perhaps with MXFP4's values (formats/fp8_to_mxfp4.h): where all blocks of all linears with
+  // the same share have them, these are cast as MXFP4 would be, else quantized. Only the data tell.
+  bool try_cast = false;
 };
 
 // What goes through memory at once: an MLP that streams by (a routed expert, or a dense layer's only one, as
@@ -134,6 +137,7 @@ struct Plan {
   uint64_t file_tensors() const;  // as the shards' headers count them: a stacked one is one
   bool refused() const;
   bool needs_activations() const;  // there is an input_scale that hangs on them
+  std::vector<uint32_t> tried_casts() const;  // weights of linears with try_cast, in the order of work
   uint64_t layers() const { return model ? model->layers() : 0; }
 };
 

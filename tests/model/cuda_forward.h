@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cuda_testing.h"
+#include "model/deepseek_v4.h"
 #include "model/deepseek_v4_cuda.h"
 
 namespace nibblecast::testing {

@@ -138,14 +138,14 @@ TEST_F(ForwardCuda, TheSinkIsGivenTheLogitsOfTheLosses) {
   forward.resume_at(config_.num_hidden_layers, std::as_bytes(std::span(streams)));
   std::vector<CrossEntropy> states(75);
   const std::vector<int32_t> targets =
-      next_ids(TokenRows(config_, given).rows, TokenRows(config_, given).ids);
+      next_ids(TokenRows(config_.vocab_size, given).rows, TokenRows(config_.vocab_size, given).ids);
   const RowLosses found = testing::run_head(forward, head_, 1 << 20, [&](const LogitsBlock& block) {
     for (size_t i = 0; i < block.tokens; ++i) {
       add_logits_ref(block.values + i * block.stride, block.count, block.first, targets[block.token + i],
                      states[block.token + i]);
     }
   });
-  const RowLosses expected = row_losses(TokenRows(config_, given).rows, states);
+  const RowLosses expected = row_losses(TokenRows(config_.vocab_size, given).rows, states);
   for (size_t row = 0; row < found.size(); ++row) {
     for (size_t i = 0; i < found[row].size(); ++i) EXPECT_NEAR(found[row][i], expected[row][i], 1e-5);
   }

@@ -1,5 +1,5 @@
 // model/decoder/attention.h - the first half of a layer: x += o(attention(q, k, v of norm(x))). The steps in
-// their order; D computes them (model/decoder/cpu_device.h).
+// their order; D computes them (model/decoder/cpu_ops.h).
 #pragma once
 
 #include <algorithm>
@@ -17,7 +17,7 @@ class AttentionBlock {
  public:
   using T = typename D::Element;
 
-  AttentionBlock(D& device, const DecoderSpec& spec, const GqaSpec& gqa, const AttentionWeights<D>& weights)
+  AttentionBlock(D& device, const DecoderSpec& spec, const GqaSpec& gqa, const GqaWeights<D>& weights)
       : device_(device),
         norm_(spec.norm),
         hidden_(spec.hidden),
@@ -85,7 +85,7 @@ class AttentionBlock {
   const size_t hidden_;
   const GqaSpec& gqa_;
   const GqaShape shape_;
-  const AttentionWeights<D>& weights_;
+  const GqaWeights<D>& weights_;
 };
 
 }  // namespace nibblecast

@@ -1,7 +1,11 @@
 #include "model/decoder/cuda_weights.h"
 
 #include <algorithm>
+#include <string>
+#include <string_view>
 #include <type_traits>
+#include <unordered_map>
+#include <unordered_set>
 
 #include "formats/stored_linear_cuda.h"
 
@@ -10,10 +14,31 @@ namespace {
 
 constexpr size_t kProductAlignment = 16;  // of weights (ops/matmul_cuda.h)
 
+// What products read: names of the values and the scales of the table's linears.
+std::unordered_set<std::string> product_parts(const LayerTable& table, std::span<const Tensor> tensors,
+                                              const TileSize& tiles) {
+  std::unordered_map<std::string_view, const Tensor*> by_name;
+  for (const Tensor& tensor : tensors) by_name[tensor.name] = &tensor;
+  const FindTensor find = [&](const std::string& name) -> const Tensor* {
+    const auto found = by_name.find(name);
+    return found == by_name.end() ? nullptr : found->second;
+  };
+  const LocateTensor where = [](const Tensor& tensor) { return Where{.tensor = tensor.name}; };
+  std::unordered_set<std::string> names;
+  for (const WeightModule& module : table.modules) {
+    if (module.streams()) continue;
+    const std::optional<LinearParts> parts = find_linear(module.name, tiles, find, where);
+    if (!parts) continue;  // whoever needs it says that it is missing
+    names.insert(parts->weight->name);
+    if (parts->scale != nullptr) names.insert(parts->scale->name);
+  }
+  return names;
+}
+
 }  // namespace
 
 template <class T>
-CudaLayerWeights<T>::CudaLayerWeights(const CudaLayerBytes& bytes, CudaStream& copying, CudaStream& computing,
+CudaDenseWeights<T>::CudaDenseWeights(const CudaLayerBytes& bytes, CudaStream& copying, CudaStream& computing,
                                       CudaProfile& profile)
     : copying_(copying),
       computing_(computing),
@@ -26,21 +51,23 @@ CudaLayerWeights<T>::CudaLayerWeights(const CudaLayerBytes& bytes, CudaStream& c
 
 // The block grows where tensors are wider than BF16.
 template <class T>
-void CudaLayerWeights<T>::expect(DenseTensors& dense, const LayerTable& table,
+void CudaDenseWeights<T>::expect(DenseTensors& dense, const LayerTable& table,
                                  std::span<const Tensor> tensors, const TileSize& tiles) {
   copying_.wait(used_);
+  const std::unordered_set<std::string> parts = product_parts(table, tensors, tiles);
+  const auto on_device = [&](const Tensor& tensor) { return parts.contains(tensor.name); };
   Arena counting;
-  dense.expect(table, tensors, tiles, &counting);
+  dense.expect(tensors, counting, on_device);
   if (counting.size_bytes() > stored_.size()) {
     stored_ = DeviceBuffer();  // first, so that only one of them exists
     stored_ = DeviceBuffer(counting.size_bytes());
   }
   Arena arena(stored_.data());
-  dense.expect(table, tensors, tiles, &arena);
+  dense.expect(tensors, arena, on_device);
 }
 
 template <class T>
-void CudaLayerWeights<T>::begin() {
+void CudaDenseWeights<T>::begin() {
   copied_.record(copying_);
   computing_.wait(copied_);
   turn_ ^= 1;
@@ -51,13 +78,13 @@ void CudaLayerWeights<T>::begin() {
 }
 
 template <class T>
-void CudaLayerWeights<T>::end() {
+void CudaDenseWeights<T>::end() {
   staging_[turn_].sent.record(computing_);
   used_.record(computing_);
 }
 
 template <class T>
-CudaMatrix<T> CudaLayerWeights<T>::matrix(const StoredLinear& stored, T* to) {
+CudaMatrix<T> CudaDenseWeights<T>::matrix(const StoredLinear& stored, T* to) {
   const size_t rows = rows_of(stored), cols = cols_of(stored);
   if constexpr (std::is_same_v<T, bf16>) {
     const auto* const view = std::get_if<Bf16View>(&stored);
@@ -71,7 +98,7 @@ CudaMatrix<T> CudaLayerWeights<T>::matrix(const StoredLinear& stored, T* to) {
 }
 
 template <class T>
-const float* CudaLayerWeights<T>::vector(const std::vector<float>& values) {
+const float* CudaDenseWeights<T>::vector(const std::vector<float>& values) {
   float* const host = host_arena_.template take<float>(values.size());
   float* const to = vector_arena_.template take<float>(values.size());
   std::ranges::copy(values, host);
@@ -79,7 +106,7 @@ const float* CudaLayerWeights<T>::vector(const std::vector<float>& values) {
   return to;
 }
 
-template class CudaLayerWeights<float>;
-template class CudaLayerWeights<bf16>;
+template class CudaDenseWeights<float>;
+template class CudaDenseWeights<bf16>;
 
 }  // namespace nibblecast

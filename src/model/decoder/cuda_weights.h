@@ -9,7 +9,8 @@
 #include "base/cuda.h"
 #include "model/cuda_memory.h"
 #include "model/decoder/cuda_profile.h"
-#include "model/decoder/dense_tensors.h"
+#include "model/dense_tensors.h"
+#include "model/model_table.h"
 
 namespace nibblecast {
 
@@ -23,10 +24,10 @@ struct CudaMatrix {
 // Order of calls, per layer: expect(); begin(); matrix() and vector(), whose results last until the next
 // layer's begin(), but for matrices that are used as stored: until end().
 template <class T>
-class CudaLayerWeights {
+class CudaDenseWeights {
  public:
   // The streams and `profile` outlive this.
-  CudaLayerWeights(const CudaLayerBytes& bytes, CudaStream& copying, CudaStream& computing,
+  CudaDenseWeights(const CudaLayerBytes& bytes, CudaStream& copying, CudaStream& computing,
                    CudaProfile& profile);
 
   // Places for the tensors, which come on the stream `copying`.

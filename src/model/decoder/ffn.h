@@ -1,14 +1,14 @@
 // model/decoder/ffn.h - the second half of a layer: x += mlp(norm(x)), or the weighted sum of the experts
 // that a router chooses, and of a shared expert. The steps in their order; D computes them
-// (model/decoder/cpu_device.h).
+// (model/decoder/cpu_ops.h).
 #pragma once
 
 #include <algorithm>
 
 #include "base/integers.h"
-#include "model/decoder/expert_lists.h"
 #include "model/decoder/findings.h"
 #include "model/decoder/weights.h"
+#include "model/expert_lists.h"
 
 namespace nibblecast {
 
@@ -49,7 +49,7 @@ void run_dense_mlp(D& device, const DecoderSpec& spec, const MlpSpec& mlp, const
 
 // Which experts tokens go to; the shared expert's output, or zeros, to the sum.
 template <class D>
-void run_router(D& device, const DecoderSpec& spec, const MoeSpec& moe, const FfnWeights<D>& weights) {
+void run_router(D& device, const DecoderSpec& spec, const MoeSpec& moe, const DenseFfnWeights<D>& weights) {
   const auto& buffers = device.work().ffn;
   for_mlp_tokens(device, [&](size_t begin, size_t count) {
     float* const sum = device.residual().sum + begin * spec.hidden;

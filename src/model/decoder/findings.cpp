@@ -13,12 +13,12 @@ namespace nibblecast {
 namespace {
 
 // A place with one number: the tap's name, and whose input (or, of keys and values, output) it is.
-struct Place {
+struct TapPlace {
   std::string_view tap;
   size_t finding;
   Role role;
 };
-constexpr Place kPlaces[] = {
+constexpr TapPlace kPlaces[] = {
     {"attn.in", LayerFinding::kAttentionIn, Role::kQ},
     {"attn.k", LayerFinding::kKeys, Role::kK},
     {"attn.v", LayerFinding::kValues, Role::kV},
@@ -28,16 +28,16 @@ constexpr Place kPlaces[] = {
     {"shared.mid", LayerFinding::kSharedMid, Role::kDown},
 };
 
-class Reader {
+class FindingsReader {
  public:
-  Reader(const LayerTable& table, std::span<const uint32_t> bits) : table_(table), bits_(bits) {}
+  FindingsReader(const LayerTable& table, std::span<const uint32_t> bits) : table_(table), bits_(bits) {}
 
   void check_attention() const {
-    for (const Place& place : kPlaces) {
+    for (const TapPlace& place : kPlaces) {
       if (place.finding <= LayerFinding::kAttentionOut) check(place);
     }
     check_streams(name_of(Role::kO), value(LayerFinding::kAttentionStream));
-    for (const Place& place : kPlaces) {
+    for (const TapPlace& place : kPlaces) {
       if (place.finding > LayerFinding::kAttentionOut) check(place);
     }
   }
@@ -65,7 +65,7 @@ class Reader {
     };
     if (tap.name == "experts.in") return of_experts(LayerFinding::expert_in);
     if (tap.name == "experts.mid") return of_experts(LayerFinding::expert_mid);
-    const Place* place = std::ranges::find(kPlaces, std::string_view(tap.name), &Place::tap);
+    const TapPlace* place = std::ranges::find(kPlaces, std::string_view(tap.name), &TapPlace::tap);
     if (place == std::end(kPlaces))
       throw Error(ErrorKind::kInternal, {}, "no such tap is measured", {.found = tap.name});
     return {value(place->finding)};
@@ -79,7 +79,7 @@ class Reader {
 
  private:
   float value(size_t finding) const { return std::bit_cast<float>(bits_[finding]); }
-  void check(const Place& place) const { check_input(name_of(place.role), value(place.finding)); }
+  void check(const TapPlace& place) const { check_input(name_of(place.role), value(place.finding)); }
   // The first module with the role, shared or not; layers without it have another that reads the same.
   std::string name_of(Role role, int32_t expert = -1) const {
     for (const WeightModule& module : table_.modules)
@@ -95,7 +95,7 @@ class Reader {
 
 LayerAmax read_findings(const LayerTable& table, uint64_t layer, std::span<const uint32_t> bits,
                         std::vector<int64_t> tokens) {
-  const Reader reader(table, bits);
+  const FindingsReader reader(table, bits);
   reader.check_attention();
   reader.check_experts();
   reader.check_end();
@@ -108,7 +108,7 @@ LayerAmax read_findings(const LayerTable& table, uint64_t layer, std::span<const
 }
 
 void check_routing(const LayerTable& table, std::span<const uint32_t> bits) {
-  const Reader reader(table, bits);
+  const FindingsReader reader(table, bits);
   reader.check_attention();
   reader.check_router();
 }

@@ -1,6 +1,6 @@
 #include "model/decoder/forward.h"
 
-#include "model/decoder/cpu_device.h"
+#include "model/decoder/cpu_ops.h"
 #include "model/decoder/pass.h"
 
 namespace nibblecast {
@@ -17,7 +17,7 @@ std::unique_ptr<ForwardPass> make_decoder_forward(const Model& model,
   check_decoder(model);
   TokenRows laid_out(std::get<DecoderSpec>(model.spec).vocab, rows);
   if (device.cuda) return make_cuda_decoder_forward<T>(model, std::move(laid_out), device);
-  return std::make_unique<DecoderPass<CpuDevice<T>>>(model, std::move(laid_out), device);
+  return std::make_unique<DecoderPass<CpuOps<T>>>(model, std::move(laid_out), device);
 }
 
 template std::unique_ptr<ForwardPass> make_decoder_forward<float>(const Model&,

@@ -2,7 +2,7 @@
 #include <utility>
 
 #include "model/decoder/checks.h"
-#include "model/decoder/cuda_device.h"
+#include "model/decoder/cuda_ops.h"
 #include "model/decoder/pass.h"
 
 namespace nibblecast {
@@ -12,7 +12,7 @@ std::unique_ptr<ForwardPass> make_cuda_decoder_forward(const Model& model, Token
                                                        const ForwardDevice& device) {
   check_cuda_decoder(std::get<DecoderSpec>(model.spec));
   use_cuda_device(device.cuda.value());
-  return std::make_unique<DecoderPass<CudaDevice<T>>>(model, std::move(rows), device);
+  return std::make_unique<DecoderPass<CudaOps<T>>>(model, std::move(rows), device);
 }
 
 template std::unique_ptr<ForwardPass> make_cuda_decoder_forward<float>(const Model&, TokenRows,

@@ -1,5 +1,5 @@
 // model/decoder/head.h - after the last layer: the residual stream becomes logits, and those what they say of
-// the tokens (model/logits.h). The steps in their order; D computes them (model/decoder/cpu_device.h).
+// the tokens (model/logits.h). The steps in their order; D computes them (model/decoder/cpu_ops.h).
 //
 // While one block of the head's rows goes over the tokens, a device may take the next one.
 #pragma once

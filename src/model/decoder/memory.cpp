@@ -74,12 +74,6 @@ std::vector<RopeSpec> distinct_ropes(const DecoderSpec& spec) {
   return ropes;
 }
 
-RoutingBuffers::RoutingBuffers(Arena& arena, uint64_t choices)
-    : chosen(arena.take<int32_t>(choices)),
-      weights(arena.take<float>(choices)),
-      list_tokens(arena.take<uint32_t>(choices)),
-      list_weights(arena.take<float>(choices)) {}
-
 template <class T>
 ResidualBuffers<T>::ResidualBuffers(Arena& arena, const DecoderWidths& widths, uint64_t tokens,
                                     bool resident) {

@@ -13,6 +13,7 @@
 
 #include "base/arena.h"
 #include "model/cuda_memory.h"
+#include "model/expert_lists.h"
 #include "model/model.h"
 #include "ops/cross_entropy.h"
 #include "ops/rope.h"
@@ -42,17 +43,6 @@ struct DecoderWidths {
 
 // The rotary tables of all layers, each once.
 std::vector<RopeSpec> distinct_ropes(const DecoderSpec& spec);
-
-// Which experts tokens go to and with what weight, and which tokens come to an expert.
-struct RoutingBuffers {
-  int32_t* chosen = nullptr;        // [tokens, K]
-  float* weights = nullptr;         // [tokens, K]
-  uint32_t* list_tokens = nullptr;  // [tokens * K]: of expert 0, 1, ...; of each ascending
-  float* list_weights = nullptr;    // [tokens * K]
-
-  RoutingBuffers() = default;
-  RoutingBuffers(Arena& arena, uint64_t choices);
-};
 
 // What stays while the forward pass lives.
 template <class T>

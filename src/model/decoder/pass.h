@@ -1,5 +1,5 @@
 // model/decoder/pass.h - the forward pass of a DecoderSpec (model/decoder_spec.h) over a device D
-// (model/decoder/cpu_device.h): the order of what happens between the calls of a ForwardPass.
+// (model/decoder/cpu_ops.h): the order of what happens between the calls of a ForwardPass.
 #pragma once
 
 #include <cassert>
@@ -11,10 +11,10 @@
 
 #include "model/decoder/attention.h"
 #include "model/decoder/checks.h"
-#include "model/decoder/dense_tensors.h"
-#include "model/decoder/expert_lists.h"
 #include "model/decoder/ffn.h"
 #include "model/decoder/head.h"
+#include "model/dense_tensors.h"
+#include "model/expert_lists.h"
 #include "model/forward_pass.h"
 
 namespace nibblecast {
@@ -64,8 +64,8 @@ class DecoderPass final : public ForwardPass {
     const GqaSpec& gqa = spec_.layers[layer_].attention;
     device_.begin_weights();
     device_.compute([&] {
-      WeightLoader<D> loader(device_, table(), stored, model_.tiles, spec_);
-      const AttentionWeights<D> attention = loader.attention(gqa);
+      DenseLoader<D> loader(device_, table(), stored, model_.tiles, spec_);
+      const GqaWeights<D> attention = loader.attention(gqa);
       ffn_ = std::visit([&](const auto& ffn) { return loader.ffn(ffn); }, spec_.layers[layer_].ffn);
       device_.begin_layer();
       AttentionBlock<D> block(device_, spec_, gqa, attention);
@@ -105,7 +105,7 @@ class DecoderPass final : public ForwardPass {
     const StoredTensors stored = dense_.stored();
     device_.begin_weights();
     device_.compute([&] {
-      WeightLoader<D> loader(device_, table(), stored, model_.tiles, spec_);
+      DenseLoader<D> loader(device_, table(), stored, model_.tiles, spec_);
       head_.emplace(device_, spec_, loader.final_norm(), std::move(sink));
     });
     device_.end_weights();
@@ -161,7 +161,7 @@ class DecoderPass final : public ForwardPass {
 
   uint64_t layer_ = 0;  // the next one, or the one between begin_layer() and end_layer()
   uint64_t next_mlp_ = 0;
-  FfnWeights<D> ffn_;
+  DenseFfnWeights<D> ffn_;
   ExpertLists lists_;
   bool routed_ = false;  // lists_ are of this layer
   uint64_t ended_ = 0;   // the layer of layer_amax()

@@ -26,7 +26,7 @@ struct Linear {
 };
 
 template <class D>
-struct AttentionWeights {
+struct GqaWeights {
   const float *norm = nullptr, *q_norm = nullptr, *k_norm = nullptr, *sinks = nullptr;
   Linear<D> q = {}, k = {}, v = {}, o = {};
 };
@@ -41,7 +41,7 @@ template <class D>
 using RunMlp = std::function<void(uint64_t mlp, const std::function<GatedMlp<D>()>& load)>;
 
 template <class D>
-struct FfnWeights {
+struct DenseFfnWeights {
   const float* norm = nullptr;
   // Of a dense layer, whose weights stream by.
   const float *gate_bias = nullptr, *up_bias = nullptr, *down_bias = nullptr;
@@ -54,13 +54,13 @@ struct FfnWeights {
 // Loads from `stored` what `table` names. Errors as StoredReader's; kInternal where the table lacks a role
 // that the spec has.
 template <class D>
-class WeightLoader {
+class DenseLoader {
  public:
-  WeightLoader(D& device, const LayerTable& table, const StoredTensors& stored, const TileSize& tiles,
-               const DecoderSpec& spec)
+  DenseLoader(D& device, const LayerTable& table, const StoredTensors& stored, const TileSize& tiles,
+              const DecoderSpec& spec)
       : device_(device), table_(table), reader_(stored, tiles), hidden_(spec.hidden) {}
 
-  AttentionWeights<D> attention(const GqaSpec& gqa) {
+  GqaWeights<D> attention(const GqaSpec& gqa) {
     const uint64_t queries = gqa.heads * gqa.width, keys = gqa.kv_heads * gqa.width;
     const bool norms = gqa.head_norms != HeadNorms::kNone, all = gqa.head_norms == HeadNorms::kAll;
     return {.norm = vector(Role::kInputNorm, hidden_),
@@ -73,17 +73,17 @@ class WeightLoader {
             .o = linear({.role = Role::kO}, hidden_, queries, gqa.o_bias)};
   }
 
-  FfnWeights<D> ffn(const MlpSpec& mlp) {
-    FfnWeights<D> weights{.norm = vector(Role::kFfnNorm, hidden_)};
+  DenseFfnWeights<D> ffn(const MlpSpec& mlp) {
+    DenseFfnWeights<D> weights{.norm = vector(Role::kFfnNorm, hidden_)};
     if (!mlp.bias) return weights;
     if (mlp.activation.gated()) weights.gate_bias = bias({.role = Role::kGate}, mlp.width);
     weights.up_bias = bias({.role = Role::kUp}, mlp.width);
     weights.down_bias = bias({.role = Role::kDown}, hidden_);
     return weights;
   }
-  FfnWeights<D> ffn(const MoeSpec& moe) {
-    FfnWeights<D> weights{.norm = vector(Role::kFfnNorm, hidden_),
-                          .router = linear({.role = Role::kRouter}, moe.router.experts, hidden_, false)};
+  DenseFfnWeights<D> ffn(const MoeSpec& moe) {
+    DenseFfnWeights<D> weights{.norm = vector(Role::kFfnNorm, hidden_),
+                               .router = linear({.role = Role::kRouter}, moe.router.experts, hidden_, false)};
     if (moe.choice_bias) weights.choice_bias = vector(Role::kRouterBias, moe.router.experts);
     if (moe.shared) weights.shared = shared(*moe.shared);
     return weights;

@@ -30,7 +30,7 @@ struct TensorRule {
   std::vector<Dtype> dtypes = {};
 };
 
-// The tensors that a module of each algorithm has, and no other.
+// The tensors that a module of each algorithm has.
 const std::map<std::string_view, std::vector<TensorRule>>& tensor_rules() {
   static const TensorRule kCodes = {"weight", Needs::kPacked, {Dtype::kU8}};
   static const TensorRule kBlockScale = {"weight_scale", Needs::kBlocks, {Dtype::kF8E4M3}};
@@ -38,7 +38,7 @@ const std::map<std::string_view, std::vector<TensorRule>>& tensor_rules() {
   static const TensorRule kInput = {"input_scale", Needs::kOne, {Dtype::kF32}};
   static const std::map<std::string_view, std::vector<TensorRule>> kRules = {
       {"NVFP4", {kCodes, kBlockScale, kScale2, kInput}},
-      {"W4A16_NVFP4", {kCodes, kBlockScale, kScale2, {"input_scale", Needs::kAbsent}}},
+      {"W4A16_NVFP4", {kCodes, kBlockScale, kScale2}},  // an input_scale is dropped
       {"FP8",
        {{"weight", Needs::kWhole, {Dtype::kF8E4M3}},
         {"weight_scale", Needs::kOne, {Dtype::kF32}},

@@ -1,8 +1,14 @@
-#include "model/decoder/expert_lists.h"
+#include "model/expert_lists.h"
 
 #include <algorithm>
 
 namespace nibblecast {
+
+RoutingBuffers::RoutingBuffers(Arena& arena, uint64_t choices)
+    : chosen(arena.take<int32_t>(choices)),
+      weights(arena.take<float>(choices)),
+      list_tokens(arena.take<uint32_t>(choices)),
+      list_weights(arena.take<float>(choices)) {}
 
 void ExpertLists::make(const RoutingBuffers& routing, size_t tokens, size_t top, size_t experts) {
   begin_.assign(experts + 1, 0);

@@ -1,4 +1,4 @@
-#include "model/decoder/cuda_device.h"
+#include "model/decoder/cuda_ops.h"
 
 #include <algorithm>
 #include <utility>
@@ -12,7 +12,7 @@
 
 namespace nibblecast {
 template <class T>
-CudaDevice<T>::CudaDevice(const Model& model, TokenRows rows, const ForwardDevice& where)
+CudaOps<T>::CudaOps(const Model& model, TokenRows rows, const ForwardDevice& where)
     : hidden_(std::get<DecoderSpec>(model.spec).hidden),
       top_(DecoderWidths(std::get<DecoderSpec>(model.spec)).top),
       rows_(std::move(rows)),
@@ -28,7 +28,7 @@ CudaDevice<T>::CudaDevice(const Model& model, TokenRows rows, const ForwardDevic
 }
 
 template <class T>
-T* CudaDevice<T>::load(size_t begin, size_t count) {
+T* CudaOps<T>::load(size_t begin, size_t count) {
   T* const streams = reinterpret_cast<T*>(blocks_.streams()) + begin * hidden_;
   if (blocks_.memory.streams_resident) return streams;
   copy_async(computing_, work().x, streams, count * hidden_ * sizeof(T));
@@ -36,7 +36,7 @@ T* CudaDevice<T>::load(size_t begin, size_t count) {
 }
 
 template <class T>
-void CudaDevice<T>::store(size_t begin, size_t count, const T* x) {
+void CudaOps<T>::store(size_t begin, size_t count, const T* x) {
   if (blocks_.memory.streams_resident) return;
   copy_async(computing_, reinterpret_cast<T*>(blocks_.streams()) + begin * hidden_, x,
              count * hidden_ * sizeof(T));
@@ -45,8 +45,8 @@ void CudaDevice<T>::store(size_t begin, size_t count, const T* x) {
 // Rows of the embedding go through where the head's will be, or, for streams on the host, not to the device
 // at all.
 template <class T>
-void CudaDevice<T>::embed(const EmbeddingShape& shape, uint64_t first, uint64_t count,
-                          std::span<const std::byte> bytes) {
+void CudaOps<T>::embed(const EmbeddingShape& shape, uint64_t first, uint64_t count,
+                       std::span<const std::byte> bytes) {
   if (!blocks_.memory.streams_resident) {
     T* const streams = reinterpret_cast<T*>(blocks_.streams());
     check_embedding(shape.name, embed_tokens(shape, rows_.ids, first, count, bytes, streams));
@@ -67,38 +67,37 @@ void CudaDevice<T>::embed(const EmbeddingShape& shape, uint64_t first, uint64_t 
 }
 
 template <class T>
-void CudaDevice<T>::read_residual(uint64_t begin, std::span<std::byte> bytes) const {
+void CudaOps<T>::read_residual(uint64_t begin, std::span<std::byte> bytes) const {
   copy_async(computing_, bytes.data(), blocks_.streams() + begin, bytes.size());
   computing_.synchronize();
 }
 
 template <class T>
-void CudaDevice<T>::write_residual(uint64_t begin, std::span<const std::byte> bytes) {
+void CudaOps<T>::write_residual(uint64_t begin, std::span<const std::byte> bytes) {
   copy_async(computing_, blocks_.streams() + begin, bytes.data(), bytes.size());
   computing_.synchronize();
 }
 
 template <class T>
-void CudaDevice<T>::begin_layer() {
+void CudaOps<T>::begin_layer() {
   fill_async(computing_, blocks_.tokens->findings, 0, blocks_.findings_count * sizeof(uint32_t));
 }
 
 template <class T>
 template <class From>
-void CudaDevice<T>::norm(const From* x, size_t count, size_t width, const float* weight, const NormSpec& spec,
-                         T* y, Seen seen) {
+void CudaOps<T>::norm(const From* x, size_t count, size_t width, const float* weight, const NormSpec& spec,
+                      T* y, Seen seen) {
   part(CudaProfile::kNorms,
        [&] { rmsnorm_cuda(computing_, x, count, width, weight, spec.use, spec.eps, y, seen); });
 }
 
 template <class T>
-void CudaDevice<T>::product(const T* x, size_t count, const Linear<CudaDevice>& linear, float* y) {
+void CudaOps<T>::product(const T* x, size_t count, const Linear<CudaOps>& linear, float* y) {
   biased(x, count, linear, y, linear.weight.rows);
 }
 
 template <class T>
-void CudaDevice<T>::biased(const T* x, size_t count, const Linear<CudaDevice>& linear, float* y,
-                           size_t y_stride) {
+void CudaOps<T>::biased(const T* x, size_t count, const Linear<CudaOps>& linear, float* y, size_t y_stride) {
   multiply(x, count, linear.weight, y, y_stride);
   if (linear.bias == nullptr) return;
   part(CudaProfile::kMoves,
@@ -106,7 +105,7 @@ void CudaDevice<T>::biased(const T* x, size_t count, const Linear<CudaDevice>& l
 }
 
 template <class T>
-void CudaDevice<T>::multiply(const T* x, size_t count, const Matrix& weight, float* y, size_t y_stride) {
+void CudaOps<T>::multiply(const T* x, size_t count, const Matrix& weight, float* y, size_t y_stride) {
   const ProductShape shape{
       .m = count, .n = weight.rows, .k = weight.cols, .x_stride = weight.cols, .y_stride = y_stride};
   part(CudaProfile::kProducts, [&] { products_.multiply(computing_, shape, x, weight.values, y); });
@@ -114,8 +113,8 @@ void CudaDevice<T>::multiply(const T* x, size_t count, const Matrix& weight, flo
 
 template <class T>
 template <class From>
-void CudaDevice<T>::turn_heads(const From* x, size_t count, size_t heads, size_t width, const HeadNorm* norm,
-                               const RopeSpec* rope, size_t first, T* y) {
+void CudaOps<T>::turn_heads(const From* x, size_t count, size_t heads, size_t width, const HeadNorm* norm,
+                            const RopeSpec* rope, size_t first, T* y) {
   part(CudaProfile::kNorms, [&] {
     norm_and_turn_heads_cuda(computing_, x, count, heads, width, norm, blocks_.rope(rope),
                              blocks_.tokens->positions + first, y);
@@ -123,23 +122,23 @@ void CudaDevice<T>::turn_heads(const From* x, size_t count, size_t heads, size_t
 }
 
 template <class T>
-void CudaDevice<T>::see(const T* x, size_t count, size_t width, Seen seen) {
+void CudaOps<T>::see(const T* x, size_t count, size_t width, Seen seen) {
   part(CudaProfile::kMoves, [&] { amax_cuda(computing_, x, count * width, seen); });
 }
 
 template <class T>
-void CudaDevice<T>::add(const float* y, size_t count, size_t width, T* x, Seen seen) {
+void CudaOps<T>::add(const float* y, size_t count, size_t width, T* x, Seen seen) {
   part(CudaProfile::kMoves, [&] { add_rounded_cuda(computing_, y, count, width, x, seen); });
 }
 
 template <class T>
-void CudaDevice<T>::clear(float* values, size_t count) {
+void CudaOps<T>::clear(float* values, size_t count) {
   fill_async(computing_, values, 0, count * sizeof(float));
 }
 
 template <class T>
-void CudaDevice<T>::attend(const GqaShape& shape, const RowGroup& group, size_t begin, size_t, const T* q,
-                           const T* k, const T* v, const float* sinks, T* out, Seen seen) {
+void CudaOps<T>::attend(const GqaShape& shape, const RowGroup& group, size_t begin, size_t, const T* q,
+                        const T* k, const T* v, const float* sinks, T* out, Seen seen) {
   const CudaRowGroups::Chunk chunk = groups_.chunk(group, begin);
   GqaCuda<T> gqa = gqa_view<T>(shape);
   gqa.rows = chunk.rows;
@@ -152,9 +151,9 @@ void CudaDevice<T>::attend(const GqaShape& shape, const RowGroup& group, size_t 
 
 // Gates and ups of a row stand side by side.
 template <class T>
-void CudaDevice<T>::activate(const Activation& activation, const T* x, size_t count, size_t padded,
-                             const GatedMlp<CudaDevice>& weights, const float* row_weights, T* act, Seen mid,
-                             Seen weighted) {
+void CudaOps<T>::activate(const Activation& activation, const T* x, size_t count, size_t padded,
+                          const GatedMlp<CudaOps>& weights, const float* row_weights, T* act, Seen mid,
+                          Seen weighted) {
   const size_t inner = weights.up.weight.rows, stride = activation.gated() ? 2 * inner : inner;
   float* const inputs = work().ffn.gate_up;
   if (activation.gated()) biased(x, padded, weights.gate, inputs, stride);
@@ -166,8 +165,8 @@ void CudaDevice<T>::activate(const Activation& activation, const T* x, size_t co
 }
 
 template <class T>
-void CudaDevice<T>::route(const RouterSpec& router, const float* bias, const float* logits, size_t first,
-                          size_t count) {
+void CudaOps<T>::route(const RouterSpec& router, const float* bias, const float* logits, size_t first,
+                       size_t count) {
   static_assert(LayerFinding::kUnknownExpert == LayerFinding::kNanScore + 1);
   const RoutingBuffers& to = residual().routing;
   part(CudaProfile::kMoves, [&] {
@@ -178,7 +177,7 @@ void CudaDevice<T>::route(const RouterSpec& router, const float* bias, const flo
 }
 
 template <class T>
-void CudaDevice<T>::fetch_routing() {
+void CudaOps<T>::fetch_routing() {
   const RoutingBuffers& from = residual().routing;
   const size_t choices = tokens() * top_;
   copy_async(computing_, blocks_.routing.chosen, from.chosen, choices * sizeof(int32_t));
@@ -187,13 +186,13 @@ void CudaDevice<T>::fetch_routing() {
 }
 
 template <class T>
-const RoutingBuffers& CudaDevice<T>::routing() {
+const RoutingBuffers& CudaOps<T>::routing() {
   routed_.wait();
   return blocks_.routing;
 }
 
 template <class T>
-void CudaDevice<T>::send_lists() {
+void CudaOps<T>::send_lists() {
   const RoutingBuffers& to = residual().routing;
   const size_t choices = tokens() * top_;
   copy_async(computing_, to.list_tokens, blocks_.routing.list_tokens, choices * sizeof(uint32_t));
@@ -201,56 +200,64 @@ void CudaDevice<T>::send_lists() {
 }
 
 template <class T>
-void CudaDevice<T>::gather(const uint32_t* tokens, size_t count, size_t, T* out) {
+void CudaOps<T>::gather(const uint32_t* tokens, size_t count, size_t, T* out) {
   part(CudaProfile::kMoves,
        [&] { gather_rows_cuda(computing_, residual().x, hidden_, tokens, count, out, nullptr); });
 }
 
 template <class T>
-void CudaDevice<T>::scatter_add(const float* y, const uint32_t* tokens, const float* weights, size_t count) {
+void CudaOps<T>::scatter_add(const float* y, const uint32_t* tokens, const float* weights, size_t count) {
   part(CudaProfile::kMoves,
        [&] { scatter_add_rows_cuda(computing_, y, hidden_, tokens, count, residual().sum, weights); });
 }
 
 template <class T>
-GatedMlp<CudaDevice<T>> CudaDevice<T>::mlp_weights(const StoredExpert& stored) {
+GatedMlp<CudaOps<T>> CudaOps<T>::mlp_weights(const StoredExpert& stored) {
   const FfnBuffers<T>& buffers = work().ffn;
-  GatedMlp<CudaDevice> weights;
+  GatedMlp<CudaOps> weights;
   if (rows_of(stored.w1) != 0) weights.gate.weight = weights_.matrix(stored.w1, buffers.gate);
   weights.up.weight = weights_.matrix(stored.w3, buffers.up);
   weights.down.weight = weights_.matrix(stored.w2, buffers.down);
   return weights;
 }
 
+// What is used as stored is read until the MLP is through.
 template <class T>
-void CudaDevice<T>::add_mlp(uint64_t mlp, const StoredExpert& stored, const std::function<bool()>& ready,
-                            const RunMlp<CudaDevice>& run) {
-  slots_.add(
-      mlp, stored,
-      [&](std::byte* to, const std::byte* from, uint64_t size) { profile_.send(copying_, to, from, size); },
-      ready, [&](uint64_t next, const StoredExpert& sent) { run(next, [&] { return mlp_weights(sent); }); });
+CudaSlots::Compute CudaOps<T>::computing(const RunMlp<CudaOps>& run) {
+  return [&](uint64_t mlp, const StoredExpert& sent, CudaEvent& used) {
+    run(mlp, [&] { return mlp_weights(sent); });
+    used.record(computing_);
+  };
 }
 
 template <class T>
-void CudaDevice<T>::finish_mlps(const RunMlp<CudaDevice>& run) {
-  slots_.finish(
-      [&](uint64_t next, const StoredExpert& sent) { run(next, [&] { return mlp_weights(sent); }); });
+void CudaOps<T>::add_mlp(uint64_t mlp, const StoredExpert& stored, const std::function<bool()>& ready,
+                         const RunMlp<CudaOps>& run) {
+  const auto send = [&](std::byte* to, const std::byte* from, uint64_t size_bytes) {
+    profile_.send(copying_, to, from, size_bytes);
+  };
+  slots_.add(mlp, stored, send, ready, computing(run));
 }
 
 template <class T>
-void CudaDevice<T>::fetch_findings() {
+void CudaOps<T>::finish_mlps(const RunMlp<CudaOps>& run) {
+  slots_.finish(computing(run));
+}
+
+template <class T>
+void CudaOps<T>::fetch_findings() {
   found_.fetch(computing_, blocks_.tokens->findings);
 }
 
 template <class T>
-std::vector<uint32_t> CudaDevice<T>::findings() {
+std::vector<uint32_t> CudaOps<T>::findings() {
   std::vector<uint32_t> bits = found_.take();
   profile_.take();
   return bits;
 }
 
 template <class T>
-void CudaDevice<T>::begin_head() {
+void CudaOps<T>::begin_head() {
   const HeadBuffers<T>& head = work().head;
   const std::vector<int32_t> targets = next_ids(rows_.rows, rows_.ids);
   const std::vector<CrossEntropy> states(tokens());
@@ -260,21 +267,21 @@ void CudaDevice<T>::begin_head() {
 }
 
 template <class T>
-void CudaDevice<T>::take_head(size_t slot, uint64_t held, std::span<const std::byte> bytes) {
+void CudaOps<T>::take_head(size_t slot, uint64_t held, std::span<const std::byte> bytes) {
   if (held == 0) copying_.wait(head_slots_[slot].used);
   profile_.send(copying_, work().head.stored[slot] + held, bytes.data(), bytes.size());
 }
 
 template <class T>
-void CudaDevice<T>::add_logits(const float* logits, size_t count, size_t rows, uint64_t first_row,
-                               size_t first) {
+void CudaOps<T>::add_logits(const float* logits, size_t count, size_t rows, uint64_t first_row,
+                            size_t first) {
   const HeadBuffers<T>& head = work().head;
   add_logits_cuda(computing_, logits, count, rows, kHeadRows, first_row, head.targets + first,
                   head.states + first);
 }
 
 template <class T>
-void CudaDevice<T>::show(const LogitsBlock& block, const LogitsSink& sink) {
+void CudaOps<T>::show(const LogitsBlock& block, const LogitsSink& sink) {
   std::vector<float> values(block.tokens * block.stride);
   copy_async(computing_, values.data(), block.values, values.size() * sizeof(float));
   computing_.synchronize();
@@ -284,7 +291,7 @@ void CudaDevice<T>::show(const LogitsBlock& block, const LogitsSink& sink) {
 }
 
 template <class T>
-RowLosses CudaDevice<T>::losses() {
+RowLosses CudaOps<T>::losses() {
   std::vector<CrossEntropy> states(tokens());
   copy_async(computing_, states.data(), work().head.states, states.size() * sizeof(CrossEntropy));
   computing_.synchronize();
@@ -292,12 +299,12 @@ RowLosses CudaDevice<T>::losses() {
   return row_losses(rows_.rows, states);
 }
 
-template class CudaDevice<float>;
-template class CudaDevice<bf16>;
-#define NC_FROM(T, From)                                                                                   \
-  template void CudaDevice<T>::norm(const From*, size_t, size_t, const float*, const NormSpec&, T*, Seen); \
-  template void CudaDevice<T>::turn_heads(const From*, size_t, size_t, size_t, const HeadNorm*,            \
-                                          const RopeSpec*, size_t, T*)
+template class CudaOps<float>;
+template class CudaOps<bf16>;
+#define NC_FROM(T, From)                                                                                \
+  template void CudaOps<T>::norm(const From*, size_t, size_t, const float*, const NormSpec&, T*, Seen); \
+  template void CudaOps<T>::turn_heads(const From*, size_t, size_t, size_t, const HeadNorm*,            \
+                                       const RopeSpec*, size_t, T*)
 NC_FROM(float, float);
 NC_FROM(bf16, float);
 NC_FROM(bf16, bf16);

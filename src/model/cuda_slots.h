@@ -1,5 +1,5 @@
-// model/decoder/cuda_slots.h - MLPs that stream by, on their way through a CUDA device. Internal to
-// model/decoder/*cuda*.cpp.
+// model/cuda_slots.h - MLPs that stream by, on their way through a CUDA device. Only in builds with
+// CUDA.
 #pragma once
 
 #include <cstddef>
@@ -19,8 +19,9 @@ class CudaSlots {
  public:
   // send(to, from, size in bytes) puts a copy on the stream `copying`.
   using Send = std::function<void(std::byte* to, const std::byte* from, uint64_t size_bytes)>;
-  // Puts the computation on the stream `computing`; the weights lie in device memory.
-  using Compute = std::function<void(uint64_t mlp, const StoredExpert& weights)>;
+  // Puts the computation on the stream `computing`; the weights lie in device memory, and `used` is
+  // recorded when they are not read any more.
+  using Compute = std::function<void(uint64_t mlp, const StoredExpert& weights, CudaEvent& used)>;
 
   CudaSlots(std::byte* memory, size_t slots, uint64_t slot_bytes, CudaStream& copying, CudaStream& computing);
 

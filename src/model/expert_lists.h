@@ -1,13 +1,24 @@
-// model/decoder/expert_lists.h - from every token's choice of experts, lists of tokens for each expert.
+// model/expert_lists.h - from every token's choice of experts, lists of tokens for each expert.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <vector>
 
-#include "model/decoder/memory.h"
+#include "base/arena.h"
 
 namespace nibblecast {
+
+// Which experts tokens go to and with what weight, and which tokens come to an expert.
+struct RoutingBuffers {
+  int32_t* chosen = nullptr;        // [tokens, K]
+  float* weights = nullptr;         // [tokens, K]
+  uint32_t* list_tokens = nullptr;  // [tokens * K]: of expert 0, 1, ...; of each ascending
+  float* list_weights = nullptr;    // [tokens * K]
+
+  RoutingBuffers() = default;
+  RoutingBuffers(Arena& arena, uint64_t choices);
+};
 
 class ExpertLists {
  public:

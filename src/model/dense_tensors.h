@@ -1,8 +1,9 @@
-// model/decoder/dense_tensors.h - a layer's dense tensors on their way: pieces of bytes become whole tensors,
-// in a device's memory or here.
+// model/dense_tensors.h - a layer's dense tensors on their way: pieces of bytes become whole tensors, in a
+// device's memory or here.
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <span>
 #include <string>
 #include <unordered_map>
@@ -10,16 +11,17 @@
 
 #include "base/arena.h"
 #include "checkpoint/tensor.h"
-#include "model/model_table.h"
 #include "model/stored.h"
 
 namespace nibblecast {
 
 class DenseTensors {
  public:
-  // Of the next layer. What products read, the values and scales of the table's linears, goes to `device`;
-  // null: everything stays here.
-  void expect(const LayerTable& table, std::span<const Tensor> tensors, const TileSize& tiles, Arena* device);
+  // Those of the next layer, kept here.
+  void expect(std::span<const Tensor> tensors);
+  // The same; those for which on_device(tensor) go to the device's memory in `device`.
+  void expect(std::span<const Tensor> tensors, Arena& device,
+              const std::function<bool(const Tensor&)>& on_device);
   // Where bytes [begin, begin + bytes.size()) of `name` go on the device; null: they were kept here.
   std::byte* take(const std::string& name, uint64_t begin, std::span<const std::byte> bytes);
   StoredTensors stored() const;
@@ -31,8 +33,6 @@ class DenseTensors {
     std::byte* device = nullptr;
     std::vector<std::byte> host = {};
   };
-  void find_parts(const LayerTable& table, const TileSize& tiles);
-
   std::unordered_map<std::string, Held> held_;
 };
 

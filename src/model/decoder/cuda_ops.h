@@ -1,5 +1,5 @@
-// model/decoder/cuda_device.h - what the blocks of a decoder are computed with, on a CUDA device: the members
-// of CpuDevice (model/decoder/cpu_device.h), with its results within the rounding of products and of p in
+// model/decoder/cuda_ops.h - what the blocks of a decoder are computed with, on a CUDA device: the members
+// of CpuOps (model/decoder/cpu_ops.h), with its results within the rounding of products and of p in
 // attention, which are summed in another order. Results are the same in every run, with any device memory.
 // Only in builds with CUDA.
 //
@@ -13,14 +13,14 @@
 
 #include "base/cuda.h"
 #include "base/cuda_owners.h"
+#include "model/cuda_slots.h"
 #include "model/decoder/cuda_blocks.h"
 #include "model/decoder/cuda_profile.h"
 #include "model/decoder/cuda_readback.h"
-#include "model/decoder/cuda_slots.h"
 #include "model/decoder/cuda_weights.h"
-#include "model/decoder/dense_tensors.h"
 #include "model/decoder/findings.h"
 #include "model/decoder/weights.h"
+#include "model/dense_tensors.h"
 #include "model/embedding.h"
 #include "ops/amax_cuda.h"
 #include "ops/gqa_cuda.h"
@@ -30,14 +30,14 @@
 namespace nibblecast {
 
 template <class T>
-class CudaDevice {
+class CudaOps {
  public:
   using Element = T;
   using Matrix = CudaMatrix<T>;
   using Seen = DeviceAmax;
   static constexpr DecoderSizes kSizes = kCudaSizes;
 
-  CudaDevice(const Model& model, TokenRows rows, const ForwardDevice& where);
+  CudaOps(const Model& model, TokenRows rows, const ForwardDevice& where);
 
   size_t tokens() const { return rows_.ids.size(); }
   std::span<const RowGroup> groups() const { return groups_.groups(); }
@@ -76,7 +76,7 @@ class CudaDevice {
   template <class From>
   void norm(const From* x, size_t count, size_t width, const float* weight, const NormSpec& spec, T* y,
             Seen seen);
-  void product(const T* x, size_t count, const Linear<CudaDevice>& linear, float* y);
+  void product(const T* x, size_t count, const Linear<CudaOps>& linear, float* y);
   void multiply(const T* x, size_t count, const Matrix& weight, float* y, size_t y_stride);
   template <class From>
   void turn_heads(const From* x, size_t count, size_t heads, size_t width, const HeadNorm* norm,
@@ -90,8 +90,7 @@ class CudaDevice {
               const T* k, const T* v, const float* sinks, T* out, Seen seen);
 
   void activate(const Activation& activation, const T* x, size_t count, size_t padded,
-                const GatedMlp<CudaDevice>& weights, const float* row_weights, T* act, Seen mid,
-                Seen weighted);
+                const GatedMlp<CudaOps>& weights, const float* row_weights, T* act, Seen mid, Seen weighted);
   void route(const RouterSpec& router, const float* bias, const float* logits, size_t first, size_t count);
   void fetch_routing();
   bool routing_fetched() const { return routed_.done(); }
@@ -102,8 +101,8 @@ class CudaDevice {
   void scatter_add(const float* y, const uint32_t* tokens, const float* weights, size_t count);
 
   void add_mlp(uint64_t mlp, const StoredExpert& stored, const std::function<bool()>& ready,
-               const RunMlp<CudaDevice>& run);
-  void finish_mlps(const RunMlp<CudaDevice>& run);
+               const RunMlp<CudaOps>& run);
+  void finish_mlps(const RunMlp<CudaOps>& run);
 
   void fetch_findings();
   bool findings_fetched() const { return found_.done(); }
@@ -128,9 +127,10 @@ class CudaDevice {
   struct Slot {
     CudaEvent copied, used;
   };
-  GatedMlp<CudaDevice> mlp_weights(const StoredExpert& stored);
+  GatedMlp<CudaOps> mlp_weights(const StoredExpert& stored);
+  CudaSlots::Compute computing(const RunMlp<CudaOps>& run);
   // y = x · weightᵀ + bias, rows of y `y_stride` apart.
-  void biased(const T* x, size_t count, const Linear<CudaDevice>& linear, float* y, size_t y_stride);
+  void biased(const T* x, size_t count, const Linear<CudaOps>& linear, float* y, size_t y_stride);
   Matrix head_matrix(size_t slot, size_t rows) {
     return weights_.matrix(Bf16View{work().head.stored[slot], rows, hidden_}, work().head.rows);
   }
@@ -146,7 +146,7 @@ class CudaDevice {
   CudaProducts products_;
   CudaProfile profile_;
   CudaBlocks<T> blocks_;
-  CudaLayerWeights<T> weights_;
+  CudaDenseWeights<T> weights_;
   CudaRowGroups groups_;
   CudaSlots slots_;
   CudaReadback routed_, found_;  // findings up to the routing, and of the layer

@@ -1,5 +1,5 @@
-// model/decoder/cpu_device.h - what the blocks of a decoder are computed with, on the CPU. A device D of
-// another kind has the same members (model/decoder/cuda_device.h); what they mean is said here.
+// model/decoder/cpu_ops.h - what the blocks of a decoder are computed with, on the CPU. A device D of
+// another kind has the same members (model/decoder/cuda_ops.h); what they mean is said here.
 //
 // Rows of tokens are contiguous, [count, width]. T: float, nothing is rounded; bf16: what enters a product or
 // is kept is rounded once, sums are FP32. `seen`, which may be null, gets the largest |y| of the real rows.
@@ -13,10 +13,10 @@
 #include <span>
 #include <vector>
 
-#include "model/decoder/dense_tensors.h"
 #include "model/decoder/findings.h"
 #include "model/decoder/memory.h"
 #include "model/decoder/weights.h"
+#include "model/dense_tensors.h"
 #include "model/embedding.h"
 #include "model/forward_pass.h"
 #include "model/token_rows.h"
@@ -28,14 +28,14 @@
 namespace nibblecast {
 
 template <class T>
-class CpuDevice {
+class CpuOps {
  public:
   using Element = T;
   using Matrix = StoredLinear;  // [out, in]
   using Seen = Amax*;
   static constexpr DecoderSizes kSizes = kCpuSizes;
 
-  CpuDevice(const Model& model, TokenRows rows, const ForwardDevice&);
+  CpuOps(const Model& model, TokenRows rows, const ForwardDevice&);
 
   // Tokens, and memory for what is computed of them.
   size_t tokens() const { return rows_.ids.size(); }
@@ -53,9 +53,8 @@ class CpuDevice {
   void write_residual(uint64_t begin, std::span<const std::byte> bytes);
 
   // A layer's dense tensors as they come, and its weights from them.
-  void expect(DenseTensors& dense, const LayerTable& table, std::span<const Tensor> tensors,
-              const TileSize& tiles) {
-    dense.expect(table, tensors, tiles, nullptr);
+  void expect(DenseTensors& dense, const LayerTable&, std::span<const Tensor> tensors, const TileSize&) {
+    dense.expect(tensors);
   }
   void send(std::byte*, std::span<const std::byte>) {}  // to where DenseTensors::take() says; here never
   void keep(const ForwardPass::Owner&) {}               // until what was sent is there
@@ -81,7 +80,7 @@ class CpuDevice {
   void norm(const From* x, size_t count, size_t width, const float* weight, const NormSpec& spec, T* y,
             Seen seen);
   // y [count, out] = x · weightᵀ + bias.
-  void product(const T* x, size_t count, const Linear<CpuDevice>& linear, float* y);
+  void product(const T* x, size_t count, const Linear<CpuOps>& linear, float* y);
   // Without a bias, rows of y `y_stride` apart.
   void multiply(const T* x, size_t count, const Matrix& weight, float* y, size_t y_stride);
   // Heads of tokens from `first` on: normed, turned by their positions, rounded; norm and rope may be null.
@@ -102,8 +101,7 @@ class CpuDevice {
   // act [padded, I] = activation(gate(x), up(x)); the largest |act| of each row times its weight to
   // `weighted`.
   void activate(const Activation& activation, const T* x, size_t count, size_t padded,
-                const GatedMlp<CpuDevice>& weights, const float* row_weights, T* act, Seen mid,
-                Seen weighted);
+                const GatedMlp<CpuOps>& weights, const float* row_weights, T* act, Seen mid, Seen weighted);
   // Experts and their weights of tokens from `first` on, to residual().routing.
   void route(const RouterSpec& router, const float* bias, const float* logits, size_t first, size_t count);
   void fetch_routing() {}  // begins to bring the choices, and what was found so far, to the host
@@ -119,12 +117,11 @@ class CpuDevice {
   // run(mlp, its weights) for an MLP that streams by: in the order of calls, once ready() says that nothing
   // has to be waited for, or room is short; at the latest in finish_mlps().
   void add_mlp(uint64_t mlp, const StoredExpert& stored, const std::function<bool()>&,
-               const RunMlp<CpuDevice>& run) {
-    run(mlp, [&]() -> GatedMlp<CpuDevice> {
-      return {.gate = {stored.w1}, .up = {stored.w3}, .down = {stored.w2}};
-    });
+               const RunMlp<CpuOps>& run) {
+    run(mlp,
+        [&]() -> GatedMlp<CpuOps> { return {.gate = {stored.w1}, .up = {stored.w3}, .down = {stored.w2}}; });
   }
-  void finish_mlps(const RunMlp<CpuDevice>&) {}
+  void finish_mlps(const RunMlp<CpuOps>&) {}
 
   void fetch_findings() {}  // begins to bring a layer's findings to the host
   bool findings_fetched() const { return true; }

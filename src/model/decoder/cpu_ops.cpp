@@ -1,4 +1,4 @@
-#include "model/decoder/cpu_device.h"
+#include "model/decoder/cpu_ops.h"
 
 #include <algorithm>
 #include <array>
@@ -61,7 +61,7 @@ std::unique_ptr<Buffers> lay_out(Buffer& block, const Args&... args) {
 }  // namespace
 
 template <class T>
-CpuDevice<T>::CpuDevice(const Model& model, TokenRows rows, const ForwardDevice&)
+CpuOps<T>::CpuOps(const Model& model, TokenRows rows, const ForwardDevice&)
     : hidden_(std::get<DecoderSpec>(model.spec).hidden),
       rows_(std::move(rows)),
       groups_(group_rows(rows_.rows, kSizes.chunk_tokens, kPanel)),
@@ -75,30 +75,30 @@ CpuDevice<T>::CpuDevice(const Model& model, TokenRows rows, const ForwardDevice&
 }
 
 template <class T>
-void CpuDevice<T>::embed(const EmbeddingShape& shape, uint64_t first, uint64_t count,
-                         std::span<const std::byte> bytes) {
+void CpuOps<T>::embed(const EmbeddingShape& shape, uint64_t first, uint64_t count,
+                      std::span<const std::byte> bytes) {
   check_embedding(shape.name, embed_tokens(shape, rows_.ids, first, count, bytes, residual_->x));
 }
 
 template <class T>
-void CpuDevice<T>::read_residual(uint64_t begin, std::span<std::byte> bytes) const {
+void CpuOps<T>::read_residual(uint64_t begin, std::span<std::byte> bytes) const {
   std::memcpy(bytes.data(), reinterpret_cast<const std::byte*>(residual_->x) + begin, bytes.size());
 }
 
 template <class T>
-void CpuDevice<T>::write_residual(uint64_t begin, std::span<const std::byte> bytes) {
+void CpuOps<T>::write_residual(uint64_t begin, std::span<const std::byte> bytes) {
   std::memcpy(reinterpret_cast<std::byte*>(residual_->x) + begin, bytes.data(), bytes.size());
 }
 
 template <class T>
-void CpuDevice<T>::begin_layer() {
+void CpuOps<T>::begin_layer() {
   findings_ = std::vector<Amax>(findings_.size());
 }
 
 template <class T>
 template <class From>
-void CpuDevice<T>::norm(const From* x, size_t count, size_t width, const float* weight, const NormSpec& spec,
-                        T* y, Seen seen) {
+void CpuOps<T>::norm(const From* x, size_t count, size_t width, const float* weight, const NormSpec& spec,
+                     T* y, Seen seen) {
   for_rows(count, [&](size_t row) {
     rmsnorm(x + row * width, width, weight, spec.use, spec.eps, y + row * width);
     note(seen, y + row * width, width);
@@ -106,20 +106,20 @@ void CpuDevice<T>::norm(const From* x, size_t count, size_t width, const float* 
 }
 
 template <class T>
-void CpuDevice<T>::product(const T* x, size_t count, const Linear<CpuDevice>& linear, float* y) {
+void CpuOps<T>::product(const T* x, size_t count, const Linear<CpuOps>& linear, float* y) {
   if (linear.bias == nullptr) return multiply(x, count, linear.weight, y, weight_rows(linear.weight));
   biased_linear(x, count, linear.weight, linear.bias, y);
 }
 
 template <class T>
-void CpuDevice<T>::multiply(const T* x, size_t count, const Matrix& weight, float* y, size_t y_stride) {
+void CpuOps<T>::multiply(const T* x, size_t count, const Matrix& weight, float* y, size_t y_stride) {
   linear(x, count, weight_cols(weight), weight, {0, weight_rows(weight)}, y, y_stride);
 }
 
 template <class T>
 template <class From>
-void CpuDevice<T>::turn_heads(const From* x, size_t count, size_t heads, size_t width, const HeadNorm* norm,
-                              const RopeSpec* rope_spec, size_t first, T* y) {
+void CpuOps<T>::turn_heads(const From* x, size_t count, size_t heads, size_t width, const HeadNorm* norm,
+                           const RopeSpec* rope_spec, size_t first, T* y) {
   const Rope* const turn = rope_spec == nullptr ? nullptr : &rope(*rope_spec);
   for_rows(count, [&](size_t row) {
     norm_and_turn_heads(x + row * heads * width, heads, width, norm, turn, rows_.positions[first + row],
@@ -128,17 +128,17 @@ void CpuDevice<T>::turn_heads(const From* x, size_t count, size_t heads, size_t 
 }
 
 template <class T>
-const Rope& CpuDevice<T>::rope(const RopeSpec& spec) const {
+const Rope& CpuOps<T>::rope(const RopeSpec& spec) const {
   return ropes_[static_cast<size_t>(std::ranges::find(rope_specs_, spec) - rope_specs_.begin())];
 }
 
 template <class T>
-void CpuDevice<T>::see(const T* x, size_t count, size_t width, Seen seen) {
+void CpuOps<T>::see(const T* x, size_t count, size_t width, Seen seen) {
   for_rows(count, [&](size_t row) { note(seen, x + row * width, width); });
 }
 
 template <class T>
-void CpuDevice<T>::add(const float* y, size_t count, size_t width, T* x, Seen seen) {
+void CpuOps<T>::add(const float* y, size_t count, size_t width, T* x, Seen seen) {
   for_rows(count, [&](size_t row) {
     add_rounded(y + row * width, width, x + row * width);
     note(seen, x + row * width, width);
@@ -146,8 +146,8 @@ void CpuDevice<T>::add(const float* y, size_t count, size_t width, T* x, Seen se
 }
 
 template <class T>
-void CpuDevice<T>::attend(const GqaShape& shape, const RowGroup& group, size_t begin, size_t count,
-                          const T* q, const T* k, const T* v, const float* sinks, T* out, Seen seen) {
+void CpuOps<T>::attend(const GqaShape& shape, const RowGroup& group, size_t begin, size_t count, const T* q,
+                       const T* k, const T* v, const float* sinks, T* out, Seen seen) {
   struct Block {
     size_t keys, first, count, at;  // which row's keys, position in the row, queries, token of the chunk
   };
@@ -174,9 +174,9 @@ void CpuDevice<T>::attend(const GqaShape& shape, const RowGroup& group, size_t b
 }
 
 template <class T>
-void CpuDevice<T>::activate(const Activation& activation, const T* x, size_t count, size_t padded,
-                            const GatedMlp<CpuDevice>& weights, const float* row_weights, T* act, Seen mid,
-                            Seen weighted) {
+void CpuOps<T>::activate(const Activation& activation, const T* x, size_t count, size_t padded,
+                         const GatedMlp<CpuOps>& weights, const float* row_weights, T* act, Seen mid,
+                         Seen weighted) {
   const size_t inner = weight_rows(weights.up.weight);
   const auto take = [&](const Tile& tile, const float* gates, const float* ups) {
     thread_local std::vector<float> gate, up;
@@ -204,8 +204,8 @@ void CpuDevice<T>::activate(const Activation& activation, const T* x, size_t cou
 }
 
 template <class T>
-void CpuDevice<T>::route(const RouterSpec& router, const float* bias, const float* logits, size_t first,
-                         size_t count) {
+void CpuOps<T>::route(const RouterSpec& router, const float* bias, const float* logits, size_t first,
+                      size_t count) {
   const RoutingBuffers& to = residual_->routing;
   for_rows(count, [&](size_t row) {
     const size_t at = (first + row) * router.top;
@@ -215,7 +215,7 @@ void CpuDevice<T>::route(const RouterSpec& router, const float* bias, const floa
 }
 
 template <class T>
-void CpuDevice<T>::gather(const uint32_t* tokens, size_t count, size_t padded, T* out) {
+void CpuOps<T>::gather(const uint32_t* tokens, size_t count, size_t padded, T* out) {
   for_rows(padded, [&](size_t row) {
     T* const to = out + row * hidden_;
     if (row < count)
@@ -226,7 +226,7 @@ void CpuDevice<T>::gather(const uint32_t* tokens, size_t count, size_t padded, T
 }
 
 template <class T>
-void CpuDevice<T>::scatter_add(const float* y, const uint32_t* tokens, const float* weights, size_t count) {
+void CpuOps<T>::scatter_add(const float* y, const uint32_t* tokens, const float* weights, size_t count) {
   for_rows(count, [&](size_t row) {
     float* const to = residual_->sum + tokens[row] * hidden_;
     const float* const from = y + row * hidden_;
@@ -235,26 +235,25 @@ void CpuDevice<T>::scatter_add(const float* y, const uint32_t* tokens, const flo
 }
 
 template <class T>
-std::vector<uint32_t> CpuDevice<T>::findings() const {
+std::vector<uint32_t> CpuOps<T>::findings() const {
   std::vector<uint32_t> bits;
   for (const Amax& finding : findings_) bits.push_back(std::bit_cast<uint32_t>(finding.value()));
   return bits;
 }
 
 template <class T>
-void CpuDevice<T>::begin_head() {
+void CpuOps<T>::begin_head() {
   std::ranges::copy(next_ids(rows_.rows, rows_.ids), work_->head.targets);
   std::fill_n(work_->head.states, tokens(), CrossEntropy{});
 }
 
 template <class T>
-void CpuDevice<T>::take_head(size_t slot, uint64_t held, std::span<const std::byte> bytes) {
+void CpuOps<T>::take_head(size_t slot, uint64_t held, std::span<const std::byte> bytes) {
   std::memcpy(work_->head.stored[slot] + held, bytes.data(), bytes.size());
 }
 
 template <class T>
-void CpuDevice<T>::add_logits(const float* logits, size_t count, size_t rows, uint64_t first_row,
-                              size_t first) {
+void CpuOps<T>::add_logits(const float* logits, size_t count, size_t rows, uint64_t first_row, size_t first) {
   const HeadBuffers<T>& head = work_->head;
   for_rows(count, [&](size_t row) {
     nibblecast::add_logits(logits + row * kHeadRows, rows, first_row, head.targets[first + row],
@@ -263,16 +262,16 @@ void CpuDevice<T>::add_logits(const float* logits, size_t count, size_t rows, ui
 }
 
 template <class T>
-RowLosses CpuDevice<T>::losses() const {
+RowLosses CpuOps<T>::losses() const {
   return row_losses(rows_.rows, {work_->head.states, tokens()});
 }
 
-template class CpuDevice<float>;
-template class CpuDevice<bf16>;
-#define NC_FROM(T, From)                                                                                  \
-  template void CpuDevice<T>::norm(const From*, size_t, size_t, const float*, const NormSpec&, T*, Seen); \
-  template void CpuDevice<T>::turn_heads(const From*, size_t, size_t, size_t, const HeadNorm*,            \
-                                         const RopeSpec*, size_t, T*)
+template class CpuOps<float>;
+template class CpuOps<bf16>;
+#define NC_FROM(T, From)                                                                                     \
+  template void CpuOps<T>::norm(const From*, size_t, size_t, const float*, const NormSpec&, T*, Seen);       \
+  template void CpuOps<T>::turn_heads(const From*, size_t, size_t, size_t, const HeadNorm*, const RopeSpec*, \
+                                      size_t, T*)
 NC_FROM(float, float);
 NC_FROM(bf16, float);
 NC_FROM(bf16, bf16);
