@@ -194,11 +194,17 @@ class Search {
     return *found;
   }
 
+  // Whether the weight may be of this container, with a scale of this name.
+  bool is_named(const Container& container, std::string_view suffix) const {
+    return container.scale != nullptr && container.scale == suffix &&
+           container.weight.contains(weight_.dtype);
+  }
+
   // What scales of this name may be beside the weight; "" without one.
   std::string expected_scales(std::string_view suffix) const {
     std::string expected;
     for (const Container& container : kContainers) {
-      if (container.scale != suffix || !container.weight.contains(weight_.dtype)) continue;
+      if (!is_named(container, suffix)) continue;
       const std::string shape =
           container.blocks == Blocks::kTensor ? "of one value" : shape_text(scale_shape(container));
       expected += (expected.empty() ? "" : ", ") + container.scales.text() + " " + shape;
@@ -210,7 +216,7 @@ class Search {
   [[noreturn]] void refuse_scale(const char* suffix) const {
     const Tensor& scale = *find_(module_ + suffix);
     const bool is_known = std::ranges::any_of(kContainers, [&](const Container& container) {
-      return container.scale == std::string_view(suffix) && container.scales.contains(scale.dtype);
+      return is_named(container, suffix) && container.scales.contains(scale.dtype);
     });
     throw Error(
         is_known ? ErrorKind::kBadInput : ErrorKind::kUnsupported, where_(scale), "does not fit its weight",

@@ -166,7 +166,7 @@ TEST_F(Sources, ScalesThatDoNotFitAreDescribed) {
   };
   const Tensor weight = tensor("m.weight", Dtype::kF8E4M3, {256, 384});
   EXPECT_THAT(error_of({weight, tensor("m.weight_scale", Dtype::kF32, {255, 1})}, 3),
-              HasSubstr("BF16 or F32 of one value, BF16 or F32 [256, 1], BF16 or F32 [2, 3], F8_E8M0 or U8 "
+              HasSubstr("BF16 or F32 of one value, BF16 or F32 [256, 1], BF16 or F32 [2, 3], U8 or F8_E8M0 "
                         "[256, 12]"));
   EXPECT_THAT(error_of({weight, tensor("m.weight_scale", Dtype::kF16, {256, 1})}, 4),
               HasSubstr("found F16 [256, 1]"));

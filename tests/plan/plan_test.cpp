@@ -152,8 +152,11 @@ TEST_F(PlanTest, TakesTheSpellingsOfOneMeaning) {
     sort_by_width(tensors);
   };
   const Checkpoint in = source();
-  const Plan plan = make_plan(in, {});
+  QuantizeOptions options;
+  options.engines = {};
+  const Plan plan = make_plan(in, options);
   EXPECT_FALSE(plan.refused());
+  EXPECT_TRUE(make_plan(in, {}).refused());  // engines know routers in BF16 alone
   EXPECT_EQ(plan.tensors.size(), in.tensors().size() + 2 * plan.layers() * 4 * 3);
   for (const PlannedTensor& tensor : plan.tensors) {
     if (tensor.make != Make::kKeep) continue;
