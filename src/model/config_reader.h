@@ -19,7 +19,7 @@ inline constexpr uint64_t kMaxDimension = uint64_t{1} << 24;
 inline constexpr uint64_t kMaxWidth = uint64_t{1} << 26;
 inline constexpr uint64_t kMaxLayers = 4096;
 // Bounds the table of tensors that a hostile config can make us build: layers * experts (V4-Pro: 23,424).
-inline constexpr uint64_t kMaxExperts = uint64_t{1} << 20;
+inline constexpr uint64_t kMaxExperts = uint64_t{1} << 18;
 inline constexpr uint64_t kMaxPositions = uint64_t{1} << 40;
 
 // For messages, at most 80 characters.

@@ -64,7 +64,7 @@ struct WeightModule {
 std::string experts_name(const WeightModule& expert);
 
 enum class PlainKind : uint8_t {
-  kVector,   // BF16, F16 or F32
+  kVector,   // BF16 or F32
   kMatrix,   // the same; multiplied with every token
   kTable,    // the same; added or looked up
   kInteger,  // I64 or I32
