@@ -36,13 +36,16 @@ StoredLinear StoredReader::linear(const std::string& module, size_t rows, size_t
   const auto bytes_of = [&](const Tensor* tensor) {
     return tensor == nullptr ? std::span<const std::byte>() : stored_.at(tensor->name).bytes;
   };
-  const bool complete = bytes_of(parts->weight).size() == format.weight_bytes(0, rows).size &&
-                        bytes_of(parts->scale).size() == format.scale_bytes(0, rows).size;
-  if (format.rows != rows || format.cols != cols || !complete) {
-    refuse_fit(module + ".weight", shape_text({rows, cols}),
-               std::string(dtype_name(parts->weight->dtype)) + " " + shape_text(parts->weight->shape) + " in " +
-                   std::to_string(bytes_of(parts->weight).size()) + " bytes");
-  }
+  const auto require_bytes = [&](const Tensor* part, uint64_t size) {
+    if (part == nullptr || bytes_of(part).size() == size) return;
+    refuse_fit(part->name, std::to_string(size) + " bytes",
+               std::string(dtype_name(part->dtype)) + " " + shape_text(part->shape) + " in " +
+                   std::to_string(bytes_of(part).size()) + " bytes");
+  };
+  if (format.rows != rows || format.cols != cols)
+    refuse_fit(module + ".weight", shape_text({rows, cols}), shape_text(parts->weight->shape));
+  require_bytes(parts->weight, format.weight_bytes(0, rows).size);
+  require_bytes(parts->scale, format.scale_bytes(0, rows).size);
   return format.view(rows, bytes_of(parts->weight).data(), bytes_of(parts->scale).data(),
                      bytes_of(parts->scale_2));
 }

@@ -51,7 +51,7 @@ void cut_lists(Json& config, const LayerRange& range) {
 // Counts of first layers: of those in the range.
 void cut_counts(Json& config, const LayerRange& range) {
   for (const char* key : {"num_hash_layers", "first_k_dense_replace", "max_window_layers"}) {
-    if (!at_or_null(config, key).is_number_unsigned()) continue;
+    if (!at_or_null(config, key).is_number_integer()) continue;
     const uint64_t end = std::min(config[key].get<uint64_t>(), range.last + 1);
     config[key] = end - std::min(end, range.first);
   }

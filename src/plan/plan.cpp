@@ -322,7 +322,7 @@ class Planner {
       if (plan_.tensors[first->weight].make == plan_.tensors[linear.weight].make &&
           first->method == linear.method)
         continue;
-      throw Error(ErrorKind::kUnsupported, {.file = recipe_.origin, .tensor = linear.module->name},
+      throw Error(ErrorKind::kUnsupported, {.file = recipe_.origin, .tensor = linear.module->name + ".weight"},
                   fmt::format("shares its scale with {}, to which the recipe gives another format or "
                               "weight_method",
                               first->module->name),

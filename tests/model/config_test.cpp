@@ -121,7 +121,8 @@ TEST(DeepseekV4Config, IsWrittenInTransformersSpelling) {
     EXPECT_EQ(hub.at(key), transformers_spelling().at(key)) << key;
   EXPECT_EQ(hub["dtype"].get<std::string>(), "bfloat16");
   EXPECT_EQ(hub["mine"].get<int>(), 1);
-  for (const std::string_view name : preset_names()) {
+  for (const Preset& preset : family_named("deepseek_v4").presets) {
+    const std::string_view name = preset.name;
     const Json config = preset_config(name);
     const auto official = parse(config), read = parse(hub_config(config, parse(config)));
     EXPECT_EQ(official.compress_ratios, read.compress_ratios) << name;

@@ -291,11 +291,24 @@ TEST_F(ForwardTest, DamagedWeightsAreNamed) {
        {"attn.wq_a.weight", "attn.wq_a.scale", "attn.kv_norm.weight", "ffn.gate.tid2eid", "hc_attn_scale"}) {
     expect_error(
         ErrorKind::kBadInput, [&] { run_damaged(prefix + name, cut); }, name, "expected");
+  }
+  for (const char* name : {"attn.kv_norm.weight", "ffn.gate.tid2eid", "hc_attn_scale"}) {
     expect_error(
         ErrorKind::kBadInput, [&] { run_damaged(prefix + name, reshape); }, name, "expected");
     expect_error(
         ErrorKind::kBadInput, [&] { run_damaged(prefix + name, retype); }, name, "expected");
   }
+  // Of a weight and its scale that do not fit together, the scale is named.
+  for (const char* name : {"attn.wq_a.weight", "attn.wq_a.scale"}) {
+    expect_error(
+        ErrorKind::kBadInput, [&] { run_damaged(prefix + name, reshape); }, "attn.wq_a.scale", "expected");
+  }
+  expect_error(
+      ErrorKind::kBadInput, [&] { run_damaged(prefix + "attn.wq_a.weight", retype); }, "attn.wq_a.scale",
+      "expected");
+  expect_error(
+      ErrorKind::kUnsupported, [&] { run_damaged(prefix + "attn.wq_a.scale", retype); }, "attn.wq_a.scale",
+      "expected");
   const auto beyond = [](StoredTensor&, std::vector<std::byte>& bytes) {
     std::fill(bytes.begin(), bytes.end(), std::byte{1});
   };
