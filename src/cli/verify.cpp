@@ -117,8 +117,9 @@ std::string text_of(const SourceReport& report) {
   const std::string compared =
       fmt::format("{} files, {} bytes", grouped(report.files), grouped(report.bytes));
   if (!report.problems.empty())
-    return text + summary_line("source", fmt::format("DAMAGED: {} problems, in {} that have a checksum",
-                                                     report.problems.size(), compared));
+    return text +
+           summary_line("source", fmt::format("DAMAGED: {}, in {} that have a checksum",
+                                              count_text(report.problems.size(), "problem"), compared));
   if (report.files == 0)
     return text + summary_line("source",
                                "nothing could be checked: it is no snapshot in the Hub's cache, and "

@@ -295,6 +295,7 @@ TEST_F(Resume, VerifyChecksums) {
   const CliResult wrong = run_cli({"verify", "--checksums", path("out"), "--quiet"});
   EXPECT_EQ(wrong.exit_code, 6);
   EXPECT_TRUE(contains(wrong.out, "layers.")) << wrong.out;
+  EXPECT_TRUE(contains(wrong.out, "WRONG: 1 problem\n")) << wrong.out;
   EXPECT_EQ(Json::parse(run_cli({"verify", "--checksums", path("out"), "--quiet", "--json"}).out)["ok"],
             Json(false));
   write_file(shard, whole.substr(0, whole.size() / 2));
