@@ -197,6 +197,7 @@ void add_verify(CLI::App& app, CommonOptions& common, Action& action) {
   arguments->engines = command.get_option("--engine");
   arguments->engines->description("vllm|sglang|trtllm|none; repeatable (those that DST records)");
   add_threads_options(command, common);
+  add_memory_option(command, common);
   add_common_options(command, common);
   command.callback(
       [arguments, &common, &action] { action = [arguments, &common] { return run(*arguments, common); }; });
