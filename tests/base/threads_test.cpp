@@ -8,6 +8,7 @@
 #include <fstream>
 
 #include "base/error.h"
+#include "sanitizers.h"
 #include "testing.h"
 
 namespace nibblecast {
@@ -29,6 +30,7 @@ void limit_memory() {
 TEST(Threads, AsManyAsAreThere) { EXPECT_NO_THROW(require_threads(3, 5)); }
 
 TEST(Threads, TooManyAreRefusedNamingTheLimitAndWhatWouldDo) {
+  SKIP_WITH_SANITIZERS();
   EXPECT_EXIT(
       {
         limit_memory();
@@ -44,6 +46,7 @@ TEST(Threads, TooManyAreRefusedNamingTheLimitAndWhatWouldDo) {
 }
 
 TEST(Threads, OneThatCannotBeStartedIsAnError) {
+  SKIP_WITH_SANITIZERS();
   EXPECT_EXIT(
       {
         limit_memory();

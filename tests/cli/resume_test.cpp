@@ -12,6 +12,7 @@
 #include "base/shell.h"
 #include "cli/interrupt.h"
 #include "run_cli.h"
+#include "sanitizers.h"
 
 namespace nibblecast::testing {
 namespace {
@@ -464,6 +465,7 @@ TEST_F(Resume, ALimitOnTheSizeOfFilesIsOneLine) {
 }
 
 TEST_F(Resume, ALimitOnMemoryIsOneLine) {
+  SKIP_WITH_SANITIZERS();
   for (const char* limit : {"ulimit -v 300000", "ulimit -v 500000", "ulimit -v 800000"}) {
     const CliResult limited = run_limited(limit, quantize("out"), path("."));
     EXPECT_TRUE(limited.exit_code == 5 || limited.exit_code == 0)
