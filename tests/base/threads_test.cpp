@@ -8,7 +8,6 @@
 #include <fstream>
 
 #include "base/error.h"
-#include "sanitizers.h"
 #include "testing.h"
 
 namespace nibblecast {
@@ -30,7 +29,6 @@ void limit_memory() {
 TEST(Threads, AsManyAsAreThere) { EXPECT_NO_THROW(require_threads(3, 5)); }
 
 TEST(Threads, TooManyAreRefusedNamingTheLimitAndWhatWouldDo) {
-  SKIP_WITH_SANITIZERS();
   EXPECT_EXIT(
       {
         limit_memory();
@@ -46,7 +44,6 @@ TEST(Threads, TooManyAreRefusedNamingTheLimitAndWhatWouldDo) {
 }
 
 TEST(Threads, OneThatCannotBeStartedIsAnError) {
-  SKIP_WITH_SANITIZERS();
   EXPECT_EXIT(
       {
         limit_memory();
