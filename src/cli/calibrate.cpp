@@ -139,6 +139,7 @@ void add_calibrate(CLI::App& app, CommonOptions& common, Action& action) {
   add_job_options(command, arguments->job);
   add_require(command, arguments->conditions, kCalibrationConditions);
   add_threads_options(command, common);
+  add_memory_option(command, common);
   add_device_options(command, common);
   add_common_options(command, common);
   command.callback(

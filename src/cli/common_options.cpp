@@ -141,8 +141,11 @@ void add_threads_options(CLI::App& app, CommonOptions& options) {
   };
   app.add_option_function<std::string>("--threads", threads, "default: all processors it may use")
       ->option_text("N");
-  add_size(app, "--memory", options.memory, "bound, as 900M or 4G; default: what is free");
   add_text(app, "--cpu-isa", options.cpu_isa, "ISA", "auto|scalar|avx2|avx512 (default auto)");
+}
+
+void add_memory_option(CLI::App& app, CommonOptions& options) {
+  add_size(app, "--memory", options.memory, "bound, as 900M or 4G; default: what is free");
 }
 
 void add_device_options(CLI::App& app, CommonOptions& options) {

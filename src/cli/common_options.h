@@ -57,7 +57,8 @@ CLI::Option* add_count(CLI::App& app, const std::string& name, uint64_t& target,
                        const std::string& description);
 
 void add_common_options(CLI::App& app, CommonOptions& options);
-void add_threads_options(CLI::App& app, CommonOptions& options);   // --threads, --memory, --cpu-isa
+void add_threads_options(CLI::App& app, CommonOptions& options);   // --threads, --cpu-isa
+void add_memory_option(CLI::App& app, CommonOptions& options);     // of commands that hold to it
 void add_device_options(CLI::App& app, CommonOptions& options);    // --device, --device-memory
 void add_rows_options(CLI::App& app, ActivationOptions& options);  // --calib and how it becomes rows
 void add_compute_dtype(CLI::App& app, QuantizeOptions& options);

@@ -109,6 +109,7 @@ void add_plan(CLI::App& app, CommonOptions& common, Action& action) {
   add_quantize_options(command, arguments->options);
   add_job_options(command, arguments->job);
   add_threads_options(command, common);
+  add_memory_option(command, common);
   add_device_options(command, common);
   add_common_options(command, common);
   command.callback(

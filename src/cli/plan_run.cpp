@@ -34,6 +34,7 @@ void add_plan_run_options(CLI::App& app, PlanRunArguments& arguments, CommonOpti
   add_base_model(app, arguments.base_model);
   add_work_options(app, arguments.job);
   add_threads_options(app, common);
+  add_memory_option(app, common);
   add_common_options(app, common);
 }
 

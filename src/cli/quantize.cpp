@@ -225,6 +225,7 @@ void add_quantize(CLI::App& app, CommonOptions& common, Action& action) {
   command.add_flag("--validate-only", arguments->validate_only,
                    "checks everything, also what DST holds; no changes");
   add_threads_options(command, common);
+  add_memory_option(command, common);
   add_device_options(command, common);
   add_common_options(command, common);
   command.callback(

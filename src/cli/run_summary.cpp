@@ -246,10 +246,6 @@ std::string left_out_line(const RunOutcome& outcome) {
 
 }  // namespace
 
-std::string count_text(uint64_t count, std::string_view what) {
-  return fmt::format("{} {}{}", grouped(count), what, count == 1 ? "" : "s");
-}
-
 std::string weights_text(uint64_t parameters, uint64_t bytes) {
   const double count = static_cast<double>(parameters);
   const std::string number = count >= 1e12  ? fmt::format("{:.2f} trillion", count / 1e12)

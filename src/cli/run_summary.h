@@ -39,7 +39,5 @@ void print_outcome(const RunOutcome& outcome, bool json);
 
 // "1.60 trillion parameters, 4.33 bits per weight".
 std::string weights_text(uint64_t parameters, uint64_t bytes);
-// "1 row", "2 rows", "1,024 rows".
-std::string count_text(uint64_t count, std::string_view what);
 
 }  // namespace nibblecast

@@ -124,11 +124,11 @@ Json device_use_json(const RunRecord& record) {
 void print_checksums(const ChecksumReport& report, const std::string& state, bool json) {
   if (json) {
     set_reply({{"state", state},
-                {"problems", report.problems},
-                {"notes", report.notes},
-                {"tensors", report.tensors},
-                {"bytes", report.bytes},
-                {"files", report.files}});
+               {"problems", report.problems},
+               {"notes", report.notes},
+               {"tensors", report.tensors},
+               {"bytes", report.bytes},
+               {"files", report.files}});
     return;
   }
   std::string text = summary_line("state", state);
@@ -138,7 +138,7 @@ void print_checksums(const ChecksumReport& report, const std::string& state, boo
                                               grouped(report.bytes), report.files));
   print_data(text + summary_line("result", report.ok()
                                                ? "as it was written"
-                                               : fmt::format("WRONG: {} problems", report.problems.size())));
+                                               : "WRONG: " + count_text(report.problems.size(), "problem")));
 }
 
 uint64_t peak_resident_bytes() {

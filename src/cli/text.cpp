@@ -27,6 +27,10 @@ std::optional<double> unit_bytes(std::string_view unit) {
 
 }  // namespace
 
+std::string count_text(uint64_t count, std::string_view what) {
+  return fmt::format("{} {}{}", grouped(count), what, count == 1 ? "" : "s");
+}
+
 std::string rate_text(double per_second) {
   return per_second >= 1e9 ? fmt::format("{:.2f} GB/s", per_second / 1e9)
                            : fmt::format("{:.1f} MB/s", per_second / 1e6);

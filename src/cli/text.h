@@ -11,6 +11,8 @@
 
 namespace nibblecast {
 
+// "1 row", "2 rows", "1,024 rows".
+std::string count_text(uint64_t count, std::string_view what);
 std::string rate_text(double per_second);   // bytes: "1.03 GB/s", "12.0 MB/s"
 std::string duration_text(double seconds);  // "0.42 s", "12 s", "14 min 3 s", "3 h 12 min"
 // Ranges where numbers follow each other: "1-3, 7"; at most `limit` ranges, then "and 12 more".

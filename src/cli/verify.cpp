@@ -117,8 +117,9 @@ std::string text_of(const SourceReport& report) {
   const std::string compared =
       fmt::format("{} files, {} bytes", grouped(report.files), grouped(report.bytes));
   if (!report.problems.empty())
-    return text + summary_line("source", fmt::format("DAMAGED: {} problems, in {} that have a checksum",
-                                                     report.problems.size(), compared));
+    return text +
+           summary_line("source", fmt::format("DAMAGED: {}, in {} that have a checksum",
+                                              count_text(report.problems.size(), "problem"), compared));
   if (report.files == 0)
     return text + summary_line("source",
                                "nothing could be checked: it is no snapshot in the Hub's cache, and "
@@ -196,6 +197,7 @@ void add_verify(CLI::App& app, CommonOptions& common, Action& action) {
   arguments->engines = command.get_option("--engine");
   arguments->engines->description("vllm|sglang|trtllm|none; repeatable (those that DST records)");
   add_threads_options(command, common);
+  add_memory_option(command, common);
   add_common_options(command, common);
   command.callback(
       [arguments, &common, &action] { action = [arguments, &common] { return run(*arguments, common); }; });

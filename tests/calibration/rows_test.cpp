@@ -281,9 +281,9 @@ TEST(RowsOracle, PackedRowsAreTheOracles) {
     const auto rows =
         read_file((model / (std::string(name) + ".jsonl")).string(), &tokenizer, 0, 6144, options);
     EXPECT_THAT(rows.warnings, IsEmpty());
-    const auto tensor = std::find_if(header.tensors.begin(), header.tensors.end(), [&](const Tensor& t) {
-      return t.name == std::string(name) + ".input_ids";
-    });
+    const std::string ids = std::string(name) + ".input_ids";
+    const auto tensor = std::find_if(header.tensors.begin(), header.tensors.end(),
+                                     [&](const Tensor& t) { return t.name == ids; });
     ASSERT_NE(tensor, header.tensors.end());
     ASSERT_EQ(tensor->shape, (Shape{static_cast<uint64_t>(count), 512}));
     ASSERT_EQ(tensor->dtype == Dtype::kI64 || tensor->dtype == Dtype::kI32, true);

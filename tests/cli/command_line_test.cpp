@@ -136,6 +136,7 @@ TEST(CommandLine, UsageErrorsAreOneLine) {
        "plan --help"},
       {{"plan"}, "SRC is required; see nibblecast plan --help"},
       {{"quantize", "a"}, "DST is required; see nibblecast quantize --help"},
+      {{"synth", "v4-tiny", "a", "--memory", "4G"}, "unknown option '--memory'; see nibblecast synth --help"},
       {{"plan", "a", "--frobnicate"}, "unknown option '--frobnicate'; see nibblecast plan --help"},
       {{"plan", "a", "--input-scale", "row"},
        "--input-scale: unknown value 'row' (expected layer, expert or a number above 0, such as 1.0); "

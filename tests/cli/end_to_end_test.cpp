@@ -3,6 +3,7 @@
 
 #include "calibration/amax_file.h"
 #include "run_cli.h"
+#include "sanitizers.h"
 
 namespace nibblecast::testing {
 namespace {
@@ -38,7 +39,6 @@ TEST_F(EndToEnd, CalibratedQuantizeIsVerifiedAndInspected) {
   EXPECT_FALSE(std::filesystem::exists(path("out")));
   const Json made = run_json({"quantize", source(), path("out"), "--calib", texts(), "--quiet"});
   EXPECT_EQ(made["blocks"]["total"], made["blocks"]["lossless"]);
-  EXPECT_LE(made["peak_memory_bytes"].get<uint64_t>(), plan["memory"]["peak"].get<uint64_t>());
   EXPECT_FALSE(made["source"].contains("shards"));
 
   uint64_t shard_bytes = 0;
@@ -164,6 +164,13 @@ TEST_F(EndToEnd, BytesDoNotDependOnThreadsOrMemory) {
       {"quantize", source(), path("two"), "--calib", calib, "--threads", "2", "--memory", "300M", "--quiet"});
   EXPECT_LT(plan["memory"]["peak"].get<uint64_t>(), 300u << 20);
   expect_same(path("one"), path("two"));
+}
+
+TEST_F(EndToEnd, ThePeakOfMemoryIsBelowThePlans) {
+  SKIP_WITH_SANITIZERS();
+  const Json plan = run_json({"plan", source(), path("out"), "--calib", texts()});
+  const Json made = run_json({"quantize", source(), path("out"), "--calib", texts(), "--quiet"});
+  EXPECT_LE(made["peak_memory_bytes"].get<uint64_t>(), plan["memory"]["peak"].get<uint64_t>());
 }
 
 TEST_F(EndToEnd, PackedRowsComeFromStandardInput) {

@@ -12,6 +12,12 @@ TEST(Text, GroupsDigits) {
   EXPECT_EQ(grouped(864704792696), "864,704,792,696");
 }
 
+TEST(Text, CountsWithTheirWord) {
+  EXPECT_EQ(count_text(1, "problem"), "1 problem");
+  EXPECT_EQ(count_text(0, "problem"), "0 problems");
+  EXPECT_EQ(count_text(1024, "row"), "1,024 rows");
+}
+
 TEST(Text, Sizes) {
   EXPECT_EQ(size_text(512), "512 bytes");
   EXPECT_EQ(size_text(1536), "1.5 KiB");

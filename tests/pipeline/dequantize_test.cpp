@@ -449,14 +449,14 @@ TEST_F(Dequantize, RefusesWhatItCannotReadByName) {
   refuse(ErrorKind::kBadInput, {{"a.weight", Dtype::kI8, {4, 32}}}, "'a.weight'");
   refuse(ErrorKind::kBadInput, {{"a.weight", Dtype::kU8, {4, 32}}}, "'a.weight_scale'");
   refuse(ErrorKind::kBadInput, {fp8, {"a.scale", Dtype::kF32, {2, 2}}}, "expected F8_E8M0 or F32 [1, 2]");
-  refuse(ErrorKind::kUnsupported, {fp8, {"a.scale", Dtype::kI32, {1, 2}}}, "found I32 [1, 2]");
+  refuse(ErrorKind::kUnsupported, {fp8, {"a.scale", Dtype::kI32, {1, 2}}}, "a.scale: integers beside scales (I32)");
   refuse(ErrorKind::kBadInput, {fp8, {"a.weight_scale", Dtype::kF32, {127}}}, "F32 of one value");
   refuse(ErrorKind::kBadInput,
          {{"a.weight", Dtype::kU8, {4, 12}},
           {"a.weight_scale", Dtype::kF8E4M3, {4, 1}},
           {"a.weight_scale_2", Dtype::kF32, {}}},
          "no whole blocks");
-  refuse(ErrorKind::kUnsupported, {{"a.weight", Dtype::kF8E4M3, {4}}, {"a.scale", Dtype::kF32, {1}}}, "no matrix");
+  refuse(ErrorKind::kUnsupported, {{"a.weight", Dtype::kF8E4M3, {4}}, {"a.scale", Dtype::kF32, {1, 1}}}, "no matrix");
   refuse(ErrorKind::kUnsupported, {{"a.codes", Dtype::kU8, {4}}}, "a.codes: codes of AQLM");
   refuse(ErrorKind::kUnsupported, {{"a.stray", Dtype::kU8, {4}}}, "'a.stray'");
   refuse(ErrorKind::kUnsupported, {{"a.weight", Dtype::kF8E5M2, {4, 4}}}, "F8_E5M2");

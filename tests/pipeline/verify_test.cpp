@@ -572,13 +572,16 @@ INSTANTIATE_TEST_SUITE_P(
 // Every key of both manifests, removed and changed.
 TEST_F(VerifyTest, EveryManifestKeyCounts) {
   const fs::path folder = output();
-  for (const auto& [file, section] :
+  for (const auto& manifest :
        {std::pair("config.json", "quantization_config"), std::pair("hf_quant_config.json", "quantization")}) {
+    const char* const file = manifest.first;
+    const std::string section = manifest.second;
     const std::string whole = text_of(folder / file);
     const Json document = parse_json(whole, file);
-    for (const auto& [key, value] : document[section].items()) {
+    for (const auto& entry : document[section].items()) {
+      const std::string& key = entry.key();
       if (key == "producer") continue;
-      const std::string path = std::string(section) + "." + key;
+      const std::string path = section + "." + key;
       edit_json(folder, file, [&](Json& edited) { edited[section].erase(key); });
       EXPECT_THAT(verify_outputs(source(), folder).problems, Contains(HasSubstr(path))) << "without " << key;
       edit_json(folder, file, [&](Json& edited) { edited[section][key] = "other"; });
