@@ -166,12 +166,15 @@ class Search {
     return format;
   }
 
+  void require_two_dimensions() const {
+    if (weight_.shape.size() == 2 && weight_.size_bytes > 0) return;
+    throw Error(
+        ErrorKind::kUnsupported, where_(weight_), "is a quantized weight but no matrix",
+        {.found = fmt::format("{} {}", dtype_name(weight_.dtype), shape_text(weight_.shape)), .hint = {}});
+  }
+
   void require_matrix(const Container& container) const {
-    if (weight_.shape.size() != 2 || weight_.size_bytes == 0) {
-      throw Error(
-          ErrorKind::kUnsupported, where_(weight_), "is a quantized weight but no matrix",
-          {.found = fmt::format("{} {}", dtype_name(weight_.dtype), shape_text(weight_.shape)), .hint = {}});
-    }
+    require_two_dimensions();
     const uint64_t block = container.blocks == Blocks::kOf32   ? 32
                            : container.blocks == Blocks::kOf16 ? 16
                                                                : 1;
@@ -215,6 +218,7 @@ class Search {
   // A scale of a known name whose dtype or shape fits no container.
   [[noreturn]] void refuse_scale(const char* suffix) const {
     const Tensor& scale = *find_(module_ + suffix);
+    require_two_dimensions();
     const bool is_known = std::ranges::any_of(kContainers, [&](const Container& container) {
       return is_named(container, suffix) && container.scales.contains(scale.dtype);
     });

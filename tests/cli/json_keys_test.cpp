@@ -117,7 +117,7 @@ TEST_F(JsonKeys, OfQuantize) {
   reply_of(command, record);
   reply_of(command);
   reply_of(validate);
-  expect_printed("quantize", {"unfinished", "warnings"});
+  expect_printed("quantize", {"unfinished", "warnings", "good"});
   reply_of({"convert", path("out"), path("back"), "--to", "mxfp4"}, record);
   reply_of({"dequantize", source(), path("wide")}, record);
 }
