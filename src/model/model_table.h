@@ -1,6 +1,7 @@
 // model/model_table.h - what tensors a model consists of, as a value: names, shapes, what each is for, and
 // which linears share an input. Plan, recipes, verify, synth, engine contracts and the forward pass read
-// this; no name is parsed anywhere.
+// this. Names are parsed only where no table speaks: draft layers (convert, the engines' rules of V4), samples
+// of the weights, and what inspect shows.
 #pragma once
 
 #include <cstdint>
