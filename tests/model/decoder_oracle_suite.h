@@ -60,12 +60,12 @@ TEST_P(DecoderOracle, LastLogitsAreThoseOfTransformers) {
   model.run(*pass);
   size_t token = 0;
   for (const std::vector<int32_t>& row : rows) token += row.size();
-  testing::AllLogits logits(token, model.spec().vocab);
+  testing::LogitsKeeper logits(token, model.spec().vocab);
   model.run_head(*pass, logits.sink());
   token = 0;
   for (size_t row = 0; row < rows.size(); ++row) {
     token += rows[row].size();
-    const std::span<const float> last = logits.of(token - 1);
+    const std::span<const float> last = logits.rows(token - 1);
     double sum = 0;
     for (const float logit : last) sum += std::exp(double{logit});
     const Json& expected = oracle.at(row).at("last_logprobs_head");

@@ -95,10 +95,10 @@ void expect_reference(const DecoderModel& model, const Rows& rows, double tolera
   const testing::Matrix expected = reference.logits(rows);
   const auto pass = make_pass<T>(model, rows);
   const std::vector<LayerAmax> amax = model.run(*pass);
-  testing::AllLogits logits(expected.size(), model.spec().vocab);
+  testing::LogitsKeeper logits(expected.size(), model.spec().vocab);
   model.run_head(*pass, logits.sink());
   for (size_t token = 0; token < expected.size(); ++token) {
-    const double error = relative_error(logits.of(token), expected[token]);
+    const double error = relative_error(logits.rows(token), expected[token]);
     ASSERT_TRUE(error <= tolerance) << "token " << token << ": " << error;
   }
   for (size_t layer = 0; layer < amax.size(); ++layer) {

@@ -14,6 +14,7 @@
 
 #include "base/integers.h"
 #include "checkpoint/checkpoint.h"
+#include "logits_keeper.h"
 #include "model/families/decoder_row.h"
 #include "model/families/decoder_table.h"
 #include "model/family.h"
@@ -257,28 +258,6 @@ class DecoderModel {
 
   std::map<std::string, Held> held_;
   std::mt19937 generator_{1};
-};
-
-// A sink that keeps all logits, [tokens, V].
-class AllLogits {
- public:
-  AllLogits(size_t tokens, size_t vocabulary) : vocabulary_(vocabulary), values_(tokens * vocabulary) {}
-
-  LogitsSink sink() {
-    return [this](const LogitsBlock& block) {
-      for (size_t i = 0; i < block.tokens; ++i) {
-        std::copy_n(block.values + i * block.stride, block.count,
-                    values_.begin() + static_cast<ptrdiff_t>((block.token + i) * vocabulary_ + block.first));
-      }
-    };
-  }
-  std::span<const float> of(size_t token, size_t tokens = 1) const {
-    return std::span(values_).subspan(token * vocabulary_, tokens * vocabulary_);
-  }
-
- private:
-  size_t vocabulary_;
-  std::vector<float> values_;
 };
 
 }  // namespace nibblecast::testing

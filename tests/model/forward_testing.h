@@ -11,6 +11,7 @@
 
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/safetensors.h"
+#include "logits_keeper.h"
 #include "model/deepseek_v4.h"
 #include "model/deepseek_v4_tensors.h"
 #include "testing.h"
@@ -59,28 +60,6 @@ struct HeldTensors {
     bytes.push_back(reader.read(tensor));
     tensors[tensor.name] = {tensor.dtype, tensor.shape, bytes.back()};
   }
-};
-
-// A sink that keeps all logits, [tokens, V].
-class LogitsKeeper {
- public:
-  LogitsKeeper(size_t tokens, size_t vocabulary) : vocabulary_(vocabulary), values_(tokens * vocabulary) {}
-
-  LogitsSink sink() {
-    return [this](const LogitsBlock& block) {
-      for (size_t i = 0; i < block.tokens; ++i) {
-        std::copy_n(block.values + i * block.stride, block.count,
-                    values_.begin() + static_cast<ptrdiff_t>((block.token + i) * vocabulary_ + block.first));
-      }
-    };
-  }
-  std::span<const float> rows(size_t token, size_t tokens) const {
-    return std::span(values_).subspan(token * vocabulary_, tokens * vocabulary_);
-  }
-
- private:
-  size_t vocabulary_;
-  std::vector<float> values_;
 };
 
 class Model {
