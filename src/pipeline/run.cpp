@@ -12,6 +12,7 @@
 #include "pipeline/output_maker.h"
 #include "pipeline/reader.h"
 #include "pipeline/units.h"
+#include "plan/input_scale.h"
 
 namespace nibblecast {
 namespace {
@@ -183,23 +184,9 @@ class Run {
   // A constant is there already; what was measured says then only which experts saw tokens.
   void set_input_scales(size_t stage, const LayerAmax& amax) {
     record_.without_tokens[amax.layer] = experts_without_tokens(amax);
-    for (const PlannedCacheScale& scale : plan_.stages[stage].cache_scales) {
-      const float value = cache_scale(scale, amax, activations_.origin);
-      if (output_) output_->set_scalar(scale.tensor, value);
-    }
-    if (plan_.options.input_scale == InputScalePolicy::kConstant) return;
-    std::map<const Tap*, std::vector<float>> known;
-    for (const PlannedGroup& group : plan_.stages[stage].groups) {
-      for (const PlannedLinear& linear : group.linears) {
-        if (linear.input_scale == kNone) continue;
-        const Tap& tap = tap_of(plan_, linear);
-        const auto [values, is_new] = known.try_emplace(&tap);
-        if (is_new) values->second = tap_amax(plan_, tap, amax, activations_.origin);
-        if (!output_) continue;
-        const float value = values->second[tap.experts == 0 ? 0 : group.expert.value()];
-        output_->set_scalar(linear.input_scale, input_scale_of(plan_.tensors[linear.weight].make, value));
-      }
-    }
+    for_each_scale(plan_, plan_.stages[stage], amax, activations_.origin, [&](uint32_t tensor, float value) {
+      if (output_) output_->set_scalar(tensor, value);
+    });
   }
 
   void finish() {

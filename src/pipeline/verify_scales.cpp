@@ -77,7 +77,8 @@ class ScaleCheck {
     for (const Stage& stage : plan_.stages) {
       if (!stage.layer) continue;
       if (const LayerAmax* layer = find_layer(amax.layers, *stage.layer))
-        check_stage(stage, *layer, path.string());
+        for_each_scale(plan_, stage, *layer, path.string(),
+                       [&](uint32_t tensor, float value) { check_value(tensor, value); });
     }
   }
 
@@ -94,23 +95,6 @@ class ScaleCheck {
       return other.share == linear.share && other.*scale != kNone;
     });
     return first == group.linears.end() ? kNone : (*first).*scale;
-  }
-
-  void check_stage(const Stage& stage, const LayerAmax& amax, const std::string& file) {
-    for (const PlannedCacheScale& scale : stage.cache_scales)
-      check_value(scale.tensor, cache_scale(scale, amax, file));
-    if (plan_.options.input_scale == InputScalePolicy::kConstant) return;
-    std::map<const Tap*, std::vector<float>> known;
-    for (const PlannedGroup& group : stage.groups) {
-      for (const PlannedLinear& linear : group.linears) {
-        if (linear.input_scale == kNone) continue;
-        const Tap& tap = tap_of(plan_, linear);
-        const auto [values, is_new] = known.try_emplace(&tap);
-        if (is_new) values->second = tap_amax(plan_, tap, amax, file);
-        const float value = values->second[tap.experts == 0 ? 0 : group.expert.value()];
-        check_value(linear.input_scale, input_scale_of(plan_.tensors[linear.weight].make, value));
-      }
-    }
   }
 
   const std::string& name(size_t index) const { return plan_.tensors[index].out.name; }

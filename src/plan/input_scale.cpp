@@ -6,6 +6,7 @@
 #include <cassert>
 #include <cmath>
 #include <limits>
+#include <map>
 
 #include "base/error.h"
 #include "formats/fp8_quantize.h"
@@ -95,6 +96,23 @@ float cache_scale(const PlannedCacheScale& scale, const LayerAmax& amax, const s
 
 float input_scale_of(Make make, float amax) {
   return make == Make::kFp8Weight ? fp8_tensor_scale(amax) : nvfp4_global_scale(amax);
+}
+
+void for_each_scale(const Plan& plan, const Stage& stage, const LayerAmax& amax, const std::string& file,
+                    const std::function<void(uint32_t tensor, float value)>& use) {
+  for (const PlannedCacheScale& scale : stage.cache_scales) use(scale.tensor, cache_scale(scale, amax, file));
+  if (plan.options.input_scale == InputScalePolicy::kConstant) return;
+  std::map<const Tap*, std::vector<float>> known;
+  for (const PlannedGroup& group : stage.groups) {
+    for (const PlannedLinear& linear : group.linears) {
+      if (linear.input_scale == kNone) continue;
+      const Tap& tap = tap_of(plan, linear);
+      const auto [values, is_new] = known.try_emplace(&tap);
+      if (is_new) values->second = tap_amax(plan, tap, amax, file);
+      const float value = values->second[tap.experts == 0 ? 0 : group.expert.value()];
+      use(linear.input_scale, input_scale_of(plan.tensors[linear.weight].make, value));
+    }
+  }
 }
 
 }  // namespace nibblecast

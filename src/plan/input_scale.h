@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -30,6 +31,11 @@ float cache_scale(const PlannedCacheScale& scale, const LayerAmax& amax, const s
 
 // From an amax, the input_scale of a linear made as `make`.
 float input_scale_of(Make make, float amax);
+
+// Calls use(index into Plan::tensors, value) for every scale of a stage that comes from its layer's
+// activations: of caches, and unless they are constant the input scales. Throws as the above.
+void for_each_scale(const Plan& plan, const Stage& stage, const LayerAmax& amax, const std::string& file,
+                    const std::function<void(uint32_t tensor, float value)>& use);
 
 // The entries of the amax file that a plan with this --w2-input reads of a tap: its own, its weighted one, or
 // both.
