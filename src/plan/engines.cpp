@@ -10,6 +10,7 @@
 
 #include "checkpoint/printable.h"
 #include "model/deepseek_v4_tensors.h"
+#include "plan/engines/breach_list.h"
 #include "plan/engines/modelopt.h"
 #include "plan/engines_formats.h"
 #include "plan/glob.h"
@@ -18,8 +19,6 @@ namespace nibblecast {
 namespace {
 
 using enum Engine;
-
-std::string found_text(const Json& found) { return found.is_null() ? "nothing" : printable(found.dump()); }
 
 // One value that engines demand of quantization_config.
 struct ConfigRule {

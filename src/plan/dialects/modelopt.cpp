@@ -8,7 +8,6 @@
 #include <utility>
 
 #include "base/error.h"
-#include "plan/engines/units.h"
 
 namespace nibblecast {
 namespace {
@@ -89,7 +88,7 @@ Json excluded_modules(const Checkpoint& source, const ModelTable& table,
   for (const ResolvedModule& each : modules) {
     if (modelopt_algorithm(each)) continue;
     const bool is_expert = each.module->is_routed_expert();
-    excluded.insert(is_expert ? experts_prefix(*each.module) + "*" : each.module->name);
+    excluded.insert(is_expert ? experts_name(*each.module) + "*" : each.module->name);
   }
   if (table.tied_head) excluded.insert("lm_head");
   exclude_drafts(source, table, excluded);

@@ -8,8 +8,9 @@
 
 namespace nibblecast {
 
-void BreachList::add(std::span<const Engine> engines, const std::string& module, const std::string& fault,
-                     const std::string& remedy) {
+std::string found_text(const Json& found) { return found.is_null() ? "nothing" : printable(found.dump()); }
+
+void BreachList::add(std::span<const Engine> engines, const std::string& module, const std::string& fault) {
   const auto known = std::ranges::find_if(faults_, [&](const Fault& each) {
     return each.text == fault && std::ranges::equal(each.engines, engines);
   });
@@ -17,7 +18,7 @@ void BreachList::add(std::span<const Engine> engines, const std::string& module,
     ++known->more;
     return;
   }
-  faults_.push_back({{engines.begin(), engines.end()}, module, fault, remedy});
+  faults_.push_back({{engines.begin(), engines.end()}, module, fault});
 }
 
 std::vector<Breach> BreachList::take() && {
@@ -27,7 +28,7 @@ std::vector<Breach> BreachList::take() && {
     const std::string rule = fault.module.empty()
                                  ? fault.text
                                  : fmt::format("{}{}: {}", printable(fault.module), more, fault.text);
-    for (const Engine engine : fault.engines) breaches.push_back({engine, rule, fault.remedy});
+    for (const Engine engine : fault.engines) breaches.push_back({engine, rule, ""});
   }
   return breaches;
 }

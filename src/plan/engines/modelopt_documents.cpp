@@ -14,10 +14,7 @@ namespace nibblecast {
 namespace {
 
 using enum Engine;
-constexpr Engine kAll[] = {kVllm, kSglang, kTrtllm};
 constexpr std::string_view kMixed = "MIXED_PRECISION";
-
-std::string found_text(const Json& found) { return found.is_null() ? "nothing" : printable(found.dump()); }
 
 std::vector<std::string> strings_of(const Json& list) {
   std::vector<std::string> strings;
@@ -145,12 +142,12 @@ const std::vector<ModelClass>& model_classes() {
 void check_model_class(const std::string& model_type, const Json& config, BreachList& breaches) {
   const auto known = std::ranges::find(model_classes(), model_type, &ModelClass::model_type);
   if (known == model_classes().end()) {
-    breaches.add(kAll, "",
+    breaches.add(kAllEngines, "",
                  fmt::format("no model class is known for model_type \"{}\"", printable(model_type)));
     return;
   }
   std::vector<Engine> lacking;
-  for (const Engine engine : kAll)
+  for (const Engine engine : kAllEngines)
     if (std::ranges::find(known->engines, engine) == known->engines.end()) lacking.push_back(engine);
   if (!lacking.empty())
     breaches.add(lacking, "", fmt::format("no model class is known for model_type \"{}\"", model_type));
@@ -170,7 +167,8 @@ void check_modelopt_documents(const std::string& model_type, const Json& config,
   check_model_class(model_type, config, breaches);
   const Json quantization = at_or_null(config, "quantization_config");
   if (!quantization.is_object()) {
-    breaches.add(kAll, "", "config.json must have a quantization_config; found " + found_text(quantization));
+    breaches.add(kAllEngines, "",
+                 "config.json must have a quantization_config; found " + found_text(quantization));
     return;
   }
   check_keys(quantization, breaches);

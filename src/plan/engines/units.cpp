@@ -21,7 +21,7 @@ std::string_view fused_name(const WeightModule& module) {
 }
 
 EngineUnit unit_of(const WeightModule& module) {
-  if (module.is_routed_expert()) return {EngineUnit::Kind::kExperts, experts_prefix(module)};
+  if (module.is_routed_expert()) return {EngineUnit::Kind::kExperts, experts_name(module)};
   const std::string_view fused = fused_name(module);
   if (fused.empty()) return {EngineUnit::Kind::kSingle, module.name};
   const std::string parent = module.name.substr(0, module.name.rfind('.') + 1);
@@ -38,11 +38,6 @@ void add_units(const LayerTable& table, std::vector<EngineUnit>& units) {
 }
 
 }  // namespace
-
-std::string experts_prefix(const WeightModule& expert) {
-  constexpr std::string_view kExperts = ".experts";
-  return expert.name.substr(0, expert.name.find(kExperts) + kExperts.size());
-}
 
 std::vector<EngineUnit> engine_units(const ModelTable& table) {
   std::vector<EngineUnit> units;

@@ -22,7 +22,4 @@ struct EngineUnit {
 // build it quantized.
 std::vector<EngineUnit> engine_units(const ModelTable& table);
 
-// "model.layers.3.mlp.experts", of a routed expert's "model.layers.3.mlp.experts.7.up_proj".
-std::string experts_prefix(const WeightModule& expert);
-
 }  // namespace nibblecast
