@@ -84,6 +84,7 @@ class Planner {
     plan_.options.recipe_text = recipe_.text;
     modules_ = resolve_modules(recipe_, plan_.model->table, tiles_);
     inventory_ = take_inventory(source, *plan_.model, tiles_);
+    fp8_scales_ = fp8_scale_dtype();
   }
 
   Plan make() {
@@ -138,7 +139,7 @@ class Planner {
         break;
       case WeightFormat::kFp8Block:
         if (format.stored != StoredFormat::kFp8) make.make = Make::kFp8BlockWeight;
-        make.dtype = fp8_scale_dtype();
+        make.dtype = fp8_scales_;
         break;
       case WeightFormat::kBf16:
         if (format.stored != StoredFormat::kBf16) make.make = Make::kWideWeight;
@@ -468,6 +469,7 @@ class Planner {
   Plan plan_;
   Recipe recipe_;
   std::vector<ResolvedModule> modules_;
+  Dtype fp8_scales_ = Dtype::kF8E8M0;  // of weights that become FP8 blocks
   TileSize tiles_;
   std::vector<SourceLinear> linears_;  // by module
   std::vector<Make> makes_;            // by module
@@ -565,7 +567,6 @@ Json plan_identity(const Plan& plan, const Checkpoint& source, std::string_view 
           {"compute dtype", compute_dtype_name(options.compute_dtype)},
           {"input scale", input_scale_text(options)},
           {"w2 input", kW2Inputs[static_cast<int>(options.w2_input)]},
-          {"format", output_format_name(options.format)},
           {"negative zero", options.negative_zero == NegativeZero::kKeep ? "keep" : "modelopt"},
           {"calibration rows or amax file", activations}};
 }
