@@ -83,7 +83,7 @@ void add_tokens(Builder& builder, const LayerAmax& layer) {
 
 void add_amax(Builder& builder, const LayerAmax& layer) {
   for (const auto& [tap, values] : layer.taps) {
-    const bool per_expert = tap.starts_with("experts.");
+    const bool per_expert = is_of_experts(tap);
     builder.add<float>(layer_prefix(layer.layer) + tap + std::string(kSuffix), Dtype::kF32,
                        per_expert ? Shape{values.size()} : Shape{}, values);
   }
@@ -141,7 +141,7 @@ class Reader {
     }
     const std::string tap = tap_of(name->rest);
     if (tap.empty()) fail_name(tensor);
-    const bool per_expert = tap.starts_with("experts.");
+    const bool per_expert = is_of_experts(tap);
     const std::vector<float> values =
         per_expert ? read_vector<float>(tensor, Dtype::kF32) : std::vector<float>{read_scalar(tensor)};
     std::vector<float>& kept = layer.taps[tap];
@@ -220,12 +220,6 @@ const LayerAmax* find_layer(const std::vector<LayerAmax>& layers, uint64_t layer
   const auto found = std::ranges::find(layers, layer, &LayerAmax::layer);
   return found == layers.end() ? nullptr : &*found;
 }
-
-namespace {
-
-bool is_of_experts(const std::string& tap) { return tap.starts_with("experts."); }
-
-}  // namespace
 
 bool knows_experts(const LayerAmax& layer) {
   return !layer.tokens.empty() ||

@@ -62,8 +62,6 @@ struct Input {
 };
 using Inputs = std::map<std::string, Input>;
 
-bool is_of_experts(const std::string& entry) { return entry.starts_with("experts."); }
-
 Inputs inputs_of(const AmaxFile& amax) {
   Inputs inputs;
   for (const LayerAmax& layer : amax.layers) {

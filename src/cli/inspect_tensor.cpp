@@ -224,10 +224,11 @@ const Tensor* find_named(const StoredFiles& stored, const std::string& name) {
   if (const Tensor* tensor = stored.find(name + ".weight")) return tensor;
   try {
     const Model model = read_model(stored.config(), "config.json");
-    const WeightModule* module = ModuleIndex(model.table).find(name);
+    const ModuleIndex modules(model.table);
+    const WeightModule* module = modules.find(name);
     if (module != nullptr) return stored.find(module->name + ".weight");
     const size_t dot = name.rfind('.');  // a scale, by transformers' name of its module
-    module = dot == std::string::npos ? nullptr : ModuleIndex(model.table).find(name.substr(0, dot));
+    module = dot == std::string::npos ? nullptr : modules.find(name.substr(0, dot));
     return module == nullptr ? nullptr : stored.find(module->name + name.substr(dot));
   } catch (const Error&) {  // a model that is not known has no other names
     return nullptr;

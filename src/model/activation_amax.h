@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace nibblecast {
@@ -20,5 +21,7 @@ struct LayerAmax {
 };
 
 inline std::string weighted_tap(const std::string& tap) { return tap + "_weighted"; }
+// Whether an entry has a value for each routed expert.
+inline bool is_of_experts(std::string_view tap) { return tap.starts_with("experts."); }
 
 }  // namespace nibblecast

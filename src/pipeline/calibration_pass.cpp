@@ -16,8 +16,8 @@ CalibrationPass::CalibrationPass(const Checkpoint& source, const Plan& plan,
                    ? make_forward_pass<bf16>(*plan.model, std::move(rows), device)
                    : make_forward_pass<float>(*plan.model, std::move(rows), device)),
       head_(head_weight(plan)) {
-  for (const WeightModule& module : plan.model->table.globals.modules)
-    if (module.kind == ModuleKind::kEmbedding) embedding_ = module.name + ".weight";
+  const WeightModule* const embedding = plan.model->table.globals.find({.role = Role::kEmbedding});
+  if (embedding != nullptr) embedding_ = embedding->name + ".weight";
 }
 
 std::vector<Tensor> CalibrationPass::needed(uint64_t layer) const {

@@ -145,10 +145,10 @@ class UnitList {
 
 std::string head_weight(const Plan& plan) {
   if (!plan.model) return {};
-  const LayerTable& globals = plan.model->table.globals;
-  const Role role = plan.model->table.tied_head ? Role::kEmbedding : Role::kHead;
-  const auto head = std::ranges::find(globals.modules, role, [](const auto& module) { return module.id.role; });
-  return head == globals.modules.end() ? "" : head->name + ".weight";
+  const ModelTable& table = plan.model->table;
+  const WeightModule* const head =
+      table.globals.find({.role = table.tied_head ? Role::kEmbedding : Role::kHead});
+  return head == nullptr ? "" : head->name + ".weight";
 }
 
 bool is_forward(const Plan& plan, const Work& work, size_t stage) {

@@ -24,11 +24,10 @@ void check_cuda_width(const char* name, uint64_t value) { check_cuda_number(name
 
 EmbeddingShape decoder_embedding(const Model& model) {
   const DecoderSpec& spec = std::get<DecoderSpec>(model.spec);
-  for (const WeightModule& module : model.table.globals.modules) {
-    if (module.id.role == Role::kEmbedding)
-      return {.name = module.name + ".weight", .vocabulary = spec.vocab, .width = spec.hidden};
-  }
-  throw Error(ErrorKind::kInternal, {}, "a model's table has no embedding", {.found = model.family});
+  const WeightModule* const module = model.table.globals.find({.role = Role::kEmbedding});
+  if (module == nullptr)
+    throw Error(ErrorKind::kInternal, {}, "a model's table has no embedding", {.found = model.family});
+  return {.name = module->name + ".weight", .vocabulary = spec.vocab, .width = spec.hidden};
 }
 
 void check_decoder(const Model& model) {

@@ -42,7 +42,6 @@ const float* biased(const float* sums, const float* bias, size_t first, size_t c
   return own.data();
 }
 
-template <class T>
 std::vector<Rope> make_ropes(std::span<const RopeSpec> specs, size_t positions) {
   std::vector<Rope> ropes;
   for (const RopeSpec& spec : specs) ropes.push_back(make_rope(spec, positions));
@@ -66,7 +65,7 @@ CpuOps<T>::CpuOps(const Model& model, TokenRows rows, const ForwardDevice&)
       rows_(std::move(rows)),
       groups_(group_rows(rows_.rows, kSizes.chunk_tokens, kPanel)),
       rope_specs_(distinct_ropes(std::get<DecoderSpec>(model.spec))),
-      ropes_(make_ropes<T>(rope_specs_, rows_.longest)) {
+      ropes_(make_ropes(rope_specs_, rows_.longest)) {
   const DecoderWidths widths(std::get<DecoderSpec>(model.spec));
   const CudaWorkload workload{rows_.rows.size(), tokens(), rows_.longest};
   residual_ = lay_out<ResidualBuffers<T>>(residual_block_, widths, uint64_t{tokens()}, true);
