@@ -23,8 +23,8 @@
 #include <thread>
 
 #include "base/parallel.h"
-#include "model/deepseek_v4.h"
-#include "model/deepseek_v4_tensors.h"
+#include "model/families/deepseek_v4/forward.h"
+#include "model/families/deepseek_v4/tensors.h"
 #include "model/family.h"
 #include "model/random_layer.h"
 #include "ops/attention.h"

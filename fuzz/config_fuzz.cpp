@@ -5,7 +5,7 @@
 #include "base/json.h"
 #include "checkpoint/manifest.h"
 #include "fuzzing.h"
-#include "model/deepseek_v4_config.h"
+#include "model/families/deepseek_v4/config.h"
 #include "model/family.h"
 
 namespace nibblecast {

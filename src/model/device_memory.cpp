@@ -3,8 +3,8 @@
 #include "formats/bf16.h"
 #include "model/decoder/checks.h"
 #include "model/decoder/memory.h"
-#include "model/deepseek_v4_checks.h"
-#include "model/deepseek_v4_cuda_memory.h"
+#include "model/families/deepseek_v4/checks.h"
+#include "model/families/deepseek_v4/cuda_memory.h"
 
 namespace nibblecast {
 

@@ -5,7 +5,7 @@
 #include "base/error.h"
 #include "checkpoint/printable.h"
 #include "model/decoder_family.h"
-#include "model/deepseek_v4_family.h"
+#include "model/families/deepseek_v4/family.h"
 
 namespace nibblecast {
 namespace {

@@ -3,8 +3,8 @@
 #include <utility>
 
 #include "model/decoder/forward.h"
-#include "model/deepseek_v4.h"
-#include "model/deepseek_v4_pass.h"
+#include "model/families/deepseek_v4/forward.h"
+#include "model/families/deepseek_v4/pass.h"
 
 namespace nibblecast {
 

@@ -4,8 +4,8 @@
 
 #include "base/cuda.h"
 #include "base/cuda_clock.h"
-#include "model/deepseek_v4_config.h"
-#include "model/deepseek_v4_cuda.h"
+#include "model/families/deepseek_v4/config.h"
+#include "model/families/deepseek_v4/forward_cuda.h"
 #include "ops/matmul_cuda.h"
 
 namespace nibblecast {

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "model/decoder_spec.h"
-#include "model/deepseek_v4_config.h"
+#include "model/families/deepseek_v4/config.h"
 #include "model/model_table.h"
 #include "weights/container.h"
 

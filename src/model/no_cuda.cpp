@@ -1,7 +1,7 @@
 // In builds without CUDA: a device that cannot be chosen.
 
 #include "base/error.h"
-#include "model/deepseek_v4_config.h"
+#include "model/families/deepseek_v4/config.h"
 #include "model/forward_pass.h"
 #include "model/token_rows.h"
 

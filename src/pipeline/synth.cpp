@@ -12,7 +12,7 @@
 #include "base/error.h"
 #include "base/parallel.h"
 #include "checkpoint/safetensors.h"
-#include "model/deepseek_v4_tensors.h"
+#include "model/families/deepseek_v4/tensors.h"
 #include "model/family.h"
 #include "pipeline/synth_content.h"
 #include "pipeline/synth_side_files.h"

@@ -10,7 +10,7 @@
 #include <cstdint>
 #include <span>
 
-#include "model/deepseek_v4_tensors.h"
+#include "model/families/deepseek_v4/tensors.h"
 #include "model/model_table.h"
 
 namespace nibblecast {

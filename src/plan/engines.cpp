@@ -9,10 +9,10 @@
 #include <string_view>
 
 #include "checkpoint/printable.h"
-#include "model/deepseek_v4_tensors.h"
+#include "model/families/deepseek_v4/tensors.h"
 #include "plan/engines/breach_list.h"
 #include "plan/engines/modelopt.h"
-#include "plan/engines_formats.h"
+#include "plan/engines/deepseek_v4_formats.h"
 #include "plan/glob.h"
 
 namespace nibblecast {

@@ -4,7 +4,7 @@
 #include <limits>
 
 #include "base/file.h"
-#include "model/deepseek_v4_config.h"
+#include "model/families/deepseek_v4/config.h"
 #include "model/family.h"
 #include "testing.h"
 

@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "cuda_testing.h"
-#include "model/deepseek_v4.h"
-#include "model/deepseek_v4_cuda.h"
+#include "model/families/deepseek_v4/forward.h"
+#include "model/families/deepseek_v4/forward_cuda.h"
 
 namespace nibblecast::testing {
 

@@ -2,8 +2,8 @@
 #include <gtest/gtest.h>
 
 #include "formats/bf16.h"
-#include "model/deepseek_v4_checks.h"
-#include "model/deepseek_v4_cuda_memory.h"
+#include "model/families/deepseek_v4/checks.h"
+#include "model/families/deepseek_v4/cuda_memory.h"
 #include "model/family.h"
 #include "testing.h"
 

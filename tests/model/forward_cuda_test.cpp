@@ -8,8 +8,8 @@
 #include <random>
 
 #include "cuda_forward.h"
-#include "model/deepseek_v4_cuda_memory.h"
-#include "model/deepseek_v4_rows.h"
+#include "model/families/deepseek_v4/cuda_memory.h"
+#include "model/families/deepseek_v4/rows.h"
 #include "model/family.h"
 #include "random_layer.h"
 #include "testing.h"

@@ -8,7 +8,7 @@
 #include <string>
 
 #include "base/parallel.h"
-#include "model/deepseek_v4.h"
+#include "model/families/deepseek_v4/forward.h"
 #include "model/family.h"
 #include "ops/matmul.h"
 #include "random_layer.h"

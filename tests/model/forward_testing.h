@@ -12,8 +12,8 @@
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/safetensors.h"
 #include "logits_keeper.h"
-#include "model/deepseek_v4.h"
-#include "model/deepseek_v4_tensors.h"
+#include "model/families/deepseek_v4/forward.h"
+#include "model/families/deepseek_v4/tensors.h"
 #include "testing.h"
 
 namespace nibblecast::testing {

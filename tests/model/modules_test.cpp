@@ -4,8 +4,8 @@
 #include <set>
 
 #include "base/file.h"
-#include "model/deepseek_v4_modules.h"
-#include "model/deepseek_v4_tensors.h"
+#include "model/families/deepseek_v4/modules.h"
+#include "model/families/deepseek_v4/tensors.h"
 #include "model/family.h"
 #include "testing.h"
 

@@ -10,8 +10,8 @@
 #include <string>
 #include <vector>
 
-#include "model/deepseek_v4.h"
-#include "model/deepseek_v4_tensors.h"
+#include "model/families/deepseek_v4/forward.h"
+#include "model/families/deepseek_v4/tensors.h"
 
 namespace nibblecast::testing {
 

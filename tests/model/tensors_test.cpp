@@ -5,7 +5,7 @@
 #include <set>
 
 #include "checkpoint/checkpoint.h"
-#include "model/deepseek_v4_tensors.h"
+#include "model/families/deepseek_v4/tensors.h"
 #include "model/family.h"
 #include "testing.h"
 

@@ -9,7 +9,7 @@
 #include <set>
 
 #include "formats/nvfp4.h"
-#include "model/deepseek_v4_modules.h"
+#include "model/families/deepseek_v4/modules.h"
 #include "pipeline/verify.h"
 #include "pipeline/verify_checksums.h"
 #include "stored_checkpoint.h"

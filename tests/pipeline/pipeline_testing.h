@@ -5,7 +5,7 @@
 #include <string>
 
 #include "base/hash.h"
-#include "model/deepseek_v4_tensors.h"
+#include "model/families/deepseek_v4/tensors.h"
 #include "model/family.h"
 #include "pipeline/destination.h"
 #include "pipeline/output.h"

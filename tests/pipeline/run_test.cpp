@@ -6,7 +6,7 @@
 #include "base/parallel.h"
 #include "checkpoint/safetensors.h"
 #include "formats/nvfp4.h"
-#include "model/deepseek_v4_tensors.h"
+#include "model/families/deepseek_v4/tensors.h"
 #include "pipeline_testing.h"
 
 namespace nibblecast {

@@ -14,7 +14,7 @@
 #include "calibration/tokenizer.h"
 #include "checkpoint/checkpoint.h"
 #include "formats/bf16.h"
-#include "model/deepseek_v4_tensors.h"
+#include "model/families/deepseek_v4/tensors.h"
 #include "model/family.h"
 #include "model/forward_testing.h"
 #include "pipeline/synth_content.h"

@@ -5,7 +5,7 @@
 #include <functional>
 #include <limits>
 
-#include "model/deepseek_v4_family.h"
+#include "model/families/deepseek_v4/family.h"
 #include "plan_testing.h"
 #include "testing.h"
 

@@ -8,7 +8,7 @@
 #include <map>
 #include <set>
 
-#include "model/deepseek_v4_tensors.h"
+#include "model/families/deepseek_v4/tensors.h"
 #include "plan/glob.h"
 #include "testing.h"
 

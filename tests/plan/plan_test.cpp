@@ -6,7 +6,7 @@
 #include <limits>
 
 #include "checkpoint/safetensors.h"
-#include "model/deepseek_v4_family.h"
+#include "model/families/deepseek_v4/family.h"
 #include "plan/cost.h"
 #include "plan/input_scale.h"
 #include "plan_testing.h"
