@@ -38,7 +38,7 @@ void try_model(std::string_view text) {
   check_layer(model.table.globals);
   for (const LayerTable& layer : model.table.layers) check_layer(layer);
   const Family& family = family_of(config, "config");
-  if (model.table.most_experts() <= 64) require(!family.stored(model, 0).empty());
+  if (model.table.most_experts() <= 64) require(!family.synth(model, 0).empty());
   if (family.hub_config == nullptr) return;
   const Json hub = family.hub_config(config, model);
   require(read_model(hub, "again").layers() == model.layers());

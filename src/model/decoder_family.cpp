@@ -1,5 +1,6 @@
 #include "model/decoder_family.h"
 
+#include <cmath>
 #include <string>
 #include <utility>
 
@@ -42,15 +43,43 @@ Tensor stored_tensor(const std::string& name, const Shape& shape, Dtype dtype) {
   return {.name = name, .dtype = dtype, .shape = shape, .size_bytes = bytes};
 }
 
+Fill uniform(double center, double half_width) { return {.center = center, .half_width = half_width}; }
+
+// An input of rms 1 gives an output of the module of this rms: the head makes some tokens clearly more likely
+// than others, routing depends on the token.
+Fill fill_of(const WeightModule& module, bool tied_head) {
+  const bool is_head = module.kind == (tied_head ? ModuleKind::kEmbedding : ModuleKind::kHead);
+  const double gain = is_head ? 2 : module.kind == ModuleKind::kRouter ? 1.5 : 1;
+  const bool is_looked_up = module.kind == ModuleKind::kEmbedding && !is_head;
+  return uniform(0, gain * std::sqrt(3.0 / (is_looked_up ? 1 : static_cast<double>(module.shape[1]))));
+}
+
+Fill fill_of(const PlainTensor& plain) {
+  switch (plain.id.role) {
+    case Role::kInputNorm:
+    case Role::kFfnNorm:
+    case Role::kQNorm:
+    case Role::kKNorm:
+    case Role::kFinalNorm:
+      return uniform(1, 0.25);
+    case Role::kSinks:
+      return uniform(0, 1);
+    default:  // biases
+      return uniform(0, 0.05);
+  }
+}
+
 // BF16, but for the bias of the router's choices, which releases keep in F32.
-std::vector<Tensor> stored(const Model& model, std::optional<uint64_t> layer) {
+std::vector<SynthTensor> synth(const Model& model, std::optional<uint64_t> layer) {
   const LayerTable& table = layer ? model.table.layers[*layer] : model.table.globals;
-  std::vector<Tensor> tensors;
+  std::vector<SynthTensor> tensors;
   for (const WeightModule& module : table.modules)
-    tensors.push_back(stored_tensor(module.name + ".weight", module.shape, Dtype::kBF16));
+    tensors.push_back({stored_tensor(module.name + ".weight", module.shape, Dtype::kBF16),
+                       fill_of(module, model.table.tied_head)});
   for (const PlainTensor& plain : table.plain) {
     const Dtype dtype = plain.id.role == Role::kRouterBias ? Dtype::kF32 : Dtype::kBF16;
-    tensors.push_back(stored_tensor(plain.name, plain.shape, dtype));
+    tensors.push_back(
+        {stored_tensor(plain.name, plain.shape, dtype), fill_of(plain), plain.shape.size() == 1});
   }
   return tensors;
 }
@@ -75,6 +104,6 @@ constexpr Preset kPresets[] = {
 }  // namespace
 
 const Family kDecoderFamily = {
-    .name = "decoder", .model_types = kModelTypes, .read = read, .presets = kPresets, .stored = stored};
+    .name = "decoder", .model_types = kModelTypes, .read = read, .presets = kPresets, .synth = synth};
 
 }  // namespace nibblecast

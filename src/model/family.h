@@ -10,12 +10,13 @@
 
 #include "base/json.h"
 #include "model/model.h"
+#include "model/synth_tensor.h"
 
 namespace nibblecast {
 
 struct Preset {
-  std::string_view name;   // "v4-pro"
-  Json (*config)();        // a config.json as the release has it
+  std::string_view name;  // "v4-pro"
+  Json (*config)();       // a config.json as the release has it
 };
 
 // Where a tensor stands in the state of transformers' model, if it has another name there. Routed experts may
@@ -27,17 +28,17 @@ struct HubTensor {
 };
 
 struct Family {
-  std::string_view name;                         // "deepseek_v4"
-  std::span<const std::string_view> model_types; // of config.json
+  std::string_view name;                          // "deepseek_v4"
+  std::span<const std::string_view> model_types;  // of config.json
   // Refuses (kBadInput / kUnsupported, naming `file`, the key, expected, found) what is missing, mistyped,
   // absurd or contradicting, and options of the family's code that the forward pass lacks.
   Model (*read)(const Json& config, const std::string& file);
   std::span<const Preset> presets;
-  // A checkpoint as its releases store it, for synth: name, dtype, shape and size_bytes of every tensor of a
-  // layer (nothing: those outside of layers).
-  std::vector<Tensor> (*stored)(const Model& model, std::optional<uint64_t> layer);
-  // Null where releases have transformers' names and spelling already. Else: a tensor's place by its own name,
-  // nothing for a name that the table does not have; and config.json in transformers' spelling.
+  // A checkpoint as its releases store it: the tensors of a layer (of layers(): of the draft layer that the
+  // family synthesizes, if it does; nothing: those outside of layers).
+  std::vector<SynthTensor> (*synth)(const Model& model, std::optional<uint64_t> layer);
+  // Null where releases have transformers' names and spelling already. Else: a tensor's place by its own
+  // name, nothing for a name that the table does not have; and config.json in transformers' spelling.
   std::optional<HubTensor> (*hub_tensor)(const Model& model, std::string_view name) = nullptr;
   Json (*hub_config)(const Json& config, const Model& model) = nullptr;
 };

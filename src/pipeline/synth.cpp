@@ -12,7 +12,6 @@
 #include "base/error.h"
 #include "base/parallel.h"
 #include "checkpoint/safetensors.h"
-#include "model/families/deepseek_v4/tensors.h"
 #include "model/family.h"
 #include "pipeline/synth_content.h"
 #include "pipeline/synth_side_files.h"
@@ -124,56 +123,23 @@ struct SynthShard {
   uint64_t data_bytes = 0;
 };
 
-// The tensors of each shard: embed; a layer each; norm and head; draft layer.
-std::vector<ModelTensor> v4_tensors(const DeepseekV4Config& config, uint64_t shard) {
-  if (shard > 0 && shard <= config.num_hidden_layers) return layer_tensors(config, shard - 1);
-  if (shard > config.num_hidden_layers + 1) return mtp_tensors(config);
-  std::vector<ModelTensor> result;
-  for (ModelTensor& tensor : global_tensors(config)) {
-    if ((tensor.name == "embed.weight") == (shard == 0)) result.push_back(std::move(tensor));
-  }
-  return result;
+bool is_embedding(const ModelTable& table, const std::string& tensor) {
+  const WeightModule* const embedding = table.globals.find({.role = Role::kEmbedding});
+  return embedding != nullptr && tensor == embedding->name + ".weight";
 }
 
-std::vector<PlacedTensor> contents_of(const DeepseekV4Config& config, const Model&, uint64_t shard,
-                                      uint64_t seed) {
-  std::vector<PlacedTensor> tensors;
-  for (const ModelTensor& tensor : v4_tensors(config, shard)) {
-    for (Tensor& stored : release_tensors(config, tensor)) {
-      const SynthContent content(config, tensor, stored, seed);
-      const bool is_norm = tensor.storage == Storage::kBF16 && tensor.shape.size() == 1;
-      tensors.push_back({std::move(stored), content, is_norm});
-    }
-  }
-  return tensors;
-}
-
-// A decoder's: as the family's releases store them.
-std::vector<PlacedTensor> contents_of(const DecoderSpec&, const Model& model, uint64_t shard, uint64_t seed) {
-  const bool is_layer = shard > 0 && shard <= model.layers();
-  const LayerTable& table = is_layer ? model.table.layers[shard - 1] : model.table.globals;
-  const auto layer = is_layer ? std::optional(shard - 1) : std::nullopt;
-  std::vector<PlacedTensor> tensors;
-  for (Tensor& stored : family_named(model.family).stored(model, layer)) {
-    const auto module = std::ranges::find_if(
-        table.modules, [&](const WeightModule& each) { return each.name + ".weight" == stored.name; });
-    const bool is_embedding = module != table.modules.end() && module->kind == ModuleKind::kEmbedding;
-    if (!is_layer && is_embedding != (shard == 0)) continue;
-    if (module != table.modules.end()) {
-      const bool is_head = module->kind == (model.table.tied_head ? ModuleKind::kEmbedding : ModuleKind::kHead);
-      const SynthContent content(*module, is_head, stored, seed);
-      tensors.push_back({std::move(stored), content, false});
-      continue;
-    }
-    const auto plain = std::ranges::find(table.plain, stored.name, &PlainTensor::name);
-    const SynthContent content(*plain, stored, seed);
-    tensors.push_back({std::move(stored), content, stored.shape.size() == 1});
-  }
-  return tensors;
-}
-
+// The tensors of each shard: the embedding; a layer each; what else is outside of layers; the draft layer.
 std::vector<PlacedTensor> tensors_of_shard(const Model& model, uint64_t shard, uint64_t seed) {
-  return std::visit([&](const auto& spec) { return contents_of(spec, model, shard, seed); }, model.spec);
+  const bool is_outside = shard == 0 || shard == model.layers() + 1;
+  const uint64_t layer = shard <= model.layers() ? shard - 1 : model.layers();
+  std::vector<PlacedTensor> tensors;
+  for (SynthTensor& each :
+       family_named(model.family).synth(model, is_outside ? std::nullopt : std::optional(layer))) {
+    if (is_outside && is_embedding(model.table, each.stored.name) != (shard == 0)) continue;
+    const SynthContent content(each, seed);
+    tensors.push_back({std::move(each.stored), content, each.is_norm});
+  }
+  return tensors;
 }
 
 SynthShard lay_out_shard(const Model& model, uint64_t shard, uint64_t shards, uint64_t seed) {

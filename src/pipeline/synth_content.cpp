@@ -108,97 +108,27 @@ uint8_t least_scale_byte(double scale) {
   return static_cast<uint8_t>(std::clamp(127 + nearest - 2, 1, 250));
 }
 
-// rms of the output for an input of rms 1.
-double gain_of(std::string_view name) {
-  if (name == "head.weight") return 2;                // some tokens clearly more likely than others
-  if (name.ends_with("ffn.gate.weight")) return 1.5;  // routing that depends on the token, not on the bias
-  return 1;
-}
-
-struct Uniform {
-  double center = 0, half_width = 0;
-};
-
-Uniform uniform_of(const ModelTensor& tensor) {
-  const std::string_view name = tensor.name;
-  const auto matrix = [&](double gain) {
-    return Uniform{0, gain * std::sqrt(3.0 / static_cast<double>(tensor.shape[1]))};
-  };
-  if (name == "embed.weight") return {0, std::sqrt(3.0)};  // rms 1
-  if (tensor.storage == Storage::kBF16)
-    return tensor.shape.size() == 1 ? Uniform{1, 0.25} : matrix(gain_of(name));
-  if (name.ends_with("_fn")) return matrix(0.5);  // gates that stay off their ends
-  if (name.ends_with("_scale")) return {1, 0.25};
-  if (name.ends_with("attn_sink")) return {0, 1};
-  if (name.ends_with("gate.bias")) return {0, 0.05};
-  return {0, 0.5};  // ape and *_base
-}
-
 constexpr uint64_t kZeroBlockPeriod = 4096;
 
 }  // namespace
 
-SynthContent::SynthContent(const DeepseekV4Config& config, const ModelTensor& tensor, const Tensor& stored,
-                           uint64_t seed)
-    : key_(key_of(stored.name, seed)) {
-  const bool is_linear = tensor.storage == Storage::kFp8Block || tensor.storage == Storage::kExpert;
-  const bool is_mxfp4 = tensor.storage == Storage::kExpert && config.expert_dtype != "fp8";
-  if (is_linear && stored.dtype == Dtype::kF32) {  // a Base release's scales
-    kind_ = Kind::kF32;
-    center_ = static_cast<float>(1 / (kE4m3Rms * std::sqrt(static_cast<double>(tensor.shape[1]))));
+SynthContent::SynthContent(const SynthTensor& tensor, uint64_t seed)
+    : kind_(tensor.fill.kind), dtype_(tensor.stored.dtype), key_(key_of(tensor.stored.name, seed)) {
+  const Fill& fill = tensor.fill;
+  const double root = std::sqrt(static_cast<double>(fill.fan_in));
+  center_ = static_cast<float>(fill.center);
+  half_width_ = static_cast<float>(fill.half_width);
+  experts_ = fill.experts;
+  if (kind_ == Fill::Kind::kFp8Scales && dtype_ == Dtype::kF32) {
+    center_ = static_cast<float>(1 / (kE4m3Rms * root));
     half_width_ = center_ / 2;
-  } else if (is_linear && stored.dtype == Dtype::kF8E8M0) {
-    kind_ = Kind::kE8M0;
-    const double rms = (is_mxfp4 ? kE2m1Rms : kE4m3Rms) * kScaleRms;
-    least_scale_ = least_scale_byte(1 / (rms * std::sqrt(static_cast<double>(tensor.shape[1]))));
-  } else if (is_linear) {
-    kind_ = is_mxfp4 ? Kind::kE2M1 : Kind::kE4M3;
-  } else if (tensor.storage == Storage::kI64) {
-    kind_ = Kind::kRouting;
-    experts_ = config.n_routed_experts;
-  } else {
-    kind_ = tensor.storage == Storage::kBF16 ? Kind::kBF16 : Kind::kF32;
-    const Uniform uniform = uniform_of(tensor);
-    center_ = static_cast<float>(uniform.center);
-    half_width_ = static_cast<float>(uniform.half_width);
   }
-  if (is_mxfp4) {
-    zero_block_key_ = key_of(tensor.name, seed);  // of the module: weight and scale agree
-    zero_block_bytes_ = kind_ == Kind::kE8M0 ? 1 : 16;
-  }
-}
-
-// As uniform_of() has it of DeepSeek-V4's.
-SynthContent::SynthContent(const WeightModule& module, bool is_head, const Tensor& stored, uint64_t seed)
-    : key_(key_of(stored.name, seed)) {
-  const bool is_looked_up = module.kind == ModuleKind::kEmbedding && !is_head;
-  const double gain = is_head ? 2 : module.kind == ModuleKind::kRouter ? 1.5 : 1;
-  const double fan_in = is_looked_up ? 1 : static_cast<double>(module.shape[1]);
-  set_uniform(stored.dtype, 0, gain * std::sqrt(3.0 / fan_in));
-}
-
-SynthContent::SynthContent(const PlainTensor& plain, const Tensor& stored, uint64_t seed)
-    : key_(key_of(stored.name, seed)) {
-  switch (plain.id.role) {
-    case Role::kInputNorm:
-    case Role::kFfnNorm:
-    case Role::kQNorm:
-    case Role::kKNorm:
-    case Role::kFinalNorm:
-      set_uniform(stored.dtype, 1, 0.25);
-      return;
-    case Role::kSinks:
-      set_uniform(stored.dtype, 0, 1);
-      return;
-    default:  // biases
-      set_uniform(stored.dtype, 0, 0.05);
-  }
-}
-
-void SynthContent::set_uniform(Dtype dtype, double center, double half_width) {
-  kind_ = dtype == Dtype::kBF16 ? Kind::kBF16 : Kind::kF32;
-  center_ = static_cast<float>(center);
-  half_width_ = static_cast<float>(half_width);
+  const bool is_mxfp4 = kind_ == Fill::Kind::kMxfp4Codes || kind_ == Fill::Kind::kMxfp4Scales;
+  least_scale_ = least_scale_byte(1 / ((is_mxfp4 ? kE2m1Rms : kE4m3Rms) * kScaleRms * root));
+  if (!is_mxfp4) return;
+  const std::string_view name = tensor.stored.name;
+  zero_block_key_ = key_of(name.substr(0, name.rfind('.')), seed);  // of the module: weight and scale agree
+  zero_block_bytes_ = kind_ == Fill::Kind::kMxfp4Scales ? 1 : 16;
 }
 
 void SynthContent::fill(uint64_t begin, std::span<std::byte> to) const {
@@ -206,28 +136,35 @@ void SynthContent::fill(uint64_t begin, std::span<std::byte> to) const {
     fill_words(begin, to, [&](uint64_t index) { return word_of_random(random64(key_, index)); });
   };
   switch (kind_) {
-    case Kind::kBF16:
-      fill_with([&](uint64_t random) { return bf16_word(random, center_, half_width_); });
+    case Fill::Kind::kUniform:
+      fill_values(begin, to);
       break;
-    case Kind::kF32:
-      fill_with([&](uint64_t random) { return f32_word(random, center_, half_width_); });
-      break;
-    case Kind::kE4M3:
+    case Fill::Kind::kFp8Codes:
       fill_with(e4m3_word);
       break;
-    case Kind::kE2M1:
+    case Fill::Kind::kMxfp4Codes:
       fill_with([](uint64_t random) { return random; });
       break;
-    case Kind::kE8M0:
+    case Fill::Kind::kFp8Scales:
+    case Fill::Kind::kMxfp4Scales:
+      if (dtype_ == Dtype::kF32) {
+        fill_values(begin, to);
+        break;
+      }
       fill_with([&](uint64_t random) {
         return (random & 0x0303030303030303u) + least_scale_ * uint64_t{0x0101010101010101u};
       });
       break;
-    case Kind::kRouting:
+    case Fill::Kind::kExperts:
       fill_words(begin, to, [&](uint64_t index) { return routed_expert(index, key_, experts_); });
       break;
   }
   if (zero_block_bytes_ != 0) clear_zero_blocks(begin, to);
+}
+
+void SynthContent::fill_values(uint64_t begin, std::span<std::byte> to) const {
+  const auto word_of = dtype_ == Dtype::kBF16 ? bf16_word : f32_word;
+  fill_words(begin, to, [&](uint64_t index) { return word_of(random64(key_, index), center_, half_width_); });
 }
 
 void SynthContent::clear_zero_blocks(uint64_t begin, std::span<std::byte> to) const {

@@ -48,5 +48,17 @@ TEST(Layers, FoldersIncludeOnlyWhatIsBelow) {
   }
 }
 
+// A family is a value (model/family.h): what it is made of is nobody's business outside of src/model.
+TEST(Layers, NobodyOutsideIncludesAFamily) {
+  const std::filesystem::path src = std::filesystem::path(NIBBLECAST_SOURCE_DIR) / "src";
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(src)) {
+    if (!entry.is_regular_file() || (*entry.path().lexically_relative(src).begin()) == "model") continue;
+    std::ifstream file(entry.path());
+    std::string line;
+    for (int number = 1; std::getline(file, line); ++number)
+      EXPECT_EQ(line.find("#include \"model/families/"), std::string::npos) << entry.path() << ":" << number;
+  }
+}
+
 }  // namespace
 }  // namespace nibblecast

@@ -507,7 +507,7 @@ TEST(DecoderPresets, StoredIsTheTable) {
     if (model.layers() > 8) continue;
     std::map<std::string, Shape> stored;
     const auto add = [&](std::optional<uint64_t> layer) {
-      for (const Tensor& tensor : kDecoderFamily.stored(model, layer)) {
+      for (const auto& [tensor, fill, is_norm] : kDecoderFamily.synth(model, layer)) {
         EXPECT_EQ(tensor.dtype, Dtype::kBF16);
         EXPECT_EQ(tensor.size_bytes, 2 * *element_count(tensor.shape));
         stored[tensor.name] = tensor.shape;

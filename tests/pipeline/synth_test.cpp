@@ -14,6 +14,7 @@
 #include "calibration/tokenizer.h"
 #include "checkpoint/checkpoint.h"
 #include "formats/bf16.h"
+#include "model/families/deepseek_v4/synth.h"
 #include "model/families/deepseek_v4/tensors.h"
 #include "model/family.h"
 #include "model/forward_testing.h"
@@ -280,7 +281,7 @@ TEST(SynthContent, PartsAreThoseOfTheWhole) {
   for (const ModelTensor& tensor : layer_tensors(config, 2)) table.push_back(tensor);
   for (const ModelTensor& tensor : table) {
     for (const Tensor& stored : release_tensors(config, tensor)) {
-      const SynthContent content(config, tensor, stored, 9);
+      const SynthContent content({stored, fill_of(config, tensor, stored)}, 9);
       std::vector<std::byte> whole(stored.size_bytes), parts(stored.size_bytes);
       content.fill(0, whole);
       for (size_t begin = 0, step = 1; begin < parts.size(); begin += step, step = step % 97 + 3) {

@@ -36,10 +36,12 @@ inline void sort_by_width(std::vector<Tensor>& tensors) {
 inline std::vector<Tensor> stored_tensors(const Json& config) {
   const auto model = read_model(config, "config.json");
   const Family& family = family_of(config, "config.json");
-  std::vector<Tensor> stored = family.stored(model, {});
-  for (uint64_t layer = 0; layer < model.layers(); ++layer) {
-    for (Tensor& tensor : family.stored(model, layer)) stored.push_back(std::move(tensor));
-  }
+  std::vector<Tensor> stored;
+  const auto add = [&](std::optional<uint64_t> layer) {
+    for (SynthTensor& tensor : family.synth(model, layer)) stored.push_back(std::move(tensor.stored));
+  };
+  add(std::nullopt);
+  for (uint64_t layer = 0; layer < model.layers(); ++layer) add(layer);
   sort_by_width(stored);
   return stored;
 }

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "model/families/deepseek_v4/modules.h"
+#include "model/families/deepseek_v4/synth.h"
 #include "model/families/deepseek_v4/tensors.h"
 #include "model/presets.h"
 
@@ -169,15 +170,6 @@ Model read(const Json& json, const std::string& file) {
   return model;
 }
 
-std::vector<Tensor> stored(const Model& model, std::optional<uint64_t> layer) {
-  const auto& config = std::get<DeepseekV4Config>(model.spec);
-  std::vector<Tensor> tensors;
-  for (const ModelTensor& tensor : layer ? layer_tensors(config, *layer) : global_tensors(config)) {
-    for (Tensor& each : release_tensors(config, tensor)) tensors.push_back(std::move(each));
-  }
-  return tensors;
-}
-
 constexpr std::string_view kModelTypes[] = {"deepseek_v4"};
 constexpr Preset kPresets[] = {{"v4-pro", v4_pro_config}, {"v4-flash", v4_flash_config}, {"v4-tiny", v4_tiny_config}};
 
@@ -188,7 +180,7 @@ const Family kDeepseekV4Family = {
     .model_types = kModelTypes,
     .read = read,
     .presets = kPresets,
-    .stored = stored,
+    .synth = synth_deepseek_v4,
     .hub_tensor = [](const Model& model, std::string_view name) {
       return hub_tensor(std::get<DeepseekV4Config>(model.spec), name);
     },

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "checkpoint/tensor.h"
+#include "model/deepseek_v4_names.h"
 #include "model/families/deepseek_v4/config.h"
 
 namespace nibblecast {
@@ -43,17 +44,5 @@ std::vector<ModelTensor> mtp_tensors(const DeepseekV4Config& config);
 // MXFP4); with expert_dtype "fp8" as their Base releases do (experts kFp8Block, all scales F32). Name, dtype,
 // shape and size_bytes are set.
 std::vector<Tensor> release_tensors(const DeepseekV4Config& config, const ModelTensor& tensor);
-
-// "layers.3.ffn.experts.17.w2" -> {3, 17, 2}; nullopt for any other module name, mtp.* included.
-struct ExpertName {
-  uint64_t layer = 0, expert = 0;
-  int projection = 0;  // 1, 2, 3
-
-  bool operator==(const ExpertName&) const = default;
-};
-std::optional<ExpertName> parse_expert_name(std::string_view module);
-// "layers.LAYER.NAME".
-std::string layer_module(uint64_t layer, const std::string& name);
-std::string expert_module(uint64_t layer, uint64_t expert, int projection);
 
 }  // namespace nibblecast
