@@ -20,6 +20,11 @@ void Hash::add(std::span<const std::byte> bytes) {
   XXH3_128bits_update(&state_->xxh, bytes.data(), bytes.size());
 }
 
+void Hash::add_part(std::string_view part) {
+  add(std::to_string(part.size()) + ":");
+  add(part);
+}
+
 std::string Hash::hex() const {
   const XXH128_hash_t value = XXH3_128bits_digest(&state_->xxh);
   char text[33];

@@ -19,6 +19,8 @@ class Hash {
 
   void add(std::span<const std::byte> bytes);
   void add(std::string_view text) { add(std::as_bytes(std::span(text))); }
+  // Its length first, so that parts cannot run into one another.
+  void add_part(std::string_view part);
   // 32 lower-case hexadecimal digits, most significant first (as `xxh128sum` prints).
   std::string hex() const;
 

@@ -7,7 +7,7 @@
 #include <set>
 #include <string_view>
 
-#include "model/families/deepseek_v4/tensors.h"
+#include "model/deepseek_v4_names.h"
 
 namespace nibblecast {
 namespace {

@@ -1,0 +1,152 @@
+#include "plan/decisions.h"
+
+#include <fmt/format.h>
+
+#include <optional>
+#include <string_view>
+
+#include "base/hash.h"
+#include "formats/fp8_to_mxfp4.h"
+
+namespace nibblecast {
+namespace {
+
+class Decider {
+ public:
+  Decider(const Checkpoint& source, const Model& model, const QuantizeOptions& options, Recipe recipe)
+      : source_(source),
+        table_(model.table),
+        options_(options),
+        tiles_(tile_size(source.config(), (source.folder() / "config.json").string())) {
+    made_.recipe = std::move(recipe);
+    made_.modules = resolve_modules(made_.recipe, table_, tiles_);
+    made_.inventory = take_inventory(source, model, tiles_);
+    made_.replacements = keep_all(source);
+    fp8_scales_ = fp8_scale_dtype();
+  }
+
+  Decisions decide() {
+    decide_linears();
+    widen_drafts();
+    if (made_.recipe.kv_cache == KvCache::kFp8) add_cache_scales();
+    return std::move(made_);
+  }
+
+ private:
+  void decide_linears() {
+    Hash decisions;
+    for (const ResolvedModule& resolved : made_.modules) {
+      Decision decision{
+          .linear = {.module = resolved.module->name, .source = made_.inventory.linears.at(resolved.module)}};
+      const LinearFormat& format = decision.linear.source.format;
+      const LinearMake make = make_of(resolved, format);
+      decision.make = make.make;
+      decision.try_cast = tries_cast(resolved, format);
+      decisions.add_part(fmt::format("{} {} {} {}{}", decision.linear.module, static_cast<int>(make.make),
+                                     static_cast<int>(resolved.recipe.method), make.quantize_input,
+                                     decision.try_cast ? " try" : ""));
+      replace_linear(decision.linear, make, made_.replacements);
+      made_.widened += resolved.recipe.format == WeightFormat::kKeep && make.make == Make::kWideWeight;
+      made_.linears.push_back(std::move(decision));
+    }
+    made_.hash = decisions.hex();
+  }
+
+  LinearMake make_of(const ResolvedModule& resolved, const LinearFormat& format) const {
+    LinearMake make{
+        .quantize_input = resolved.recipe.quantize_input, .tile_rows = tiles_.rows, .tile_cols = tiles_.cols};
+    switch (resolved.recipe.format) {
+      case WeightFormat::kKeep:
+        if (!stays(format)) make.make = Make::kWideWeight;
+        break;
+      case WeightFormat::kNvfp4:
+        make.make = resolved.recipe.method == RecipeMethod::kCast && format.stored == StoredFormat::kMxfp4
+                        ? Make::kCastWeight
+                        : Make::kNvfp4Weight;
+        break;
+      case WeightFormat::kFp8:
+        make.make = Make::kFp8Weight;
+        break;
+      case WeightFormat::kFp8Block:
+        if (format.stored != StoredFormat::kFp8) make.make = Make::kFp8BlockWeight;
+        make.dtype = fp8_scales_;
+        break;
+      case WeightFormat::kBf16:
+        if (format.stored != StoredFormat::kBf16) make.make = Make::kWideWeight;
+        break;
+      case WeightFormat::kF32:
+        if (format.stored != StoredFormat::kF32) make.make = Make::kWideWeight;
+        make.dtype = Dtype::kF32;
+        break;
+    }
+    return make;
+  }
+
+  static bool tries_cast(const ResolvedModule& resolved, const LinearFormat& format) {
+    return resolved.recipe.format == WeightFormat::kNvfp4 && resolved.recipe.method == RecipeMethod::kCast &&
+           resolved.module->is_routed_expert() && format.stored == StoredFormat::kFp8 &&
+           has_blocks_of_32(format.cols, format.tile_cols);
+  }
+
+  // ModelOpt's form has no word for what the source has quantized otherwise: as BF16 it is what the form says
+  // of it, a module that is not quantized.
+  bool stays(const LinearFormat& format) const {
+    return options_.format == OutputFormat::kModelOptV4 || format.stored == StoredFormat::kBf16 ||
+           format.stored == StoredFormat::kF32;
+  }
+
+  // The same of draft layers, which no recipe speaks of.
+  void widen_drafts() {
+    constexpr std::string_view kSuffix = ".weight";
+    for (const Tensor& tensor : source_.tensors()) {
+      if (!table_.passes_through(tensor.name) || !tensor.name.ends_with(kSuffix)) continue;
+      if (tensor.dtype == Dtype::kBF16 || tensor.dtype == Dtype::kF32) continue;
+      const std::string module = tensor.name.substr(0, tensor.name.size() - kSuffix.size());
+      const std::optional<LinearParts> parts = find_linear(source_, module, tiles_);
+      if (!parts || stays(parts->format)) continue;
+      made_.drafts.push_back({.module = module, .source = source_of(source_, *parts)});
+      replace_linear(made_.drafts.back(), {.make = Make::kWideWeight}, made_.replacements);
+      ++made_.widened;
+    }
+  }
+
+  // Of the source's own FP8 weights, so that one config speaks for all.
+  Dtype fp8_scale_dtype() const {
+    for (const ResolvedModule& resolved : made_.modules) {
+      const LinearSource& linear = made_.inventory.linears.at(resolved.module);
+      if (linear.format.stored == StoredFormat::kFp8 && !resolved.module->is_routed_expert())
+        return source_.tensors()[linear.scale.tensor].dtype;
+    }
+    return Dtype::kF8E8M0;
+  }
+
+  // FP8 keys and values with measured scales, as ModelOpt has them: one of each a layer.
+  void add_cache_scales() {
+    if (options_.format != OutputFormat::kModelOpt) return;  // refused where the documents are made
+    for (size_t module = 0; module < made_.modules.size(); ++module) {
+      const Role role = made_.modules[module].module->id.role;
+      if (role != Role::kK && role != Role::kV) continue;
+      const std::string name =
+          made_.linears[module].linear.module + (role == Role::kK ? ".k_scale" : ".v_scale");
+      made_.replacements.scalars[made_.linears[module].linear.source.weight.tensor].push_back(
+          {Make::kCacheScale, name, Dtype::kF32, {}});
+      made_.cache_scales.emplace_back(made_.modules[module].module, name);
+    }
+  }
+
+  const Checkpoint& source_;
+  const ModelTable& table_;
+  const QuantizeOptions& options_;
+  const TileSize tiles_;
+  Dtype fp8_scales_ = Dtype::kF8E8M0;  // of weights that become FP8 blocks
+  Decisions made_;
+};
+
+}  // namespace
+
+Decisions decide(const Checkpoint& source, const Model& model, const QuantizeOptions& options,
+                 Recipe recipe) {
+  return Decider(source, model, options, std::move(recipe)).decide();
+}
+
+}  // namespace nibblecast
