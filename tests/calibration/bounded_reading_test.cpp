@@ -35,6 +35,12 @@ void* operator new(size_t bytes) {
   note(block, 1);
   return block;
 }
+// What std::stable_sort asks for; its memory goes back by the delete below.
+void* operator new(size_t bytes, const std::nothrow_t&) noexcept {
+  void* const block = std::malloc(bytes);
+  if (block != nullptr) note(block, 1);
+  return block;
+}
 void operator delete(void* block) noexcept {
   if (block == nullptr) return;
   note(block, -1);

@@ -312,7 +312,7 @@ TEST(Golden, ReadsWhatTheSafetensorsPackageWrote) {
     ASSERT_NE(tensor, header.tensors.end()) << row[0];
     EXPECT_EQ(dtype_name(tensor->dtype), row[1].get<std::string>()) << row[0];
     EXPECT_EQ(tensor->shape, row[2].get<Shape>()) << row[0];
-    EXPECT_EQ(hex(std::string_view(content).substr(tensor->offset, tensor->size_bytes)), row[3]) << row[0];
+    EXPECT_EQ(hex(std::string_view(content).substr(tensor->offset, tensor->size_bytes)), row[3].get<std::string>()) << row[0];
   }
 }
 
