@@ -5,6 +5,7 @@
 
 #include "faults/every_fault.h"
 #include "pipeline/pipeline_testing.h"
+#include "pipeline/small_models.h"
 #include "plan/convert.h"
 #include "plan/dequantize.h"
 
@@ -13,6 +14,8 @@ namespace {
 
 const std::filesystem::path kSource = "/memory/source", kNvfp4 = "/memory/nvfp4",
                             kDestination = "/memory/output";
+
+using PlanMaker = std::function<Plan(const Checkpoint&)>;
 
 const std::vector<Failure> kAllFailures = {Failure::kEio,     Failure::kEnospc, Failure::kEdquot,
                                            Failure::kOneByte, Failure::kHalf,   Failure::kVanished,
@@ -32,24 +35,6 @@ FolderContents without_times(FolderContents contents) {
   return contents;
 }
 
-// Two layers of four experts: few enough operations to fail at each.
-const MemoryFiles& source_machine() {
-  static MemoryFiles* const files = [] {
-    auto* made = new MemoryFiles();
-    synthesize(preset_config("v4-tiny"), "v4-tiny", {.layers = LayerRange{0, 1}, .experts = 4}, kSource,
-               *made);
-    made->sync_all();
-    return made;
-  }();
-  return *files;
-}
-
-std::unique_ptr<MemoryFiles> machine(NameLoss loss) {
-  auto files = std::make_unique<MemoryFiles>(loss);
-  files->share(source_machine(), kSource);
-  return files;
-}
-
 // A job this small would be over before its first group of journal entries.
 RunOptions committing_at_once() {
   RunOptions options = small_buffers();
@@ -57,84 +42,95 @@ RunOptions committing_at_once() {
   return options;
 }
 
-void run_with_amax(FileSystem& files) {
-  const Checkpoint source = Checkpoint::open(kSource, files);
-  const Plan plan = make_plan(source, {});
-  const Activations amax = {.rows = {}, .amax = plain_amax(plan), .origin = "test", .identity = "amax"};
-  run_job(source, plan, amax, kDestination, committing_at_once());
+using MachineMaker = std::function<std::unique_ptr<MemoryFiles>(NameLoss)>;
+
+// Machines with `folder` as `fill` makes it, once.
+MachineMaker machine_with(const std::filesystem::path& folder,
+                          const std::function<void(MemoryFiles&)>& fill) {
+  const auto made = std::make_shared<MemoryFiles>();
+  fill(*made);
+  made->sync_all();
+  return [made, folder](NameLoss loss) {
+    auto files = std::make_unique<MemoryFiles>(loss);
+    files->share(*made, folder);
+    return files;
+  };
 }
 
-void run_with_rows(FileSystem& files) {
-  const Checkpoint source = Checkpoint::open(kSource, files);
-  const Plan plan = make_plan(source, {});
-  const auto rows = tiny_rows(plan.model->vocabulary.size, 2, 16);
-  run_job(source, plan, Activations::from_rows(rows, "test"), kDestination, committing_at_once());
+Activations plain_activations(const Plan& plan) {
+  return {.rows = {}, .amax = plain_amax(plan), .origin = "test", .identity = "amax"};
 }
 
-Job job_of(void (*run)(FileSystem&)) { return {machine, run, kDestination, without_times}; }
+Job job_over(const SmallModel& model, std::function<void(FileSystem&)> run) {
+  const auto machine = machine_with(kSource, [&](MemoryFiles& files) { model.make(kSource, files); });
+  return {machine, std::move(run), kDestination, without_times};
+}
 
-// The same source with its shards in a folder of their own, so that names in two folders must become durable.
-std::unique_ptr<MemoryFiles> machine_with_subfolder(NameLoss loss) {
-  static MemoryFiles* const source = [] {
-    auto* made = new MemoryFiles();
-    synthesize(preset_config("v4-tiny"), "v4-tiny", {.layers = LayerRange{0, 1}, .experts = 4}, kSource,
-               *made);
-    move_shards(*made, kSource, "weights");
-    made->sync_all();
-    return made;
-  }();
-  auto files = std::make_unique<MemoryFiles>(loss);
-  files->share(*source, kSource);
-  return files;
+std::function<void(FileSystem&)> run_with_amax(const QuantizeOptions& how) {
+  return [how](FileSystem& files) {
+    const Checkpoint source = Checkpoint::open(kSource, files);
+    const Plan plan = make_plan(source, how);
+    run_job(source, plan, plain_activations(plan), kDestination, committing_at_once());
+  };
+}
+
+Job cast_job(const SmallModel& model) { return job_over(model, run_with_amax(model.options())); }
+
+Job calibration_job(const SmallModel& model) {
+  return job_over(model, [how = model.options()](FileSystem& files) {
+    const Checkpoint source = Checkpoint::open(kSource, files);
+    const Plan plan = make_plan(source, how);
+    const auto rows = tiny_rows(plan.model->vocabulary.size, 2, 16);
+    run_job(source, plan, Activations::from_rows(rows, "test"), kDestination, committing_at_once());
+  });
+}
+
+// With the shards in a folder of their own, so that names in two folders must become durable.
+Job subfolder_job(const SmallModel& model) {
+  const auto machine = machine_with(kSource, [&](MemoryFiles& files) {
+    model.make(kSource, files);
+    move_shards(files, kSource, "weights");
+  });
+  return {machine, run_with_amax(model.options()), kDestination, without_times};
 }
 
 // ---- dequantize and convert ----
 
 const Activations kNoActivations = {.rows = {}, .amax = {}, .origin = "", .identity = "none"};
 
-void run_dequantize(FileSystem& files) {
-  const Checkpoint source = Checkpoint::open(kSource, files);
-  run_job(source, make_dequantize_plan(source, {}), kNoActivations, kDestination, committing_at_once());
+Job remake_job(MachineMaker machine, const std::filesystem::path& folder, const PlanMaker& make) {
+  const auto run = [folder, make](FileSystem& files) {
+    const Checkpoint source = Checkpoint::open(folder, files);
+    run_job(source, make(source), kNoActivations, kDestination, committing_at_once());
+  };
+  return {std::move(machine), run, kDestination, without_times};
 }
+
+Plan wide_plan(const Checkpoint& source) { return make_dequantize_plan(source, {}); }
 
 // Stacked tensors, whose parts become durable one by one.
-void run_dequantize_stacked(FileSystem& files) {
-  const Checkpoint source = Checkpoint::open(kSource, files);
-  const Plan plan = make_dequantize_plan(source, {.names = TensorNames::kTransformers});
-  run_job(source, plan, kNoActivations, kDestination, committing_at_once());
+Plan stacked_plan(const Checkpoint& source) {
+  return make_dequantize_plan(source, {.names = TensorNames::kTransformers});
 }
 
-// The cast of the source above, which can go back.
-const MemoryFiles& nvfp4_machine() {
-  static MemoryFiles* const files = [] {
-    auto* made = new MemoryFiles();
-    made->share(source_machine(), kSource);
-    const Checkpoint source = Checkpoint::open(kSource, *made);
-    const Plan plan = make_plan(source, {});
-    const Activations amax = {.rows = {}, .amax = plain_amax(plan), .origin = "test", .identity = "amax"};
-    run_job(source, plan, amax, kNvfp4);
-    made->sync_all();
-    return made;
-  }();
-  return *files;
+// Of the release, whose weights are packed.
+Job dequantize_job(const SmallModel& model, const PlanMaker& make) {
+  const auto machine = machine_with(kSource, [&](MemoryFiles& files) { model.make(kSource, files); });
+  return remake_job(machine, kSource, make);
 }
 
-void run_convert(FileSystem& files) {
-  const Checkpoint source = Checkpoint::open(kNvfp4, files);
-  run_job(source, make_convert_plan(source), kNoActivations, kDestination, committing_at_once());
+// Of what quantize has made of it.
+Job remake_of_nvfp4_job(const SmallModel& model, const PlanMaker& make) {
+  const auto machine = machine_with(kNvfp4, [&](MemoryFiles& files) {
+    model.make(kSource, files);
+    const Checkpoint source = Checkpoint::open(kSource, files);
+    const Plan plan = make_plan(source, model.options());
+    run_job(source, plan, plain_activations(plan), kNvfp4);
+  });
+  return remake_job(machine, kNvfp4, make);
 }
 
-Job convert_job() {
-  const auto nvfp4 = [](NameLoss loss) {
-    auto files = std::make_unique<MemoryFiles>(loss);
-    files->share(nvfp4_machine(), kNvfp4);
-    return files;
-  };
-  return {nvfp4, run_convert, kDestination, without_times};
-}
-
-// Each of these stands for a way in which a call ends; the cast above goes through all of them.
-const std::vector<Failure> kFewFailures = {Failure::kEio, Failure::kEnospc, Failure::kHalf, Failure::kCrash};
+// ---- every model ----
 
 void expect_no_problem(const FaultReport& report) {
   std::fputs(report.text().c_str(), stdout);
@@ -142,46 +138,77 @@ void expect_no_problem(const FaultReport& report) {
   EXPECT_TRUE(report.problems.empty()) << report.text();
 }
 
-TEST(JobFaults, EveryFaultOfACast) {
-  expect_no_problem(inject_every_fault(job_of(run_with_amax), kAllFailures));
+// Each of these stands for a way in which a call ends.
+const std::vector<Failure> kFewFailures = {Failure::kEio, Failure::kEnospc, Failure::kHalf, Failure::kCrash};
+
+// DeepSeek-V4 goes through more than the others: what the program does with its files is the same for all.
+struct Extent {
+  std::vector<Failure> failures;
+  uint64_t samples, last;  // of crash_twice()
+  uint64_t percent;        // of a first run, before its shards get their names at the end
+};
+Extent extent_of(const SmallModel& model) {
+  return model.name == "v4" ? Extent{kAllFailures, 2, 3, 70} : Extent{kFewFailures, 1, 2, 50};
 }
 
-TEST(JobFaults, EveryFaultOfACalibration) {
-  expect_no_problem(inject_every_fault(job_of(run_with_rows), kAllFailures));
+class JobFaults : public ::testing::TestWithParam<SmallModel> {
+ protected:
+  const Extent extent_ = extent_of(GetParam());
+};
+
+TEST_P(JobFaults, EveryFaultOfACast) {
+  expect_no_problem(inject_every_fault(cast_job(GetParam()), extent_.failures));
 }
 
-TEST(JobFaults, EveryPowerCutOfACast) { expect_no_problem(cut_power_everywhere(job_of(run_with_amax), 2)); }
-
-TEST(JobFaults, EveryPowerCutWithShardsInAFolder) {
-  expect_no_problem(
-      cut_power_everywhere({machine_with_subfolder, run_with_amax, kDestination, without_times}, 1));
+TEST_P(JobFaults, EveryFaultOfACalibration) {
+  expect_no_problem(inject_every_fault(calibration_job(GetParam()), extent_.failures));
 }
 
-TEST(JobFaults, EveryPowerCutOfACalibration) {
-  expect_no_problem(cut_power_everywhere(job_of(run_with_rows), 1));
+TEST_P(JobFaults, EveryPowerCutOfACast) { expect_no_problem(cut_power_everywhere(cast_job(GetParam()), 2)); }
+
+TEST_P(JobFaults, EveryPowerCutOfACalibration) {
+  expect_no_problem(cut_power_everywhere(calibration_job(GetParam()), 1));
 }
 
-TEST(JobFaults, CrashesDuringResume) { expect_no_problem(crash_twice(job_of(run_with_amax), 2, 3)); }
-
-TEST(JobFaults, PowerCutsDuringResume) { expect_no_problem(crash_twice(job_of(run_with_amax), 2, 2, 1)); }
-
-TEST(JobFaults, EveryFaultOfADequantize) {
-  expect_no_problem(inject_every_fault(job_of(run_dequantize), kFewFailures));
+TEST_P(JobFaults, CrashesDuringResume) {
+  expect_no_problem(crash_twice(cast_job(GetParam()), extent_.samples, extent_.last));
 }
 
-TEST(JobFaults, EveryPowerCutOfADequantize) {
-  expect_no_problem(cut_power_everywhere(job_of(run_dequantize_stacked), 1));
+TEST_P(JobFaults, PowerCutsDuringResume) {
+  expect_no_problem(crash_twice(cast_job(GetParam()), extent_.samples, 2, 1));
 }
 
-TEST(JobFaults, CrashesDuringResumeOfADequantize) {
-  expect_no_problem(crash_twice(job_of(run_dequantize), 1, 1));
+TEST_P(JobFaults, EveryFaultOfADequantizeOfItsOutput) {
+  expect_no_problem(inject_every_fault(remake_of_nvfp4_job(GetParam(), wide_plan), kFewFailures));
 }
 
-TEST(JobFaults, EveryFaultOfAConvert) { expect_no_problem(inject_every_fault(convert_job(), kFewFailures)); }
+// ---- what DeepSeek-V4 alone has ----
 
-TEST(JobFaults, EveryPowerCutOfAConvert) { expect_no_problem(cut_power_everywhere(convert_job(), 1)); }
+TEST(JobFaultsOfV4, EveryPowerCutWithShardsInAFolder) {
+  expect_no_problem(cut_power_everywhere(subfolder_job(smallest(small_v4())), 1));
+}
 
-TEST(JobFaults, CrashesDuringResumeOfAConvert) { expect_no_problem(crash_twice(convert_job(), 1, 1)); }
+TEST(JobFaultsOfV4, EveryFaultOfADequantize) {
+  expect_no_problem(inject_every_fault(dequantize_job(smallest(small_v4()), wide_plan), kFewFailures));
+}
+
+TEST(JobFaultsOfV4, EveryPowerCutOfADequantize) {
+  expect_no_problem(cut_power_everywhere(dequantize_job(smallest(small_v4()), stacked_plan), 1));
+}
+
+TEST(JobFaultsOfV4, CrashesDuringResumeOfADequantize) {
+  expect_no_problem(crash_twice(dequantize_job(smallest(small_v4()), wide_plan), 1, 1));
+}
+
+Job convert_job() { return remake_of_nvfp4_job(smallest(small_v4()), make_convert_plan); }
+
+TEST(JobFaultsOfV4, EveryFaultOfAConvert) {
+  expect_no_problem(inject_every_fault(convert_job(), kFewFailures));
+}
+
+TEST(JobFaultsOfV4, EveryPowerCutOfAConvert) { expect_no_problem(cut_power_everywhere(convert_job(), 1)); }
+
+TEST(JobFaultsOfV4, CrashesDuringResumeOfAConvert) { expect_no_problem(crash_twice(convert_job(), 1, 1)); }
 
 // ---- what happens to the shards between two runs ----
 
@@ -191,8 +218,6 @@ struct Victim {
   Tensor tensor;
   uint64_t shard_bytes = 0;
 };
-
-using PlanMaker = std::function<Plan(const Checkpoint&)>;
 
 std::optional<Victim> victim_in(MemoryFiles& files, const PlanMaker& make) {
   const Plan plan = make(Checkpoint::open(kSource, files));
@@ -225,6 +250,7 @@ struct ShardHarm {
   const char* name;
   void (*strike)(MemoryFiles&, const Victim&);
 };
+void PrintTo(const ShardHarm& harm, std::ostream* out) { *out << harm.name; }
 const ShardHarm kHarms[] = {
     {"gone", [](MemoryFiles& files, const Victim& victim) { files.remove(victim.path); }},
     {"cut",
@@ -258,36 +284,58 @@ const ShardHarm kHarms[] = {
 };
 
 Harm harm_of(const ShardHarm& harm, const PlanMaker& make) {
-  return {harm.name, [&harm, make](MemoryFiles& files) {
+  return {harm.name, [harm, make](MemoryFiles& files) {
             if (const auto victim = victim_in(files, make)) harm.strike(files, *victim);
           }};
 }
 
-Plan cast_plan(const Checkpoint& source) { return make_plan(source, {}); }
-Plan wide_plan(const Checkpoint& source) { return make_dequantize_plan(source, {}); }
+PlanMaker cast_plan(const SmallModel& model) {
+  return [how = model.options()](const Checkpoint& source) { return make_plan(source, how); };
+}
 
-class HarmedShard : public ::testing::TestWithParam<ShardHarm> {};
+class HarmedShard : public ::testing::TestWithParam<std::tuple<ShardHarm, SmallModel>> {
+ protected:
+  const SmallModel& model() const { return std::get<SmallModel>(GetParam()); }
+  std::vector<Harm> harms() const { return {harm_of(std::get<ShardHarm>(GetParam()), cast_plan(model()))}; }
+};
 
 TEST_P(HarmedShard, CrashesOfTheResumedRun) {
-  expect_no_problem(crash_after_harm(job_of(run_with_amax), 70, {harm_of(GetParam(), cast_plan)}));
+  expect_no_problem(crash_after_harm(cast_job(model()), extent_of(model()).percent, harms()));
 }
 
 TEST_P(HarmedShard, PowerCutsOfTheResumedRun) {
-  expect_no_problem(crash_after_harm(job_of(run_with_amax), 70, {harm_of(GetParam(), cast_plan)}, 1));
+  expect_no_problem(crash_after_harm(cast_job(model()), extent_of(model()).percent, harms(), 1));
 }
 
-INSTANTIATE_TEST_SUITE_P(JobFaults, HarmedShard, ::testing::ValuesIn(kHarms), [](const auto& param) {
-  std::string name = param.param.name;
+std::string harm_name(const ::testing::TestParamInfo<HarmedShard::ParamType>& param) {
+  std::string name = std::get<ShardHarm>(param.param).name;
   std::erase_if(name, [](char letter) { return std::isalnum(static_cast<unsigned char>(letter)) == 0; });
-  return name;
-});
-
-TEST(JobFaults, CrashesAfterAnotherFileInAShardsPlaceOfACalibration) {
-  expect_no_problem(crash_after_harm(job_of(run_with_rows), 80, {harm_of(kHarms[4], cast_plan)}));
+  return name + "_" + std::get<SmallModel>(param.param).name;
 }
 
-TEST(JobFaults, PowerCutsAfterACutShardOfADequantize) {
-  expect_no_problem(crash_after_harm(job_of(run_dequantize), 70, {harm_of(kHarms[1], wide_plan)}, 3));
+INSTANTIATE_TEST_SUITE_P(V4, HarmedShard,
+                         ::testing::Combine(::testing::ValuesIn(kHarms),
+                                            ::testing::Values(smallest(small_v4()))),
+                         harm_name);
+INSTANTIATE_TEST_SUITE_P(Others, HarmedShard,
+                         ::testing::Combine(::testing::Values(kHarms[0], kHarms[3], kHarms[5], kHarms[7]),
+                                            ::testing::Values(smallest(small_dense()),
+                                                              smallest(small_moe()))),
+                         harm_name);
+
+TEST_P(JobFaults, CrashesAfterAnotherFileInAShardsPlaceOfACalibration) {
+  const Harm harm = harm_of(kHarms[4], cast_plan(GetParam()));
+  expect_no_problem(crash_after_harm(calibration_job(GetParam()), extent_.percent, {harm}));
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, JobFaults,
+                         ::testing::Values(smallest(small_v4()), smallest(small_dense()),
+                                           smallest(small_moe())),
+                         model_name);
+
+TEST(JobFaultsOfV4, PowerCutsAfterACutShardOfADequantize) {
+  const Harm harm = harm_of(kHarms[1], wide_plan);
+  expect_no_problem(crash_after_harm(dequantize_job(smallest(small_v4()), wide_plan), 70, {harm}, 3));
 }
 
 }  // namespace

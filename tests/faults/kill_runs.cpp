@@ -100,7 +100,7 @@ class Killer {
   Killer(const Path& folder, const KillOptions& options)
       : source_(folder / "source"), out_(folder / "out"), options_(options), random_(options.seed) {
     usual_ns_.fill(~uint64_t{0});
-    in_process([&] { synthesize(preset_config("v4-tiny"), "v4-tiny", {}, source_, system_files()); });
+    in_process([&] { options_.model.make(source_, system_files()); });
     for (int run = 0; run < kReferenceRuns; ++run) {
       std::filesystem::remove_all(out_);
       watch_.reset();
@@ -142,7 +142,7 @@ class Killer {
   void work(std::optional<Aim> aim, uint64_t checkpoint_every) {
     WatchedFiles files(system_files(), *watch_, out_, aim);
     const Checkpoint source = Checkpoint::open(source_, files);
-    const Plan plan = make_plan(source, {});
+    const Plan plan = make_plan(source, options_.model.options());
     const Activations rows = Activations::from_rows(tiny_rows(plan.model->vocabulary.size), "test");
     if (check_destination(files, source_, out_, describe(source, plan, rows)) ==
         DestinationState::kFinished) {

@@ -11,10 +11,12 @@
 #include <vector>
 
 #include "faults/watched_files.h"
+#include "pipeline/small_models.h"
 
 namespace nibblecast::testing {
 
 struct KillOptions {
+  SmallModel model;
   uint64_t kills = 30;
   uint64_t seed = 0;
   double aimed =

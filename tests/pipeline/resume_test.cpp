@@ -9,6 +9,7 @@
 #include "pipeline/saved_streams.h"
 #include "pipeline/verify_checksums.h"
 #include "pipeline_testing.h"
+#include "small_models.h"
 
 namespace nibblecast {
 namespace {
@@ -18,16 +19,18 @@ using testing::expect_error;
 using testing::MemoryFiles;
 using testing::run_job;
 using testing::small_buffers;
+using testing::smallest;
+using testing::SmallModel;
 using testing::tiny_rows;
 
 struct Stop {};
 
-class ResumeTest : public ::testing::Test {
+class ResumeTest : public ::testing::TestWithParam<SmallModel> {
  protected:
-  explicit ResumeTest(const SynthOptions& synth = {}) {
-    synthesize(preset_config("v4-tiny"), "v4-tiny", synth, "/source", files_);
+  explicit ResumeTest(const SmallModel& model = GetParam()) {
+    model.make("/source", files_);
     source_.emplace(Checkpoint::open("/source", files_));
-    plan_ = make_plan(*source_, {});
+    plan_ = make_plan(*source_, model.options());
     rows_ = Activations::from_rows(tiny_rows(plan_.model->vocabulary.size, 2, 32), "test");
     run_job(*source_, plan_, rows_, "/whole");
     expected_ = contents("/whole");
@@ -78,6 +81,15 @@ class ResumeTest : public ::testing::Test {
     }
   }
 
+  // How often a whole run reports progress.
+  size_t steps_of_a_run() {
+    size_t steps = 0;
+    RunOptions counting = options();
+    counting.progress = [&](const Progress&) { ++steps; };
+    run_job(*source_, plan_, rows_, "/counted", counting);
+    return steps;
+  }
+
   // Stops in the first unit of layer `layer` in phase `phase`.
   void run_until(uint64_t layer, Phase phase, RunOptions options) {
     options.progress = [&](const Progress& progress) {
@@ -104,7 +116,7 @@ class ResumeTest : public ::testing::Test {
   std::map<std::string, std::string> expected_;
 };
 
-TEST_F(ResumeTest, StoppedAfterEveryStep) {
+TEST_P(ResumeTest, StoppedAfterEveryStep) {
   for (size_t steps = 0; run_until(steps, options()); steps += 7) {
     const JobState left = state();
     EXPECT_EQ(left.tensors_made_twice, 0u);
@@ -114,9 +126,11 @@ TEST_F(ResumeTest, StoppedAfterEveryStep) {
   }
 }
 
-TEST_F(ResumeTest, StoppedAgainAndAgain) {
+TEST_P(ResumeTest, StoppedAgainAndAgain) {
+  // More than a layer takes: less would never save one.
+  const size_t steps = steps_of_a_run() / 3;
   size_t attempts = 0;
-  while (run_until(60, options())) {
+  while (run_until(steps, options())) {
     ASSERT_LT(++attempts, 100u);
     const JobState left = state();
     EXPECT_EQ(left.attempts.size(), attempts);
@@ -126,7 +140,7 @@ TEST_F(ResumeTest, StoppedAgainAndAgain) {
   EXPECT_EQ(contents(out_), expected_);
 }
 
-TEST_F(ResumeTest, TheForwardPassStartsAtTheSavedStreams) {
+TEST_P(ResumeTest, TheForwardPassStartsAtTheSavedStreams) {
   run_until(3, Phase::kMake, options());
   EXPECT_EQ(state().streams->layer, 3u);
   EXPECT_TRUE(files_.status(job("streams-3")));
@@ -136,7 +150,7 @@ TEST_F(ResumeTest, TheForwardPassStartsAtTheSavedStreams) {
   EXPECT_LT(record.read_bytes, plan_.source_bytes);
 }
 
-TEST_F(ResumeTest, AtMostCheckpointEveryLayersAreComputedTwice) {
+TEST_P(ResumeTest, AtMostCheckpointEveryLayersAreComputedTwice) {
   run_until(3, Phase::kMake, options(2));
   EXPECT_EQ(state().streams->layer, 2u);
   run_until(4, Phase::kMake, options(2));
@@ -144,7 +158,7 @@ TEST_F(ResumeTest, AtMostCheckpointEveryLayersAreComputedTwice) {
   finish();
 }
 
-TEST_F(ResumeTest, DamagedStreamsStartTheForwardPassAgain) {
+TEST_P(ResumeTest, DamagedStreamsStartTheForwardPassAgain) {
   run_until(3, Phase::kMake, options());
   change_byte(job("streams-3"), 100);
   const RunRecord record = finish();
@@ -152,7 +166,7 @@ TEST_F(ResumeTest, DamagedStreamsStartTheForwardPassAgain) {
   EXPECT_NE(record.notes[0].find("starts at layer 0 again"), std::string::npos) << record.notes[0];
 }
 
-TEST_F(ResumeTest, ALostShardIsMadeAgain) {
+TEST_P(ResumeTest, ALostShardIsMadeAgain) {
   run_until(4, Phase::kMake, options());
   const auto first = *state().tensors.begin();
   const std::string shard = plan_.shards[plan_.tensors[first.first].out.shard].name;
@@ -163,7 +177,7 @@ TEST_F(ResumeTest, ALostShardIsMadeAgain) {
 }
 
 // A file of the right name and size that is not the job's: of another run, a copy, zeros.
-TEST_F(ResumeTest, AnotherFileInAShardsPlaceIsMadeAgain) {
+TEST_P(ResumeTest, AnotherFileInAShardsPlaceIsMadeAgain) {
   run_until(4, Phase::kMake, options());
   const auto first = *state().tensors.begin();
   const PlannedShard& shard = plan_.shards[plan_.tensors[first.first].out.shard];
@@ -175,7 +189,7 @@ TEST_F(ResumeTest, AnotherFileInAShardsPlaceIsMadeAgain) {
       << record.notes[0];
 }
 
-TEST_F(ResumeTest, OfADamagedShardOnlyWhatIsDamagedIsMadeAgain) {
+TEST_P(ResumeTest, OfADamagedShardOnlyWhatIsDamagedIsMadeAgain) {
   run_until(4, Phase::kMake, options());
   const auto first = *state().tensors.begin();
   const Tensor& tensor = plan_.tensors[first.first].out;
@@ -187,7 +201,7 @@ TEST_F(ResumeTest, OfADamagedShardOnlyWhatIsDamagedIsMadeAgain) {
 }
 
 // A run that begins, and stops before anything is done; whether it read a shard back.
-TEST_F(ResumeTest, AShardIsReadBackOnceAfterItWasWrittenTo) {
+TEST_P(ResumeTest, AShardIsReadBackOnceAfterItWasWrittenTo) {
   const auto reads_back = [&] {
     bool read = false;
     RunOptions stopping = options();
@@ -210,7 +224,7 @@ TEST_F(ResumeTest, AShardIsReadBackOnceAfterItWasWrittenTo) {
   finish();
 }
 
-TEST_F(ResumeTest, AFolderInAShardsPlaceIsRefused) {
+TEST_P(ResumeTest, AFolderInAShardsPlaceIsRefused) {
   run_until(2, Phase::kMake, options());
   files_.remove(partial_path(out_, plan_.shards[0]));
   files_.create_folders(partial_path(out_, plan_.shards[0]));
@@ -221,7 +235,7 @@ TEST_F(ResumeTest, AFolderInAShardsPlaceIsRefused) {
   finish();
 }
 
-TEST_F(ResumeTest, ATensorThatIsJournaledTwiceCountsOnce) {
+TEST_P(ResumeTest, ATensorThatIsJournaledTwiceCountsOnce) {
   run_until(2, Phase::kMake, options());
   const JobState before = state();
   const auto& [index, is] = *before.tensors.begin();
@@ -235,7 +249,7 @@ TEST_F(ResumeTest, ATensorThatIsJournaledTwiceCountsOnce) {
   EXPECT_EQ(state().tensors.size(), before.tensors.size());
 }
 
-TEST_F(ResumeTest, RowsAreSavedAndLoaded) {
+TEST_P(ResumeTest, RowsAreSavedAndLoaded) {
   files_.create_folders("/rows");
   EXPECT_FALSE(load_rows(files_, "/rows"));
   CalibrationRows rows = *rows_.rows;
@@ -247,7 +261,7 @@ TEST_F(ResumeTest, RowsAreSavedAndLoaded) {
       ErrorKind::kBadInput, [&] { load_rows(files_, "/rows"); }, "is damaged");
 }
 
-TEST_F(ResumeTest, TheHeadStartsAtTheSavedStreams) {
+TEST_P(ResumeTest, TheHeadStartsAtTheSavedStreams) {
   RunOptions until_head = options();
   until_head.progress = [](const Progress& progress) {
     if (progress.stage == "rest") throw Stop();
@@ -268,7 +282,7 @@ TEST_F(ResumeTest, TheHeadStartsAtTheSavedStreams) {
 
 // Streams are saved for no layer: so that their room on the disk is not needed, neither are they for the
 // head.
-TEST_F(ResumeTest, WithoutSavedStreamsTheHeadNeedsAllLayersAgain) {
+TEST_P(ResumeTest, WithoutSavedStreamsTheHeadNeedsAllLayersAgain) {
   RunOptions until_head = options(plan_.layers());
   until_head.progress = [](const Progress& progress) {
     if (progress.stage == "rest") throw Stop();
@@ -281,7 +295,7 @@ TEST_F(ResumeTest, WithoutSavedStreamsTheHeadNeedsAllLayersAgain) {
 }
 
 // As versions before the perplexity left it: the streams enter the last layer.
-TEST_F(ResumeTest, AJournalWithoutPerplexityIsNotedAndGoesOn) {
+TEST_P(ResumeTest, AJournalWithoutPerplexityIsNotedAndGoesOn) {
   run_until(4, Phase::kSaveStreams, options());
   const std::filesystem::path streams = job("streams-4");
   const std::string saved = read_text(files_, streams, 1 << 24);
@@ -305,7 +319,7 @@ TEST_F(ResumeTest, AJournalWithoutPerplexityIsNotedAndGoesOn) {
   EXPECT_NE(record.notes[0].find("starts at layer 4 again"), std::string::npos) << record.notes[0];
 }
 
-TEST_F(ResumeTest, NothingIsComputedWhenEveryLayerIsKnown) {
+TEST_P(ResumeTest, NothingIsComputedWhenEveryLayerIsKnown) {
   RunOptions until_end = options();
   until_end.progress = [](const Progress& progress) {
     if (progress.phase == Phase::kFinish) throw Stop();
@@ -315,7 +329,7 @@ TEST_F(ResumeTest, NothingIsComputedWhenEveryLayerIsKnown) {
   EXPECT_EQ(record.layers.size(), plan_.layers());
 }
 
-TEST_F(ResumeTest, ChangedDurableBytesAreFoundByTheirChecksums) {
+TEST_P(ResumeTest, ChangedDurableBytesAreFoundByTheirChecksums) {
   run_until(4, Phase::kMake, options());
   EXPECT_TRUE(verify_durable(files_, plan_, state(), out_, {}).ok());
   uint32_t index = 0;
@@ -327,7 +341,7 @@ TEST_F(ResumeTest, ChangedDurableBytesAreFoundByTheirChecksums) {
   EXPECT_NE(report.problems[0].find(tensor.name), std::string::npos) << report.problems[0];
 }
 
-TEST_F(ResumeTest, FinishedOutputAgainstItsRecord) {
+TEST_P(ResumeTest, FinishedOutputAgainstItsRecord) {
   const std::filesystem::path whole = "/whole";
   const ChecksumReport right = verify_checksums(files_, whole, {});
   EXPECT_TRUE(right.ok());
@@ -350,7 +364,7 @@ TEST_F(ResumeTest, FinishedOutputAgainstItsRecord) {
 // A job so small that every byte of its records can be damaged.
 class DamagedRecordTest : public ResumeTest {
  protected:
-  DamagedRecordTest() : ResumeTest({.layers = LayerRange{0, 1}, .experts = 4}) {
+  DamagedRecordTest() : ResumeTest(smallest(GetParam())) {
     // Every entry there can be: the run stops when the last bytes are written.
     RunOptions until_end = options();
     until_end.progress = [](const Progress& progress) {
@@ -379,7 +393,7 @@ class DamagedRecordTest : public ResumeTest {
 
 // A run sees of its journal where it holds to, and goes on from there: the first for every damage, the second
 // for every line.
-TEST_F(DamagedRecordTest, JournalHoldsUpToTheDamagedLine) {
+TEST_P(DamagedRecordTest, JournalHoldsUpToTheDamagedLine) {
   const std::string text = left_.at(".nibblecast/journal");
   size_t line = 0;
   for_all_damages(text, [&](const std::string& damaged, size_t at) {
@@ -392,7 +406,7 @@ TEST_F(DamagedRecordTest, JournalHoldsUpToTheDamagedLine) {
   });
 }
 
-TEST_F(DamagedRecordTest, JournalGoesOnFromEveryLine) {
+TEST_P(DamagedRecordTest, JournalGoesOnFromEveryLine) {
   const std::string text = left_.at(".nibblecast/journal");
   auto left = left_;
   for (size_t line = 0; line < text.size(); line = text.find('\n', line) + 1) {
@@ -408,7 +422,7 @@ TEST_F(DamagedRecordTest, JournalGoesOnFromEveryLine) {
 
 // job.json is durable before anything else, so only a disk's fault damages it. It must not be gone on with,
 // unless it says the same.
-TEST_F(DamagedRecordTest, JobRecordIsRefusedOrSaysTheSame) {
+TEST_P(DamagedRecordTest, JobRecordIsRefusedOrSaysTheSame) {
   const std::string text = left_.at(".nibblecast/job.json");
   const Json whole = Json::parse(text);
   files_.create_folders("/damaged");
@@ -427,7 +441,7 @@ TEST_F(DamagedRecordTest, JobRecordIsRefusedOrSaysTheSame) {
   EXPECT_GT(refused, text.size() * 2);
 }
 
-TEST_F(DamagedRecordTest, JobRecordOfAnotherVersion) {
+TEST_P(DamagedRecordTest, JobRecordOfAnotherVersion) {
   auto left = left_;
   std::string& text = left[".nibblecast/job.json"];
   text.replace(text.find("job/2"), 5, "job/9");
@@ -442,7 +456,7 @@ TEST_F(DamagedRecordTest, JobRecordOfAnotherVersion) {
       "to begin again");
 }
 
-TEST_F(ResumeTest, AnInterruptedCalibrationGoesOn) {
+TEST_P(ResumeTest, AnInterruptedCalibrationGoesOn) {
   const std::filesystem::path amax = "/amax.safetensors", folder = "/amax.job";
   const auto calibrate_to = [&](const std::filesystem::path& output, RunOptions options) {
     options.amax_output = output;
@@ -460,6 +474,11 @@ TEST_F(ResumeTest, AnInterruptedCalibrationGoesOn) {
   EXPECT_EQ(read_text(files_, amax, 1 << 24), expected_.at("calibration/amax.safetensors"));
   EXPECT_FALSE(files_.status(folder));
 }
+
+INSTANTIATE_TEST_SUITE_P(Models, ResumeTest, ::testing::ValuesIn(testing::small_models()),
+                         testing::model_name);
+INSTANTIATE_TEST_SUITE_P(Models, DamagedRecordTest, ::testing::ValuesIn(testing::small_models()),
+                         testing::model_name);
 
 }  // namespace
 }  // namespace nibblecast
