@@ -81,7 +81,7 @@ bool is_wide(Dtype dtype) {
 }
 
 bool is_stored(Dtype dtype, Stored stored) {
-  const bool is_bytes = dtype == Dtype::kI8 || dtype == Dtype::kU8;
+  const bool is_bytes = dtype == Dtype::kI8 || dtype == Dtype::kU8 || dtype == Dtype::kF4;
   switch (stored) {
     case Stored::kAny:
       return true;

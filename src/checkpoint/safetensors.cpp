@@ -26,9 +26,9 @@ constexpr size_t kMaxDimensions = 64;
 constexpr std::string_view kMetadataKey = "__metadata__";
 constexpr std::string_view kTruncatedHint = "truncated download?";
 
-// In newer versions of the format, but no whole bytes (F4, F6) or nothing that a checkpoint we read holds.
-constexpr std::array<std::string_view, 6> kUnsupportedDtypes = {"F4",  "F6_E2M3",     "F6_E3M2",
-                                                                "C64", "F8_E4M3FNUZ", "F8_E5M2FNUZ"};
+// In newer versions of the format, and in no checkpoint that we read.
+constexpr std::array<std::string_view, 5> kUnsupportedDtypes = {"F6_E2M3", "F6_E3M2", "C64", "F8_E4M3FNUZ",
+                                                                "F8_E5M2FNUZ"};
 
 // Takes the header's JSON event by event, so that memory follows the tensors and not what a hostile
 // header nests. Each event is legal in one place only; everything else is refused on the spot.
@@ -212,14 +212,14 @@ class HeaderReader : public JsonEvents {
     if (end > kMaxFileBytes - header_->data_offset)
       refuse("data_offsets lie beyond any file", {.found = found});
     const auto count = element_count(tensor().shape);
-    const uint64_t item_bytes = dtype_bytes(tensor().dtype);
-    if (!count || *count > kMaxFileBytes / item_bytes) {
-      refuse("shape is larger than any file", {.found = shape_text(tensor().shape)});
-    }
-    if (*count * item_bytes != end - begin) {
+    const auto bytes = count ? stored_bytes(tensor().dtype, *count) : std::nullopt;
+    if (count && !bytes && tensor().dtype == Dtype::kF4)
+      refuse("an odd number of half bytes", {.found = "F4 " + shape_text(tensor().shape)});
+    if (!bytes) refuse("shape is larger than any file", {.found = shape_text(tensor().shape)});
+    if (*bytes != end - begin) {
       refuse("data_offsets do not fit dtype and shape",
-             {.expected = std::to_string(*count * item_bytes) + " bytes for " +
-                          std::string(dtype_name(tensor().dtype)) + " " + shape_text(tensor().shape),
+             {.expected = std::to_string(*bytes) + " bytes for " + std::string(dtype_name(tensor().dtype)) +
+                          " " + shape_text(tensor().shape),
               .found = std::to_string(end - begin)});
     }
     tensor().offset = header_->data_offset + begin;

@@ -24,7 +24,7 @@ struct SafetensorsHeader {
 // header or data, N over 100,000,000, JSON that is not what the format says (unknown or missing keys,
 // negative or fractional numbers, unknown dtypes), a size that is not shape * dtype, overflow, tensors
 // that overlap, leave holes, or do not start at 0, and bytes after the last tensor. kUnsupported: a dtype of
-// the format that we have no type for (F4, F6_*, C64, F8_*FNUZ).
+// the format that we have no type for (F6_*, C64, F8_*FNUZ).
 SafetensorsHeader read_safetensors_header(File& file);
 
 // The same of a header's N bytes that are in memory, as they were in a file of `file_bytes` bytes; `file` is

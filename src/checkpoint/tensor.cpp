@@ -12,8 +12,9 @@ struct DtypeRow {
 };
 
 // In the order of the enum.
-constexpr std::array<DtypeRow, 16> kDtypes = {{
+constexpr std::array<DtypeRow, 17> kDtypes = {{
     {"BOOL", 1},
+    {"F4", 1},
     {"U8", 1},
     {"I8", 1},
     {"F8_E5M2", 1},
@@ -37,6 +38,13 @@ static_assert(static_cast<size_t>(Dtype::kU64) + 1 == kDtypes.size());
 std::string_view dtype_name(Dtype dtype) { return kDtypes[static_cast<size_t>(dtype)].name; }
 
 uint64_t dtype_bytes(Dtype dtype) { return kDtypes[static_cast<size_t>(dtype)].bytes; }
+
+std::optional<uint64_t> stored_bytes(Dtype dtype, uint64_t count) {
+  constexpr uint64_t kMost = std::numeric_limits<int64_t>::max();
+  if (dtype == Dtype::kF4) return count % 2 == 0 ? std::optional(count / 2) : std::nullopt;
+  if (count > kMost / dtype_bytes(dtype)) return std::nullopt;
+  return count * dtype_bytes(dtype);
+}
 
 std::optional<Dtype> parse_dtype(std::string_view name) {
   for (size_t row = 0; row < kDtypes.size(); ++row) {

@@ -13,6 +13,7 @@
 #include "cli/summary.h"
 #include "cli/text.h"
 #include "formats/bf16.h"
+#include "formats/nvfp4.h"
 #include "formats/stored_linear.h"
 #include "model/family.h"
 
@@ -42,6 +43,8 @@ double decode_f16(uint16_t bits) {
 // F8_E5M2 is the upper half of binary16.
 double decode(Dtype dtype, const std::byte* at) {
   switch (dtype) {
+    case Dtype::kF4:  // no byte of its own
+      break;
     case Dtype::kBool:
     case Dtype::kU8:
       return load<uint8_t>(at);
@@ -77,6 +80,21 @@ double decode(Dtype dtype, const std::byte* at) {
   return std::nan("");
 }
 
+// Values in `bytes`, one after the other.
+template <class F>
+void for_values(Dtype dtype, std::span<const std::byte> bytes, const F& f) {
+  const uint64_t width = dtype_bytes(dtype);
+  for (uint64_t at = 0; at < bytes.size(); at += width) {
+    if (dtype != Dtype::kF4) {
+      f(decode(dtype, bytes.data() + at));
+      continue;
+    }
+    const auto pair = std::to_integer<uint8_t>(bytes[at]);
+    f(decode_e2m1(pair & 15));
+    f(decode_e2m1(pair >> 4));
+  }
+}
+
 struct Range {
   double least = std::numeric_limits<double>::infinity(), largest = -least;
   uint64_t zeros = 0, not_finite = 0, count = 0;
@@ -106,10 +124,9 @@ struct Range {
 
 Range range_of(const StoredFiles& stored, const Tensor& tensor) {
   Range range;
-  const uint64_t width = dtype_bytes(tensor.dtype);
   for (uint64_t begin = 0; begin < tensor.size_bytes; begin += kChunkBytes) {
     const auto bytes = stored.read(tensor, begin, std::min(kChunkBytes, tensor.size_bytes - begin));
-    for (uint64_t at = 0; at < bytes.size(); at += width) range.add(decode(tensor.dtype, bytes.data() + at));
+    for_values(tensor.dtype, bytes, [&](double value) { range.add(value); });
   }
   return range;
 }
@@ -118,8 +135,8 @@ std::vector<double> first_values(const StoredFiles& stored, const Tensor& tensor
   const uint64_t width = dtype_bytes(tensor.dtype);
   const auto bytes = stored.read(tensor, 0, std::min<uint64_t>(limit * width, tensor.size_bytes));
   std::vector<double> values;
-  for (uint64_t at = 0; at < bytes.size(); at += width)
-    values.push_back(decode(tensor.dtype, bytes.data() + at));
+  for_values(tensor.dtype, bytes, [&](double value) { values.push_back(value); });
+  values.resize(std::min(values.size(), limit));
   return values;
 }
 

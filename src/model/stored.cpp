@@ -87,7 +87,7 @@ const StoredTensor& StoredReader::find(const std::string& name, std::initializer
     known = known || tensor.dtype == dtype;
     expected += (expected.empty() ? "" : " or ") + std::string(dtype_name(dtype));
   }
-  const bool complete = tensor.bytes.size() == element_count(shape).value_or(0) * dtype_bytes(tensor.dtype);
+  const bool complete = tensor.bytes.size() == stored_bytes(tensor.dtype, element_count(shape).value_or(0));
   if (!known || tensor.shape != shape || !complete) {
     refuse_fit(name, expected + " " + shape_text(shape),
                std::string(dtype_name(tensor.dtype)) + " " + shape_text(tensor.shape) + " in " +

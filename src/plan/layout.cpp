@@ -31,7 +31,8 @@ class ShardLayout {
   static uint64_t size_of(const OutputTensor& tensor) {
     constexpr uint64_t kMost = uint64_t{1} << 60;  // a sum of offsets cannot overflow either
     const auto count = element_count(tensor.shape);
-    if (count && *count <= kMost / dtype_bytes(tensor.dtype)) return *count * dtype_bytes(tensor.dtype);
+    const auto bytes = count ? stored_bytes(tensor.dtype, *count) : std::nullopt;
+    if (bytes && *bytes <= kMost) return *bytes;
     throw Error(ErrorKind::kUnsupported, {.tensor = tensor.name}, "has more elements than a file can hold");
   }
 

@@ -13,7 +13,8 @@ namespace {
 constexpr std::string_view kWeight = ".weight";
 
 bool is_packed(Dtype dtype) {
-  return dtype == Dtype::kF8E4M3 || dtype == Dtype::kF8E8M0 || dtype == Dtype::kI8 || dtype == Dtype::kU8;
+  return dtype == Dtype::kF8E4M3 || dtype == Dtype::kF8E8M0 || dtype == Dtype::kI8 || dtype == Dtype::kU8 ||
+         dtype == Dtype::kF4;
 }
 
 }  // namespace

@@ -66,8 +66,8 @@ constexpr Container kContainers[] = {
     {"FP8 with a scale a row", {kF8E4M3}, ".weight_scale", {kF32, kBF16}, Blocks::kRow, StoredFormat::kFp8},
     {"FP8 blocks", {kF8E4M3}, ".weight_scale", {kF32, kBF16}, Blocks::kTiles128, StoredFormat::kFp8},
     {"MXFP8", {kF8E4M3}, ".weight_scale", {kU8, kF8E8M0}, Blocks::kOf32, StoredFormat::kFp8},
-    {"MXFP4", {kI8, kU8}, ".scale", {kF8E8M0, kU8}, Blocks::kOf32, StoredFormat::kMxfp4},
-    {"NVFP4", {kU8}, ".weight_scale", {kF8E4M3}, Blocks::kOf16, StoredFormat::kNvfp4, ".weight_scale_2"},
+    {"MXFP4", {kI8, kU8, kF4}, ".scale", {kF8E8M0, kU8}, Blocks::kOf32, StoredFormat::kMxfp4},
+    {"NVFP4", {kU8, kF4}, ".weight_scale", {kF8E4M3}, Blocks::kOf16, StoredFormat::kNvfp4, ".weight_scale_2"},
 };
 
 bool holds_one(const Tensor& tensor) { return tensor.size_bytes == dtype_bytes(tensor.dtype); }
@@ -100,7 +100,7 @@ class Search {
   uint64_t rows() const { return weight_.shape.size() == 2 ? weight_.shape[0] : 1; }
   // Of values, in a container of this kind.
   uint64_t cols(StoredFormat format) const {
-    return (weight_.shape.empty() ? 1 : weight_.shape.back()) * (is_packed(format) ? 2 : 1);
+    return (weight_.shape.empty() ? 1 : weight_.shape.back()) * (is_packed(format) && weight_.dtype != kF4 ? 2 : 1);
   }
 
   Shape scale_shape(const Container& container) const {

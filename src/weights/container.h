@@ -9,8 +9,8 @@
 //                also [out/128, 1, in/128, 1]; ModelOpt FP8_PB_WO, compressed-tensors)
 //   FP8          X.weight F8_E4M3, X.weight_scale F32 of one value, or F32 or BF16 [out] or [out, 1], a scale a row
 //   MXFP8        X.weight F8_E4M3, X.weight_scale U8 or F8_E8M0 [out, in/32]
-//   MXFP4        X.weight I8, U8 [out, in/2], X.scale F8_E8M0 or U8 [out, in/32]
-//   NVFP4        X.weight U8 [out, in/2], X.weight_scale F8_E4M3 [out, in/16], X.weight_scale_2 F32 of one value
+//   MXFP4        X.weight I8, U8 [out, in/2] or F4 [out, in], X.scale F8_E8M0 or U8 [out, in/32]
+//   NVFP4        X.weight U8 [out, in/2] or F4 [out, in], X.weight_scale F8_E4M3 [out, in/16], X.weight_scale_2 F32 of one value
 //
 // (spec of the names: DeepSeek-V4 inference/convert.py; transformers 5.23 quantizers; ModelOpt 0.48
 // export/quant_utils.py; compressed-tensors 0.20)

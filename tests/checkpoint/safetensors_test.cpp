@@ -168,12 +168,23 @@ TEST(ReadHeader, RefusesDtypes) {
          "unknown dtype: 'BF17'");
   refuse(file_of(one(R"("dtype":"f32","shape":[1],"data_offsets":[0,1])"), 1), "unknown dtype: 'f32'");
   refuse(file_of(one(R"("dtype":3,"shape":[1],"data_offsets":[0,1])"), 1), "expected dtype to be a string");
-  for (const std::string dtype : {"F4", "F6_E2M3", "F6_E3M2", "C64", "F8_E4M3FNUZ"}) {
+  for (const std::string dtype : {"F6_E2M3", "F6_E3M2", "C64", "F8_E4M3FNUZ"}) {
     const std::string content =
         file_of(one(R"("dtype":")" + dtype + R"(","shape":[2],"data_offsets":[0,1])"), 1);
     expect_error(
         ErrorKind::kUnsupported, [&] { read(content); }, "tensor 'a'", "not supported: '" + dtype + "'");
   }
+}
+
+TEST(ReadHeader, HalfBytes) {
+  const SafetensorsHeader header =
+      read(file_of(one(R"("dtype":"F4","shape":[3,4],"data_offsets":[0,6])"), 6));
+  EXPECT_EQ(header.tensors[0].dtype, Dtype::kF4);
+  EXPECT_EQ(header.tensors[0].size_bytes, 6u);
+  refuse(file_of(one(R"("dtype":"F4","shape":[3,4],"data_offsets":[0,12])"), 12),
+         "expected 6 bytes for F4 [3, 4]");
+  refuse(file_of(one(R"("dtype":"F4","shape":[3,3],"data_offsets":[0,5])"), 5),
+         "an odd number of half bytes");
 }
 
 TEST(ReadHeader, RefusesShapes) {
@@ -312,7 +323,9 @@ TEST(Golden, ReadsWhatTheSafetensorsPackageWrote) {
     ASSERT_NE(tensor, header.tensors.end()) << row[0];
     EXPECT_EQ(dtype_name(tensor->dtype), row[1].get<std::string>()) << row[0];
     EXPECT_EQ(tensor->shape, row[2].get<Shape>()) << row[0];
-    EXPECT_EQ(hex(std::string_view(content).substr(tensor->offset, tensor->size_bytes)), row[3].get<std::string>()) << row[0];
+    EXPECT_EQ(hex(std::string_view(content).substr(tensor->offset, tensor->size_bytes)),
+              row[3].get<std::string>())
+        << row[0];
   }
 }
 

@@ -10,11 +10,18 @@ TEST(Dtype, NamesReadBack) {
     const Dtype dtype = static_cast<Dtype>(code);
     EXPECT_EQ(parse_dtype(dtype_name(dtype)), dtype) << dtype_name(dtype);
   }
-  EXPECT_EQ(parse_dtype("F4"), std::nullopt);
+  EXPECT_EQ(parse_dtype("F6_E2M3"), std::nullopt);
   EXPECT_EQ(parse_dtype(""), std::nullopt);
   EXPECT_EQ(dtype_bytes(*parse_dtype("F8_E8M0")), 1u);
   EXPECT_EQ(dtype_bytes(*parse_dtype("BF16")), 2u);
   EXPECT_EQ(dtype_bytes(*parse_dtype("I64")), 8u);
+}
+
+TEST(Dtype, BytesOfARow) {
+  EXPECT_EQ(stored_bytes(Dtype::kBF16, 3), 6u);
+  EXPECT_EQ(stored_bytes(Dtype::kF4, 6), 3u);
+  EXPECT_EQ(stored_bytes(Dtype::kF4, 3), std::nullopt);
+  EXPECT_EQ(stored_bytes(Dtype::kF64, uint64_t{1} << 60), std::nullopt);
 }
 
 TEST(Shape, TextAndElementCount) {

@@ -144,7 +144,9 @@ TEST_F(PlanTest, TakesTheSpellingsOfOneMeaning) {
       const std::string& name = tensor.name;
       if (name.ends_with("norm.weight") || name.ends_with("ffn.gate.weight")) tensor.dtype = Dtype::kF32;
       if (name.ends_with("tid2eid")) tensor.dtype = Dtype::kI32;
-      if (name.find(".experts.") != name.npos)
+      if (name.find(".experts.") != name.npos && name.ends_with(".w2.weight"))
+        tensor.dtype = Dtype::kF4, tensor.shape[1] *= 2;
+      else if (name.find(".experts.") != name.npos)
         tensor.dtype = Dtype::kU8;  // nibbles and E8M0 scales
       else if (name.ends_with(".attn.wq_a.scale"))
         tensor.name.replace(name.size() - 5, 5, "weight_scale_inv"), tensor.dtype = Dtype::kF32;

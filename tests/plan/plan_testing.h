@@ -54,7 +54,7 @@ inline void write_source(const std::filesystem::path& folder,
   if (edit) edit(tensors);
   uint64_t offset = 0;
   for (Tensor& tensor : tensors) {
-    tensor.size_bytes = *element_count(tensor.shape) * dtype_bytes(tensor.dtype);
+    tensor.size_bytes = *stored_bytes(tensor.dtype, *element_count(tensor.shape));
     tensor.offset = offset;
     offset += tensor.size_bytes;
   }

@@ -64,7 +64,7 @@ class Tensors {
     held.tensor = {.name = name,
                    .dtype = dtype,
                    .shape = shape,
-                   .size_bytes = *element_count(shape) * dtype_bytes(dtype)};
+                   .size_bytes = *stored_bytes(dtype, *element_count(shape))};
     held.bytes.resize(held.tensor.size_bytes);
     const bool is_scale = name.find("scale") != std::string::npos;
     for (size_t at = 0; at < held.bytes.size(); at += dtype_bytes(dtype))
@@ -203,6 +203,8 @@ std::vector<Spelling> spellings() {
       {"mxfp4_i8_u8", kI8, ".scale", kU8, blocks, mxfp4, "MXFP4"},
       {"mxfp4_u8_e8m0", kU8, ".scale", kF8E8M0, blocks, mxfp4, "MXFP4"},
       {"mxfp4_u8_u8", kU8, ".scale", kU8, blocks, mxfp4, "MXFP4"},
+      {"mxfp4_f4", Dtype::kF4, ".scale", kF8E8M0, blocks, mxfp4, "MXFP4"},
+      {"nvfp4_f4", Dtype::kF4, ".weight_scale", kF8E4M3, {kRows, kCols / 16}, nvfp4, "NVFP4"},
       {"nvfp4", kU8, ".weight_scale", kF8E4M3, {kRows, kCols / 16}, nvfp4, "NVFP4"},
       {"nvfp4_of_shape_1", kU8, ".weight_scale", kF8E4M3, {kRows, kCols / 16}, nvfp4, "NVFP4", {1}},
   };
@@ -491,7 +493,7 @@ TEST(ContainerSource, IsTheCheckpointsTensors) {
                                  {.name = "b.scale", .dtype = kF8E8M0, .shape = {4, 1}}};
   uint64_t offset = 0;
   for (Tensor& tensor : tensors) {
-    tensor.size_bytes = *element_count(tensor.shape) * dtype_bytes(tensor.dtype);
+    tensor.size_bytes = *stored_bytes(tensor.dtype, *element_count(tensor.shape));
     tensor.offset = offset;
     offset += tensor.size_bytes;
   }
