@@ -194,21 +194,57 @@ def dropped():
     return char_model(tokenizer, unk_token=None)
 
 
-def char_model(tokenizer, byte_fallback=False, missing_bytes=(), fuse_unk=False, unk_token="<unk>"):
+def sentence_pieces(normalizer, pre_tokenizer):
+    """As Sentencepiece's BPE models are converted: characters, ▁ for spaces, bytes for what lacks."""
+    tokenizer = train(pre_tokenizer, normalizer, alphabet=list("abcdefghijklmnopqrstuvwxyz▁"), vocab_size=220,
+                      specials=["<unk>", "<s>", "</s>"])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 1)])
+    return char_model(tokenizer, byte_fallback=True, fuse_unk=True, keep="abcdefghijklmnopqrstuvwxyz▁",
+                      specials=("<unk>", "<s>", "</s>"))
+
+
+def llama2():
+    """Llama 2, Mistral 7B v0.1: Prepend and Replace, no pre-tokenizer"""
+    return sentence_pieces(normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]), None)
+
+
+def metaspace_first():
+    """Mistral 7B v0.3: Metaspace for the text's begin alone, not split"""
+    return sentence_pieces(None, pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="first", split=False))
+
+
+def metaspace_words():
+    """Metaspace before every piece, split into words; Replace by an expression"""
+    return sentence_pieces(normalizers.Replace(Regex(r"[\t\n]+"), " "),
+                           pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always", split=True))
+
+
+def metaspace_never():
+    """Metaspace that adds nothing, behind single digits"""
+    return sentence_pieces(None, pre_tokenizers.Sequence([
+        pre_tokenizers.Digits(individual_digits=True),
+        pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="never", split=True)]))
+
+
+def char_model(tokenizer, byte_fallback=False, missing_bytes=(), fuse_unk=False, unk_token="<unk>",
+               keep="abcdefghijklmnopqrstuvwxyz ", specials=("<unk>",)):
     data = json.loads(tokenizer.to_str())
     model = data["model"]
-    keep = set("abcdefghijklmnopqrstuvwxyz ")
-    tokens = [t for t in sorted(model["vocab"], key=model["vocab"].get) if t == "<unk>" or set(t) <= keep]
+    keep = set(keep)
+    tokens = [t for t in sorted(model["vocab"], key=model["vocab"].get) if t in specials or set(t) <= keep]
     model["merges"] = [m for m in model["merges"] if set("".join(m)) <= keep]
     if byte_fallback:
         tokens += [f"<0x{b:02X}>" for b in range(256) if b not in missing_bytes]
     model["vocab"] = {token: i for i, token in enumerate(tokens)}
+    for token in data["added_tokens"]:
+        token["id"] = model["vocab"].get(token["content"], token["id"])
     model.update(byte_fallback=byte_fallback, fuse_unk=fuse_unk, unk_token=unk_token)
     return Tokenizer.from_str(json.dumps(data)), data
 
 
 MAKERS = [gpt2, deepseek, llama3, qwen, o200k, digits_individual, digits_runs, splits, added, fallback,
-          unknown_fused, unknown_single, dropped]
+          unknown_fused, unknown_single, dropped, llama2, metaspace_first, metaspace_words, metaspace_never]
 
 
 def main():

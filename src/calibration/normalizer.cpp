@@ -84,19 +84,41 @@ void Normalizer::add(const JsonNode& json) {
                                                            {"NFKD", NormalForm::kNfkd}};
   const std::string& type = json.at("type").text();
   if (const auto form = kForms.find(type); form != kForms.end()) {
-    forms_.push_back(form->second);
+    steps_.emplace_back(form->second);
   } else if (type == "Sequence") {
     const JsonNode parts = json.at("normalizers");
     for (size_t i = 0; i < parts.size(); ++i) add(parts.at(i));
+  } else if (type == "Prepend") {
+    steps_.emplace_back(Prepend{json.at("prepend").text()});
+  } else if (type == "Replace") {
+    steps_.emplace_back(Replace{read_pattern(json.at("pattern")), json.at("content").text()});
   } else {
     json.unsupported("normalizer '" + type + "'");
   }
 }
 
+std::string Normalizer::apply_step(const Prepend& step, std::string text) {
+  return text.empty() ? text : step.text + text;
+}
+
+std::string Normalizer::apply_step(const Replace& step, const std::string& text) {
+  if (text.empty()) return text;
+  std::string replaced;
+  for (const TextSpan& span : step.pattern.split(text))
+    replaced += span.is_match ? step.text : text.substr(span.begin, span.end - span.begin);
+  return replaced;
+}
+
 std::string Normalizer::apply(std::string_view text) const {
   std::string result(text);
-  for (const NormalForm form : forms_) result = normalize(result, form);
+  for (const Step& step : steps_)
+    result = std::visit([&](const auto& each) { return apply_step(each, std::move(result)); }, step);
   return result;
+}
+
+bool Normalizer::is_local() const {
+  return std::ranges::all_of(steps_,
+                             [](const Step& step) { return std::holds_alternative<NormalForm>(step); });
 }
 
 }  // namespace nibblecast

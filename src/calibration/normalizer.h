@@ -1,13 +1,15 @@
-// calibration/normalizer.h - the `normalizer` of a tokenizer.json: NFC, NFD, NFKC, NFKD and Sequences of
-// them.
+// calibration/normalizer.h - the `normalizer` of a tokenizer.json: NFC, NFD, NFKC, NFKD, Prepend, Replace,
+// and Sequences of them.
 #pragma once
 
 #include <optional>
 #include <string>
 #include <string_view>
+#include <variant>
 #include <vector>
 
 #include "calibration/json_node.h"
+#include "calibration/pattern.h"
 
 namespace nibblecast {
 
@@ -24,13 +26,31 @@ class Normalizer {
  public:
   // nullopt (the file has null): text stays as it is. kUnsupported for any other type, by name.
   explicit Normalizer(const std::optional<JsonNode>& json);
+  // Of what lies between two added tokens, or all of a text.
   std::string apply(std::string_view text) const;
-  bool is_empty() const { return forms_.empty(); }
+  bool is_empty() const { return steps_.empty(); }
+  // Only normal forms: what stands at one place of a text changes nothing elsewhere, but where characters
+  // join.
+  bool is_local() const;
 
  private:
-  void add(const JsonNode& json);
+  // In front of a text that is not empty.
+  struct Prepend {
+    std::string text;
+  };
+  // Each match, by the text.
+  struct Replace {
+    Pattern pattern;
+    std::string text;
+  };
+  using Step = std::variant<NormalForm, Prepend, Replace>;
 
-  std::vector<NormalForm> forms_;  // applied one after the other
+  void add(const JsonNode& json);
+  static std::string apply_step(NormalForm form, std::string text) { return normalize(text, form); }
+  static std::string apply_step(const Prepend& step, std::string text);
+  static std::string apply_step(const Replace& step, const std::string& text);
+
+  std::vector<Step> steps_;  // applied one after the other
 };
 
 }  // namespace nibblecast

@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "base/error.h"
+#include "calibration/json_node.h"
 #include "calibration/utf8.h"
 
 namespace nibblecast {
@@ -177,6 +178,13 @@ std::vector<TextSpan> Pattern::split(std::string_view text) const {
   }
   if (covered != text.size()) spans.push_back({covered, text.size(), false});
   return spans;
+}
+
+Pattern read_pattern(const JsonNode& json) {
+  const std::string origin = json.file() + ": " + json.path();
+  if (const auto regex = json.find("Regex")) return Pattern::regex(regex->text(), origin);
+  if (const auto text = json.find("String")) return Pattern::literal(text->text(), origin);
+  json.fail("neither 'Regex' nor 'String'");
 }
 
 }  // namespace nibblecast

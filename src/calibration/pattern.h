@@ -41,4 +41,8 @@ class Pattern {
   std::unique_ptr<Compiled> compiled_;
 };
 
+class JsonNode;
+// Of a tokenizer.json: {"Regex": ...} or {"String": ...}.
+Pattern read_pattern(const JsonNode& json);
+
 }  // namespace nibblecast

@@ -124,13 +124,6 @@ class Split : public PreTokenizer {
   }
 
  private:
-  static Pattern read_pattern(const JsonNode& json) {
-    const std::string origin = json.file() + ": " + json.path();
-    if (const auto regex = json.find("Regex")) return Pattern::regex(regex->text(), origin);
-    if (const auto text = json.find("String")) return Pattern::literal(text->text(), origin);
-    json.fail("neither 'Regex' nor 'String'");
-  }
-
   static Behavior read_behavior(const JsonNode& json) {
     static const std::map<std::string, Behavior> kBehaviors = {
         {"Removed", Behavior::kRemoved},
@@ -247,6 +240,63 @@ class ByteLevel : public PreTokenizer {
   std::optional<PatternCuts> cuts_;
 };
 
+// Sentencepiece's spelling of words: spaces become a character, in front of which words begin, and the text
+// is given one where it does not begin with a space.
+class Metaspace : public PreTokenizer {
+ public:
+  explicit Metaspace(const JsonNode& json)
+      : space_(json.at("replacement").text()),
+        splits_(json.flag_or("split", true)),
+        prepend_(read_scheme(json)),
+        spaces_(Pattern::literal(space_, json.file() + ": " + json.path())) {
+    if (space_.empty() || character_at(space_, 0).bytes != space_.size())
+      json.fail("'replacement' is not one character");
+  }
+
+  void apply(Pieces& pieces) const override {
+    for (size_t i = 0; i < pieces.views.size(); ++i)
+      pieces.views[i] = pieces.strings.emplace_back(spell(pieces.views[i], pieces.begins_text && i == 0));
+    if (splits_)
+      split_pieces(pieces, Behavior::kMergedWithNext,
+                   [&](std::string_view piece) { return spaces_.split(piece); });
+  }
+
+  // What is given to the text would stand at each cut.
+  void add_rules(CutRules& rules) const override {
+    rules.is_known = false;
+    rules.sees_text = false;
+  }
+
+ private:
+  enum class Scheme { kAlways, kFirst, kNever };
+
+  static Scheme read_scheme(const JsonNode& json) {
+    const auto scheme = json.find("prepend_scheme");
+    if (!scheme) return json.flag_or("add_prefix_space", true) ? Scheme::kAlways : Scheme::kNever;
+    if (scheme->text() == "always") return Scheme::kAlways;
+    if (scheme->text() == "first") return Scheme::kFirst;
+    if (scheme->text() != "never") scheme->unsupported("prepend_scheme '" + scheme->text() + "'");
+    return Scheme::kNever;
+  }
+
+  std::string spell(std::string_view piece, bool is_first) const {
+    std::string spelled;
+    for (const char byte : piece) {
+      if (byte == ' ')
+        spelled += space_;
+      else
+        spelled += byte;
+    }
+    const bool prepends = prepend_ == Scheme::kAlways || (prepend_ == Scheme::kFirst && is_first);
+    return prepends && !spelled.starts_with(space_) ? space_ + spelled : spelled;
+  }
+
+  std::string space_;
+  bool splits_;
+  Scheme prepend_;
+  Pattern spaces_;
+};
+
 class Sequence : public PreTokenizer {
  public:
   void add(std::unique_ptr<PreTokenizer> step) { steps_.push_back(std::move(step)); }
@@ -272,6 +322,7 @@ std::unique_ptr<PreTokenizer> make_pre_tokenizer(const std::optional<JsonNode>& 
   if (type == "Split") return std::make_unique<Split>(*json);
   if (type == "Digits") return std::make_unique<Digits>(*json);
   if (type == "ByteLevel") return std::make_unique<ByteLevel>(*json);
+  if (type == "Metaspace") return std::make_unique<Metaspace>(*json);
   if (type != "Sequence") json->unsupported("pre-tokenizer '" + type + "'");
   auto sequence = std::make_unique<Sequence>();
   const JsonNode steps = json->at("pretokenizers");

@@ -20,6 +20,7 @@ struct Pieces {
   std::deque<std::string> strings;  // a deque: growing it does not move them
   // Whether a match ends the text, so that whatever follows begins a piece of its own.
   bool is_closed = false;
+  bool begins_text = false;  // no token, and no other piece, stands before
 };
 
 // Where a text may be cut so that the pieces of the two parts are those of the whole: between two characters
@@ -41,8 +42,8 @@ class PreTokenizer {
   virtual void add_rules(CutRules& rules) const = 0;
 };
 
-// nullopt (the file has null): one step that changes nothing. Split, Digits, ByteLevel and Sequence;
-// kUnsupported for any other type, by name.
+// nullopt (the file has null): one step that changes nothing. Split, Digits, ByteLevel, Metaspace and
+// Sequence; kUnsupported for any other type, by name.
 std::unique_ptr<PreTokenizer> make_pre_tokenizer(const std::optional<JsonNode>& json);
 
 }  // namespace nibblecast

@@ -43,6 +43,7 @@ struct Tokenizer::Impl {
         pre_tokenizer(make_pre_tokenizer(json.find("pre_tokenizer"))),
         post_processor(json.find("post_processor")) {
     pre_tokenizer->add_rules(cut_rules);
+    if (!normalizer.is_local()) cut_rules.is_known = false;
   }
 
   // How many ids the text itself may have.
@@ -97,6 +98,7 @@ class Tokenizer::Encoder {
       Pieces& pieces = split.pieces.emplace_back();
       if (segment.id) continue;
       pieces.views = {segment.text};
+      pieces.begins_text = &segment == &split.segments.front();
       tokenizer_.pre_tokenizer->apply(pieces);
     }
     return split;

@@ -1,6 +1,7 @@
 // calibration/tokenizer.h - text to token ids by a Hugging Face tokenizer.json; ids equal those of the
 // `tokenizers` library. Read: BPE models (byte_fallback, ignore_merges, merges in both spellings),
-// pre-tokenizers ByteLevel, Split, Digits, Sequence, normalizers NFC/NFD/NFKC/NFKD/Sequence (or none), added
+// pre-tokenizers ByteLevel, Split, Digits, Metaspace, Sequence, normalizers NFC/NFD/NFKC/NFKD/Prepend/Replace/
+// Sequence (or none), added
 // and special tokens (single_word, lstrip, rstrip, normalized), post-processors TemplateProcessing, ByteLevel
 // and Sequence. Anything else in the file is kUnsupported by name; its truncation and padding settings are
 // not applied. Immutable after load: safe from several threads.

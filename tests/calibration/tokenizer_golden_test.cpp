@@ -44,7 +44,8 @@ TEST_P(TokenizerGolden, GivesTheLibrarysIds) {
 
 INSTANTIATE_TEST_SUITE_P(All, TokenizerGolden,
                          ::testing::Values("added", "deepseek", "digits_individual", "digits_runs", "dropped",
-                                           "fallback", "gpt2", "llama3", "o200k", "qwen", "splits",
+                                           "fallback", "gpt2", "llama2", "llama3", "metaspace_first",
+                                           "metaspace_never", "metaspace_words", "o200k", "qwen", "splits",
                                            "unknown_fused", "unknown_single"),
                          [](const auto& test) { return test.param; });
 

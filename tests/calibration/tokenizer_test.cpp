@@ -169,7 +169,7 @@ TEST(Tokenizer, NamesWhatItDoesNotRead) {
       unsupported, [](Json& j) { j["model"]["dropout"] = 0.1; }, "model.dropout");
   refuse(
       unsupported, [](Json& j) { j["model"]["end_of_word_suffix"] = "</w>"; }, "end_of_word_suffix");
-  refuse(unsupported, typed("pre_tokenizer", "Metaspace"), "pre-tokenizer 'Metaspace'");
+  refuse(unsupported, typed("pre_tokenizer", "BertPreTokenizer"), "pre-tokenizer 'BertPreTokenizer'");
   refuse(unsupported, typed("normalizer", "Lowercase"), "normalizer 'Lowercase'");
   refuse(unsupported, typed("post_processor", "BertProcessing"), "post-processor 'BertProcessing'");
   refuse(
