@@ -184,6 +184,8 @@ SynthContent::SynthContent(const PlainTensor& plain, const Tensor& stored, uint6
     case Role::kFfnNorm:
     case Role::kQNorm:
     case Role::kKNorm:
+    case Role::kQRankNorm:
+    case Role::kKvRankNorm:
     case Role::kFinalNorm:
       set_uniform(stored.dtype, 1, 0.25);
       return;

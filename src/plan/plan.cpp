@@ -119,6 +119,7 @@ class Planner {
     if (recipe_.kv_cache == KvCache::kFp8) add_cache_scales();
     plan_.made = recipe_.name + " " + decisions.hex();
     warn_of_widened();
+    warn_of_missing_drafts();
   }
 
   LinearMake make_of(const ResolvedModule& resolved, const LinearFormat& format) const {
@@ -192,6 +193,7 @@ class Planner {
   // FP8 keys and values with measured scales, as ModelOpt has them: one of each a layer.
   void add_cache_scales() {
     if (plan_.options.format != OutputFormat::kModelOpt) return;  // refused where the documents are made
+    refuse_latent_cache();
     for (size_t module = 0; module < modules_.size(); ++module) {
       const Role role = modules_[module].module->id.role;
       if (role != Role::kK && role != Role::kV) continue;
@@ -200,6 +202,28 @@ class Planner {
           {Make::kCacheScale, name, Dtype::kF32, {}});
       cache_scales_.emplace_back(modules_[module].module, name);
     }
+  }
+
+  void refuse_latent_cache() const {
+    for (const ResolvedModule& each : modules_) {
+      if (each.module->id.role != Role::kKvB) continue;
+      throw Error(ErrorKind::kUnsupported, {.file = recipe_.origin, .tensor = each.module->name + ".weight"},
+                  "kv_cache fp8: latent attention caches a latent, whose scale is not measured",
+                  {.hint = "use --kv-cache fp8_cast, or none"});
+    }
+  }
+
+  // Draft layers that config.json declares and the files lack, as where transformers saved the model.
+  void warn_of_missing_drafts() {
+    std::string missing;
+    for (const std::string& prefix : table().declared_drafts) {
+      const bool found = std::ranges::any_of(
+          source_.tensors(), [&](const Tensor& tensor) { return tensor.name.starts_with(prefix); });
+      if (!found) missing += (missing.empty() ? "" : ", ") + prefix + "*";
+    }
+    if (missing.empty()) return;
+    warn(fmt::format("config.json declares draft layers that the source's files lack: {}; the output has none",
+                     missing));
   }
 
   void warn_of_widened() {
