@@ -45,22 +45,29 @@ struct MseRows {
       nullptr;  // [rows]: the chunk to look at first if the block's amax is this row's
 };
 
-// The parts of Nvfp4Quantizer::encode, over consecutive blocks of 16.
-struct Nvfp4Kernels {
-  void (*block_amax)(const bf16* values, size_t blocks, float* amax);
+// The parts of Nvfp4Quantizer::encode, over consecutive blocks of 16 values of a type.
+template <class T>
+struct Nvfp4ValueKernels {
+  void (*block_amax)(const T* values, size_t blocks, float* amax);
   // losses[b]: of block b with scales[b], as sum_of_16 of squared_error.
-  void (*block_losses)(const bf16* values, const float* scales, size_t blocks, float* losses);
+  void (*block_losses)(const T* values, const float* scales, size_t blocks, float* losses);
+  void (*encode)(const T* values, const float* divisors, size_t blocks, uint8_t* codes);
+  // Adds to the 16 partial sums of RowLoss.
+  void (*add_losses)(const T* values, const float* decoded, size_t blocks, double* errors, double* squares);
+};
+
+struct Nvfp4Kernels {
+  Nvfp4ValueKernels<bf16> narrow;
+  Nvfp4ValueKernels<float> wide;
   // row[i] = squared_error(magnitude, scales[i]), i < 128.
   void (*error_row)(float magnitude, const float* scales, float* row);
   // picks[b]: index of the best candidate, the first of equals.
   void (*pick_candidates)(const bf16* values, size_t blocks, const MseRows& table, uint8_t* picks);
-  void (*encode)(const bf16* values, const float* divisors, size_t blocks, uint8_t* codes);
+  // The same without a table, of the 126 candidates' scales, ascending.
+  void (*search_candidates)(const float* values, size_t blocks, const float* scales, uint8_t* picks);
   // out[16 * blocks] = the values; scales[byte]: e4m3(byte) * scale_2.
   void (*decode)(const uint8_t* codes, const uint8_t* block_scales, size_t blocks, const float* scales,
                  float* out);
-  // Adds to the 16 partial sums of RowLoss.
-  void (*add_losses)(const bf16* values, const float* decoded, size_t blocks, double* errors,
-                     double* squares);
 };
 
 #if NIBBLECAST_X86_KERNELS

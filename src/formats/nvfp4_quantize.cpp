@@ -88,27 +88,44 @@ void MseTable::fill_row(uint32_t row, float* errors_row, float* minima_row) {
 
 namespace {
 
+const Nvfp4ValueKernels<bf16>& value_kernels(const Nvfp4Kernels& kernels, bf16) { return kernels.narrow; }
+const Nvfp4ValueKernels<float>& value_kernels(const Nvfp4Kernels& kernels, float) { return kernels.wide; }
+
+void pick_candidates(const Nvfp4Kernels& kernels, const MseTable& mse, const bf16* values, size_t blocks,
+                     uint8_t* picks) {
+  kernels.pick_candidates(values, blocks, mse.rows, picks);
+}
+void pick_candidates(const Nvfp4Kernels& kernels, const MseTable& mse, const float* values, size_t blocks,
+                     uint8_t* picks) {
+  kernels.search_candidates(values, blocks, mse.search_scales, picks);
+}
+
 // Some blocks at a time, so that what is between the steps stays in the first-level cache.
+template <class T>
 class BlockEncoder {
  public:
-  BlockEncoder(const Nvfp4Kernels& kernel, WeightMethod method, float amax, float scale_2,
+  BlockEncoder(const Nvfp4Kernels& kernels, WeightMethod method, float amax, float scale_2,
                const MseTable* mse)
-      : kernel_(kernel), method_(method), mse_(mse), scales_(method, amax, scale_2) {
+      : kernels_(kernels),
+        kernel_(value_kernels(kernels, T{})),
+        method_(method),
+        mse_(mse),
+        scales_(method, amax, scale_2) {
     for (int code = 0; code < 256; ++code)
       divisor_of_[code] = decode_e4m3(static_cast<uint8_t>(code)) * scale_2;
   }
 
   // sums: 16 of errors, then 16 of squares; or null.
-  void encode(const bf16* values, size_t blocks, uint8_t* codes, uint8_t* block_scales, double* sums) {
+  void encode(const T* values, size_t blocks, uint8_t* codes, uint8_t* block_scales, double* sums) {
     for (size_t begin = 0; begin < blocks; begin += kBatch) {
       const size_t count = std::min(kBatch, blocks - begin);
-      const bf16* from = values + begin * kBlock;
+      const T* from = values + begin * kBlock;
       uint8_t *to = codes + begin * kBlock / 2, *scales = block_scales + begin;
       choose_scales(from, count, scales);
       for (size_t i = 0; i < count; ++i) divisors_[i] = divisor_of_[scales[i]];
       kernel_.encode(from, divisors_, count, to);
       if (sums == nullptr) continue;
-      kernel_.decode(to, scales, count, divisor_of_, decoded_);
+      kernels_.decode(to, scales, count, divisor_of_, decoded_);
       kernel_.add_losses(from, decoded_, count, sums, sums + kBlock);
     }
   }
@@ -116,9 +133,9 @@ class BlockEncoder {
  private:
   static constexpr size_t kBatch = 256;
 
-  void choose_scales(const bf16* values, size_t count, uint8_t* scales) {
+  void choose_scales(const T* values, size_t count, uint8_t* scales) {
     if (method_ == WeightMethod::kMse) {
-      kernel_.pick_candidates(values, count, mse_->rows, scales);
+      pick_candidates(kernels_, *mse_, values, count, scales);
       for (size_t i = 0; i < count; ++i) scales[i] = mse_->block_scales[scales[i]];
       return;
     }
@@ -130,7 +147,7 @@ class BlockEncoder {
     }
   }
 
-  void choose_four_or_six(const bf16* values, size_t count) {
+  void choose_four_or_six(const T* values, size_t count) {
     const auto losses = [&](float multiplier, float* result) {
       for (size_t i = 0; i < count; ++i) divisors_[i] = scales_.search_scale(amax_[i] * multiplier);
       kernel_.block_losses(values, divisors_, count, result);
@@ -140,7 +157,8 @@ class BlockEncoder {
     for (size_t i = 0; i < count; ++i) amax_[i] = to_four_[i] < to_six_[i] ? amax_[i] * 1.5f : amax_[i];
   }
 
-  const Nvfp4Kernels& kernel_;
+  const Nvfp4Kernels& kernels_;
+  const Nvfp4ValueKernels<T>& kernel_;
   const WeightMethod method_;
   const MseTable* mse_;
   const Nvfp4Scales scales_;
@@ -165,12 +183,21 @@ void AmaxScan::merge(const AmaxScan& other) {
   if (!non_finite) non_finite = other.non_finite;
 }
 
+// Magnitudes as integers are ordered as the values are.
 AmaxScan scan_amax(const bf16* values, size_t count) {
-  int16_t largest = 0;  // magnitudes as integers are ordered as the values are; 0x7f80 is infinity
+  int16_t largest = 0;
   for (size_t i = 0; i < count; ++i)
     largest = std::max(largest, static_cast<int16_t>(values[i].bits & 0x7fff));
   if (largest >= 0x7f80) return scan_amax_ref(values, count);
   return {to_float(bf16{static_cast<uint16_t>(largest)}), {}};
+}
+
+AmaxScan scan_amax(const float* values, size_t count) {
+  int32_t largest = 0;
+  for (size_t i = 0; i < count; ++i)
+    largest = std::max(largest, std::bit_cast<int32_t>(values[i]) & 0x7fffffff);
+  if (largest >= 0x7f800000) return scan_amax_ref(values, count);
+  return {std::bit_cast<float>(largest), {}};
 }
 
 float nvfp4_scale_2(WeightMethod method, float amax) {
@@ -189,12 +216,13 @@ Nvfp4Quantizer::~Nvfp4Quantizer() = default;
 Nvfp4Quantizer::Nvfp4Quantizer(Nvfp4Quantizer&&) noexcept = default;
 Nvfp4Quantizer& Nvfp4Quantizer::operator=(Nvfp4Quantizer&&) noexcept = default;
 
-void Nvfp4Quantizer::encode(const bf16* values, size_t rows, size_t cols, uint8_t* codes,
-                            uint8_t* block_scales, RowLoss* losses) const {
+template <class T>
+void Nvfp4Quantizer::encode(const T* values, size_t rows, size_t cols, uint8_t* codes, uint8_t* block_scales,
+                            RowLoss* losses) const {
   assert(cols % kBlock == 0);
   const Nvfp4Kernels* kernel = kernels();
   if (kernel == nullptr || amax_ == 0) return encode_ref(values, rows, cols, codes, block_scales, losses);
-  BlockEncoder encoder(*kernel, method_, amax_, scale_2_, mse_.get());
+  BlockEncoder<T> encoder(*kernel, method_, amax_, scale_2_, mse_.get());
   const size_t blocks = cols / kBlock;
   if (losses == nullptr) return encoder.encode(values, rows * blocks, codes, block_scales, nullptr);
   for (size_t row = 0; row < rows; ++row) {
@@ -203,5 +231,8 @@ void Nvfp4Quantizer::encode(const bf16* values, size_t rows, size_t cols, uint8_
     losses[row] = add_up(sums);
   }
 }
+
+template void Nvfp4Quantizer::encode(const bf16*, size_t, size_t, uint8_t*, uint8_t*, RowLoss*) const;
+template void Nvfp4Quantizer::encode(const float*, size_t, size_t, uint8_t*, uint8_t*, RowLoss*) const;
 
 }  // namespace nibblecast

@@ -1,6 +1,6 @@
-// formats/nvfp4_quantize.h - BF16 weights to NVFP4, by the weight methods of NVIDIA ModelOpt 0.47, to the
-// byte of its arithmetic on the CPU. The steps, each one FP32 rounding, are in docs/formats/nvfp4.md (A.1 ...
-// A.8).
+// formats/nvfp4_quantize.h - weights to NVFP4, by the weight methods of NVIDIA ModelOpt 0.47, to the byte of
+// its arithmetic on the CPU. T: bf16 or float; numbers of BF16 give the same as either. The steps, each one
+// FP32 rounding, are in docs/formats/nvfp4.md (A.1 ... A.8).
 //
 // Two passes. First the amax of the tensor, or of all members of its fused group (what an engine fuses must
 // share scale_2): scan_amax and merge. Then Nvfp4Quantizer, made once from it, encodes rows in any division:
@@ -35,6 +35,7 @@ struct AmaxScan {
   void merge(const AmaxScan& other);  // amax of both; non_finite: this one's if it has one
 };
 AmaxScan scan_amax(const bf16* values, size_t count);
+AmaxScan scan_amax(const float* values, size_t count);
 
 // Sums over one row, in double: 16 partial sums by column mod 16, each in ascending order, added in
 // ascending order. Equal for every instruction set and division of the rows.
@@ -47,7 +48,7 @@ struct RowLoss {
 // weight_scale_2 of a group of this amax: amax / 2688; with kFourOverSix amax / 1536; 1 for amax 0.
 float nvfp4_scale_2(WeightMethod method, float amax);
 
-struct MseTable;  // kMse: the squared error of each BF16 magnitude under each candidate
+struct MseTable;  // kMse: the candidates, and the squared error of each BF16 magnitude under each of them
 
 // Immutable; encode may run in several threads. With kMse it holds up to 1.6 MB.
 class Nvfp4Quantizer {
@@ -62,10 +63,12 @@ class Nvfp4Quantizer {
 
   // values [rows, cols], cols % 16 == 0, finite, none above the amax in magnitude -> codes [rows, cols / 2]
   // and block_scales [rows, cols / 16], which may be unaligned. losses [rows], unless null.
-  void encode(const bf16* values, size_t rows, size_t cols, uint8_t* codes, uint8_t* block_scales,
+  template <class T>
+  void encode(const T* values, size_t rows, size_t cols, uint8_t* codes, uint8_t* block_scales,
               RowLoss* losses = nullptr) const;
   // The definition; same bytes and sums.
-  void encode_ref(const bf16* values, size_t rows, size_t cols, uint8_t* codes, uint8_t* block_scales,
+  template <class T>
+  void encode_ref(const T* values, size_t rows, size_t cols, uint8_t* codes, uint8_t* block_scales,
                   RowLoss* losses = nullptr) const;
 
  private:

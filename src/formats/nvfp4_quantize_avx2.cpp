@@ -8,6 +8,7 @@ namespace {
 
 constexpr size_t kBlock = 16;
 constexpr size_t kRow = kMseChunk * kMseChunks;
+constexpr size_t kCandidates = 126;
 
 __m128i load_bits(const bf16* values) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(values)); }
 
@@ -16,6 +17,9 @@ __m256 to_floats(__m128i bits) {
 }
 
 __m256 absolute(__m256 x) { return _mm256_and_ps(x, _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff))); }
+
+__m256 load(const bf16* values) { return to_floats(load_bits(values)); }
+__m256 load(const float* values) { return _mm256_loadu_ps(values); }
 
 struct Rounded {
   __m256i codes;
@@ -50,17 +54,42 @@ void block_amax(const bf16* values, size_t blocks, float* amax) {
   }
 }
 
-void block_losses(const bf16* values, const float* scales, size_t blocks, float* losses) {
-  for (size_t block = 0; block < blocks; ++block) {
-    const __m256 scale = _mm256_set1_ps(scales[block]);
-    const __m256 first = squared_errors(absolute(to_floats(load_bits(values + kBlock * block))), scale);
-    const __m256 second = squared_errors(absolute(to_floats(load_bits(values + kBlock * block + 8))), scale);
-    alignas(32) float pairs[8];
-    _mm256_store_ps(pairs, _mm256_add_ps(first, second));
-    float sum = pairs[0];
-    for (int i = 1; i < 8; ++i) sum += pairs[i];
-    losses[block] = sum;
-  }
+// Magnitudes of a block.
+struct Magnitudes {
+  __m256 first, second;
+};
+
+template <class T>
+Magnitudes load_magnitudes(const T* values) {
+  return {absolute(load(values)), absolute(load(values + 8))};
+}
+
+float largest(const Magnitudes& block) {
+  const __m256 eight = _mm256_max_ps(block.first, block.second);
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+
+void block_amax(const float* values, size_t blocks, float* amax) {
+  for (size_t block = 0; block < blocks; ++block)
+    amax[block] = largest(load_magnitudes(values + kBlock * block));
+}
+
+float block_loss(const Magnitudes& block, float scale) {
+  const __m256 scales = _mm256_set1_ps(scale);
+  alignas(32) float pairs[8];
+  _mm256_store_ps(pairs,
+                  _mm256_add_ps(squared_errors(block.first, scales), squared_errors(block.second, scales)));
+  float sum = pairs[0];
+  for (int i = 1; i < 8; ++i) sum += pairs[i];
+  return sum;
+}
+
+template <class T>
+void block_losses(const T* values, const float* scales, size_t blocks, float* losses) {
+  for (size_t block = 0; block < blocks; ++block)
+    losses[block] = block_loss(load_magnitudes(values + kBlock * block), scales[block]);
 }
 
 void error_row(float magnitude, const float* scales, float* row) {
@@ -142,15 +171,62 @@ void pick_candidates(const bf16* values, size_t blocks, const MseRows& table, ui
   }
 }
 
-__m256i encode_8(const bf16* values, __m256 divisor) {
-  const __m256 scaled = _mm256_div_ps(to_floats(load_bits(values)), divisor);
+// The first scale under which the block's amax becomes at most 6, or the last one.
+size_t first_of_search(const float* scales, float amax) {
+  size_t low = 0, high = kCandidates - 1;
+  while (low < high) {
+    const size_t middle = (low + high) / 2;
+    if (scales[middle] * 6.0f < amax)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  return low;
+}
+
+// From there down until the amax alone, which saturates, has an error above the least loss, and up until all
+// values become 0: no other can win.
+uint8_t search_candidate(const float* values, const float* scales) {
+  const Magnitudes magnitudes = load_magnitudes(values);
+  const float amax = largest(magnitudes);
+  const size_t start = first_of_search(scales, amax);
+  float least = __builtin_inff();
+  size_t best = kRow;
+  const auto consider = [&](size_t k) {
+    const float loss = block_loss(magnitudes, scales[k]);
+    if (loss < least || (loss == least && k < best)) {
+      least = loss;
+      best = k;
+    }
+  };
+  for (size_t k = start + 1; k-- > 0;) {
+    consider(k);
+    const float error = amax - 6.0f * scales[k];
+    if (error >= 0 && error * error > least) break;
+  }
+  for (size_t k = start + 1; k < kCandidates; ++k) {
+    consider(k);
+    if (amax / scales[k] <= 0.25f) break;
+  }
+  return static_cast<uint8_t>(best);
+}
+
+void search_candidates(const float* values, size_t blocks, const float* scales, uint8_t* picks) {
+  for (size_t block = 0; block < blocks; ++block)
+    picks[block] = search_candidate(values + kBlock * block, scales);
+}
+
+template <class T>
+__m256i encode_8(const T* values, __m256 divisor) {
+  const __m256 scaled = _mm256_div_ps(load(values), divisor);
   const __m256 negative = _mm256_cmp_ps(scaled, _mm256_setzero_ps(), _CMP_LT_OQ);
   const __m256i sign = _mm256_and_si256(_mm256_castps_si256(negative), _mm256_set1_epi32(8));
   const __m256i code = _mm256_or_si256(round_e2m1(absolute(scaled)).codes, sign);
   return _mm256_or_si256(code, _mm256_srli_epi64(code, 28));  // the low byte of each 64 bits
 }
 
-void encode(const bf16* values, const float* divisors, size_t blocks, uint8_t* codes) {
+template <class T>
+void encode(const T* values, const float* divisors, size_t blocks, uint8_t* codes) {
   const __m256i low_bytes = _mm256_setr_epi8(0, 8, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 0,
                                              8, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
   for (size_t block = 0; block < blocks; ++block) {
@@ -165,12 +241,18 @@ void encode(const bf16* values, const float* divisors, size_t blocks, uint8_t* c
   }
 }
 
-void add_losses(const bf16* values, const float* decoded, size_t blocks, double* errors, double* squares) {
+__m128 load_4(const bf16* values) {
+  const __m128i bits = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(values));
+  return _mm_castsi128_ps(_mm_slli_epi32(_mm_cvtepu16_epi32(bits), 16));
+}
+__m128 load_4(const float* values) { return _mm_loadu_ps(values); }
+
+template <class T>
+void add_losses(const T* values, const float* decoded, size_t blocks, double* errors, double* squares) {
   for (size_t at = 0; at < kBlock; at += 4) {
     __m256d error_sum = _mm256_loadu_pd(errors + at), square_sum = _mm256_loadu_pd(squares + at);
     for (size_t i = at; i < blocks * kBlock; i += kBlock) {
-      const __m128i bits = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(values + i));
-      const __m256d x = _mm256_cvtps_pd(_mm_castsi128_ps(_mm_slli_epi32(_mm_cvtepu16_epi32(bits), 16)));
+      const __m256d x = _mm256_cvtps_pd(load_4(values + i));
       const __m256d error = _mm256_sub_pd(x, _mm256_cvtps_pd(_mm_loadu_ps(decoded + i)));
       error_sum = _mm256_add_pd(error_sum, _mm256_mul_pd(error, error));
       square_sum = _mm256_add_pd(square_sum, _mm256_mul_pd(x, x));
@@ -182,7 +264,11 @@ void add_losses(const bf16* values, const float* decoded, size_t blocks, double*
 
 }  // namespace
 
-const Nvfp4Kernels kNvfp4Avx2 = {block_amax, block_losses,      error_row, pick_candidates,
-                                 encode,     decode_nvfp4_avx2, add_losses};
+const Nvfp4Kernels kNvfp4Avx2 = {{block_amax, block_losses<bf16>, encode<bf16>, add_losses<bf16>},
+                                 {block_amax, block_losses<float>, encode<float>, add_losses<float>},
+                                 error_row,
+                                 pick_candidates,
+                                 search_candidates,
+                                 decode_nvfp4_avx2};
 
 }  // namespace nibblecast

@@ -7,6 +7,7 @@ namespace {
 
 constexpr size_t kBlock = 16;
 constexpr size_t kRow = kMseChunk * kMseChunks;
+constexpr size_t kCandidates = 126;
 
 __m256i load_bits(const bf16* values) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(values)); }
 
@@ -17,6 +18,11 @@ __m256i magnitude_bits(const bf16* values) {
 __m512 to_floats(__m256i bits) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
 }
+
+__m512 load(const bf16* values) { return to_floats(load_bits(values)); }
+__m512 load(const float* values) { return _mm512_loadu_ps(values); }
+__m512 load_magnitudes(const bf16* values) { return to_floats(magnitude_bits(values)); }
+__m512 load_magnitudes(const float* values) { return _mm512_abs_ps(load(values)); }
 
 struct Rounded {
   __m512i codes;
@@ -52,16 +58,24 @@ void block_amax(const bf16* values, size_t blocks, float* amax) {
   }
 }
 
-void block_losses(const bf16* values, const float* scales, size_t blocks, float* losses) {
-  for (size_t block = 0; block < blocks; ++block) {
-    const __m512 magnitudes = to_floats(magnitude_bits(values + kBlock * block));
-    const __m512 errors = squared_errors(magnitudes, _mm512_set1_ps(scales[block]));
-    alignas(32) float pairs[8];
-    _mm256_store_ps(pairs, _mm256_add_ps(_mm512_castps512_ps256(errors), _mm512_extractf32x8_ps(errors, 1)));
-    float sum = pairs[0];
-    for (int i = 1; i < 8; ++i) sum += pairs[i];
-    losses[block] = sum;
-  }
+void block_amax(const float* values, size_t blocks, float* amax) {
+  for (size_t block = 0; block < blocks; ++block)
+    amax[block] = _mm512_reduce_max_ps(load_magnitudes(values + kBlock * block));
+}
+
+float block_loss(__m512 magnitudes, float scale) {
+  const __m512 errors = squared_errors(magnitudes, _mm512_set1_ps(scale));
+  alignas(32) float pairs[8];
+  _mm256_store_ps(pairs, _mm256_add_ps(_mm512_castps512_ps256(errors), _mm512_extractf32x8_ps(errors, 1)));
+  float sum = pairs[0];
+  for (int i = 1; i < 8; ++i) sum += pairs[i];
+  return sum;
+}
+
+template <class T>
+void block_losses(const T* values, const float* scales, size_t blocks, float* losses) {
+  for (size_t block = 0; block < blocks; ++block)
+    losses[block] = block_loss(load_magnitudes(values + kBlock * block), scales[block]);
 }
 
 void error_row(float magnitude, const float* scales, float* row) {
@@ -134,9 +148,55 @@ void pick_candidates(const bf16* values, size_t blocks, const MseRows& table, ui
   }
 }
 
-void encode(const bf16* values, const float* divisors, size_t blocks, uint8_t* codes) {
+// The first scale under which the block's amax becomes at most 6, or the last one.
+size_t first_of_search(const float* scales, float amax) {
+  size_t low = 0, high = kCandidates - 1;
+  while (low < high) {
+    const size_t middle = (low + high) / 2;
+    if (scales[middle] * 6.0f < amax)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  return low;
+}
+
+// From there down until the amax alone, which saturates, has an error above the least loss, and up until all
+// values become 0: no other can win.
+uint8_t search_candidate(const float* values, const float* scales) {
+  const __m512 magnitudes = load_magnitudes(values);
+  const float amax = _mm512_reduce_max_ps(magnitudes);
+  const size_t start = first_of_search(scales, amax);
+  float least = __builtin_inff();
+  size_t best = kRow;
+  const auto consider = [&](size_t k) {
+    const float loss = block_loss(magnitudes, scales[k]);
+    if (loss < least || (loss == least && k < best)) {
+      least = loss;
+      best = k;
+    }
+  };
+  for (size_t k = start + 1; k-- > 0;) {
+    consider(k);
+    const float error = amax - 6.0f * scales[k];
+    if (error >= 0 && error * error > least) break;
+  }
+  for (size_t k = start + 1; k < kCandidates; ++k) {
+    consider(k);
+    if (amax / scales[k] <= 0.25f) break;
+  }
+  return static_cast<uint8_t>(best);
+}
+
+void search_candidates(const float* values, size_t blocks, const float* scales, uint8_t* picks) {
+  for (size_t block = 0; block < blocks; ++block)
+    picks[block] = search_candidate(values + kBlock * block, scales);
+}
+
+template <class T>
+void encode(const T* values, const float* divisors, size_t blocks, uint8_t* codes) {
   for (size_t block = 0; block < blocks; ++block) {
-    const __m512 x = to_floats(load_bits(values + kBlock * block));
+    const __m512 x = load(values + kBlock * block);
     const __m512 scaled = _mm512_div_ps(x, _mm512_set1_ps(divisors[block]));
     const __m512i magnitude = round_e2m1(_mm512_abs_ps(scaled)).codes;
     const __mmask16 negative = _mm512_cmp_ps_mask(scaled, _mm512_setzero_ps(), _CMP_LT_OQ);
@@ -146,11 +206,12 @@ void encode(const bf16* values, const float* divisors, size_t blocks, uint8_t* c
   }
 }
 
-void add_losses(const bf16* values, const float* decoded, size_t blocks, double* errors, double* squares) {
+template <class T>
+void add_losses(const T* values, const float* decoded, size_t blocks, double* errors, double* squares) {
   __m512d sums[4] = {_mm512_loadu_pd(errors), _mm512_loadu_pd(errors + 8), _mm512_loadu_pd(squares),
                      _mm512_loadu_pd(squares + 8)};
   for (size_t block = 0; block < blocks; ++block) {
-    const __m512 x = to_floats(load_bits(values + kBlock * block));
+    const __m512 x = load(values + kBlock * block);
     const __m512 y = _mm512_loadu_ps(decoded + kBlock * block);
     const __m512d wide[2] = {_mm512_cvtps_pd(_mm512_castps512_ps256(x)),
                              _mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1))};
@@ -169,7 +230,11 @@ void add_losses(const bf16* values, const float* decoded, size_t blocks, double*
 
 }  // namespace
 
-const Nvfp4Kernels kNvfp4Avx512 = {block_amax, block_losses,        error_row, pick_candidates,
-                                   encode,     decode_nvfp4_avx512, add_losses};
+const Nvfp4Kernels kNvfp4Avx512 = {{block_amax, block_losses<bf16>, encode<bf16>, add_losses<bf16>},
+                                   {block_amax, block_losses<float>, encode<float>, add_losses<float>},
+                                   error_row,
+                                   pick_candidates,
+                                   search_candidates,
+                                   decode_nvfp4_avx512};
 
 }  // namespace nibblecast

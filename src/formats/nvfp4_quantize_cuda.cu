@@ -22,44 +22,52 @@ __device__ size_t turns_apart() { return size_t{gridDim.x} * kThreads; }
 
 __device__ float infinity() { return __uint_as_float(0x7f800000); }
 
-// What a scan has seen, magnitudes as BF16 bits.
+// What a scan has seen, magnitudes as the bits of floats.
 struct Seen {
   uint32_t largest = 0;
   unsigned long long non_finite = kAllFinite;
 
   __device__ void add(uint32_t bits, unsigned long long index) {
-    const uint32_t magnitude = bits & 0x7fff;
-    if (magnitude < 0x7f80)
+    const uint32_t magnitude = bits & 0x7fffffff;
+    if (magnitude < 0x7f800000)
       largest = max(largest, magnitude);
     else
       non_finite = min(non_finite, index);
   }
 };
 
+// Four words: eight numbers of BF16, or four floats.
+__device__ void add_words(const bf16*, const uint4& words, unsigned long long index, Seen& seen) {
+  const uint32_t pairs[4] = {words.x, words.y, words.z, words.w};
+  for (unsigned i = 0; i < 4; ++i) {
+    seen.add(pairs[i] << 16, index + 2 * i);
+    seen.add(pairs[i] & 0xffff0000u, index + 2 * i + 1);
+  }
+}
+__device__ void add_words(const float*, const uint4& words, unsigned long long index, Seen& seen) {
+  const uint32_t floats[4] = {words.x, words.y, words.z, words.w};
+  for (unsigned i = 0; i < 4; ++i) seen.add(floats[i], index + i);
+}
+
+template <class T>
 __global__ void __launch_bounds__(kThreads)
-    scan(const bf16* __restrict__ values, size_t count, size_t first_index, float* amax,
+    scan(const T* __restrict__ values, size_t count, size_t first_index, float* amax,
          unsigned long long* non_finite) {
-  constexpr size_t kEight = 8;
+  constexpr size_t kPack = sizeof(uint4) / sizeof(T);
   __shared__ uint32_t block_largest;
   if (threadIdx.x == 0) block_largest = 0;
   __syncthreads();
   Seen seen;
-  for (size_t eight = first_turn(); eight < count / kEight; eight += turns_apart()) {
-    const uint4 words = reinterpret_cast<const uint4*>(values)[eight];
-    const uint32_t pairs[4] = {words.x, words.y, words.z, words.w};
-    for (unsigned i = 0; i < 4; ++i) {
-      seen.add(pairs[i], first_index + eight * kEight + 2 * i);
-      seen.add(pairs[i] >> 16, first_index + eight * kEight + 2 * i + 1);
-    }
-  }
-  const size_t rest = count / kEight * kEight + first_turn();
-  if (rest < count) seen.add(values[rest].bits, first_index + rest);
+  for (size_t pack = first_turn(); pack < count / kPack; pack += turns_apart())
+    add_words(values, reinterpret_cast<const uint4*>(values)[pack], first_index + pack * kPack, seen);
+  const size_t rest = count / kPack * kPack + first_turn();
+  if (rest < count) seen.add(__float_as_uint(to_float(values[rest])), first_index + rest);
   if (seen.non_finite != kAllFinite) atomicMin(non_finite, seen.non_finite);
   const uint32_t warp_largest = __reduce_max_sync(0xffffffffu, seen.largest);
   if (threadIdx.x % warpSize == 0) atomicMax(&block_largest, warp_largest);
   __syncthreads();
   // Magnitudes as integers are ordered as the values are.
-  if (threadIdx.x == 0) atomicMax(reinterpret_cast<uint32_t*>(amax), block_largest << 16);
+  if (threadIdx.x == 0) atomicMax(reinterpret_cast<uint32_t*>(amax), block_largest);
 }
 
 // Nvfp4Scales of nvfp4_scales.h, step by step.
@@ -117,6 +125,16 @@ struct Block {
     for (unsigned i = 0; i < kBlock / 2; ++i) {
       loaded.x[2 * i] = __uint_as_float(pairs[i] << 16);
       loaded.x[2 * i + 1] = __uint_as_float(pairs[i] & 0xffff0000u);
+    }
+    return loaded;
+  }
+  __device__ static Block load(const float* values, size_t block) {
+    const auto* from = reinterpret_cast<const float4*>(values + block * kBlock);
+    Block loaded;
+    for (unsigned i = 0; i < kBlock / 4; ++i) {
+      const float4 four = from[i];
+      loaded.x[4 * i] = four.x, loaded.x[4 * i + 1] = four.y;
+      loaded.x[4 * i + 2] = four.z, loaded.x[4 * i + 3] = four.w;
     }
     return loaded;
   }
@@ -238,8 +256,8 @@ class MseSearch {
   unsigned best_ = kMseCandidates;
 };
 
-// The E4M3 byte of a block's scale.
-template <WeightMethod kMethod>
+// The E4M3 byte of a block's scale. kNarrow: the values are BF16's.
+template <WeightMethod kMethod, bool kNarrow>
 __device__ uint8_t choose_scale(const Scales& scales, const Candidates& candidates, const Block& block) {
   const Block magnitudes = block.magnitudes();
   const float amax = magnitudes.amax();
@@ -250,7 +268,7 @@ __device__ uint8_t choose_scale(const Scales& scales, const Candidates& candidat
     const float to_four = divided_loss(magnitudes, scales.search_scale(amax * 1.5f));
     return scales.static_scale(to_four < to_six ? amax * 1.5f : amax);
   } else {
-    const unsigned best = scales.amax() <= kMaxByReciprocal
+    const unsigned best = kNarrow && scales.amax() <= kMaxByReciprocal
                               ? MseSearch<true>(magnitudes, candidates).best(scales.amax())
                               : MseSearch<false>(magnitudes, candidates).best(scales.amax());
     return candidates.block_scales[best];
@@ -268,9 +286,9 @@ __device__ uint2 codes_of(const Block& block, float divisor) {
   return {words[0], words[1]};
 }
 
-template <WeightMethod kMethod>
+template <WeightMethod kMethod, class T>
 __global__ void __launch_bounds__(kThreads)
-    encode(const float* amax, const bf16* __restrict__ values, size_t blocks, uint8_t* __restrict__ codes,
+    encode(const float* amax, const T* __restrict__ values, size_t blocks, uint8_t* __restrict__ codes,
            uint8_t* __restrict__ block_scales) {
   const Scales scales(kMethod, *amax);
   __shared__ Candidates candidates;
@@ -280,16 +298,18 @@ __global__ void __launch_bounds__(kThreads)
   }
   for (size_t i = first_turn(); i < blocks; i += turns_apart()) {
     const Block block = Block::load(values, i);
-    const uint8_t scale =
-        scales.amax() == 0 ? e4m3_code(1.0f) : choose_scale<kMethod>(scales, candidates, block);
+    const uint8_t scale = scales.amax() == 0
+                              ? e4m3_code(1.0f)
+                              : choose_scale<kMethod, sizeof(T) == 2>(scales, candidates, block);
     block_scales[i] = scale;
     reinterpret_cast<uint2*>(codes)[i] = codes_of(block, e4m3_value(scale) * scales.scale_2());
   }
 }
 
 // 16 threads a row, one for each partial sum of RowLoss.
+template <class T>
 __global__ void __launch_bounds__(kThreads)
-    row_losses(WeightMethod method, const float* amax, const bf16* __restrict__ values, size_t rows,
+    row_losses(WeightMethod method, const float* amax, const T* __restrict__ values, size_t rows,
                size_t blocks_in_row, const uint8_t* __restrict__ codes,
                const uint8_t* __restrict__ block_scales, RowLoss* __restrict__ losses) {
   const size_t row = first_turn() / kBlock;
@@ -314,31 +334,34 @@ __global__ void __launch_bounds__(kThreads)
   if (lane == 0 && row < rows) losses[row] = loss;
 }
 
-template <WeightMethod kMethod>
-void launch_encode(CudaStreamHandle stream, const float* amax, const bf16* values, size_t blocks,
-                   uint8_t* codes, uint8_t* block_scales) {
-  encode<kMethod><<<grid_of(blocks), kThreads, 0, stream>>>(amax, values, blocks, codes, block_scales);
+template <WeightMethod kMethod, class T>
+void launch_encode(CudaStreamHandle stream, const float* amax, const T* values, size_t blocks, uint8_t* codes,
+                   uint8_t* block_scales) {
+  encode<kMethod, T><<<grid_of(blocks), kThreads, 0, stream>>>(amax, values, blocks, codes, block_scales);
   check_cuda_launch("encode");
 }
 
 }  // namespace
 
-void scan_amax_cuda(CudaStreamHandle stream, const bf16* values, size_t count, size_t first_index,
-                    float* amax, uint64_t* non_finite) {
+template <class T>
+void scan_amax_cuda(CudaStreamHandle stream, const T* values, size_t count, size_t first_index, float* amax,
+                    uint64_t* non_finite) {
   if (count == 0) return;
-  scan<<<grid_of((count + 7) / 8), kThreads, 0, stream>>>(values, count, first_index, amax,
-                                                          reinterpret_cast<unsigned long long*>(non_finite));
+  constexpr size_t kPack = sizeof(uint4) / sizeof(T);
+  scan<<<grid_of((count + kPack - 1) / kPack), kThreads, 0, stream>>>(
+      values, count, first_index, amax, reinterpret_cast<unsigned long long*>(non_finite));
   check_cuda_launch("scan");
 }
 
-void encode_nvfp4_cuda(CudaStreamHandle stream, WeightMethod method, const float* amax, const bf16* values,
+template <class T>
+void encode_nvfp4_cuda(CudaStreamHandle stream, WeightMethod method, const float* amax, const T* values,
                        size_t rows, size_t cols, uint8_t* codes, uint8_t* block_scales, RowLoss* losses) {
   assert(cols % kBlock == 0);
   const size_t blocks = rows * (cols / kBlock);
   if (blocks > 0) {
-    const auto launch = method == WeightMethod::kMax   ? launch_encode<WeightMethod::kMax>
-                        : method == WeightMethod::kMse ? launch_encode<WeightMethod::kMse>
-                                                       : launch_encode<WeightMethod::kFourOverSix>;
+    const auto launch = method == WeightMethod::kMax   ? launch_encode<WeightMethod::kMax, T>
+                        : method == WeightMethod::kMse ? launch_encode<WeightMethod::kMse, T>
+                                                       : launch_encode<WeightMethod::kFourOverSix, T>;
     launch(stream, amax, values, blocks, codes, block_scales);
   }
   if (losses == nullptr || rows == 0) return;
@@ -347,5 +370,12 @@ void encode_nvfp4_cuda(CudaStreamHandle stream, WeightMethod method, const float
                                             losses);
   check_cuda_launch("row_losses");
 }
+
+template void scan_amax_cuda(CudaStreamHandle, const bf16*, size_t, size_t, float*, uint64_t*);
+template void scan_amax_cuda(CudaStreamHandle, const float*, size_t, size_t, float*, uint64_t*);
+template void encode_nvfp4_cuda(CudaStreamHandle, WeightMethod, const float*, const bf16*, size_t, size_t,
+                                uint8_t*, uint8_t*, RowLoss*);
+template void encode_nvfp4_cuda(CudaStreamHandle, WeightMethod, const float*, const float*, size_t, size_t,
+                                uint8_t*, uint8_t*, RowLoss*);
 
 }  // namespace nibblecast

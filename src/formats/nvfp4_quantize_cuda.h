@@ -1,4 +1,5 @@
-// formats/nvfp4_quantize_cuda.h - formats/nvfp4_quantize.h on a device: the same bytes and sums.
+// formats/nvfp4_quantize_cuda.h - formats/nvfp4_quantize.h on a device: the same bytes and sums. T: bf16 or
+// float.
 //
 // All pointers are device memory. The group's amax stays there between the two passes, so that the host is
 // not waited for; it gets scale_2 from nvfp4_scale_2 when it has read the amax.
@@ -16,12 +17,14 @@ namespace nibblecast {
 // index of the first NaN or infinity. The caller set them to 0 and to kAllFinite (all bytes 0xff) before the
 // first of a tensor's parts. `values` at 16 bytes.
 inline constexpr uint64_t kAllFinite = UINT64_MAX;
-void scan_amax_cuda(CudaStreamHandle stream, const bf16* values, size_t count, size_t first_index,
-                    float* amax, uint64_t* non_finite);
+template <class T>
+void scan_amax_cuda(CudaStreamHandle stream, const T* values, size_t count, size_t first_index, float* amax,
+                    uint64_t* non_finite);
 
 // Nvfp4Quantizer(method, *amax).encode(...). `values` at 16 bytes, `codes` at 8. What becomes of values that
 // are not finite is undefined.
-void encode_nvfp4_cuda(CudaStreamHandle stream, WeightMethod method, const float* amax, const bf16* values,
+template <class T>
+void encode_nvfp4_cuda(CudaStreamHandle stream, WeightMethod method, const float* amax, const T* values,
                        size_t rows, size_t cols, uint8_t* codes, uint8_t* block_scales,
                        RowLoss* losses = nullptr);
 

@@ -98,7 +98,8 @@ float squared_error(float x, float scale) {
   return error * error;
 }
 
-AmaxScan scan_amax_ref(const bf16* values, size_t count) {
+template <class T>
+AmaxScan scan_amax_ref(const T* values, size_t count) {
   AmaxScan scan;
   for (size_t i = 0; i < count; ++i) {
     const float magnitude = std::fabs(to_float(values[i]));
@@ -110,7 +111,11 @@ AmaxScan scan_amax_ref(const bf16* values, size_t count) {
   return scan;
 }
 
-void Nvfp4Quantizer::encode_ref(const bf16* values, size_t rows, size_t cols, uint8_t* codes,
+template AmaxScan scan_amax_ref(const bf16*, size_t);
+template AmaxScan scan_amax_ref(const float*, size_t);
+
+template <class T>
+void Nvfp4Quantizer::encode_ref(const T* values, size_t rows, size_t cols, uint8_t* codes,
                                 uint8_t* block_scales, RowLoss* losses) const {
   assert(cols % kBlock == 0);
   const Nvfp4Scales scales(method_, amax_, scale_2_);
@@ -140,5 +145,8 @@ void Nvfp4Quantizer::encode_ref(const bf16* values, size_t rows, size_t cols, ui
     }
   }
 }
+
+template void Nvfp4Quantizer::encode_ref(const bf16*, size_t, size_t, uint8_t*, uint8_t*, RowLoss*) const;
+template void Nvfp4Quantizer::encode_ref(const float*, size_t, size_t, uint8_t*, uint8_t*, RowLoss*) const;
 
 }  // namespace nibblecast

@@ -39,7 +39,8 @@ class Nvfp4Scales {
 // ((e0 + e8) + (e1 + e9)) + ... + (e7 + e15), from the left.
 float sum_of_16(const float* errors);
 
-AmaxScan scan_amax_ref(const bf16* values, size_t count);
+template <class T>
+AmaxScan scan_amax_ref(const T* values, size_t count);
 
 // (|x| - q * scale)^2 with q the nearest E2M1 magnitude to |x| / scale; scale 0: x^2.
 float squared_error(float x, float scale);

@@ -94,6 +94,11 @@ uint64_t write_row(const Bf16View& weight, size_t row, float* out) {
 
 }  // namespace
 
+bool is_bf16(const StoredLinear& weight) {
+  if (const auto* const fp8 = std::get_if<Fp8BlockView>(&weight)) return fp8->scale_type == ScaleType::kE8M0;
+  return std::holds_alternative<Bf16View>(weight) || std::holds_alternative<Mxfp4View>(weight);
+}
+
 uint64_t narrow_to_bf16(const float* values, size_t count, bf16* out) {
 #if NIBBLECAST_X86_KERNELS
   switch (cpu_isa()) {

@@ -40,6 +40,9 @@ inline size_t cols_of(const StoredLinear& weight) {
   return std::visit([](const auto& view) { return view.cols; }, weight);
 }
 
+// All values are numbers of BF16: BF16, MXFP4, and FP8 with E8M0 scales (from 2^-124 on).
+bool is_bf16(const StoredLinear& weight);
+
 struct DequantizeReport {
   uint64_t inexact = 0;              // BF16 values that are not the FP32 value; always 0 for float
   std::optional<size_t> non_finite;  // row * cols + col of the first NaN or infinity written

@@ -16,9 +16,12 @@ namespace {
 // Draft layers follow the others; nobody but the engine uses them.
 void pass_drafts(const ConfigReader& config, const DecoderRow& row, ModelTable& table) {
   const std::vector<std::string> keys = {std::string(row.drafts_key), std::string(row.drafts_alias)};
-  const uint64_t drafts = config.maybe_integer_of(keys, 0, kMaxLayers).value_or(row.drafts);
-  for (uint64_t draft = 0; draft < drafts; ++draft)
+  const std::optional<uint64_t> declared = config.maybe_integer_of(keys, 0, kMaxLayers);
+  for (uint64_t draft = 0; draft < declared.value_or(row.drafts); ++draft)
     table.passed_through.push_back("model.layers." + std::to_string(table.layers.size() + draft) + ".");
+  if (declared)
+    table.declared_drafts = {table.passed_through.end() - static_cast<ptrdiff_t>(*declared),
+                             table.passed_through.end()};
 }
 
 Model read(const Json& json, const std::string& file) {
@@ -60,6 +63,8 @@ Fill fill_of(const PlainTensor& plain) {
     case Role::kFfnNorm:
     case Role::kQNorm:
     case Role::kKNorm:
+    case Role::kQRankNorm:
+    case Role::kKvRankNorm:
     case Role::kFinalNorm:
       return uniform(1, 0.25);
     case Role::kSinks:
@@ -84,8 +89,9 @@ std::vector<SynthTensor> synth(const Model& model, std::optional<uint64_t> layer
   return tensors;
 }
 
-constexpr std::string_view kModelTypes[] = {"llama",   "mistral",  "qwen2",      "qwen3", "qwen3_moe",
-                                            "mixtral", "glm4_moe", "minimax_m2", "hy_v3"};
+constexpr std::string_view kModelTypes[] = {
+    "llama",      "mistral", "qwen2",       "qwen3",   "qwen3_moe",    "mixtral",       "glm4_moe",
+    "minimax_m2", "hy_v3",   "deepseek_v3", "kimi_k2", "deepseek_v32", "glm4_moe_lite", "glm_moe_dsa"};
 
 constexpr Preset kPresets[] = {
     {"qwen3-8b", qwen3_8b_config},
@@ -97,8 +103,12 @@ constexpr Preset kPresets[] = {
     {"mixtral-8x7b", mixtral_8x7b_config},
     {"glm-4.5-air", glm_4_5_air_config},
     {"glm-4.6", glm_4_6_config},
+    {"deepseek-v3", deepseek_v3_config},
+    {"deepseek-v3.2", deepseek_v32_config},
+    {"kimi-k2", kimi_k2_config},
     {"qwen3-tiny", qwen3_tiny_config},
     {"qwen3-moe-tiny", qwen3_moe_tiny_config},
+    {"deepseek-v3-tiny", deepseek_v3_tiny_config},
 };
 
 }  // namespace

@@ -1,10 +1,10 @@
-// model/decoder_spec.h - how a decoder of ordinary blocks computes, as a value: norm, grouped-query attention,
-// norm, MLP or experts, layer after layer, on one residual stream.
+// model/decoder_spec.h - how a decoder of ordinary blocks computes, as a value: norm, attention, norm, MLP or
+// experts, layer after layer, on one residual stream.
 //
 //   x += attention(norm(x));  x += ffn(norm(x))
 //
 // A family's reader makes it from a config; the forward pass (model/decoder.h) knows nothing else.
-// Formulas: ops/gqa.h, heads.h, rope_table.h, activation.h, router.h, rmsnorm.h.
+// Formulas: ops/gqa.h, heads.h, latent_heads.h, rope_table.h, activation.h, router.h, rmsnorm.h.
 #pragma once
 
 #include <cstdint>
@@ -13,6 +13,8 @@
 #include <vector>
 
 #include "ops/activation.h"
+#include "ops/gqa.h"
+#include "ops/latent_heads.h"
 #include "ops/rmsnorm.h"
 #include "ops/rope_table.h"
 #include "ops/router.h"
@@ -43,6 +45,45 @@ struct GqaSpec {
   bool operator==(const GqaSpec&) const = default;
 };
 
+// Which keys a query sees where a row has more than most_keys tokens. Shorter rows need none.
+struct IndexerSpec {
+  uint64_t heads = 0, width = 0;
+  bool operator==(const IndexerSpec&) const = default;
+};
+
+// Multi-head latent attention. q = q_b(norm(q_a x)), or q_proj x without a rank;
+// [latent, shared] = kv_a x;  keys and values of the heads: spread_latent(kv_b(norm(latent)), rope(shared)).
+struct MlaSpec {
+  LatentHeads heads = {};
+  uint64_t q_rank = 0;  // 0: queries are projected at once
+  uint64_t kv_rank = 0;
+  RopeSpec rope = {};      // of the channels that heads share, the last ones of a query; dims 0: none
+  float scale = 1;         // of scores
+  float rank_eps = 1e-6f;  // of the two norms inside
+  uint64_t most_keys = 0;  // that a query sees, by the indexer of this layer or of one before; 0: all
+  std::optional<IndexerSpec> indexer = {};
+  bool operator==(const MlaSpec&) const = default;
+};
+
+// What scores and sums of attention are made of.
+inline GqaShape score_shape(const GqaSpec& gqa) {
+  return {.heads = gqa.heads,
+          .kv_heads = gqa.kv_heads,
+          .key_width = gqa.width,
+          .value_width = gqa.width,
+          .scale = gqa.scale,
+          .window = gqa.window};
+}
+inline GqaShape score_shape(const MlaSpec& mla) {
+  return {.heads = mla.heads.heads,
+          .kv_heads = mla.heads.heads,
+          .key_width = mla.heads.key_width(),
+          .value_width = mla.heads.value,
+          .scale = mla.scale};
+}
+
+using MixerSpec = std::variant<GqaSpec, MlaSpec>;
+
 struct MlpSpec {
   uint64_t width = 0;
   Activation activation = {};
@@ -59,7 +100,7 @@ struct MoeSpec {
 };
 
 struct DecoderLayer {
-  GqaSpec attention = {};
+  MixerSpec mixer = {};
   std::variant<MlpSpec, MoeSpec> ffn = {};
   bool operator==(const DecoderLayer&) const = default;
 };

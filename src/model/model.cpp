@@ -32,10 +32,11 @@ double score_flops(const DeepseekV4Config& config, uint64_t layer, uint64_t leng
 }
 
 double score_flops(const DecoderSpec& spec, uint64_t layer, uint64_t length) {
-  const GqaSpec& gqa = spec.layers[layer].attention;
+  const GqaShape shape =
+      std::visit([](const auto& mixer) { return score_shape(mixer); }, spec.layers[layer].mixer);
   const double seen = static_cast<double>(length) / 2;
-  const double keys = gqa.window == 0 ? seen : std::min(seen, static_cast<double>(gqa.window));
-  return 4 * static_cast<double>(gqa.heads * gqa.width) * keys;
+  const double keys = shape.window == 0 ? seen : std::min(seen, static_cast<double>(shape.window));
+  return 2 * static_cast<double>(shape.heads * (shape.key_width + shape.value_width)) * keys;
 }
 
 }  // namespace

@@ -1,7 +1,7 @@
 // model/model_table.h - what tensors a model consists of, as a value: names, shapes, what each is for, and
 // which linears share an input. Plan, recipes, verify, synth, engine contracts and the forward pass read
-// this. Names are parsed only where no table speaks: draft layers (convert, the engines' rules of V4), samples
-// of the weights, and what inspect shows.
+// this. Names are parsed only where no table speaks: draft layers (convert, the engines' rules of V4),
+// samples of the weights, and what inspect shows.
 #pragma once
 
 #include <cstdint>
@@ -17,8 +17,8 @@
 
 namespace nibblecast {
 
-// A distinct input of linears. Linears of one tap are fused by engines (one scale for all), are measured once,
-// and have one entry in the amax file.
+// A distinct input of linears. Linears of one tap are fused by engines (one scale for all), are measured
+// once, and have one entry in the amax file.
 struct Tap {
   std::string name = {};  // "attn.in": within its layer
   uint64_t experts = 0;   // 0: one value; else one for each routed expert
@@ -100,6 +100,7 @@ struct ModelTable {
   bool tied_head = false;  // the head is the embedding: globals have none
   // Names that begin with one of these are passed through unseen: draft layers, other modalities.
   std::vector<std::string> passed_through = {};
+  std::vector<std::string> declared_drafts = {};  // of those, layers that config.json says there are
 
   uint64_t most_experts() const;  // of a layer
   bool passes_through(std::string_view name) const;

@@ -14,8 +14,8 @@ enum class Role : uint8_t {
   kK,
   kV,
   kO,
-  // DeepSeek-V4's latent attention: queries through a rank, one latent for keys and values, the output through
-  // groups of ranks; its compressors and its indexer.
+  // DeepSeek-V4's latent attention: queries through a rank, one latent for keys and values, the output
+  // through groups of ranks; its compressors and its indexer.
   kQA,
   kQB,
   kKv,
@@ -27,6 +27,10 @@ enum class Role : uint8_t {
   kIndexWeights,
   kIndexCompressKv,
   kIndexCompressGate,
+  // Multi-head latent attention, beside kQA, kQB (or kQ), kO and the indexer's kIndexQ, kIndexWeights.
+  kKvA,
+  kKvB,
+  kIndexK,
   // The feed-forward half.
   kRouter,
   kGate,
@@ -37,7 +41,9 @@ enum class Role : uint8_t {
   kFfnNorm,    // before its second half
   kQNorm,
   kKNorm,
-  kFinalNorm,  // before the head
+  kQRankNorm,   // of a latent of queries
+  kKvRankNorm,  // of one of keys and values
+  kFinalNorm,   // before the head
   kSinks,
   kRouterBias,  // added to the scores that choose, not to the weights
   kOther,

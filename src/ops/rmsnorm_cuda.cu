@@ -19,12 +19,14 @@ struct NormRows {
   T* y;
   DeviceAmax seen;
   NormWeight use = NormWeight::kTimes;
-  // Of heads: rows with one position, which turn their first channels instead of the last, and may have no
-  // norm.
+  // Of heads: rows with one position, which turn the channels that the view says instead of the last, and may
+  // have no norm.
   uint32_t heads = 0;
   bool normed = true;
 
-  __device__ uint32_t turned_from() const { return heads == 0 ? width - rope.dims() : 0; }
+  __device__ uint32_t turned_from() const {
+    return heads == 0 || rope.place == RopePlace::kLast ? width - rope.dims() : 0;
+  }
   __device__ const Rope::Turn* turns(size_t row) const {
     return rope.pairs == 0 ? nullptr
                            : rope.turns + size_t{positions[heads == 0 ? row : row / heads]} * rope.pairs;

@@ -33,6 +33,9 @@ enum class RopePairing : uint8_t {
   kHalves,       // (x[i], x[i + dims / 2])
 };
 
+// Which channels of a head turn.
+enum class RopePlace : uint8_t { kFirst, kLast };
+
 class Rope {
  public:
   Rope() = default;

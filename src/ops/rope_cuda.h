@@ -12,6 +12,7 @@ struct RopeView {
   const Rope::Turn* turns = nullptr;  // [positions, pairs]
   uint32_t pairs = 0;
   RopePairing pairing = RopePairing::kInterleaved;
+  RopePlace place = RopePlace::kFirst;  // of heads (ops/heads_cuda.h); of rows it is what the op says
   constexpr uint32_t dims() const { return 2 * pairs; }
 };
 
@@ -21,7 +22,9 @@ class DeviceRope {
   DeviceRope() = default;
   explicit DeviceRope(const Rope& rope)
       : turns_(to_device(rope.turns())), pairs_(rope.dims() / 2), pairing_(rope.pairing()) {}
-  RopeView view() const { return {turns_.data(), static_cast<uint32_t>(pairs_), pairing_}; }
+  RopeView view(RopePlace place = RopePlace::kFirst) const {
+    return {turns_.data(), static_cast<uint32_t>(pairs_), pairing_, place};
+  }
 
  private:
   DeviceArray<Rope::Turn> turns_;

@@ -18,10 +18,6 @@ std::vector<float> plain_frequencies(double theta, size_t dims) {
   return frequencies;
 }
 
-double yarn_growth(double factor, double mscale) {
-  return factor <= 1 ? 1 : 0.1 * mscale * std::log(factor) + 1;
-}
-
 double yarn_factor(const YarnRope& rope) {
   if (rope.attention_factor) return *rope.attention_factor;
   const double factor = rope.yarn.factor;
@@ -60,6 +56,10 @@ struct Scale {
 };
 
 }  // namespace
+
+double yarn_growth(double factor, double mscale) {
+  return factor <= 1 ? 1 : 0.1 * mscale * std::log(factor) + 1;
+}
 
 RopeTable rope_table(const RopeSpec& spec) {
   RopeTable table{plain_frequencies(spec.theta, spec.dims)};

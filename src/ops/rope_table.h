@@ -43,10 +43,14 @@ struct YarnRope {
   bool operator==(const YarnRope&) const = default;
 };
 
+// g(mscale), for any of them.
+double yarn_growth(double factor, double mscale);
+
 struct RopeSpec {
   double theta = 10000;
-  size_t dims = 0;  // channels that turn, the first ones of a head; even
+  size_t dims = 0;  // channels of a head that turn; even
   RopePairing pairing = RopePairing::kHalves;
+  RopePlace place = RopePlace::kFirst;
   std::variant<std::monostate, LinearRope, DynamicRope, Llama3Rope, YarnRope> scaling = {};
   bool operator==(const RopeSpec&) const = default;
 };

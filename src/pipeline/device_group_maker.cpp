@@ -62,8 +62,13 @@ GroupLayout layout_of(const Plan& plan, std::span<const PlannedLinear* const> li
 }
 
 // Rows whose values are in device memory at once.
-uint64_t rows_at_once(uint64_t values_bytes, uint64_t rows, uint64_t cols) {
-  return std::min(rows, std::max<uint64_t>(values_bytes / (cols * sizeof(bf16)), 1));
+uint64_t rows_at_once(uint64_t values_bytes, uint64_t rows, uint64_t row_bytes) {
+  return std::min(rows, std::max<uint64_t>(values_bytes / row_bytes, 1));
+}
+
+// Of a value while it is quantized: as BF16, or as a float where that would round it.
+uint64_t value_bytes(const LinearFormat& format) {
+  return is_bf16(format.view(0, nullptr, nullptr, {})) ? sizeof(bf16) : sizeof(float);
 }
 
 struct Sizes {
@@ -77,9 +82,9 @@ Sizes largest_sizes(const Plan& plan, uint64_t values_bytes) {
     for (const PlannedLinear& linear : group.linears) {
       if (!is_nvfp4(plan, linear)) continue;
       linears.push_back(&linear);
-      const uint64_t cols = cols_of(plan, linear);
-      const uint64_t rows = rows_at_once(values_bytes, rows_of(plan, linear), cols);
-      sizes.values = std::max(sizes.values, rows * cols * sizeof(bf16));
+      const uint64_t row_bytes = cols_of(plan, linear) * value_bytes(linear.source.format);
+      const uint64_t rows = rows_at_once(values_bytes, rows_of(plan, linear), row_bytes);
+      sizes.values = std::max(sizes.values, rows * row_bytes);
     }
     if (linears.empty()) return;
     const GroupLayout layout = layout_of(plan, linears);
@@ -204,10 +209,10 @@ void DeviceGroupMaker::upload(const Linear& linear) {
              linear.planned().source.scale.size_bytes);
 }
 
-template <class F>
-void DeviceGroupMaker::for_values(const Linear& linear, const F& f) {
-  auto* values = reinterpret_cast<bf16*>(values_.data());
-  const size_t at_once = rows_at_once(values_bytes_, linear.rows, linear.cols);
+template <class T, class F>
+void DeviceGroupMaker::for_values_as(const Linear& linear, const F& f) {
+  auto* values = reinterpret_cast<T*>(values_.data());
+  const size_t at_once = rows_at_once(values_bytes_, linear.rows, linear.cols * sizeof(T));
   for (size_t row = 0; row < linear.rows; row += at_once) {
     const size_t rows = std::min(at_once, linear.rows - row);
     dequantize_rows_cuda(stream_, linear.stored, row, rows, values, linear.cols);
@@ -215,17 +220,22 @@ void DeviceGroupMaker::for_values(const Linear& linear, const F& f) {
   }
 }
 
+template <class F>
+void DeviceGroupMaker::for_values(const Linear& linear, const F& f) {
+  is_bf16(linear.stored) ? for_values_as<bf16>(linear, f) : for_values_as<float>(linear, f);
+}
+
 void DeviceGroupMaker::scan(const Linear& linear) {
   auto* non_finite = in_group<uint64_t>(linear.at.non_finite);
   fill_async(stream_, non_finite, 0xff, sizeof *non_finite);
-  for_values(linear, [&](const bf16* values, size_t row, size_t rows) {
+  for_values(linear, [&](const auto* values, size_t row, size_t rows) {
     scan_amax_cuda(stream_, values, rows * linear.cols, row * linear.cols, in_group<float>(linear.amax()),
                    non_finite);
   });
 }
 
 void DeviceGroupMaker::encode(const Linear& linear) {
-  for_values(linear, [&](const bf16* values, size_t row, size_t rows) {
+  for_values(linear, [&](const auto* values, size_t row, size_t rows) {
     encode_nvfp4_cuda(stream_, linear.planned().method, in_group<float>(linear.amax()), values, rows,
                       linear.cols, in_group<uint8_t>(linear.at.weight) + row * linear.cols / 2,
                       in_group<uint8_t>(linear.at.block_scale) + row * linear.cols / 16,

@@ -2,7 +2,7 @@
 // CUDA.
 //
 // The stored bytes cross the bus, and codes, scales and losses come back; in between lie two passes, amax and
-// encoding, over values that are made BF16 some rows at a time.
+// encoding, over values that are made some rows at a time.
 #pragma once
 
 #include <cstdint>
@@ -33,7 +33,10 @@ class DeviceGroupMaker final : public Nvfp4Maker {
   void download(const Linear& linear);
   void check_finite(std::span<const Linear> linears) const;
   void report(const Linear& linear) const;
-  // f(values, first row, rows), with the rows' values as BF16 in device memory.
+  // f(values, first row, rows), with the rows' values in device memory: as BF16, or as floats where that
+  // would round them.
+  template <class T, class F>
+  void for_values_as(const Linear& linear, const F& f);
   template <class F>
   void for_values(const Linear& linear, const F& f);
 

@@ -94,9 +94,10 @@ class GroupMaker {
     });
   }
 
-  // Rows as BF16, which is what ModelOpt quantizes.
-  std::span<const bf16> read_rows(size_t index, size_t row, size_t rows) const {
-    thread_local std::vector<bf16> values;
+  // T: bf16, or float where that would round them.
+  template <class T>
+  std::span<const T> read_rows(size_t index, size_t row, size_t rows) const {
+    thread_local std::vector<T> values;
     values.resize(rows * cols(index));
     read_rows(index, row, rows, values.data());
     return values;
@@ -156,10 +157,17 @@ class GroupMaker {
     for (const CastCounts& part : counts) made_[index].counts.blocks.merge(part);
   }
 
+  // NVFP4 is made of the values themselves, FP8 of BF16's.
+  bool is_wide(size_t index) const {
+    return make_of(index) == Make::kNvfp4Weight && !is_bf16(tasks_[index].source);
+  }
+
+  float amax(size_t index) const { return is_wide(index) ? amax<float>(index) : amax<bf16>(index); }
+  template <class T>
   float amax(size_t index) const {
     std::vector<float> parts((rows_of(tasks_[index].source) + kRowsPerTask - 1) / kRowsPerTask);
     for_rows(index, [&](size_t row, size_t rows) {
-      const std::span<const bf16> values = read_rows(index, row, rows);
+      const std::span<const T> values = read_rows<T>(index, row, rows);
       parts[row / kRowsPerTask] = scan_amax(values.data(), values.size()).amax;
     });
     return *std::max_element(parts.begin(), parts.end());
@@ -178,13 +186,15 @@ class GroupMaker {
     return *known;
   }
 
+  void quantize(size_t index) { is_wide(index) ? quantize<float>(index) : quantize<bf16>(index); }
+  template <class T>
   void quantize(size_t index) {
     const LinearTask& task = tasks_[index];
     const Nvfp4Quantizer quantizer(task.linear->method, shared_amax(index));
     std::vector<RowLoss> losses(rows_of(task.source));
     for_rows(index, [&](size_t row, size_t rows) {
-      const auto kernel = reference_ ? &Nvfp4Quantizer::encode_ref : &Nvfp4Quantizer::encode;
-      (quantizer.*kernel)(read_rows(index, row, rows).data(), rows, cols(index),
+      const auto kernel = reference_ ? &Nvfp4Quantizer::encode_ref<T> : &Nvfp4Quantizer::encode<T>;
+      (quantizer.*kernel)(read_rows<T>(index, row, rows).data(), rows, cols(index),
                           bytes_at(task.weight, row * cols(index) / 2),
                           bytes_at(task.block_scale, row * cols(index) / 16), &losses[row]);
     });
@@ -196,7 +206,7 @@ class GroupMaker {
     const LinearTask& task = tasks_[index];
     const float scale = fp8_tensor_scale(shared_amax(index));
     for_rows(index, [&](size_t row, size_t rows) {
-      const std::span<const bf16> values = read_rows(index, row, rows);
+      const std::span<const bf16> values = read_rows<bf16>(index, row, rows);
       const auto kernel = reference_ ? encode_fp8_tensor_ref : encode_fp8_tensor;
       kernel(values.data(), values.size(), scale, bytes_at(task.weight, row * cols(index)));
     });
@@ -214,7 +224,7 @@ class GroupMaker {
     parallel_for((all_rows + rows_of_task - 1) / rows_of_task, [&](size_t part) {
       const size_t row = part * rows_of_task, rows = std::min(rows_of_task, all_rows - row);
       const auto kernel = reference_ ? quantize_fp8_tiles_ref : quantize_fp8_tiles;
-      kernel(read_rows(index, row, rows).data(),
+      kernel(read_rows<bf16>(index, row, rows).data(),
              {.rows = rows,
               .cols = cols(index),
               .tile_rows = tile_rows,

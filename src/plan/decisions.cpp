@@ -5,6 +5,7 @@
 #include <optional>
 #include <string_view>
 
+#include "base/error.h"
 #include "base/hash.h"
 #include "formats/fp8_to_mxfp4.h"
 
@@ -123,6 +124,7 @@ class Decider {
   // FP8 keys and values with measured scales, as ModelOpt has them: one of each a layer.
   void add_cache_scales() {
     if (options_.format != OutputFormat::kModelOpt) return;  // refused where the documents are made
+    refuse_latent_cache();
     for (size_t module = 0; module < made_.modules.size(); ++module) {
       const Role role = made_.modules[module].module->id.role;
       if (role != Role::kK && role != Role::kV) continue;
@@ -131,6 +133,16 @@ class Decider {
       made_.replacements.scalars[made_.linears[module].linear.source.weight.tensor].push_back(
           {Make::kCacheScale, name, Dtype::kF32, {}});
       made_.cache_scales.emplace_back(made_.modules[module].module, name);
+    }
+  }
+
+  void refuse_latent_cache() const {
+    for (const ResolvedModule& each : made_.modules) {
+      if (each.module->id.role != Role::kKvB) continue;
+      throw Error(ErrorKind::kUnsupported,
+                  {.file = made_.recipe.origin, .tensor = each.module->name + ".weight"},
+                  "kv_cache fp8: latent attention caches a latent, whose scale is not measured",
+                  {.hint = "use --kv-cache fp8_cast, or none"});
     }
   }
 

@@ -45,6 +45,7 @@ class Planner {
 
   Plan make() {
     warn_of_widened();
+    warn_of_missing_drafts();
     lay_out(source_, made_.replacements, plan_);
     order_work(source_, made_, plan_);
     bound_activations(source_, plan_);
@@ -63,6 +64,19 @@ class Planner {
         "{} weights that the recipe keeps are FP8 or FP4 in the source and become BF16: ModelOpt's "
         "form cannot say what they are",
         made_.widened));
+  }
+
+  // Draft layers that config.json declares and the files lack, as where transformers saved the model.
+  void warn_of_missing_drafts() {
+    std::string missing;
+    for (const std::string& prefix : plan_.model->table.declared_drafts) {
+      const bool found = std::ranges::any_of(
+          source_.tensors(), [&](const Tensor& tensor) { return tensor.name.starts_with(prefix); });
+      if (!found) missing += (missing.empty() ? "" : ", ") + prefix + "*";
+    }
+    if (missing.empty()) return;
+    warn(fmt::format("config.json declares draft layers that the source's files lack: {}; the output has none",
+                     missing));
   }
 
   void count_flops() {

@@ -21,11 +21,12 @@ void download(const DeviceArray<T>& from, T* to) {
   from_device(from, std::span<T>(to, from.size()));
 }
 
-void encode(WeightMethod method, float amax, const bf16* values, size_t rows, size_t cols, uint8_t* codes,
+template <class T>
+void encode(WeightMethod method, float amax, const T* values, size_t rows, size_t cols, uint8_t* codes,
             uint8_t* block_scales, RowLoss* losses) {
   const size_t count = rows * cols;
   const auto device_amax = testing::uploaded(std::vector<float>{amax});
-  const auto device_values = to_device(std::span<const bf16>(values, count));
+  const auto device_values = to_device(std::span<const T>(values, count));
   const auto device_codes = testing::poisoned<uint8_t>(count / 2);
   const auto device_scales = testing::poisoned<uint8_t>(count / 16);
   const auto device_losses = testing::poisoned<RowLoss>(losses == nullptr ? 0 : rows);
@@ -39,7 +40,8 @@ void encode(WeightMethod method, float amax, const bf16* values, size_t rows, si
 }
 
 INSTANTIATE_TEST_SUITE_P(Cuda, Nvfp4Quantize,
-                         ::testing::Values(EncodeBackend{"cuda", [] { SKIP_WITHOUT_CUDA(); }, encode}),
+                         ::testing::Values(EncodeBackend{"cuda", [] { SKIP_WITHOUT_CUDA(); }, encode<bf16>,
+                                                         encode<float>}),
                          [](const auto& backend) { return backend.param.name; });
 
 // More blocks than threads of one launch, so that threads take several turns.
@@ -63,7 +65,8 @@ struct DeviceScan {
   DeviceArray<float> amax = testing::uploaded(std::vector<float>{0});
   DeviceArray<uint64_t> non_finite = testing::uploaded(std::vector<uint64_t>{kAllFinite});
 
-  void add(const std::vector<bf16>& values, size_t first_index) const {
+  template <class T>
+  void add(const std::vector<T>& values, size_t first_index) const {
     const auto device_values = testing::uploaded(values);
     CudaStream stream;
     scan_amax_cuda(stream, device_values.data(), values.size(), first_index, amax.data(), non_finite.data());
@@ -75,13 +78,14 @@ struct DeviceScan {
   }
 };
 
-void expect_scan(const std::vector<bf16>& values) {
+template <class T>
+void expect_scan(const std::vector<T>& values) {
   const AmaxScan expected = scan_amax(values.data(), values.size());
   DeviceScan whole, parts;
   whole.add(values, 0);
   for (size_t begin = 0, count; begin < values.size(); begin += count) {
     count = std::min<size_t>(values.size() - begin, 1 + begin / 2);
-    parts.add({values.begin() + begin, values.begin() + begin + count}, begin);
+    parts.add(std::vector<T>(values.begin() + begin, values.begin() + begin + count), begin);
   }
   for (const AmaxScan& found : {whole.result(), parts.result()}) {
     EXPECT_EQ(found.amax, expected.amax) << values.size();
@@ -93,7 +97,10 @@ TEST(ScanAmaxCuda, EveryLengthAsOnTheCpu) {
   SKIP_WITHOUT_CUDA();
   const Weight weight = random_weight(1, 5000, 8, 3);
   for (size_t count = 0; count < 5000; count += 1 + count / 9)
-    expect_scan({weight.values.begin(), weight.values.begin() + count});
+    expect_scan(std::vector<bf16>(weight.values.begin(), weight.values.begin() + count));
+  const std::vector<float> wide = random_weight<float>(1, 5000, 8, 3).values;
+  for (size_t count = 0; count < 5000; count += 1 + count / 9)
+    expect_scan(std::vector<float>(wide.begin(), wide.begin() + count));
 }
 
 TEST(ScanAmaxCuda, FindsTheFirstOfManyNonFiniteValues) {
@@ -103,6 +110,9 @@ TEST(ScanAmaxCuda, FindsTheFirstOfManyNonFiniteValues) {
     for (size_t i = first; i < weight.values.size(); i += 1 + i / 7)
       weight.values[i].bits = i % 2 ? 0xff80 : 0x7fc1;
     expect_scan(weight.values);
+    std::vector<float> wide;
+    for (const bf16 value : weight.values) wide.push_back(to_float(value));
+    expect_scan(wide);
   }
   expect_scan(std::vector<bf16>(100, bf16{0xffff}));
 }

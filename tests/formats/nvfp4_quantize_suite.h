@@ -27,32 +27,38 @@ inline std::string method_name(WeightMethod method) {
   return method == WeightMethod::kMax ? "max" : method == WeightMethod::kMse ? "mse" : "four_over_six";
 }
 
-struct Weight {
+template <class T>
+struct WeightOf {
   size_t rows = 0, cols = 0;
-  std::vector<bf16> values;
+  std::vector<T> values;
 
   float amax() const { return scan_amax(values.data(), values.size()).amax; }
 };
+using Weight = WeightOf<bf16>;
+using WideWeight = WeightOf<float>;
 
-inline Weight random_weight(size_t rows, size_t cols, uint32_t seed, float octaves) {
+template <class T = bf16>
+WeightOf<T> random_weight(size_t rows, size_t cols, uint32_t seed, float octaves) {
   std::mt19937 random(seed);
   std::normal_distribution<float> normal;
   std::uniform_real_distribution<float> exponent(-octaves, 0);
-  Weight weight = {rows, cols, {}};
+  WeightOf<T> weight = {rows, cols, {}};
   for (size_t i = 0; i < rows * cols; ++i)
-    weight.values.push_back(to_bf16(normal(random) * std::exp2(exponent(random))));
+    weight.values.push_back(from_float<T>(normal(random) * std::exp2(exponent(random))));
   return weight;
 }
 
 struct Encoded {
   std::vector<uint8_t> codes, scales;
   std::vector<RowLoss> losses;
-  explicit Encoded(const Weight& weight)
+  template <class T>
+  explicit Encoded(const WeightOf<T>& weight)
       : codes(weight.values.size() / 2, 0xcd), scales(weight.values.size() / 16, 0xcd), losses(weight.rows) {}
   bool operator==(const Encoded&) const = default;
 };
 
-inline Encoded encode_ref(const Weight& weight, WeightMethod method, float amax) {
+template <class T>
+Encoded encode_ref(const WeightOf<T>& weight, WeightMethod method, float amax) {
   Encoded encoded(weight);
   Nvfp4Quantizer(method, amax)
       .encode_ref(weight.values.data(), weight.rows, weight.cols, encoded.codes.data(), encoded.scales.data(),
@@ -67,6 +73,18 @@ struct EncodeBackend {
   std::function<void(WeightMethod method, float amax, const bf16* values, size_t rows, size_t cols,
                      uint8_t* codes, uint8_t* block_scales, RowLoss* losses)>
       encode;
+  std::function<void(WeightMethod method, float amax, const float* values, size_t rows, size_t cols,
+                     uint8_t* codes, uint8_t* block_scales, RowLoss* losses)>
+      encode_wide;
+
+  void run(WeightMethod method, float amax, const Weight& weight, Encoded& to) const {
+    encode(method, amax, weight.values.data(), weight.rows, weight.cols, to.codes.data(), to.scales.data(),
+           to.losses.data());
+  }
+  void run(WeightMethod method, float amax, const WideWeight& weight, Encoded& to) const {
+    encode_wide(method, amax, weight.values.data(), weight.rows, weight.cols, to.codes.data(),
+                to.scales.data(), to.losses.data());
+  }
 };
 
 class Nvfp4Quantize : public ::testing::TestWithParam<EncodeBackend> {
@@ -76,14 +94,15 @@ class Nvfp4Quantize : public ::testing::TestWithParam<EncodeBackend> {
   void SetUp() override { GetParam().set_up(); }
   void TearDown() override { set_cpu_isa("auto"); }
 
-  Encoded encode(const Weight& weight, WeightMethod method, float amax) const {
+  template <class T>
+  Encoded encode(const WeightOf<T>& weight, WeightMethod method, float amax) const {
     Encoded encoded(weight);
-    GetParam().encode(method, amax, weight.values.data(), weight.rows, weight.cols, encoded.codes.data(),
-                      encoded.scales.data(), encoded.losses.data());
+    GetParam().run(method, amax, weight, encoded);
     return encoded;
   }
 
-  void expect_reference(const Weight& weight, WeightMethod method, float amax) const {
+  template <class T>
+  void expect_reference(const WeightOf<T>& weight, WeightMethod method, float amax) const {
     const Encoded expected = encode_ref(weight, method, amax), found = encode(weight, method, amax);
     const size_t block = first_difference(expected.scales.data(), found.scales.data(), found.scales.size());
     const size_t byte = first_difference(expected.codes.data(), found.codes.data(), found.codes.size());
@@ -121,6 +140,41 @@ TEST_P(Nvfp4Quantize, IsTheReferenceOnRandomWeights) {
       for (const WeightMethod method : kMethods) expect_reference(weight, method, weight.amax() * above);
     }
   }
+}
+
+TEST_P(Nvfp4Quantize, IsTheReferenceOnRandomFloats) {
+  for (const float octaves : {0.0f, 4.0f, 30.0f, 100.0f}) {
+    for (const float above : {1.0f, 1.0000001f, 40.0f}) {
+      const WideWeight weight = random_weight<float>(3, 16 * 100, 11, octaves);
+      for (const WeightMethod method : kMethods) expect_reference(weight, method, weight.amax() * above);
+    }
+  }
+}
+
+// Magnitudes of every size in blocks of like ones, under amaxes of every kind.
+TEST_P(Nvfp4Quantize, IsTheReferenceAtFloatsOfEveryMagnitude) {
+  for (const float amax : {0x1.fffffep127f, 0x1.02p60f, 1.0f, 0.4375001f, 0x1p-21f, 3e-39f, 0x1p-133f}) {
+    WideWeight weight = {0, 16, {}};
+    const uint32_t last = std::bit_cast<uint32_t>(amax);
+    for (uint32_t bits = 0; bits <= last; bits += std::max(last / 700, 1u)) {
+      for (uint32_t i = 0; i < 16; ++i) {
+        const uint32_t magnitude = i == 3 ? bits : bits - std::min(bits, 1234567 * i * (i % 3));
+        weight.values.push_back(std::bit_cast<float>(magnitude | (i % 2) << 31));
+      }
+      ++weight.rows;
+    }
+    for (const WeightMethod method : kMethods) expect_reference(weight, method, amax);
+  }
+}
+
+TEST_P(Nvfp4Quantize, NumbersOfBf16GiveTheSameAsFloats) {
+  const Weight weight = random_weight(5, 16 * 40, 12, 5);
+  WideWeight wide = {weight.rows, weight.cols, {}};
+  for (const bf16 value : weight.values) wide.values.push_back(to_float(value));
+  EXPECT_EQ(weight.amax(), wide.amax());
+  for (const WeightMethod method : kMethods)
+    EXPECT_EQ(encode(weight, method, weight.amax()), encode(wide, method, wide.amax()))
+        << method_name(method);
 }
 
 // Each magnitude alone in a block, and as the largest of one, under amaxes of every kind.
@@ -181,6 +235,7 @@ TEST_P(Nvfp4Quantize, MakesPlainZerosOfAnAllZeroGroup) {
   Weight weight = {2, 32, std::vector<bf16>(64)};
   weight.values[5].bits = 0x8000;
   for (const WeightMethod method : kMethods) {
+    EXPECT_EQ(encode(WideWeight{2, 32, std::vector<float>(64)}, method, 0), encode(weight, method, 0));
     EXPECT_EQ(nvfp4_scale_2(method, weight.amax()), 1.0f);
     const Encoded encoded = encode(weight, method, weight.amax());
     EXPECT_EQ(encoded.codes, Bytes(32, 0));
@@ -191,8 +246,9 @@ TEST_P(Nvfp4Quantize, MakesPlainZerosOfAnAllZeroGroup) {
 
 TEST_P(Nvfp4Quantize, NothingOfNoRowsOrColumns) {
   for (const WeightMethod method : kMethods) {
-    expect_reference({0, 32, {}}, method, 1);
-    expect_reference({3, 0, {}}, method, 1);
+    expect_reference(Weight{0, 32, {}}, method, 1);
+    expect_reference(Weight{3, 0, {}}, method, 1);
+    expect_reference(WideWeight{0, 32, {}}, method, 1);
   }
 }
 

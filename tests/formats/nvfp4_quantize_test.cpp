@@ -15,7 +15,8 @@ using testing::Nvfp4Quantize;
 using testing::random_weight;
 using testing::Weight;
 
-void encode(WeightMethod method, float amax, const bf16* values, size_t rows, size_t cols, uint8_t* codes,
+template <class T>
+void encode(WeightMethod method, float amax, const T* values, size_t rows, size_t cols, uint8_t* codes,
             uint8_t* block_scales, RowLoss* losses) {
   Nvfp4Quantizer(method, amax).encode(values, rows, cols, codes, block_scales, losses);
 }
@@ -24,7 +25,7 @@ std::vector<EncodeBackend> every_isa() {
   std::vector<EncodeBackend> backends;
   for (const CpuIsa isa : testing::available_isas()) {
     const std::string name(cpu_isa_name(isa));
-    backends.push_back({name, [name] { set_cpu_isa(name); }, encode});
+    backends.push_back({name, [name] { set_cpu_isa(name); }, encode<bf16>, encode<float>});
   }
   return backends;
 }
@@ -66,7 +67,19 @@ TEST(ScanAmax, FindsTheLargestMagnitudeAndTheFirstNonFinite) {
   scan.merge({.amax = 1e9f, .non_finite = 3});
   EXPECT_EQ(scan.amax, 1e9f);
   EXPECT_EQ(scan.non_finite, 40u);
-  EXPECT_EQ(scan_amax(nullptr, 0).amax, 0);
+  EXPECT_EQ(scan_amax(weight.values.data(), 0).amax, 0);
+}
+
+TEST(ScanAmax, OfFloats) {
+  std::vector<float> values = random_weight<float>(1, 100, 5, 3).values;
+  float largest = 0;
+  for (const float value : values) largest = std::max(largest, std::fabs(value));
+  EXPECT_EQ(scan_amax(values.data(), values.size()).amax, largest);
+  EXPECT_FALSE(scan_amax(values.data(), values.size()).non_finite);
+  values[40] = -INFINITY;
+  values[77] = NAN;
+  EXPECT_EQ(scan_amax(values.data(), values.size()).amax, largest);
+  EXPECT_EQ(scan_amax(values.data(), values.size()).non_finite, 40u);
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "checkpoint/checkpoint.h"
+#include "model/families/decoder_presets.h"
 #include "testing.h"
 
 namespace nibblecast {
@@ -29,9 +30,32 @@ Model read(const std::string& model_type, const Json& changes = Json::object()) 
   return read_model(with(minimal(model_type), changes), "config.json");
 }
 DecoderSpec spec(const Model& model) { return std::get<DecoderSpec>(model.spec); }
-GqaSpec attention(const Model& model, uint64_t layer = 0) { return spec(model).layers[layer].attention; }
+GqaSpec attention(const Model& model, uint64_t layer = 0) {
+  return std::get<GqaSpec>(spec(model).layers[layer].mixer);
+}
 MoeSpec moe(const Model& model, uint64_t layer = 1) {
   return std::get<MoeSpec>(spec(model).layers[layer].ffn);
+}
+
+Json minimal_latent(const std::string& model_type) {
+  return with(minimal(model_type), {{"num_key_value_heads", 4},
+                                    {"n_group", 1},
+                                    {"topk_group", 1},
+                                    {"first_k_dense_replace", 1},
+                                    {"q_lora_rank", 24},
+                                    {"kv_lora_rank", 12},
+                                    {"qk_nope_head_dim", 12},
+                                    {"qk_rope_head_dim", 8},
+                                    {"v_head_dim", 16},
+                                    {"index_topk", 2048},
+                                    {"index_n_heads", 3},
+                                    {"index_head_dim", 10}});
+}
+Model read_latent(const std::string& model_type, const Json& changes = Json::object()) {
+  return read_model(with(minimal_latent(model_type), changes), "config.json");
+}
+MlaSpec latent(const Model& model, uint64_t layer = 0) {
+  return std::get<MlaSpec>(spec(model).layers[layer].mixer);
 }
 
 void expect_refused(ErrorKind kind, const std::string& model_type, const Json& changes,
@@ -62,13 +86,15 @@ TEST_P(SharedModel, TableIsWhatTransformersSaved) {
   SKIP_WITHOUT_SHARED_MODEL(folder, std::string("families/") + GetParam());
   const Checkpoint checkpoint = Checkpoint::open(folder, system_files());
   std::map<std::string, Shape> stored;
-  for (const Tensor& tensor : checkpoint.tensors()) stored[tensor.name] = tensor.shape;
+  for (const Tensor& tensor : checkpoint.tensors())
+    if (!tensor.name.ends_with("_scale_inv")) stored[tensor.name] = tensor.shape;
   const Model model = read_model(checkpoint.config(), "config.json");
   EXPECT_EQ(shapes(model.table), stored);
   EXPECT_EQ(model.family, GetParam());
 }
 INSTANTIATE_TEST_SUITE_P(Families, SharedModel,
-                         ::testing::Values("llama", "qwen2", "qwen3", "qwen3_moe", "mixtral", "glm4_moe"));
+                         ::testing::Values("llama", "qwen2", "qwen3", "qwen3_moe", "mixtral", "glm4_moe",
+                                           "deepseek_v3"));
 
 // ---- tables ----
 
@@ -214,6 +240,62 @@ TEST(DecoderTable, DraftLayersAndOldFrequenciesPass) {
   EXPECT_TRUE(llama.table.passes_through("model.layers.1.self_attn.rotary_emb.inv_freq"));
 }
 
+// Spec of ModelOpt's groups: what reads one tap shares its scales.
+TEST(DecoderTable, TapsOfLatentAttention) {
+  const Model model = read_latent("deepseek_v32");
+  const LayerTable& layer = model.table.layers[1];
+  std::map<std::string, std::string> taps;
+  for (const WeightModule& module : layer.modules)
+    if (module.name.find("self_attn") != std::string::npos)
+      taps[module.name.substr(std::string("model.layers.1.self_attn.").size())] = layer.tap_of(module)->name;
+  EXPECT_EQ(taps, (std::map<std::string, std::string>{{"q_a_proj", "attn.in"},
+                                                      {"kv_a_proj_with_mqa", "attn.in"},
+                                                      {"indexer.wk", "attn.in"},
+                                                      {"indexer.weights_proj", "attn.in"},
+                                                      {"q_b_proj", "attn.q_rank"},
+                                                      {"indexer.wq_b", "attn.q_rank"},
+                                                      {"kv_b_proj", "attn.kv_rank"},
+                                                      {"o_proj", "attn.out"}}));
+  const Tap& rank = *layer.tap_of(*layer.find({.layer = 1, .role = Role::kKvB}));
+  EXPECT_EQ(rank.norm, "model.layers.1.self_attn.kv_a_layernorm.weight");
+  EXPECT_EQ(rank.width, 12u);
+}
+
+TEST(DecoderTable, ShapesOfLatentAttention) {
+  const auto found = shapes(read_latent("deepseek_v32").table);
+  const std::string prefix = "model.layers.0.self_attn.";
+  const std::map<std::string, Shape> expected = {
+      {"q_a_proj.weight", {24, 32}},     {"q_a_layernorm.weight", {24}},
+      {"q_b_proj.weight", {4 * 20, 24}}, {"kv_a_proj_with_mqa.weight", {12 + 8, 32}},
+      {"kv_a_layernorm.weight", {12}},   {"kv_b_proj.weight", {4 * (12 + 16), 12}},
+      {"o_proj.weight", {32, 4 * 16}},   {"indexer.wq_b.weight", {3 * 10, 24}},
+      {"indexer.wk.weight", {10, 32}},   {"indexer.weights_proj.weight", {3, 32}},
+      {"indexer.k_norm.weight", {10}},   {"indexer.k_norm.bias", {10}}};
+  size_t count = 0;
+  for (const auto& [name, shape] : found) count += name.starts_with(prefix);
+  EXPECT_EQ(count, expected.size());
+  for (const auto& [name, shape] : expected) EXPECT_EQ(found.at(prefix + name), shape) << name;
+}
+
+TEST(DecoderTable, OnlyLayersOfTheirOwnHaveIndexers) {
+  const auto own = [](const Json& changes) {
+    std::string letters;
+    const Model model = read_latent("glm_moe_dsa", with({{"num_hidden_layers", 7}}, changes));
+    for (const LayerTable& layer : model.table.layers) {
+      const bool has = std::ranges::any_of(
+          layer.modules, [](const WeightModule& module) { return module.id.role == Role::kIndexK; });
+      letters += has ? 'F' : 'S';
+    }
+    return letters;
+  };
+  EXPECT_EQ(own(Json::object()), "FFFFFFF");
+  EXPECT_EQ(own({{"index_topk_pattern", "FSSFSSF"}}), "FSSFSSF");
+  EXPECT_EQ(own({{"index_topk_freq", 3}}), "FFSSFSS");
+  EXPECT_EQ(own({{"index_topk_freq", 2}, {"index_skip_topk_offset", 4}}), "FFFFSFS");
+  EXPECT_EQ(own(Json{{"indexer_types", {"full", "shared", "full", "full", "shared", "shared", "full"}}}),
+            "FSFFSSF");
+}
+
 // ---- settings ----
 
 TEST(DecoderSettings, Defaults) {
@@ -271,6 +353,73 @@ TEST(DecoderSettings, Biases) {
   EXPECT_EQ(biases(read("qwen2")), std::pair(true, false));
   EXPECT_EQ(biases(read("glm4_moe", bias)), std::pair(true, false));
   EXPECT_EQ(biases(read("mistral")), std::pair(false, false));
+}
+
+TEST(DecoderSettings, LatentAttention) {
+  const Json yarn = {{"rope_theta", 10000},
+                     {"rope_scaling",
+                      {{"type", "yarn"},
+                       {"factor", 40},
+                       {"mscale", 1.0},
+                       {"mscale_all_dim", 1.0},
+                       {"original_max_position_embeddings", 4096}}},
+                     {"partial_rotary_factor", 0.5},  // of no meaning here
+                     {"head_dim", 64}};               // nor this
+  for (const char* type : {"deepseek_v3", "kimi_k2", "deepseek_v32", "glm4_moe_lite", "glm_moe_dsa"}) {
+    SCOPED_TRACE(type);
+    const bool glm = std::string(type).starts_with("glm"),
+               indexed = type == std::string("deepseek_v32") || type == std::string("glm_moe_dsa");
+    const Model model = read_latent(type, yarn);
+    const MlaSpec mla = latent(model);
+    EXPECT_EQ(mla.heads, (LatentHeads{.heads = 4, .key = 12, .shared = 8, .value = 16}));
+    EXPECT_EQ(mla.q_rank, 24u);
+    EXPECT_EQ(mla.kv_rank, 12u);
+    EXPECT_EQ(mla.rank_eps, 1e-6f);
+    EXPECT_EQ(spec(model).norm.eps, glm ? 1e-5f : 1e-6f);
+    EXPECT_EQ(mla.rope.dims, 8u);
+    EXPECT_EQ(mla.rope.place, RopePlace::kLast);
+    EXPECT_EQ(mla.rope.pairing, RopePairing::kInterleaved);
+    const double growth = 0.1 * std::log(40.0) + 1;
+    EXPECT_EQ(mla.scale, static_cast<float>(growth * growth / std::sqrt(20.0)));
+    EXPECT_EQ(latent(read_latent(type)).scale, static_cast<float>(1 / std::sqrt(20.0)));
+    EXPECT_EQ(mla.most_keys, indexed ? 2048u : 0u);
+    EXPECT_EQ(mla.indexer, indexed ? std::optional(IndexerSpec{3, 10}) : std::nullopt);
+  }
+  EXPECT_EQ(latent(read_latent("deepseek_v3", {{"q_lora_rank", nullptr}})).q_rank, 0u);
+  EXPECT_EQ(latent(read_latent("deepseek_v3", {{"rope_interleave", false}})).rope.pairing,
+            RopePairing::kHalves);
+  // Kimi-K2's.
+  const Json equal = {{"rope_scaling",
+                       {{"type", "yarn"},
+                        {"factor", 32},
+                        {"beta_fast", 1},
+                        {"beta_slow", 1},
+                        {"original_max_position_embeddings", 4096}}}};
+  EXPECT_NO_THROW(read_latent("kimi_k2", equal));
+}
+
+TEST(DecoderRefusals, LatentAttention) {
+  const auto refused = [](ErrorKind kind, const std::string& type, const Json& changes,
+                          const std::string& key) {
+    SCOPED_TRACE(changes.dump());
+    expect_error(
+        kind, [&] { read_latent(type, changes); }, "config.json", "'" + key);
+  };
+  for (const char* key : {"kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"})
+    refused(ErrorKind::kBadInput, "deepseek_v3", {{key, nullptr}}, key);
+  for (const char* key : {"index_topk", "index_n_heads", "index_head_dim"})
+    refused(ErrorKind::kBadInput, "deepseek_v32", {{key, nullptr}}, key);
+  refused(ErrorKind::kBadInput, "deepseek_v3", {{"num_key_value_heads", 2}}, "num_key_value_heads");
+  refused(ErrorKind::kBadInput, "deepseek_v3", {{"kv_lora_rank", 0}}, "kv_lora_rank");
+  refused(ErrorKind::kBadInput, "deepseek_v3",
+          {{"num_attention_heads", 1 << 23}, {"num_key_value_heads", 1 << 23}}, "num_attention_heads * (");
+  refused(ErrorKind::kUnsupported, "deepseek_v3", {{"attention_bias", true}}, "attention_bias");
+  refused(ErrorKind::kUnsupported, "deepseek_v3", {{"scoring_func", "softmax"}}, "scoring_func");
+  refused(ErrorKind::kUnsupported, "deepseek_v32", {{"q_lora_rank", nullptr}}, "q_lora_rank");
+  refused(ErrorKind::kBadInput, "glm_moe_dsa", Json{{"indexer_types", {"shared", "full"}}}, "indexer_types");
+  refused(ErrorKind::kBadInput, "glm_moe_dsa", Json{{"indexer_types", {"full", "half"}}}, "indexer_types[1]");
+  refused(ErrorKind::kBadInput, "glm_moe_dsa", {{"index_topk_pattern", "F"}}, "index_topk_pattern");
+  refused(ErrorKind::kBadInput, "glm_moe_dsa", {{"index_topk_pattern", "FX"}}, "index_topk_pattern[1]");
 }
 
 TEST(DecoderSettings, Windows) {
@@ -491,9 +640,11 @@ double billions(const Model& model) {
 
 TEST(DecoderPresets, HaveTheReleasesSizes) {
   const std::map<std::string_view, double> sizes = {
-      {"qwen3-8b", 8.19},     {"qwen3-32b", 32.8},     {"qwen3-30b-a3b", 30.5}, {"qwen3-235b-a22b", 235.1},
-      {"llama-3.1-8b", 8.03}, {"llama-3.3-70b", 70.6}, {"mixtral-8x7b", 46.7},  {"glm-4.5-air", 106.9},
-      {"glm-4.6", 352.8},     {"qwen3-tiny", 0.003},   {"qwen3-moe-tiny", 0.01}};
+      {"qwen3-8b", 8.19},         {"qwen3-32b", 32.8},      {"qwen3-30b-a3b", 30.5},
+      {"qwen3-235b-a22b", 235.1}, {"llama-3.1-8b", 8.03},   {"llama-3.3-70b", 70.6},
+      {"mixtral-8x7b", 46.7},     {"glm-4.5-air", 106.9},   {"glm-4.6", 352.8},
+      {"qwen3-tiny", 0.003},      {"qwen3-moe-tiny", 0.01}, {"deepseek-v3", 671.0},
+      {"deepseek-v3.2", 671.9},   {"kimi-k2", 1026.4},      {"deepseek-v3-tiny", 0.01}};
   for (const Preset& preset : kDecoderFamily.presets) {
     const Model model = read_model(preset.config(), std::string(preset.name));
     EXPECT_NEAR(billions(model), sizes.at(preset.name), sizes.at(preset.name) * 0.01 + 0.003) << preset.name;
@@ -508,8 +659,8 @@ TEST(DecoderPresets, StoredIsTheTable) {
     std::map<std::string, Shape> stored;
     const auto add = [&](std::optional<uint64_t> layer) {
       for (const auto& [tensor, fill, is_norm] : kDecoderFamily.synth(model, layer)) {
-        EXPECT_EQ(tensor.dtype, Dtype::kBF16);
-        EXPECT_EQ(tensor.size_bytes, 2 * *element_count(tensor.shape));
+        EXPECT_EQ(tensor.dtype, tensor.name.ends_with("correction_bias") ? Dtype::kF32 : Dtype::kBF16);
+        EXPECT_EQ(tensor.size_bytes, dtype_bytes(tensor.dtype) * *element_count(tensor.shape));
         stored[tensor.name] = tensor.shape;
       }
     };
@@ -520,7 +671,7 @@ TEST(DecoderPresets, StoredIsTheTable) {
 }
 
 TEST(DecoderPresets, TheTinyMoeHasLayersOfBothKinds) {
-  const Model model = read_model(kDecoderFamily.presets.back().config(), "qwen3-moe-tiny");
+  const Model model = read_model(qwen3_moe_tiny_config(), "qwen3-moe-tiny");
   EXPECT_EQ(model.table.layers[0].experts, 0u);
   EXPECT_GT(model.table.layers[1].experts, 0u);
 }

@@ -108,7 +108,8 @@ TEST_P(DecoderOracle, AmaxesAreThoseOfModelOpt) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, DecoderOracle,
-                         ::testing::Values("llama", "qwen2", "qwen3", "qwen3_moe", "mixtral", "glm4_moe"));
+                         ::testing::Values("llama", "qwen2", "qwen3", "qwen3_moe", "mixtral", "glm4_moe",
+                                           "deepseek_v3"));
 
 }  // namespace
 }  // namespace nibblecast

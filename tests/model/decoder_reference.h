@@ -73,11 +73,12 @@ class DecoderReference {
     }
     return y;
   }
-  Vector norm(const Vector& x, const Vector& weight) const {
+  Vector norm(const Vector& x, const Vector& weight) const { return norm(x, weight, spec_.norm.eps); }
+  Vector norm(const Vector& x, const Vector& weight, float eps) const {
     const double mean =
         std::inner_product(x.begin(), x.end(), x.begin(), 0.0) / static_cast<double>(x.size());
     Vector y = x;
-    for (size_t i = 0; i < x.size(); ++i) y[i] *= weight[i] / std::sqrt(mean + double{spec_.norm.eps});
+    for (size_t i = 0; i < x.size(); ++i) y[i] *= weight[i] / std::sqrt(mean + double{eps});
     return y;
   }
   void see(const std::string& tap, const Matrix& x, size_t index = 0, size_t of = 1) {
@@ -89,7 +90,9 @@ class DecoderReference {
 
   void run_layer(Matrix& x) {
     const DecoderLayer& layer = spec_.layers[layer_];
-    add(x, attention(layer.attention, normed(x, Role::kInputNorm)));
+    const Matrix mixed = normed(x, Role::kInputNorm);
+    see("attn.in", mixed);
+    add(x, std::visit([&](const auto& mixer) { return attention(mixer, mixed); }, layer.mixer));
     const Matrix in = normed(x, Role::kFfnNorm);
     see("ffn.in", in);
     if (const auto* mlp = std::get_if<MlpSpec>(&layer.ffn)) {
@@ -137,39 +140,85 @@ class DecoderReference {
   }
 
   Matrix attention(const GqaSpec& gqa, const Matrix& in) {
-    see("attn.in", in);
     Matrix q = linear({.role = Role::kQ}, in, gqa.qkv_bias), k = linear({.role = Role::kK}, in, gqa.qkv_bias);
     const Matrix v = linear({.role = Role::kV}, in, gqa.qkv_bias);
     prepare(gqa, q, gqa.heads, Role::kQNorm);
     prepare(gqa, k, gqa.kv_heads, Role::kKNorm);
+    const Vector sinks = gqa.sinks ? plain(Role::kSinks) : Vector();
+    return linear({.role = Role::kO}, attend(score_shape(gqa), q, k, v, sinks), gqa.o_bias);
+  }
+
+  Matrix attention(const MlaSpec& mla, const Matrix& in) {
+    const LatentHeads& heads = mla.heads;
+    const RopeTable rope = mla.rope.dims == 0 ? RopeTable() : rope_table(mla.rope);
+    Matrix q = mla.q_rank == 0 ? linear({.role = Role::kQ}, in, false)
+                               : linear({.role = Role::kQB},
+                                        rank(mla, Role::kQA, Role::kQRankNorm, "attn.q_rank", in, 0), false);
+    const Matrix expanded =
+        linear({.role = Role::kKvB},
+               rank(mla, Role::kKvA, Role::kKvRankNorm, "attn.kv_rank", in, heads.shared), false);
+    const Matrix kv_a = linear({.role = Role::kKvA}, in, false);
+    Matrix k, v;
+    for (size_t position = 0; position < in.size(); ++position) {
+      Vector shared(kv_a[position].end() - static_cast<ptrdiff_t>(heads.shared), kv_a[position].end());
+      turn(mla.rope, rope, position, shared);
+      k.emplace_back(), v.emplace_back();
+      for (size_t head = 0; head < heads.heads; ++head) {
+        const auto from = expanded[position].begin() + static_cast<ptrdiff_t>(head * heads.expanded_width());
+        const auto middle = from + static_cast<ptrdiff_t>(heads.key);
+        k.back().insert(k.back().end(), from, middle);
+        k.back().insert(k.back().end(), shared.begin(), shared.end());
+        v.back().insert(v.back().end(), middle, middle + static_cast<ptrdiff_t>(heads.value));
+        const auto end = q[position].begin() + static_cast<ptrdiff_t>((head + 1) * heads.key_width());
+        const auto begin = end - static_cast<ptrdiff_t>(heads.shared);
+        Vector own(begin, end);
+        turn(mla.rope, rope, position, own);
+        std::copy(own.begin(), own.end(), begin);
+      }
+    }
+    return linear({.role = Role::kO}, attend(score_shape(mla), q, k, v, {}), false);
+  }
+  // norm(linear x), without the last `rest` channels.
+  Matrix rank(const MlaSpec& mla, Role role, Role norm_role, const std::string& tap, const Matrix& in,
+              size_t rest) {
+    Matrix latent = linear({.role = role}, in, false);
+    for (Vector& token : latent) {
+      token.resize(token.size() - rest);
+      token = norm(token, plain(norm_role), mla.rank_eps);
+    }
+    see(tap, latent);
+    return latent;
+  }
+
+  Matrix attend(const GqaShape& shape, const Matrix& q, const Matrix& k, const Matrix& v,
+                const Vector& sinks) {
     see("attn.k", k);
     see("attn.v", v);
-    const Vector sinks = gqa.sinks ? plain(Role::kSinks) : Vector();
-    Matrix out(in.size(), Vector(gqa.heads * gqa.width));
-    for (size_t query = 0; query < in.size(); ++query) {
-      for (size_t head = 0; head < gqa.heads; ++head)
-        attend(gqa, q, k, v, query, head, gqa.sinks ? &sinks[head] : nullptr, out[query]);
+    Matrix out(q.size(), Vector(shape.heads * shape.value_width));
+    for (size_t query = 0; query < q.size(); ++query) {
+      for (size_t head = 0; head < shape.heads; ++head)
+        attend(shape, q, k, v, query, head, sinks.empty() ? nullptr : &sinks[head], out[query]);
     }
     see("attn.out", out);
-    return linear({.role = Role::kO}, out, gqa.o_bias);
+    return out;
   }
-  static void attend(const GqaSpec& gqa, const Matrix& q, const Matrix& k, const Matrix& v, size_t query,
+  static void attend(const GqaShape& shape, const Matrix& q, const Matrix& k, const Matrix& v, size_t query,
                      size_t head, const double* sink, Vector& out) {
-    const size_t kv = head / (gqa.heads / gqa.kv_heads) * gqa.width;
-    const size_t first = gqa.window == 0 || query < gqa.window ? 0 : query - gqa.window + 1;
+    const size_t kv = head / shape.group(), width = shape.key_width, value = shape.value_width;
+    const size_t first = shape.window == 0 || query < shape.window ? 0 : query - shape.window + 1;
     Vector scores;
     double largest = sink == nullptr ? -1e300 : *sink;
     for (size_t key = first; key <= query; ++key) {
       double score = 0;
-      for (size_t i = 0; i < gqa.width; ++i) score += q[query][head * gqa.width + i] * k[key][kv + i];
-      scores.push_back(score * double{gqa.scale});
+      for (size_t i = 0; i < width; ++i) score += q[query][head * width + i] * k[key][kv * width + i];
+      scores.push_back(score * double{shape.scale});
       largest = std::max(largest, scores.back());
     }
     double sum = sink == nullptr ? 0 : std::exp(*sink - largest);
     for (double& score : scores) sum += score = std::exp(score - largest);
     for (size_t key = first; key <= query; ++key) {
-      for (size_t i = 0; i < gqa.width; ++i)
-        out[head * gqa.width + i] += scores[key - first] / sum * v[key][kv + i];
+      for (size_t i = 0; i < value; ++i)
+        out[head * value + i] += scores[key - first] / sum * v[key][kv * value + i];
     }
   }
 

@@ -28,8 +28,17 @@ GqaSpec small_gqa() {
   return {.heads = 4, .kv_heads = 2, .width = 32, .rope = {.dims = 32}, .scale = 1 / std::sqrt(32.0f)};
 }
 
-DecoderSpec small_spec(const GqaSpec& gqa, const std::variant<MlpSpec, MoeSpec>& ffn) {
-  return {.hidden = 64, .vocab = 130, .layers = {{gqa, ffn}}};
+// Widths of keys and values differ, and no two others are equal.
+MlaSpec small_mla() {
+  return {.heads = {.heads = 4, .key = 24, .shared = 16, .value = 32},
+          .q_rank = 48,
+          .kv_rank = 56,
+          .rope = {.dims = 16, .pairing = RopePairing::kInterleaved, .place = RopePlace::kLast},
+          .scale = 0.2f};
+}
+
+DecoderSpec small_spec(const MixerSpec& mixer, const std::variant<MlpSpec, MoeSpec>& ffn) {
+  return {.hidden = 64, .vocab = 130, .layers = {{mixer, ffn}}};
 }
 
 MoeSpec small_moe() {
@@ -68,13 +77,21 @@ DecoderSpec mixed_spec() {
   GqaSpec fourth = small_gqa();
   fourth.kv_heads = 4;
   fourth.rope = {};
+  MlaSpec fifth = small_mla();
+  fifth.rope.scaling =
+      YarnRope{.yarn = {.factor = 4, .original_length = 32}, .mscale = 1, .mscale_all_dim = 0.7};
+  MlaSpec sixth = small_mla();
+  sixth.q_rank = 0;
+  sixth.rope.pairing = RopePairing::kHalves;
   return {.hidden = 64,
           .vocab = 130,
           .norm = {.eps = 1e-5f},
           .layers = {{first, MlpSpec{.width = 96, .bias = true}},
                      {second, grouped},
                      {third, plain},
-                     {fourth, MlpSpec{.width = 40, .activation = {.kind = ActivationKind::kRelu2}}}}};
+                     {fourth, MlpSpec{.width = 40, .activation = {.kind = ActivationKind::kRelu2}}},
+                     {fifth, grouped},
+                     {sixth, MlpSpec{.width = 96}}}};
 }
 
 Rows short_rows() { return {random_ids(1, 1, 130), random_ids(70, 2, 130), {}, random_ids(33, 3, 130)}; }
@@ -136,6 +153,24 @@ TEST(Decoder, ALongRowGoesInChunks) {
   spec.layers.push_back({gqa, MlpSpec{.width = 32}});
   const Rows rows = {random_ids(9, 1, 130), random_ids(kLongRow, 2, 130), random_ids(40, 3, 130)};
   expect_reference<float>(DecoderModel(spec), rows, 2e-5);
+}
+
+TEST(Decoder, ALongRowOfLatentAttentionGoesInChunks) {
+  SKIP_WITHOUT_DEVICE();
+  const DecoderModel model(small_spec(small_mla(), MlpSpec{.width = 32}));
+  expect_reference<float>(model, {random_ids(9, 1, 130), random_ids(kLongRow, 2, 130)}, 2e-5);
+}
+
+// There an indexer would choose the keys.
+TEST(Decoder, RefusesRowsLongerThanIndexTopk) {
+  SKIP_WITHOUT_DEVICE();
+  MlaSpec mla = small_mla();
+  mla.most_keys = 40;
+  const DecoderModel model(small_spec(mla, MlpSpec{.width = 32}));
+  make_pass<float>(model, {random_ids(40, 1, 130)});
+  expect_error(
+      ErrorKind::kUnsupported, [&] { make_pass<float>(model, {random_ids(41, 1, 130)}); }, "index_topk",
+      "at most 40", "41", "--calib-seq");
 }
 
 // K and V of attention are measured where the table asks for them.

@@ -47,11 +47,12 @@ class DecoderModel {
     model.family = model.model_type = "glm4_moe";
     model.table = decoder_table(spec, decoder_row("glm4_moe"), tied_head);
     for (size_t layer = 0; layer < spec.layers.size(); ++layer) {
-      if (!spec.layers[layer].attention.sinks) continue;
+      const auto* const gqa = std::get_if<GqaSpec>(&spec.layers[layer].mixer);
+      if (gqa == nullptr || !gqa->sinks) continue;
       model.table.layers[layer].plain.push_back(
           {.id = {.layer = static_cast<int32_t>(layer), .role = Role::kSinks},
            .name = "model.layers." + std::to_string(layer) + ".self_attn.sinks",
-           .shape = {spec.layers[layer].attention.heads}});
+           .shape = {gqa->heads}});
     }
     model.vocabulary.size = spec.vocab;
     model.spec = std::move(spec);
@@ -184,9 +185,7 @@ class DecoderModel {
       add(module.name + ".weight", module.shape, 0, module.kind == ModuleKind::kEmbedding ? 1.0f : size);
     }
     for (const PlainTensor& plain : table.plain) {
-      const bool norm = plain.id.role == Role::kInputNorm || plain.id.role == Role::kFfnNorm ||
-                        plain.id.role == Role::kFinalNorm || plain.id.role == Role::kQNorm ||
-                        plain.id.role == Role::kKNorm;
+      const bool norm = plain.name.ends_with("norm.weight");
       add(plain.name, plain.shape, norm ? 1.0f : 0.0f, 0.25f);
     }
   }

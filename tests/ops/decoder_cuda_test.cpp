@@ -8,6 +8,7 @@
 #include "ops/amax.h"
 #include "ops/decoder_suite.h"
 #include "ops/heads_cuda.h"
+#include "ops/latent_heads_cuda.h"
 #include "ops/rmsnorm_cuda.h"
 #include "ops/round.h"
 #include "ops/router_cuda.h"
@@ -50,7 +51,7 @@ struct CudaDecoder {
   template <class T, class From>
   static std::vector<T> norm_and_turn_heads(const std::vector<From>& x, size_t heads, size_t width,
                                             const HeadNorm* norm, const Rope* rope,
-                                            const std::vector<uint32_t>& positions) {
+                                            const std::vector<uint32_t>& positions, RopePlace place) {
     const auto device_x = uploaded(x);
     const auto device_positions = uploaded(positions);
     const auto weight = uploaded(norm == nullptr ? std::vector<float>()
@@ -61,10 +62,26 @@ struct CudaDecoder {
     const auto y = poisoned<T>(x.size());
     CudaStream stream;
     norm_and_turn_heads_cuda(stream, device_x.data(), positions.size(), heads, width,
-                             norm == nullptr ? nullptr : &own, device_rope.view(), device_positions.data(),
-                             y.data());
+                             norm == nullptr ? nullptr : &own, device_rope.view(place),
+                             device_positions.data(), y.data());
     stream.synchronize();
     return downloaded(y);
+  }
+
+  template <class T>
+  static std::pair<std::vector<T>, std::vector<T>> spread_latent(const LatentHeads& shape,
+                                                                 const std::vector<float>& expanded,
+                                                                 const std::vector<T>& shared) {
+    const size_t tokens = shared.size() / shape.shared;
+    const auto device_expanded = uploaded(expanded);
+    const auto device_shared = uploaded(shared);
+    const auto keys = poisoned<T>(tokens * shape.heads * shape.key_width());
+    const auto values = poisoned<T>(tokens * shape.heads * shape.value);
+    CudaStream stream;
+    spread_latent_cuda(stream, shape, device_expanded.data(), static_cast<const T*>(device_shared.data()),
+                       tokens, keys.data(), values.data());
+    stream.synchronize();
+    return {downloaded(keys), downloaded(values)};
   }
 
   template <class T>
@@ -132,7 +149,8 @@ TYPED_TEST(DecoderCuda, HeadsInPlace) {
   const std::vector<uint32_t> positions = {4, 0, 3, 1, 2};
   const HeadNorm norm{weight.data(), NormWeight::kRoundedTimes, 1e-6f};
   const Rope rope = make_rope({.dims = 64}, 5);
-  const auto expected = CudaDecoder::norm_and_turn_heads<TypeParam>(x, heads, width, &norm, &rope, positions);
+  const auto expected = CudaDecoder::norm_and_turn_heads<TypeParam>(x, heads, width, &norm, &rope, positions,
+                                                                    RopePlace::kFirst);
   const auto device_x = uploaded(x);
   const auto device_weight = uploaded(weight);
   const auto device_positions = uploaded(positions);

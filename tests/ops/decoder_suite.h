@@ -4,7 +4,8 @@
 // A backend gives every op for many rows at once, on host memory:
 //   set_up()                                                             may skip the test
 //   norm<T>(x, width, weight, or none, use, eps)                         -> Rows<T>
-//   norm_and_turn_heads<T>(x, heads, width, norm or null, rope or null, positions)
+//   norm_and_turn_heads<T>(x, heads, width, norm or null, rope or null, positions, place)
+//   spread_latent<T>(shape, expanded, shared)                            -> {keys, values}
 //   activate<T>(activation, inputs, inner, weights, or none)             -> Activated<T>
 //   route(router, logits, bias, or none)                                 -> Routed
 //   add_bias<T>(x, bias)
@@ -25,6 +26,7 @@
 #include "ops/amax.h"
 #include "ops/golden.h"
 #include "ops/heads.h"
+#include "ops/latent_heads.h"
 #include "ops/rope_table.h"
 #include "ops/router.h"
 #include "ops/suites.h"
@@ -68,6 +70,7 @@ class Decoder : public ::testing::Test {
     size_t heads, width, dims;  // dims 0: no RoPE
     RopePairing pairing;
     bool normed;
+    RopePlace place = RopePlace::kFirst;
   };
 
   // By the formulas, in double.
@@ -80,7 +83,7 @@ class Decoder : public ::testing::Test {
     const HeadNorm norm{weight.data(), use, 1e-6f};
     const auto x = rounded<From>(random_values(positions.size() * c.heads * c.width, 31, 2));
     const std::vector<T> found = Backend::template norm_and_turn_heads<T>(
-        x, c.heads, c.width, c.normed ? &norm : nullptr, c.dims == 0 ? nullptr : &rope, positions);
+        x, c.heads, c.width, c.normed ? &norm : nullptr, c.dims == 0 ? nullptr : &rope, positions, c.place);
     for (size_t head = 0; head < positions.size() * c.heads; ++head) {
       expect_head(c, use, rope, weight, x.data() + head * c.width, positions[head / c.heads],
                   found.data() + head * c.width);
@@ -109,10 +112,12 @@ class Decoder : public ::testing::Test {
     const std::vector<float> normed = normed_head(c, use, weight, x);
     const size_t pairs = c.dims / 2;
     const bool halves = c.pairing == RopePairing::kHalves;
+    const size_t begin = c.place == RopePlace::kLast ? c.width - c.dims : 0;
     for (size_t i = 0; i < c.width; ++i) {
       double expected = normed[i], size = std::abs(expected);
-      if (i < c.dims) {
-        const size_t pair = halves ? i % pairs : i / 2, first = halves ? pair : 2 * pair;
+      if (i >= begin && i < begin + c.dims) {
+        const size_t at = i - begin, pair = halves ? at % pairs : at / 2;
+        const size_t first = begin + (halves ? pair : 2 * pair);
         const Rope::Turn turn = rope.turns()[position * pairs + pair];
         const double a = normed[first], b = normed[halves ? first + pairs : first + 1];
         expected = i == first ? a * double{turn.cos} - b * double{turn.sin}
@@ -240,16 +245,51 @@ TYPED_TEST_P(Decoder, NormsMatchReference) {
 TYPED_TEST_P(Decoder, HeadsMatchReference) {
   using Case = typename TestFixture::HeadsCase;
   constexpr RopePairing kHalves = RopePairing::kHalves, kInterleaved = RopePairing::kInterleaved;
-  const Case cases[] = {
-      {8, 128, 128, kHalves, true},    {3, 64, 64, kHalves, false},      {5, 96, 48, kHalves, true},
-      {2, 80, 20, kHalves, false},     {4, 256, 64, kInterleaved, true}, {1, 64, 64, kInterleaved, false},
-      {7, 33, 22, kInterleaved, true}, {6, 128, 0, kHalves, true},       {2, 512, 512, kHalves, true},
-      {3, 7, 6, kHalves, true},        {1, 1030, 128, kHalves, true}};
+  const Case cases[] = {{8, 128, 128, kHalves, true},
+                        {3, 64, 64, kHalves, false},
+                        {5, 96, 48, kHalves, true},
+                        {2, 80, 20, kHalves, false},
+                        {4, 256, 64, kInterleaved, true},
+                        {1, 64, 64, kInterleaved, false},
+                        {7, 33, 22, kInterleaved, true},
+                        {6, 128, 0, kHalves, true},
+                        {2, 512, 512, kHalves, true},
+                        {3, 7, 6, kHalves, true},
+                        {1, 1030, 128, kHalves, true},
+                        {4, 192, 64, kInterleaved, false, RopePlace::kLast},
+                        {3, 40, 16, kHalves, true, RopePlace::kLast},
+                        {1, 64, 64, kInterleaved, false, RopePlace::kLast}};
   for (const Case& c : cases) {
     for (const NormWeight use : kNormWeights) {
       TestFixture::template expect_heads<typename TestFixture::T>(c, use);
       TestFixture::template expect_heads<float>(c, use);
       if (this->HasFatalFailure()) return;
+    }
+  }
+}
+
+// Each number goes to one place, rounded once.
+TYPED_TEST_P(Decoder, SpreadsLatents) {
+  using Ops = typename TestFixture::Backend;
+  using Value = typename TestFixture::T;
+  for (const LatentHeads shape :
+       {LatentHeads{4, 128, 64, 128}, LatentHeads{3, 24, 16, 40}, LatentHeads{1, 7, 1, 5}}) {
+    constexpr size_t kTokens = 5;
+    const std::vector<float> expanded = random_values(kTokens * shape.heads * shape.expanded_width(), 41);
+    const auto shared = rounded<Value>(random_values(kTokens * shape.shared, 42));
+    const auto [keys, values] = Ops::template spread_latent<Value>(shape, expanded, shared);
+    ASSERT_EQ(keys.size(), kTokens * shape.heads * shape.key_width());
+    for (size_t head = 0; head < kTokens * shape.heads; ++head) {
+      const float* const from = expanded.data() + head * shape.expanded_width();
+      const Value *const key = keys.data() + head * shape.key_width(),
+                         *const value = values.data() + head * shape.value,
+                         *const turned = shared.data() + head / shape.heads * shape.shared;
+      for (size_t i = 0; i < shape.key; ++i)
+        ASSERT_EQ(to_float(key[i]), to_float(from_float<Value>(from[i]))) << head << " " << i;
+      for (size_t i = 0; i < shape.shared; ++i)
+        ASSERT_EQ(to_float(key[shape.key + i]), to_float(turned[i])) << head << " " << i;
+      for (size_t i = 0; i < shape.value; ++i)
+        ASSERT_EQ(to_float(value[i]), to_float(from_float<Value>(from[shape.key + i]))) << head << " " << i;
     }
   }
 }
@@ -399,7 +439,8 @@ TYPED_TEST_P(Decoder, TurnedHeadsAreTransformers) {
     std::vector<uint32_t> positions(c["tokens"].get<size_t>());
     std::iota(positions.begin(), positions.end(), 0);
     const std::vector<Value> found = Ops::template norm_and_turn_heads<Value>(
-        floats(c["x"]), c["heads"], c["width"], weight.empty() ? nullptr : &norm, &rope, positions);
+        floats(c["x"]), c["heads"], c["width"], weight.empty() ? nullptr : &norm, &rope, positions,
+        RopePlace::kFirst);
     expect_golden<Value>(found, floats(c["y"]), 2e-6f, c["pairing"]);
   }
 }
@@ -444,8 +485,8 @@ TYPED_TEST_P(Decoder, ActivationsAreTransformers) {
   expect(kRelu2, "relu2", gate);
 }
 
-REGISTER_TYPED_TEST_SUITE_P(Decoder, NormsMatchReference, HeadsMatchReference, ActivationsMatchReference,
-                            RoutersMatchTheirFormulas, RoutersChooseGroupsFirst,
+REGISTER_TYPED_TEST_SUITE_P(Decoder, NormsMatchReference, HeadsMatchReference, SpreadsLatents,
+                            ActivationsMatchReference, RoutersMatchTheirFormulas, RoutersChooseGroupsFirst,
                             RoutersTakeTheLowerOfEqualExperts, RoutersReportNaN, V4IsOneRouterOfMany,
                             AddsBiasBeforeRounding, NormsAreTransformers, TurnedHeadsAreTransformers,
                             RoutersAreTransformers, ActivationsAreTransformers);

@@ -40,13 +40,28 @@ struct CpuDecoder {
   template <class T, class From>
   static std::vector<T> norm_and_turn_heads(const std::vector<From>& x, size_t heads, size_t width,
                                             const HeadNorm* norm, const Rope* rope,
-                                            const std::vector<uint32_t>& positions) {
+                                            const std::vector<uint32_t>& positions, RopePlace place) {
     std::vector<T> y(x.size());
     for (size_t token = 0; token < positions.size(); ++token) {
       nibblecast::norm_and_turn_heads(x.data() + token * heads * width, heads, width, norm, rope,
-                                      positions[token], y.data() + token * heads * width);
+                                      positions[token], y.data() + token * heads * width, place);
     }
     return y;
+  }
+
+  template <class T>
+  static std::pair<std::vector<T>, std::vector<T>> spread_latent(const LatentHeads& shape,
+                                                                 const std::vector<float>& expanded,
+                                                                 const std::vector<T>& shared) {
+    const size_t tokens = shared.size() / shape.shared;
+    std::vector<T> keys(tokens * shape.heads * shape.key_width()), values(tokens * shape.heads * shape.value);
+    for (size_t token = 0; token < tokens; ++token) {
+      nibblecast::spread_latent(shape, expanded.data() + token * shape.heads * shape.expanded_width(),
+                                shared.data() + token * shape.shared,
+                                keys.data() + token * shape.heads * shape.key_width(),
+                                values.data() + token * shape.heads * shape.value);
+    }
+    return {keys, values};
   }
 
   template <class T>

@@ -59,6 +59,36 @@ TEST(ModelOptContracts, OutputsOfBuiltInRecipesKeepThem) {
             "trtllm: no model class is known for model_type \"hy_v3\"\n");
 }
 
+TEST(ModelOptContracts, LatentAttentionKeepsThem) {
+  for (const char* model_type : {"deepseek_v3", "kimi_k2"}) {
+    for (const std::string& recipe : built_in_recipes())
+      EXPECT_EQ(text(breaches(modelopt_output(model_type, recipe))), "") << model_type << ' ' << recipe;
+  }
+  for (const char* recipe : {"nvfp4_experts_only", "nvfp4_mlp_only", "nvfp4_omlp_only"}) {
+    for (const char* model_type : {"deepseek_v32", "glm_moe_dsa"})
+      EXPECT_EQ(text(breaches(modelopt_output(model_type, recipe))), "") << model_type << ' ' << recipe;
+    EXPECT_EQ(text(breaches(modelopt_output("glm4_moe_lite", recipe))),
+              "trtllm: no model class is known for model_type \"glm4_moe_lite\"\n");
+  }
+}
+
+// vLLM never builds them quantized.
+TEST(ModelOptContracts, VllmWantsTheIndexerKept) {
+  const auto output = modelopt_output("deepseek_v32", "nvfp4");
+  expect_breach(output, {kVllm}, "self_attn.indexer.wk");
+  expect_breach(output, {kVllm}, "self_attn.indexer.weights_proj");
+  expect_breach(output, {}, "self_attn.indexer.wq_b");
+}
+
+TEST(ModelOptContracts, QueriesAndKeysOfALatentAreFused) {
+  auto output = modelopt_output(
+      tiny_config("deepseek_v3"),
+      recipe_of_rules("  - modules: '*'\n    format: nvfp4\n"
+                      "  - modules: ['*.mlp.gate', lm_head, model.embed_tokens, '*.0.self_attn.q_a_proj']\n"
+                      "    format: keep\n"));
+  expect_breach(output, kEvery, "model.layers.0.self_attn.fused_qkv_a_proj");
+}
+
 TEST(ModelOptContracts, MixturesKeepThem) {
   const auto output = modelopt_output(tiny_config("glm4_moe"),
                                       recipe_of_rules("  - modules: '*.experts.*'\n    format: nvfp4\n"

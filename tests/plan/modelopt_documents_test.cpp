@@ -188,7 +188,10 @@ INSTANTIATE_TEST_SUITE_P(ByModel, ModelOptGoldenDocuments,
                                            testing::GoldenExport{"mixtral", "nvfp4_experts_only"},
                                            testing::GoldenExport{"glm4_moe", "nvfp4"},
                                            testing::GoldenExport{"glm4_moe", "nvfp4_experts_only"},
-                                           testing::GoldenExport{"glm4_moe", "nvfp4_mlp_only"}),
+                                           testing::GoldenExport{"glm4_moe", "nvfp4_mlp_only"},
+                                           testing::GoldenExport{"deepseek_v3", "nvfp4"},
+                                           testing::GoldenExport{"deepseek_v3", "nvfp4_experts_only"},
+                                           testing::GoldenExport{"deepseek_v3", "nvfp4_mlp_only"}),
                          [](const auto& golden) { return golden.param.name(); });
 
 }  // namespace

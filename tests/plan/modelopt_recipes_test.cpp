@@ -18,9 +18,11 @@ using testing::tiny_config;
 // The roles that a recipe quantizes, as "qkvo", "gud" of dense layers, "GUD" of shared and "e" of routed
 // experts.
 std::string roles(const std::string& model_type, const std::string& recipe) {
-  static const std::map<Role, char> kLetters = {{Role::kQ, 'q'},   {Role::kK, 'k'},    {Role::kV, 'v'},
-                                                {Role::kO, 'o'},   {Role::kGate, 'g'}, {Role::kUp, 'u'},
-                                                {Role::kDown, 'd'}};
+  static const std::map<Role, char> kLetters = {
+      {Role::kQ, 'q'},      {Role::kK, 'k'},           {Role::kV, 'v'},    {Role::kO, 'o'},
+      {Role::kGate, 'g'},   {Role::kUp, 'u'},          {Role::kDown, 'd'}, {Role::kQA, 'a'},
+      {Role::kQB, 'b'},     {Role::kKvA, 'A'},         {Role::kKvB, 'B'},  {Role::kIndexQ, 'x'},
+      {Role::kIndexK, 'y'}, {Role::kIndexWeights, 'z'}};
   std::string found;
   for (const ResolvedModule& each : modelopt_output(model_type, recipe).modules) {
     if (!modelopt_algorithm(each)) continue;
@@ -58,6 +60,16 @@ TEST(ModelOptRecipes, Roles) {
         {"nvfp4_omlp_only", "ogudGUDe"}}},
       {"hy_v3",
        {{"nvfp4", "qkvogudGUDe"},
+        {"nvfp4_mlp_only", "gudGUDe"},
+        {"nvfp4_experts_only", "e"},
+        {"nvfp4_omlp_only", "ogudGUDe"}}},
+      {"deepseek_v3",
+       {{"nvfp4", "aAbBogudGUDe"},
+        {"nvfp4_mlp_only", "gudGUDe"},
+        {"nvfp4_experts_only", "e"},
+        {"nvfp4_omlp_only", "ogudGUDe"}}},
+      {"deepseek_v32",
+       {{"nvfp4", "aAbBoxyzgudGUDe"},
         {"nvfp4_mlp_only", "gudGUDe"},
         {"nvfp4_experts_only", "e"},
         {"nvfp4_omlp_only", "ogudGUDe"}}},
@@ -102,10 +114,12 @@ TEST_P(ModelOptGolden, QuantizesTheSameModules) {
 INSTANTIATE_TEST_SUITE_P(
     ByModel, ModelOptGolden,
     ::testing::Values(
-        testing::GoldenExport{"llama", "nvfp4"}, testing::GoldenExport{"llama", "nvfp4_mlp_only"},
-        testing::GoldenExport{"qwen2", "nvfp4"}, testing::GoldenExport{"qwen2", "nvfp4_mlp_only"},
-        testing::GoldenExport{"qwen3", "nvfp4"}, testing::GoldenExport{"qwen3", "nvfp4_mlp_only"},
-        testing::GoldenExport{"qwen3_moe", "nvfp4"}, testing::GoldenExport{"qwen3_moe", "nvfp4_experts_only"},
+        testing::GoldenExport{"deepseek_v3", "nvfp4"}, testing::GoldenExport{"deepseek_v3", "nvfp4_mlp_only"},
+        testing::GoldenExport{"deepseek_v3", "nvfp4_experts_only"}, testing::GoldenExport{"llama", "nvfp4"},
+        testing::GoldenExport{"llama", "nvfp4_mlp_only"}, testing::GoldenExport{"qwen2", "nvfp4"},
+        testing::GoldenExport{"qwen2", "nvfp4_mlp_only"}, testing::GoldenExport{"qwen3", "nvfp4"},
+        testing::GoldenExport{"qwen3", "nvfp4_mlp_only"}, testing::GoldenExport{"qwen3_moe", "nvfp4"},
+        testing::GoldenExport{"qwen3_moe", "nvfp4_experts_only"},
         testing::GoldenExport{"qwen3_moe", "nvfp4_mlp_only"}, testing::GoldenExport{"mixtral", "nvfp4"},
         testing::GoldenExport{"mixtral", "nvfp4_experts_only"},
         testing::GoldenExport{"mixtral", "nvfp4_mlp_only"}, testing::GoldenExport{"glm4_moe", "nvfp4"},

@@ -14,26 +14,53 @@
 
 namespace nibblecast::testing {
 
+// Of multi-head latent attention.
+inline bool is_latent(const std::string& model_type) {
+  return model_type.starts_with("deepseek_v3") || model_type == "kimi_k2" || model_type == "glm_moe_dsa" ||
+         model_type == "glm4_moe_lite";
+}
+
 inline Json tiny_config(const std::string& model_type) {
-  static const std::map<std::string, std::string> kClasses = {
-      {"llama", "LlamaForCausalLM"},        {"qwen3", "Qwen3ForCausalLM"},
-      {"qwen3_moe", "Qwen3MoeForCausalLM"}, {"mixtral", "MixtralForCausalLM"},
-      {"glm4_moe", "Glm4MoeForCausalLM"},   {"minimax_m2", "MiniMaxM2ForCausalLM"},
-      {"hy_v3", "HYV3ForCausalLM"}};
-  return {{"architectures", {kClasses.at(model_type)}},
-          {"model_type", model_type},
-          {"vocab_size", 64},
-          {"hidden_size", 32},
-          {"intermediate_size", 48},
-          {"num_hidden_layers", 2},
-          {"num_attention_heads", 4},
-          {"num_key_value_heads", 2},
-          {"head_dim", 16},
-          {"num_experts_per_tok", 2},
-          {"num_experts", 4},
-          {"n_routed_experts", 4},
-          {"num_local_experts", 4},
-          {"moe_intermediate_size", 16}};
+  static const std::map<std::string, std::string> kClasses = {{"llama", "LlamaForCausalLM"},
+                                                              {"qwen3", "Qwen3ForCausalLM"},
+                                                              {"qwen3_moe", "Qwen3MoeForCausalLM"},
+                                                              {"mixtral", "MixtralForCausalLM"},
+                                                              {"glm4_moe", "Glm4MoeForCausalLM"},
+                                                              {"minimax_m2", "MiniMaxM2ForCausalLM"},
+                                                              {"hy_v3", "HYV3ForCausalLM"},
+                                                              {"deepseek_v3", "DeepseekV3ForCausalLM"},
+                                                              {"kimi_k2", "DeepseekV3ForCausalLM"},
+                                                              {"deepseek_v32", "DeepseekV32ForCausalLM"},
+                                                              {"glm_moe_dsa", "GlmMoeDsaForCausalLM"},
+                                                              {"glm4_moe_lite", "Glm4MoeLiteForCausalLM"}};
+  Json config = {{"architectures", {kClasses.at(model_type)}},
+                 {"model_type", model_type},
+                 {"vocab_size", 64},
+                 {"hidden_size", 32},
+                 {"intermediate_size", 48},
+                 {"num_hidden_layers", 2},
+                 {"num_attention_heads", 4},
+                 {"num_key_value_heads", 2},
+                 {"head_dim", 16},
+                 {"num_experts_per_tok", 2},
+                 {"num_experts", 4},
+                 {"n_routed_experts", 4},
+                 {"num_local_experts", 4},
+                 {"moe_intermediate_size", 16}};
+  if (!is_latent(model_type)) return config;
+  config.update({{"num_key_value_heads", 4},
+                 {"n_group", 1},
+                 {"topk_group", 1},
+                 {"first_k_dense_replace", 1},
+                 {"q_lora_rank", 32},
+                 {"kv_lora_rank", 16},
+                 {"qk_nope_head_dim", 16},
+                 {"qk_rope_head_dim", 16},
+                 {"v_head_dim", 16},
+                 {"index_topk", 64},
+                 {"index_n_heads", 2},
+                 {"index_head_dim", 16}});
+  return config;
 }
 
 // The tensors of a module as a recipe leaves it.

@@ -12,23 +12,24 @@
 
 namespace nibblecast {
 
-template <class D>
+// Attention by softmax, whatever makes its queries, keys and values. Projections has:
+//   void run(first, count, k, v)  of tokens [first, first + count), whose normed inputs are there: their
+//                                 queries to the buffer's q, their keys and values to k and v
+template <class D, class Projections>
 class AttentionBlock {
  public:
   using T = typename D::Element;
 
-  AttentionBlock(D& device, const DecoderSpec& spec, const GqaSpec& gqa, const GqaWeights<D>& weights)
+  AttentionBlock(D& device, const DecoderSpec& spec, const GqaShape& shape, const float* norm,
+                 const float* sinks, const Linear<D>& o, Projections projections)
       : device_(device),
-        norm_(spec.norm),
+        norm_spec_(spec.norm),
         hidden_(spec.hidden),
-        gqa_(gqa),
-        shape_{.heads = gqa.heads,
-               .kv_heads = gqa.kv_heads,
-               .key_width = gqa.width,
-               .value_width = gqa.width,
-               .scale = gqa.scale,
-               .window = gqa.window},
-        weights_(weights) {}
+        shape_(shape),
+        norm_(norm),
+        sinks_(sinks),
+        o_(o),
+        projections_(std::move(projections)) {}
 
   // A longer row than a chunk goes through in chunks of its own, in order: a chunk's queries see its keys and
   // those of the chunks before.
@@ -45,26 +46,49 @@ class AttentionBlock {
   // Tokens [begin, begin + count) of the group.
   void run_chunk(const RowGroup& group, size_t begin, size_t count) {
     const auto& buffers = device_.work().attention;
-    const size_t first = group.begin + begin, keys = gqa_.kv_heads * gqa_.width;
+    const size_t first = group.begin + begin, keys = shape_.kv_heads * shape_.key_width,
+                 values = shape_.kv_heads * shape_.value_width;
     T* const k = buffers.k + begin * keys;
-    T* const v = buffers.v + begin * keys;
+    T* const v = buffers.v + begin * values;
     T* const x = device_.load(first, count);
-    device_.norm(x, count, hidden_, weights_.norm, norm_, buffers.in,
-                 device_.seen(LayerFinding::kAttentionIn));
-    project(weights_.q, weights_.q_norm, gqa_.heads, first, count, buffers.q);
-    project(weights_.k, weights_.k_norm, gqa_.kv_heads, first, count, k);
+    device_.norm(x, count, hidden_, norm_, norm_spec_, buffers.in, device_.seen(LayerFinding::kAttentionIn));
+    projections_.run(first, count, k, v);
     device_.see(k, count, keys, device_.seen(LayerFinding::kKeys));
-    device_.product(buffers.in, count, weights_.v, buffers.sums);
-    device_.turn_heads(buffers.sums, count, gqa_.kv_heads, gqa_.width, nullptr, nullptr, first, v);
-    device_.see(v, count, keys, device_.seen(LayerFinding::kValues));
-    device_.attend(shape_, group, begin, count, buffers.q, buffers.k, buffers.v, weights_.sinks, buffers.out,
+    device_.see(v, count, values, device_.seen(LayerFinding::kValues));
+    device_.attend(shape_, group, begin, count, buffers.q, buffers.k, buffers.v, sinks_, buffers.out,
                    device_.seen(LayerFinding::kAttentionOut));
-    device_.product(buffers.out, count, weights_.o, buffers.sums);
+    device_.product(buffers.out, count, o_, buffers.sums);
     device_.add(buffers.sums, count, hidden_, x, device_.seen(LayerFinding::kAttentionStream));
     device_.store(first, count, x);
   }
 
-  // Heads of queries or keys: projected, normed, turned.
+  D& device_;
+  const NormSpec norm_spec_;
+  const size_t hidden_;
+  const GqaShape shape_;
+  const float *const norm_, *const sinks_;
+  const Linear<D>& o_;
+  Projections projections_;
+};
+
+// Each of its own linear, then normed and turned.
+template <class D>
+class GqaProjections {
+ public:
+  using T = typename D::Element;
+
+  GqaProjections(D& device, const DecoderSpec& spec, const GqaSpec& gqa, const GqaWeights<D>& weights)
+      : device_(device), norm_(spec.norm), gqa_(gqa), weights_(weights) {}
+
+  void run(size_t first, size_t count, T* k, T* v) {
+    const auto& buffers = device_.work().attention;
+    project(weights_.q, weights_.q_norm, gqa_.heads, first, count, buffers.q);
+    project(weights_.k, weights_.k_norm, gqa_.kv_heads, first, count, k);
+    device_.product(buffers.in, count, weights_.v, buffers.sums);
+    device_.turn_heads(buffers.sums, count, gqa_.kv_heads, gqa_.width, nullptr, nullptr, first, v);
+  }
+
+ private:
   void project(const Linear<D>& linear, const float* norm, size_t heads, size_t first, size_t count, T* y) {
     const auto& buffers = device_.work().attention;
     const size_t width = gqa_.width;
@@ -82,9 +106,7 @@ class AttentionBlock {
 
   D& device_;
   const NormSpec norm_;
-  const size_t hidden_;
   const GqaSpec& gqa_;
-  const GqaShape shape_;
   const GqaWeights<D>& weights_;
 };
 

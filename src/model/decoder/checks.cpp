@@ -20,6 +20,16 @@ void check_cuda_number(const char* name, uint64_t value, uint64_t most, uint64_t
 // Strides of products are multiples of 16 bytes (ops/matmul_cuda.h).
 void check_cuda_width(const char* name, uint64_t value) { check_cuda_number(name, value, UINT64_MAX, 8); }
 
+// ops/gqa_cuda.h
+void check_cuda_mixer(const GqaSpec& gqa) { check_cuda_number("head_dim", gqa.width, 512, 8); }
+void check_cuda_mixer(const MlaSpec& mla) {
+  check_cuda_number("qk_nope_head_dim + qk_rope_head_dim", mla.heads.key_width(), 512, 8);
+  check_cuda_number("v_head_dim", mla.heads.value, 512, 8);
+  check_cuda_width("qk_rope_head_dim", mla.heads.shared);
+  check_cuda_width("q_lora_rank", mla.q_rank);
+  check_cuda_width("kv_lora_rank", mla.kv_rank);
+}
+
 }  // namespace
 
 EmbeddingShape decoder_embedding(const Model& model) {
@@ -39,10 +49,24 @@ void check_decoder(const Model& model) {
   }
 }
 
+void check_row_length(const DecoderSpec& spec, uint64_t longest) {
+  for (const DecoderLayer& layer : spec.layers) {
+    const auto* const mla = std::get_if<MlaSpec>(&layer.mixer);
+    if (mla == nullptr || mla->most_keys == 0 || longest <= mla->most_keys) continue;
+    throw Error(
+        ErrorKind::kUnsupported, {},
+        "in longer rows than index_topk an indexer chooses the keys of a query, which the forward pass "
+        "does not do",
+        {.expected = "rows of at most " + std::to_string(mla->most_keys) + " tokens",
+         .found = std::to_string(longest),
+         .hint = "use a smaller --calib-seq"});
+  }
+}
+
 void check_cuda_decoder(const DecoderSpec& spec) {
   check_cuda_width("hidden_size", spec.hidden);
   for (const DecoderLayer& layer : spec.layers) {
-    check_cuda_number("head_dim", layer.attention.width, 512, 8);  // ops/gqa_cuda.h
+    std::visit([](const auto& mixer) { check_cuda_mixer(mixer); }, layer.mixer);
     if (const auto* mlp = std::get_if<MlpSpec>(&layer.ffn)) {
       check_cuda_width("intermediate_size", mlp->width);
       continue;

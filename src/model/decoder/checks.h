@@ -13,7 +13,9 @@ EmbeddingShape decoder_embedding(const Model& model);
 
 // kUnsupported: what no block has.
 void check_decoder(const Model& model);
-// The same of a CUDA device.
+// kUnsupported: a row of `longest` tokens in which an indexer would choose keys.
+void check_row_length(const DecoderSpec& spec, uint64_t longest);
+// What a CUDA device does not take.
 void check_cuda_decoder(const DecoderSpec& spec);
 
 // kBadInput where the weights of an MLP that streams are not of the layer's shapes.

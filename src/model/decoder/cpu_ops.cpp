@@ -116,13 +116,30 @@ void CpuOps<T>::multiply(const T* x, size_t count, const Matrix& weight, float* 
 }
 
 template <class T>
+void CpuOps<T>::product_rows(const T* x, size_t count, const Matrix& weight, size_t first, size_t rows,
+                             float* y) {
+  linear(x, count, weight_cols(weight), weight, {first, rows}, y, rows);
+}
+
+template <class T>
 template <class From>
 void CpuOps<T>::turn_heads(const From* x, size_t count, size_t heads, size_t width, const HeadNorm* norm,
                            const RopeSpec* rope_spec, size_t first, T* y) {
   const Rope* const turn = rope_spec == nullptr ? nullptr : &rope(*rope_spec);
+  const RopePlace place = rope_spec == nullptr ? RopePlace::kFirst : rope_spec->place;
   for_rows(count, [&](size_t row) {
     norm_and_turn_heads(x + row * heads * width, heads, width, norm, turn, rows_.positions[first + row],
-                        y + row * heads * width);
+                        y + row * heads * width, place);
+  });
+}
+
+template <class T>
+void CpuOps<T>::spread_latent(const LatentHeads& shape, const float* expanded, const T* shared, size_t count,
+                              T* k, T* v) {
+  for_rows(count, [&](size_t row) {
+    nibblecast::spread_latent(shape, expanded + row * shape.heads * shape.expanded_width(),
+                              shared + row * shape.shared, k + row * shape.heads * shape.key_width(),
+                              v + row * shape.heads * shape.value);
   });
 }
 

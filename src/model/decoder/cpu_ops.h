@@ -81,12 +81,17 @@ class CpuOps {
             Seen seen);
   // y [count, out] = x · weightᵀ + bias.
   void product(const T* x, size_t count, const Linear<CpuOps>& linear, float* y);
+  // Without a bias: outputs [first, first + rows) to y [count, rows].
+  void product_rows(const T* x, size_t count, const Matrix& weight, size_t first, size_t rows, float* y);
   // Without a bias, rows of y `y_stride` apart.
   void multiply(const T* x, size_t count, const Matrix& weight, float* y, size_t y_stride);
   // Heads of tokens from `first` on: normed, turned by their positions, rounded; norm and rope may be null.
   template <class From>
   void turn_heads(const From* x, size_t count, size_t heads, size_t width, const HeadNorm* norm,
                   const RopeSpec* rope, size_t first, T* y);
+  // Keys and values of tokens' heads (ops/latent_heads.h).
+  void spread_latent(const LatentHeads& shape, const float* expanded, const T* shared, size_t count, T* k,
+                     T* v);
   void see(const T* x, size_t count, size_t width, Seen seen);
   // x = round(x + y).
   void add(const float* y, size_t count, size_t width, T* x, Seen seen);

@@ -118,7 +118,7 @@ template <class T>
 RopeView CudaBlocks<T>::rope(const RopeSpec* spec) const {
   if (spec == nullptr) return {};
   const auto at = static_cast<size_t>(std::ranges::find(rope_specs, *spec) - rope_specs.begin());
-  return {tokens->turns[at], static_cast<uint32_t>(spec->dims / 2), spec->pairing};
+  return {tokens->turns[at], static_cast<uint32_t>(spec->dims / 2), spec->pairing, spec->place};
 }
 
 template <class T>

@@ -6,6 +6,7 @@
 #include "model/forward_checks.h"
 #include "ops/activation_cuda.h"
 #include "ops/cross_entropy_cuda.h"
+#include "ops/latent_heads_cuda.h"
 #include "ops/rmsnorm_cuda.h"
 #include "ops/router_cuda.h"
 #include "ops/rows_cuda.h"
@@ -119,6 +120,12 @@ void CudaOps<T>::turn_heads(const From* x, size_t count, size_t heads, size_t wi
     norm_and_turn_heads_cuda(computing_, x, count, heads, width, norm, blocks_.rope(rope),
                              blocks_.tokens->positions + first, y);
   });
+}
+
+template <class T>
+void CudaOps<T>::spread_latent(const LatentHeads& shape, const float* expanded, const T* shared, size_t count,
+                               T* k, T* v) {
+  part(CudaProfile::kMoves, [&] { spread_latent_cuda(computing_, shape, expanded, shared, count, k, v); });
 }
 
 template <class T>

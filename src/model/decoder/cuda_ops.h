@@ -77,10 +77,15 @@ class CudaOps {
   void norm(const From* x, size_t count, size_t width, const float* weight, const NormSpec& spec, T* y,
             Seen seen);
   void product(const T* x, size_t count, const Linear<CudaOps>& linear, float* y);
+  void product_rows(const T* x, size_t count, const Matrix& weight, size_t first, size_t rows, float* y) {
+    multiply(x, count, {weight.values + first * weight.cols, rows, weight.cols}, y, rows);
+  }
   void multiply(const T* x, size_t count, const Matrix& weight, float* y, size_t y_stride);
   template <class From>
   void turn_heads(const From* x, size_t count, size_t heads, size_t width, const HeadNorm* norm,
                   const RopeSpec* rope, size_t first, T* y);
+  void spread_latent(const LatentHeads& shape, const float* expanded, const T* shared, size_t count, T* k,
+                     T* v);
   void see(const T* x, size_t count, size_t width, Seen seen);
   void add(const float* y, size_t count, size_t width, T* x, Seen seen);
   void clear(float* values, size_t count);

@@ -20,6 +20,8 @@ struct TapPlace {
 };
 constexpr TapPlace kPlaces[] = {
     {"attn.in", LayerFinding::kAttentionIn, Role::kQ},
+    {"attn.q_rank", LayerFinding::kQueryRank, Role::kQB},
+    {"attn.kv_rank", LayerFinding::kKvRank, Role::kKvB},
     {"attn.k", LayerFinding::kKeys, Role::kK},
     {"attn.v", LayerFinding::kValues, Role::kV},
     {"attn.out", LayerFinding::kAttentionOut, Role::kO},
@@ -27,6 +29,9 @@ constexpr TapPlace kPlaces[] = {
     {"ffn.mid", LayerFinding::kMid, Role::kDown},
     {"shared.mid", LayerFinding::kSharedMid, Role::kDown},
 };
+
+constexpr std::pair<Role, Role> kOthers[] = {
+    {Role::kRouter, Role::kUp}, {Role::kQ, Role::kQA}, {Role::kK, Role::kKvB}, {Role::kV, Role::kKvB}};
 
 class FindingsReader {
  public:
@@ -80,11 +85,13 @@ class FindingsReader {
  private:
   float value(size_t finding) const { return std::bit_cast<float>(bits_[finding]); }
   void check(const TapPlace& place) const { check_input(name_of(place.role), value(place.finding)); }
-  // The first module with the role, shared or not; layers without it have another that reads the same.
+  // The first module with the role, shared or not; layers without it have another in its place.
   std::string name_of(Role role, int32_t expert = -1) const {
     for (const WeightModule& module : table_.modules)
       if (module.id.role == role && module.id.expert == expert) return module.name;
-    return role == Role::kRouter ? name_of(Role::kUp) : std::string();
+    for (const auto& [absent, other] : kOthers)
+      if (role == absent) return name_of(other);
+    return {};
   }
 
   const LayerTable& table_;

@@ -17,6 +17,8 @@ struct LayerFinding {
   enum : size_t {
     kEmbedding,
     kAttentionIn,
+    kQueryRank,
+    kKvRank,
     kKeys,
     kValues,
     kAttentionOut,

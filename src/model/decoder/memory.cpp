@@ -29,17 +29,13 @@ uint64_t stream_rows(const CudaWorkload& work, const DecoderSizes& sizes) {
   return std::min(work.tokens, std::max({sizes.chunk_tokens, sizes.mlp_tokens, uint64_t{kHeadTokens}}));
 }
 
-GqaShape gqa_shape(const GqaSpec& gqa) {
-  return {.heads = gqa.heads, .kv_heads = gqa.kv_heads, .key_width = gqa.width, .value_width = gqa.width};
-}
-
 // Keys and values of a group of rows laid out for the products, and what each thread holds of attention.
 template <class T>
 uint64_t attention_bytes(const DecoderSpec& spec, uint64_t longest_row, size_t threads) {
   const uint64_t keys = std::max(kCpuSizes.chunk_tokens, longest_row);
   uint64_t most = 0;
   for (const DecoderLayer& layer : spec.layers) {
-    const GqaShape shape = gqa_shape(layer.attention);
+    const GqaShape shape = std::visit([](const auto& mixer) { return score_shape(mixer); }, layer.mixer);
     const uint64_t thread = gqa_scratch_bytes<T>(shape) +
                             matmul_scratch_bytes<T>(kPanel, gqa_deepest(shape)) +
                             shape.key_width * sizeof(float);
@@ -48,12 +44,31 @@ uint64_t attention_bytes(const DecoderSpec& spec, uint64_t longest_row, size_t t
   return most;
 }
 
+void raise_to(const GqaShape& shape, DecoderWidths& widths) {
+  const auto raise = [&](uint64_t& most, uint64_t width) {
+    most = std::max(most, width);
+    widths.sums = std::max(widths.sums, width);
+  };
+  raise(widths.queries, shape.heads * shape.key_width);
+  raise(widths.out, shape.heads * shape.value_width);
+  raise(widths.keys, shape.kv_heads * shape.key_width);
+  raise(widths.values, shape.kv_heads * shape.value_width);
+}
+
+void raise_to(const GqaSpec& gqa, DecoderWidths& widths) { raise_to(score_shape(gqa), widths); }
+
+void raise_to(const MlaSpec& mla, DecoderWidths& widths) {
+  raise_to(score_shape(mla), widths);
+  widths.rank = std::max({widths.rank, mla.q_rank, mla.kv_rank});
+  widths.shared = std::max<uint64_t>(widths.shared, mla.heads.shared);
+  widths.sums = std::max<uint64_t>({widths.sums, widths.rank, mla.heads.heads * mla.heads.expanded_width()});
+}
+
 }  // namespace
 
-DecoderWidths::DecoderWidths(const DecoderSpec& spec) : hidden(spec.hidden), vocab(spec.vocab) {
+DecoderWidths::DecoderWidths(const DecoderSpec& spec) : hidden(spec.hidden), vocab(spec.vocab), sums(hidden) {
   for (const DecoderLayer& layer : spec.layers) {
-    queries = std::max(queries, layer.attention.heads * layer.attention.width);
-    keys = std::max(keys, layer.attention.kv_heads * layer.attention.width);
+    std::visit([&](const auto& mixer) { raise_to(mixer, *this); }, layer.mixer);
     if (const auto* mlp = std::get_if<MlpSpec>(&layer.ffn)) {
       inner = std::max(inner, mlp->width);
       continue;
@@ -68,7 +83,8 @@ DecoderWidths::DecoderWidths(const DecoderSpec& spec) : hidden(spec.hidden), voc
 std::vector<RopeSpec> distinct_ropes(const DecoderSpec& spec) {
   std::vector<RopeSpec> ropes;
   for (const DecoderLayer& layer : spec.layers) {
-    const RopeSpec& rope = layer.attention.rope;
+    const RopeSpec& rope =
+        std::visit([](const auto& mixer) -> const RopeSpec& { return mixer.rope; }, layer.mixer);
     if (rope.dims != 0 && std::ranges::find(ropes, rope) == ropes.end()) ropes.push_back(rope);
   }
   return ropes;
@@ -90,10 +106,13 @@ AttentionBuffers<T>::AttentionBuffers(Arena& arena, const DecoderWidths& widths,
   const uint64_t group = std::min(work.tokens, std::max(sizes.chunk_tokens, work.longest_row));
   in = arena.take<T>(chunk * widths.hidden);
   q = arena.take<T>(chunk * widths.queries);
-  out = arena.take<T>(chunk * widths.queries);
+  out = arena.take<T>(chunk * widths.out);
   k = arena.take<T>(group * widths.keys);
-  v = arena.take<T>(group * widths.keys);
-  sums = arena.take<float>(chunk * std::max({widths.queries, widths.keys, widths.hidden}));
+  v = arena.take<T>(group * widths.values);
+  sums = arena.take<float>(chunk * widths.sums);
+  rank = arena.take<T>(chunk * widths.rank);
+  position = arena.take<float>(chunk * widths.shared);
+  shared = arena.take<T>(chunk * widths.shared);
 }
 
 template <class T>
@@ -151,7 +170,7 @@ uint64_t decoder_memory_bytes(const Model& model, uint64_t tokens, uint64_t long
   // Ids, positions, what each token predicts, and rows, of which there are no more than tokens.
   const uint64_t rows = tokens * (3 * sizeof(int32_t) + sizeof(RowSpan));
   const uint64_t findings = (LayerFinding::count(widths.experts) + 3 * widths.experts) * sizeof(uint64_t);
-  const uint64_t deepest = std::max({widths.hidden, widths.queries, widths.inner});
+  const uint64_t deepest = std::max({widths.hidden, widths.out, widths.rank, widths.inner});
   return residual.size_bytes() + buffers.size_bytes() + 2 * kDirectAlignment + ropes + rows + findings +
          attention_bytes<T>(spec, longest_row, threads) +
          threads * (linear_scratch_bytes<T>(2, deepest) + 4 * widths.experts * sizeof(float));

@@ -34,9 +34,11 @@ inline constexpr DecoderSizes kCudaSizes{8192, 4096, 128, 2, true};
 // The most of any layer, in elements.
 struct DecoderWidths {
   uint64_t hidden = 0, vocab = 0;
-  uint64_t queries = 0, keys = 0;  // of all heads
-  uint64_t inner = 0;              // of an MLP
-  uint64_t experts = 0, top = 0;   // 0: all layers are dense
+  uint64_t queries = 0, out = 0, keys = 0, values = 0;  // of all heads
+  uint64_t rank = 0, shared = 0;  // of latent attention: the wider latent, channels that heads share
+  uint64_t sums = 0;              // of a product of attention
+  uint64_t inner = 0;             // of an MLP
+  uint64_t experts = 0, top = 0;  // 0: all layers are dense
 
   explicit DecoderWidths(const DecoderSpec& spec);
 };
@@ -60,7 +62,10 @@ struct AttentionBuffers {
   T* in = nullptr;                 // [C, D]
   T *q = nullptr, *out = nullptr;  // [C, heads]
   T *k = nullptr, *v = nullptr;    // [tokens of a group, kv heads]
-  float* sums = nullptr;           // [C, the widest of heads, kv heads and D]
+  float* sums = nullptr;           // [C, the widest product]
+  T* rank = nullptr;               // [C, rank], of latent attention; the same:
+  float* position = nullptr;       // [C, channels that heads share]
+  T* shared = nullptr;             // [C, those, turned]
 
   AttentionBuffers(Arena& arena, const DecoderWidths& widths, const CudaWorkload& work,
                    const DecoderSizes& sizes);

@@ -32,6 +32,13 @@ struct GqaWeights {
 };
 
 template <class D>
+struct MlaWeights {
+  const float *norm = nullptr, *q_norm = nullptr, *kv_norm = nullptr;
+  Linear<D> q = {};  // where there is no rank
+  Linear<D> q_a = {}, q_b = {}, kv_a = {}, kv_b = {}, o = {};
+};
+
+template <class D>
 struct GatedMlp {
   Linear<D> gate = {}, up = {}, down = {};  // gate: of no meaning to an activation without one
 };
@@ -60,7 +67,7 @@ class DenseLoader {
               const DecoderSpec& spec)
       : device_(device), table_(table), reader_(stored, tiles), hidden_(spec.hidden) {}
 
-  GqaWeights<D> attention(const GqaSpec& gqa) {
+  GqaWeights<D> mixer(const GqaSpec& gqa) {
     const uint64_t queries = gqa.heads * gqa.width, keys = gqa.kv_heads * gqa.width;
     const bool norms = gqa.head_norms != HeadNorms::kNone, all = gqa.head_norms == HeadNorms::kAll;
     return {.norm = vector(Role::kInputNorm, hidden_),
@@ -71,6 +78,27 @@ class DenseLoader {
             .k = linear({.role = Role::kK}, keys, hidden_, gqa.qkv_bias),
             .v = linear({.role = Role::kV}, keys, hidden_, gqa.qkv_bias),
             .o = linear({.role = Role::kO}, hidden_, queries, gqa.o_bias)};
+  }
+
+  MlaWeights<D> mixer(const MlaSpec& mla) {
+    const LatentHeads& heads = mla.heads;
+    const uint64_t queries = heads.heads * heads.key_width(), out = heads.heads * heads.value;
+    const auto plain = [&](Role role, uint64_t rows, uint64_t cols) {
+      return linear({.role = role}, rows, cols, false);
+    };
+    MlaWeights<D> weights{.norm = vector(Role::kInputNorm, hidden_),
+                          .kv_norm = vector(Role::kKvRankNorm, mla.kv_rank),
+                          .kv_a = plain(Role::kKvA, mla.kv_rank + heads.shared, hidden_),
+                          .kv_b = plain(Role::kKvB, heads.heads * heads.expanded_width(), mla.kv_rank),
+                          .o = plain(Role::kO, hidden_, out)};
+    if (mla.q_rank == 0) {
+      weights.q = plain(Role::kQ, queries, hidden_);
+    } else {
+      weights.q_norm = vector(Role::kQRankNorm, mla.q_rank);
+      weights.q_a = plain(Role::kQA, mla.q_rank, hidden_);
+      weights.q_b = plain(Role::kQB, queries, mla.q_rank);
+    }
+    return weights;
   }
 
   DenseFfnWeights<D> ffn(const MlpSpec& mlp) {

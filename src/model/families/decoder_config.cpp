@@ -101,11 +101,112 @@ GqaSpec read_attention(const ConfigReader& config, const DecoderRow& row, uint64
   return gqa;
 }
 
+// Of each layer.
+std::vector<MixerSpec> read_attention_layers(const ConfigReader& config, const DecoderRow& row,
+                                             uint64_t hidden, uint64_t layers) {
+  GqaSpec gqa = read_attention(config, row, hidden);
+  std::vector<MixerSpec> mixers;
+  for (const uint64_t window : read_windows(config, row, layers)) {
+    gqa.window = window;
+    mixers.emplace_back(gqa);
+  }
+  return mixers;
+}
+
+// ---- latent attention ----
+
+// g(mscale_all_dim) of yarn, by which queries and keys both grow. (transformers 5.23, yarn_apply_mscale of
+// models/deepseek_v3)
+double score_growth(const RopeSpec& rope) {
+  const auto* const yarn = std::get_if<YarnRope>(&rope.scaling);
+  if (yarn == nullptr || yarn->mscale_all_dim == 0) return 1;
+  const double growth = yarn_growth(yarn->yarn.factor, yarn->mscale_all_dim);
+  return growth * growth;
+}
+
+MlaSpec read_latent_attention(const ConfigReader& config, const DecoderRow& row) {
+  MlaSpec mla{.heads = {.heads = config.integer("num_attention_heads"),
+                        .key = config.integer("qk_nope_head_dim"),
+                        .shared = config.integer("qk_rope_head_dim"),
+                        .value = config.integer("v_head_dim")},
+              .q_rank = config.is_null("q_lora_rank") ? 0 : config.integer("q_lora_rank"),
+              .kv_rank = config.integer("kv_lora_rank")};
+  const LatentHeads& heads = mla.heads;
+  const auto kv_heads = config.maybe_integer("num_key_value_heads", 1, kMaxDimension);
+  if (kv_heads && *kv_heads != heads.heads)
+    config.refuse_contradiction("num_key_value_heads", std::to_string(*kv_heads), "num_attention_heads",
+                                std::to_string(heads.heads));
+  const std::string count = "num_attention_heads * ";
+  config.require_most(count + "(qk_nope_head_dim + qk_rope_head_dim)", heads.heads * heads.key_width(), "",
+                      kMaxWidth);
+  config.require_most(count + "(qk_nope_head_dim + v_head_dim)", heads.heads * heads.expanded_width(), "",
+                      kMaxWidth);
+  RopeDefaults rope = row.rope;
+  rope.ignores_share = true;
+  mla.rope = read_rope(config, heads.shared, rope);
+  mla.rope.place = RopePlace::kLast;
+  if (read_flag(config, row.mla->interleaved)) mla.rope.pairing = RopePairing::kInterleaved;
+  mla.scale = static_cast<float>(score_growth(mla.rope) / std::sqrt(static_cast<double>(heads.key_width())));
+  return mla;
+}
+
+bool is_full(const ConfigReader& config, const std::string& key, const Json& type, const char* full,
+             const char* shared) {
+  if (type == full) return true;
+  if (type != shared) config.refuse_value(key, std::string(full) + " or " + shared, value_text(type));
+  return false;
+}
+
+// Which layers have an indexer of their own; the others see the keys that the one before chose.
+std::vector<bool> read_indexers(const ConfigReader& config, uint64_t layers) {
+  std::vector<bool> full;
+  const Json* const types = config.maybe_array("indexer_types", layers);
+  for (uint64_t layer = 0; types != nullptr && layer < layers; ++layer)
+    full.push_back(is_full(config, index_text("indexer_types", layer), (*types)[layer], "full", "shared"));
+  if (types != nullptr) return full;
+  if (const auto pattern = config.maybe_string("index_topk_pattern")) {
+    if (pattern->size() < layers)
+      config.refuse_value("index_topk_pattern", std::to_string(layers) + " letters", *pattern);
+    for (uint64_t layer = 0; layer < layers; ++layer)
+      full.push_back(is_full(config, index_text("index_topk_pattern", layer),
+                             std::string(1, (*pattern)[layer]), "F", "S"));
+    return full;
+  }
+  const uint64_t step = std::max<uint64_t>(config.maybe_integer("index_topk_freq", 0, kMaxLayers).value_or(1),
+                                           1),
+                 offset = config.maybe_integer("index_skip_topk_offset", 0, kMaxLayers).value_or(2);
+  for (uint64_t layer = 0; layer < layers; ++layer)
+    full.push_back(layer + 1 < offset || (layer + 1 - offset) % step == 0);
+  return full;
+}
+
+// Of each layer.
+std::vector<MixerSpec> read_latent_layers(const ConfigReader& config, const DecoderRow& row,
+                                          uint64_t layers) {
+  MlaSpec mla = read_latent_attention(config, row);
+  if (!row.mla->indexed) return std::vector<MixerSpec>(layers, mla);
+  if (mla.q_rank == 0) config.refuse_unsupported("q_lora_rank", "a number, which the indexer needs", "null");
+  mla.most_keys = config.integer("index_topk");
+  const IndexerSpec indexer{.heads = config.integer("index_n_heads"),
+                            .width = config.integer("index_head_dim")};
+  config.require_most("index_n_heads * index_head_dim", indexer.heads * indexer.width, "", kMaxWidth);
+  const std::vector<bool> full =
+      row.mla->shared_indexers ? read_indexers(config, layers) : std::vector<bool>(layers, true);
+  if (!full.front())
+    config.refuse_value("indexer_types", "a first layer with an indexer of its own", "shared");
+  std::vector<MixerSpec> mixers;
+  for (const bool own : full) {
+    mla.indexer = own ? std::optional(indexer) : std::nullopt;
+    mixers.emplace_back(mla);
+  }
+  return mixers;
+}
+
 // ---- the feed-forward half ----
 
-void read_groups(const ConfigReader& config, RouterSpec& router) {
-  router.groups = config.maybe_integer("n_group", 1, kMaxDimension).value_or(1);
-  router.top_groups = config.maybe_integer("topk_group", 1, kMaxDimension).value_or(1);
+void read_groups(const ConfigReader& config, const MoeRow& row, RouterSpec& router) {
+  router.groups = config.maybe_integer("n_group", 1, kMaxDimension).value_or(row.n_group);
+  router.top_groups = config.maybe_integer("topk_group", 1, kMaxDimension).value_or(row.topk_group);
   config.require_most("topk_group", router.top_groups, "n_group = ", router.groups);
   if (router.groups == 1) return;
   config.require_multiple("n_routed_experts", router.experts, 2 * router.groups, "2 * n_group = ");
@@ -115,7 +216,7 @@ RouterSpec read_router(const ConfigReader& config, const MoeRow& row) {
   RouterSpec router{.experts = config.integer_of({text(row.experts), text(row.experts_alias)}),
                     .top = config.integer("num_experts_per_tok"),
                     .score = row.score};
-  if (row.groups) read_groups(config, router);
+  if (row.groups) read_groups(config, row, router);
   config.require_most("num_experts_per_tok", router.top,
                       "the experts to choose from = ", router.experts / router.groups * router.top_groups);
   router.renormalize = read_flag(config, row.renormalize);
@@ -182,8 +283,8 @@ DecoderSpec read_decoder(const ConfigReader& config, const DecoderRow& row) {
   DecoderSpec spec{.hidden = config.integer("hidden_size"), .vocab = config.integer("vocab_size")};
   spec.norm.eps = static_cast<float>(config.maybe_positive("rms_norm_eps").value_or(row.eps));
   const uint64_t layers = config.integer("num_hidden_layers", 1, kMaxLayers);
-  const GqaSpec attention = read_attention(config, row, spec.hidden);
-  const std::vector<uint64_t> windows = read_windows(config, row, layers);
+  const std::vector<MixerSpec> mixers = row.mla ? read_latent_layers(config, row, layers)
+                                                : read_attention_layers(config, row, spec.hidden, layers);
   const std::vector<bool> sparse =
       row.moe ? read_sparse_layers(config, *row.moe, layers) : std::vector<bool>(layers, false);
 
@@ -194,8 +295,7 @@ DecoderSpec read_decoder(const ConfigReader& config, const DecoderRow& row) {
   if (std::ranges::count(sparse, false) > 0) mlp.width = config.integer("intermediate_size");
 
   for (uint64_t layer = 0; layer < layers; ++layer) {
-    DecoderLayer& each = spec.layers.emplace_back(DecoderLayer{.attention = attention});
-    each.attention.window = windows[layer];
+    DecoderLayer& each = spec.layers.emplace_back(DecoderLayer{.mixer = mixers[layer]});
     if (sparse[layer])
       each.ffn = *moe;
     else

@@ -107,6 +107,49 @@ Json glm_4(const Json& sizes, int dense_layers, int experts, int width) {
   return config;
 }
 
+Json latent_attention(int q_rank, int kv_rank, int nope, int rope, int value) {
+  return {{"q_lora_rank", q_rank},
+          {"kv_lora_rank", kv_rank},
+          {"qk_nope_head_dim", nope},
+          {"qk_rope_head_dim", rope},
+          {"v_head_dim", value}};
+}
+
+Json deepseek(const char* model_type, const Json& sizes, int experts) {
+  Json config = common(model_type, "DeepseekV3ForCausalLM");
+  config.update({{"attention_bias", false},
+                 {"bos_token_id", 0},
+                 {"eos_token_id", 1},
+                 {"first_k_dense_replace", 3},
+                 {"max_position_embeddings", 163840},
+                 {"moe_intermediate_size", 2048},
+                 {"moe_layer_freq", 1},
+                 {"n_group", 8},
+                 {"n_routed_experts", experts},
+                 {"n_shared_experts", 1},
+                 {"norm_topk_prob", true},
+                 {"num_experts_per_tok", 8},
+                 {"num_nextn_predict_layers", 1},
+                 {"rms_norm_eps", 1e-6},
+                 {"rope_scaling",
+                  {{"beta_fast", 32},
+                   {"beta_slow", 1},
+                   {"factor", 40},
+                   {"mscale", 1.0},
+                   {"mscale_all_dim", 1.0},
+                   {"original_max_position_embeddings", 4096},
+                   {"type", "yarn"}}},
+                 {"rope_theta", 10000},
+                 {"routed_scaling_factor", 2.5},
+                 {"scoring_func", "sigmoid"},
+                 {"topk_group", 4},
+                 {"topk_method", "noaux_tc"},
+                 {"vocab_size", 129280}});
+  config.update(latent_attention(1536, 512, 128, 64, 128));
+  config.update(sizes);
+  return config;
+}
+
 // Of a size at which a demonstration takes seconds.
 const Json& tiny() {
   static const Json kTiny = {{"bos_token_id", 0},
@@ -150,11 +193,46 @@ Json glm_4_6_config() {
               {{"max_position_embeddings", 202752}, {"routed_scaling_factor", 2.5}, {"use_qk_norm", true}});
 }
 
+Json deepseek_v3_config() { return deepseek("deepseek_v3", sizes(61, 7168, 18432, 128, 128), 256); }
+Json deepseek_v32_config() {
+  return with(deepseek("deepseek_v32", sizes(61, 7168, 18432, 128, 128), 256),
+              {{"architectures", {"DeepseekV32ForCausalLM"}},
+               {"index_head_dim", 128},
+               {"index_n_heads", 64},
+               {"index_topk", 2048}});
+}
+Json kimi_k2_config() {
+  Json config = deepseek("kimi_k2", sizes(61, 7168, 18432, 64, 64), 384);
+  config["rope_scaling"].update({{"beta_fast", 1.0}, {"factor", 32.0}});
+  return with(config, {{"bos_token_id", 163584},
+                       {"eos_token_id", 163585},
+                       {"first_k_dense_replace", 1},
+                       {"max_position_embeddings", 131072},
+                       {"n_group", 1},
+                       {"rms_norm_eps", 1e-5},
+                       {"num_nextn_predict_layers", 0},
+                       {"rope_theta", 50000.0},
+                       {"routed_scaling_factor", 2.827},
+                       {"topk_group", 1},
+                       {"vocab_size", 163840}});
+}
+
 Json qwen3_tiny_config() {
   return with(with(qwen3_dense(sizes(4, 256, 512, 4, 2)), tiny()), {{"tie_word_embeddings", true}});
 }
 Json qwen3_moe_tiny_config() {
   return with(with(qwen3_moe(sizes(4, 256, 512, 4, 2), 16, 4, 128), tiny()), {{"mlp_only_layers", {0}}});
+}
+
+Json deepseek_v3_tiny_config() {
+  Json config = with(deepseek("deepseek_v3", sizes(4, 256, 512, 4, 4), 16), tiny());
+  config.update(latent_attention(128, 64, 64, 32, 64));
+  return with(config, {{"first_k_dense_replace", 1},
+                       {"moe_intermediate_size", 128},
+                       {"n_group", 4},
+                       {"num_experts_per_tok", 4},
+                       {"num_nextn_predict_layers", 0},
+                       {"topk_group", 2}});
 }
 
 }  // namespace nibblecast

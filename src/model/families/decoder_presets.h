@@ -1,7 +1,8 @@
 // model/families/decoder_presets.h - config.json of models that the program knows by name, as their releases
 // have it on the Hub (Qwen/Qwen3-8B, -32B, -30B-A3B, -235B-A22B; meta-llama/Llama-3.1-8B, -3.3-70B-Instruct;
-// mistralai/Mixtral-8x7B-v0.1; zai-org/GLM-4.5-Air, GLM-4.6), and of two small ones for demonstrations: dense
-// with a tied head; with experts in all layers but one.
+// mistralai/Mixtral-8x7B-v0.1; zai-org/GLM-4.5-Air, GLM-4.6; deepseek-ai/DeepSeek-V3; moonshotai/
+// Kimi-K2-Instruct), and of small ones for demonstrations: dense with a tied head; with experts in all layers
+// but one; the same with latent attention.
 #pragma once
 
 #include "base/json.h"
@@ -17,7 +18,11 @@ Json llama_3_3_70b_config();
 Json mixtral_8x7b_config();
 Json glm_4_5_air_config();
 Json glm_4_6_config();
+Json deepseek_v3_config();
+Json deepseek_v32_config();
+Json kimi_k2_config();
 Json qwen3_tiny_config();
 Json qwen3_moe_tiny_config();
+Json deepseek_v3_tiny_config();
 
 }  // namespace nibblecast

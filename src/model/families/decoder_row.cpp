@@ -121,11 +121,76 @@ DecoderRow hy_v3() {
       .drafts_key = "num_nextn_predict_layers"};
 }
 
+// DeepSeek-V3's, with what others change of it.
+DecoderRow deepseek_v3(std::string_view model_type) {
+  const MoeNames names = {.router_bias = "gate.e_score_correction_bias"};
+  return {.model_type = model_type,
+          .mla = MlaRow{.interleaved = {"rope_interleave", true}},
+          .moe = MoeRow{.experts = "n_routed_experts",
+                        .shared = "n_shared_experts",
+                        .first = {"first_k_dense_replace", 3},
+                        .score = RouterScore::kSigmoid,
+                        .renormalize = {"norm_topk_prob", true},
+                        .scale = {"routed_scaling_factor", 2.5},
+                        .eps = 1e-20f,
+                        .groups = true,
+                        .n_group = 8,
+                        .topk_group = 4,
+                        .names = names,
+                        .hub = names},
+          .drafts_key = "num_nextn_predict_layers",
+          .drafts_alias = "num_mtp_layers",
+          .drafts = 1,
+          .fixed = {{"attention_bias", false},
+                    {"mlp_bias", false},
+                    {"moe_layer_freq", 1},
+                    {"scoring_func", "sigmoid"},
+                    {"topk_method", "noaux_tc"}}};
+}
+
+DecoderRow deepseek_v32() {
+  DecoderRow row = deepseek_v3("deepseek_v32");
+  row.mla = MlaRow{.indexed = true};
+  row.moe->layer_types = true;
+  return row;
+}
+
+DecoderRow glm4_moe_lite() {
+  DecoderRow row = deepseek_v3("glm4_moe_lite");
+  row.eps = 1e-5;
+  row.moe->first.otherwise = 1;
+  row.moe->layer_types = true;
+  row.moe->scale.otherwise = 1.8;
+  row.moe->n_group = row.moe->topk_group = 1;
+  return row;
+}
+
+DecoderRow glm_moe_dsa() {
+  DecoderRow row = deepseek_v3("glm_moe_dsa");
+  row.eps = 1e-5;
+  row.mla = MlaRow{.indexed = true, .shared_indexers = true};
+  row.moe->layer_types = true;
+  row.moe->n_group = row.moe->topk_group = 1;
+  return row;
+}
+
 }  // namespace
 
 const std::vector<DecoderRow>& decoder_rows() {
-  static const std::vector<DecoderRow> kRows = {llama(),   mistral(),  qwen2(),      qwen3(), qwen3_moe(),
-                                                mixtral(), glm4_moe(), minimax_m2(), hy_v3()};
+  static const std::vector<DecoderRow> kRows = {llama(),
+                                                mistral(),
+                                                qwen2(),
+                                                qwen3(),
+                                                qwen3_moe(),
+                                                mixtral(),
+                                                glm4_moe(),
+                                                minimax_m2(),
+                                                hy_v3(),
+                                                deepseek_v3("deepseek_v3"),  // R1 and V3.1 too
+                                                deepseek_v3("kimi_k2"),
+                                                deepseek_v32(),
+                                                glm4_moe_lite(),
+                                                glm_moe_dsa()};
   return kRows;
 }
 

@@ -32,6 +32,13 @@ enum class Windows : uint8_t {
   kLateIfUsed,  // those of layer_types, or from max_window_layers on, if use_sliding_window
 };
 
+// Multi-head latent attention. Its widths have one spelling in all families.
+struct MlaRow {
+  Option<bool> interleaved = {"", true};  // pairs that turn are neighbours
+  bool indexed = false;                   // index_topk, index_n_heads, index_head_dim
+  bool shared_indexers = false;           // indexer_types, index_topk_pattern, index_topk_freq
+};
+
 // What is called what within model.layers.N.
 struct MoeNames {
   std::string_view block = "mlp";  // of router and experts
@@ -54,7 +61,8 @@ struct MoeRow {
   Option<bool> renormalize = {"", true};
   Option<double> scale = {"", 1};
   float eps = 0;
-  bool groups = false;  // n_group, topk_group
+  bool groups = false;  // n_group, topk_group; where absent:
+  uint64_t n_group = 1, topk_group = 1;
   MoeNames names = {};
   MoeNames hub = {};  // transformers' names
 };
@@ -66,6 +74,7 @@ struct DecoderRow {
   uint64_t head_dim = 0;           // where the config has none; 0: hidden_size / num_attention_heads
   bool kv_heads_optional = false;  // as many as heads where absent
   Option<bool> qkv_bias = {}, o_bias = {}, mlp_bias = {};
+  std::optional<MlaRow> mla = {};  // instead of grouped-query attention
   HeadNorms head_norms = HeadNorms::kNone;
   Option<bool> has_head_norms = {"", true};
   Windows windows = Windows::kNone;

@@ -32,21 +32,33 @@ class LayerMaker {
         prefix_("model.layers." + std::to_string(layer) + ".") {}
 
   LayerTable make() && {
-    add_attention(spec_.layers[static_cast<size_t>(layer_)].attention);
+    std::visit([&](const auto& mixer) { add_attention(mixer); }, layer().mixer);
     plain(Role::kFfnNorm, "post_attention_layernorm.weight", {spec_.hidden});
-    std::visit([&](const auto& ffn) { add_ffn(ffn); }, spec_.layers[static_cast<size_t>(layer_)].ffn);
+    std::visit([&](const auto& ffn) { add_ffn(ffn); }, layer().ffn);
     return std::move(table_);
   }
 
  private:
-  // Of one tap: `norm` says whose output it is, if a norm's.
+  const DecoderLayer& layer() const { return spec_.layers[static_cast<size_t>(layer_)]; }
+
+  // Of one tap: `norm` says whose output it is, if a norm's over the hidden channels.
   uint16_t tap(const char* name, std::string_view norm = "", uint64_t experts = 0, bool weighted = false) {
     Tap tap{.name = name, .experts = experts, .weighted = weighted};
-    if (!norm.empty()) {
-      tap.norm = prefix_ + std::string(norm) + ".weight";
-      tap.width = spec_.hidden;
-      tap.norm_plus_one = spec_.norm.use == NormWeight::kPlusOne;
-    }
+    if (!norm.empty()) set_norm(tap, norm, spec_.hidden);
+    return add(std::move(tap));
+  }
+  // Of a norm's output of another width.
+  uint16_t rank_tap(const char* name, std::string_view norm, uint64_t width) {
+    Tap tap{.name = name};
+    set_norm(tap, norm, width);
+    return add(std::move(tap));
+  }
+  void set_norm(Tap& tap, std::string_view norm, uint64_t width) const {
+    tap.norm = prefix_ + std::string(norm) + ".weight";
+    tap.width = width;
+    tap.norm_plus_one = spec_.norm.use == NormWeight::kPlusOne;
+  }
+  uint16_t add(Tap tap) {
     table_.taps.push_back(std::move(tap));
     return static_cast<uint16_t>(table_.taps.size() - 1);
   }
@@ -90,7 +102,38 @@ class LayerMaker {
     plain(Role::kQNorm, "self_attn.q_norm.weight", {all ? q : gqa.width});
     plain(Role::kKNorm, "self_attn.k_norm.weight", {all ? kv : gqa.width});
   }
-  void attention(Role role, const std::string& name, Shape shape, uint16_t tap, bool bias) {
+
+  void add_attention(const MlaSpec& mla) {
+    const LatentHeads& heads = mla.heads;
+    const uint64_t hidden = spec_.hidden, queries = heads.heads * heads.key_width();
+    plain(Role::kInputNorm, "input_layernorm.weight", {hidden});
+    const uint16_t in = tap(decoder_tap::kAttentionIn, "input_layernorm");
+    const uint16_t out = tap(decoder_tap::kAttentionOut);
+    uint16_t q_rank = kNoTap;
+    if (mla.q_rank == 0) {
+      attention(Role::kQ, "q_proj", {queries, hidden}, in);
+    } else {
+      attention(Role::kQA, "q_a_proj", {mla.q_rank, hidden}, in);
+      plain(Role::kQRankNorm, "self_attn.q_a_layernorm.weight", {mla.q_rank});
+      q_rank = rank_tap(decoder_tap::kQueryRank, "self_attn.q_a_layernorm", mla.q_rank);
+    }
+    attention(Role::kKvA, "kv_a_proj_with_mqa", {mla.kv_rank + heads.shared, hidden}, in);
+    plain(Role::kKvRankNorm, "self_attn.kv_a_layernorm.weight", {mla.kv_rank});
+    const uint16_t kv_rank = rank_tap(decoder_tap::kKvRank, "self_attn.kv_a_layernorm", mla.kv_rank);
+    if (mla.q_rank != 0) attention(Role::kQB, "q_b_proj", {queries, mla.q_rank}, q_rank);
+    attention(Role::kKvB, "kv_b_proj", {heads.heads * heads.expanded_width(), mla.kv_rank}, kv_rank);
+    attention(Role::kO, "o_proj", {hidden, heads.heads * heads.value}, out);
+    if (mla.indexer) add_indexer(*mla.indexer, mla.q_rank, in, q_rank);
+  }
+  void add_indexer(const IndexerSpec& indexer, uint64_t rank, uint16_t in, uint16_t q_rank) {
+    attention(Role::kIndexQ, "indexer.wq_b", {indexer.heads * indexer.width, rank}, q_rank);
+    attention(Role::kIndexK, "indexer.wk", {indexer.width, spec_.hidden}, in);
+    attention(Role::kIndexWeights, "indexer.weights_proj", {indexer.heads, spec_.hidden}, in);
+    plain(Role::kOther, "self_attn.indexer.k_norm.weight", {indexer.width});
+    plain(Role::kOther, "self_attn.indexer.k_norm.bias", {indexer.width});
+  }
+
+  void attention(Role role, const std::string& name, Shape shape, uint16_t tap, bool bias = false) {
     module({.role = role}, "self_attn." + name, "self_attn." + name, std::move(shape), tap, bias);
   }
 

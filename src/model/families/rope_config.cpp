@@ -59,8 +59,9 @@ YarnRope yarn_rope(const ConfigReader& root, const ConfigReader& rope) {
   scaling.attention_factor = rope.maybe_positive("attention_factor");
   scaling.mscale = rope.maybe_positive("mscale").value_or(0);
   scaling.mscale_all_dim = rope.maybe_positive("mscale_all_dim").value_or(0);
-  if (!(scaling.yarn.beta_fast > scaling.yarn.beta_slow)) {
-    rope.refuse_value("beta_fast", "more than beta_slow = " + std::to_string(scaling.yarn.beta_slow),
+  // Kimi-K2 has them equal.
+  if (!(scaling.yarn.beta_fast >= scaling.yarn.beta_slow)) {
+    rope.refuse_value("beta_fast", "at least beta_slow = " + std::to_string(scaling.yarn.beta_slow),
                       std::to_string(scaling.yarn.beta_fast));
   }
   return scaling;
@@ -104,6 +105,7 @@ double share_of_channels(const ConfigReader& root, uint64_t width, double otherw
 double read_share(const ConfigReader& root, const std::optional<ConfigReader>& rope, uint64_t width,
                   const RopeDefaults& defaults) {
   const char* key = "partial_rotary_factor";
+  if (defaults.ignores_share) return 1;
   const auto stated = number_of(root, rope, key);
   if (!defaults.partial) {
     if (stated && *stated != 1) root.refuse_unsupported(key, "1", std::to_string(*stated));

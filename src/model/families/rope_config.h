@@ -15,6 +15,7 @@ struct RopeDefaults {
   // another factor than 1 is refused.
   bool partial = false;
   double share = 1;
+  bool ignores_share = false;  // it has no meaning: the width given is what turns
 };
 
 // `width`: channels of a head. kUnsupported for a rope_type that ops/rope_table.h lacks, and for parameters

@@ -135,6 +135,11 @@ const std::vector<ModelClass>& model_classes() {
       {"glm4_moe", "Glm4MoeForCausalLM", {kVllm, kSglang, kTrtllm}},
       {"minimax_m2", "MiniMaxM2ForCausalLM", {kVllm, kSglang, kTrtllm}},
       {"hy_v3", "HYV3ForCausalLM", {kVllm, kSglang}},
+      {"deepseek_v3", "DeepseekV3ForCausalLM", {kVllm, kSglang, kTrtllm}},
+      {"kimi_k2", "DeepseekV3ForCausalLM", {kVllm, kSglang, kTrtllm}},
+      {"deepseek_v32", "DeepseekV32ForCausalLM", {kVllm, kSglang, kTrtllm}},
+      {"glm4_moe_lite", "Glm4MoeLiteForCausalLM", {kVllm, kSglang}},
+      {"glm_moe_dsa", "GlmMoeDsaForCausalLM", {kVllm, kSglang, kTrtllm}},
   };
   return kClasses;
 }
@@ -231,7 +236,16 @@ std::string ModelOptReading::listed_algorithm(const EngineUnit& unit, const std:
   return below(prefix.substr(0, prefix.rfind('.') + 1));
 }
 
+// vLLM builds the indexer's keys and weights as one layer that is never quantized.
+// (vllm/model_executor/models/deepseek_v2.py:Indexer)
+bool ModelOptReading::is_never_quantized(const EngineUnit& unit) const {
+  return engine_ == kVllm && std::ranges::any_of(unit.modules, [](const WeightModule* module) {
+           return module->id.role == Role::kIndexK || module->id.role == Role::kIndexWeights;
+         });
+}
+
 std::string ModelOptReading::algorithm_of(const EngineUnit& unit, std::string& conflict) const {
+  if (is_never_quantized(unit)) return std::string(kPlain);
   const std::string prefix = prefix_of(unit);
   const Exclusion exclusion = exclusion_of(engine_, unit, prefix, excluded_);
   if (exclusion == Exclusion::kParts) conflict = "some of its parts are excluded, some are not";

@@ -27,6 +27,7 @@ class ModelOptReading {
 
  private:
   std::string prefix_of(const EngineUnit& unit) const;
+  bool is_never_quantized(const EngineUnit& unit) const;
   std::string listed_algorithm(const EngineUnit& unit, const std::string& prefix,
                                std::string& conflict) const;
 

@@ -12,6 +12,9 @@ std::string_view fused_name(const WeightModule& module) {
     case Role::kK:
     case Role::kV:
       return "qkv_proj";
+    case Role::kQA:
+    case Role::kKvA:
+      return "fused_qkv_a_proj";
     case Role::kGate:
     case Role::kUp:
       return "gate_up_proj";

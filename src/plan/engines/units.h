@@ -1,6 +1,6 @@
 // plan/engines/units.h - what engines build as one layer of their own: q, k and v as qkv_proj, gate and up as
-// gate_up_proj, the routed experts of a layer as experts; every other module by itself. The parts of one have
-// one format.
+// gate_up_proj, q_a and kv_a as fused_qkv_a_proj (vLLM 0.33, deepseek_v2.py), the routed experts of a layer
+// as experts; every other module by itself. The parts of one have one format.
 #pragma once
 
 #include <cstdint>
