@@ -1,7 +1,7 @@
 // model/model_table.h - what tensors a model consists of, as a value: names, shapes, what each is for, and
 // which linears share an input. Plan, recipes, verify, synth, engine contracts and the forward pass read
-// this. Names are parsed only where no table speaks: draft layers (convert, the engines' rules of V4), samples
-// of the weights, and what inspect shows.
+// this. Names are parsed only where no table speaks: draft layers (convert, the engines' rules of V4),
+// samples of the weights, and what inspect shows.
 #pragma once
 
 #include <cstdint>
@@ -17,8 +17,8 @@
 
 namespace nibblecast {
 
-// A distinct input of linears. Linears of one tap are fused by engines (one scale for all), are measured once,
-// and have one entry in the amax file.
+// A distinct input of linears. Linears of one tap are fused by engines (one scale for all), are measured
+// once, and have one entry in the amax file.
 struct Tap {
   std::string name = {};  // "attn.in": within its layer
   uint64_t experts = 0;   // 0: one value; else one for each routed expert
@@ -68,6 +68,7 @@ enum class PlainKind : uint8_t {
   kVector,   // BF16 or F32
   kMatrix,   // the same; multiplied with every token
   kTable,    // the same; added or looked up
+  kFilter,   // the same; of a convolution, which engines know as a module
   kInteger,  // I64 or I32
 };
 
@@ -80,10 +81,17 @@ struct PlainTensor {
   Shape shape = {};
 };
 
+// Tensors in which a checkpoint may store the routed experts of a layer together, instead of one by one: of
+// each expert its gate over its up, [experts, 2 I, D], and its down, [experts, D, I]. Empty: it never does.
+struct ExpertStacks {
+  std::string gate_up = {}, down = {};
+};
+
 struct LayerTable {
   std::vector<WeightModule> modules = {};  // in the fixed order of the family; routed experts last, ascending
   std::vector<PlainTensor> plain = {};
   std::vector<Tap> taps = {};
+  ExpertStacks stacks = {};
   uint64_t experts = 0, top = 0;  // routed experts, and how many a token goes to; 0: a dense layer
 
   uint64_t mlps() const { return experts == 0 ? 1 : experts; }  // that stream by

@@ -107,7 +107,7 @@ class Planner {
     Hash decisions;
     for (const ResolvedModule& resolved : modules_) {
       SourceLinear linear{.module = resolved.module->name, .source = inventory_.linears.at(resolved.module)};
-      const LinearMake make = make_of(resolved, linear.source.format);
+      const LinearMake make = make_of(resolved, linear.source);
       add_part(decisions, fmt::format("{} {} {} {}{}", linear.module, static_cast<int>(make.make),
                                       static_cast<int>(resolved.recipe.method), make.quantize_input,
                                       tries_cast(resolved, linear.source.format) ? " try" : ""));
@@ -121,6 +121,15 @@ class Planner {
     warn_of_widened();
   }
 
+  LinearMake make_of(const ResolvedModule& resolved, const LinearSource& source) const {
+    LinearMake make = make_of(resolved, source.format);
+    // A matrix of a stack stands for itself by itself: engines read experts one by one.
+    if (make.make == Make::kKeep && source.weight.size_bytes < source_.tensors()[source.weight.tensor].size_bytes) {
+      make.make = Make::kWideWeight;
+      make.dtype = source_.tensors()[source.weight.tensor].dtype;
+    }
+    return make;
+  }
   LinearMake make_of(const ResolvedModule& resolved, const LinearFormat& format) const {
     LinearMake make{.quantize_input = resolved.recipe.quantize_input,
                     .tile_rows = tiles_.rows,
@@ -205,7 +214,7 @@ class Planner {
   void warn_of_widened() {
     size_t count = drafts_.size();
     for (size_t module = 0; module < modules_.size(); ++module)
-      count += modules_[module].recipe.format == WeightFormat::kKeep && makes_[module] == Make::kWideWeight;
+      count += modules_[module].recipe.format == WeightFormat::kKeep && !stays(linears_[module].source.format);
     if (count == 0) return;
     warn(fmt::format("{} weights that the recipe keeps are FP8 or FP4 in the source and become BF16: ModelOpt's "
                      "form cannot say what they are",
