@@ -1,10 +1,11 @@
-// model/decoder_spec.h - how a decoder of ordinary blocks computes, as a value: norm, grouped-query attention,
-// norm, MLP or experts, layer after layer, on one residual stream.
+// model/decoder_spec.h - how a decoder of ordinary blocks computes, as a value: norm, a mixer of tokens
+// (grouped- query attention or a gated delta net), norm, MLP or experts, layer after layer, on one residual
+// stream.
 //
-//   x += attention(norm(x));  x += ffn(norm(x))
+//   x += mixer(norm(x));  x += ffn(norm(x))
 //
 // A family's reader makes it from a config; the forward pass (model/decoder.h) knows nothing else.
-// Formulas: ops/gqa.h, heads.h, rope_table.h, activation.h, router.h, rmsnorm.h.
+// Formulas: ops/gqa.h, delta_net.h, gates.h, heads.h, rope_table.h, activation.h, router.h, rmsnorm.h.
 #pragma once
 
 #include <cstdint>
@@ -13,6 +14,7 @@
 #include <vector>
 
 #include "ops/activation.h"
+#include "ops/delta_net.h"
 #include "ops/rmsnorm.h"
 #include "ops/rope_table.h"
 #include "ops/router.h"
@@ -40,7 +42,19 @@ struct GqaSpec {
   bool sinks = false;     // a logit a head that takes part in the softmax and brings no value
   bool qkv_bias = false;  // of q, k and v
   bool o_bias = false;
+  bool output_gate =
+      false;  // q makes [query | gate] of each head; the output is times sigmoid(gate) before o
   bool operator==(const GqaSpec&) const = default;
+};
+
+// The products that it begins with: one each of [q | k | v], z, b, a, or two whose rows are dealt out by key
+// head, [q | k | v | z] and [b | a].
+enum class DeltaNetInput : uint8_t { kSplit, kByHead };
+
+struct DeltaNetSpec {
+  DeltaNetShape shape = {};
+  DeltaNetInput input = DeltaNetInput::kSplit;
+  bool operator==(const DeltaNetSpec&) const = default;
 };
 
 struct MlpSpec {
@@ -55,11 +69,12 @@ struct MoeSpec {
   bool choice_bias = false;  // Role::kRouterBias is added to the scores that choose
   MlpSpec expert = {};
   std::optional<MlpSpec> shared = {};
+  bool shared_gate = false;  // the shared expert's output is times sigmoid(Role::kSharedGate · x)
   bool operator==(const MoeSpec&) const = default;
 };
 
 struct DecoderLayer {
-  GqaSpec attention = {};
+  std::variant<GqaSpec, DeltaNetSpec> mixer = {};
   std::variant<MlpSpec, MoeSpec> ffn = {};
   bool operator==(const DecoderLayer&) const = default;
 };

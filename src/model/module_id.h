@@ -14,8 +14,8 @@ enum class Role : uint8_t {
   kK,
   kV,
   kO,
-  // DeepSeek-V4's latent attention: queries through a rank, one latent for keys and values, the output through
-  // groups of ranks; its compressors and its indexer.
+  // DeepSeek-V4's latent attention: queries through a rank, one latent for keys and values, the output
+  // through groups of ranks; its compressors and its indexer.
   kQA,
   kQB,
   kKv,
@@ -27,11 +27,19 @@ enum class Role : uint8_t {
   kIndexWeights,
   kIndexCompressKv,
   kIndexCompressGate,
+  // A gated delta net: its input's products, split or by key head; the output's is kO.
+  kDeltaQkv,
+  kDeltaZ,
+  kDeltaB,
+  kDeltaA,
+  kDeltaQkvz,
+  kDeltaBa,
   // The feed-forward half.
   kRouter,
   kGate,
   kUp,
   kDown,
+  kSharedGate,  // of the shared expert's output
   // What is no linear.
   kInputNorm,  // before the layer's first half
   kFfnNorm,    // before its second half
@@ -39,6 +47,10 @@ enum class Role : uint8_t {
   kKNorm,
   kFinalNorm,  // before the head
   kSinks,
+  kFilter,    // of a gated delta net's convolution, [channels, 1, taps]
+  kDecayLog,  // and its numbers of each value head
+  kStepBias,
+  kOutNorm,     // and its norm of each head's output
   kRouterBias,  // added to the scores that choose, not to the weights
   kOther,
 };

@@ -31,6 +31,12 @@ static_assert(kChunkBytes % kDirectAlignment == 0);
               {.expected = expected, .found = found});
 }
 
+// What of config.json speaks of the text model.
+Json& text_of(Json& config) {
+  const auto section = config.find("text_config");
+  return section != config.end() && section->is_object() ? *section : config;
+}
+
 // Per-layer lists of the config, cut to the range; what draft layers have behind them goes. Lists of layers
 // hold those that are left, by their new numbers.
 void cut_lists(Json& config, const LayerRange& range) {
@@ -94,10 +100,11 @@ Json adapted_config(Json config, const std::string& file, const SynthOptions& op
       throw Error(ErrorKind::kUsage, {}, "only DeepSeek-V4 has releases with FP8 experts");
     config["expert_dtype"] = "fp8";
   }
-  if (options.layers) cut_layers(config, model, *options.layers);
-  if (options.experts) set_experts(config, model, *options.experts);
-  config["bos_token_id"] = kSynthBos;
-  config["eos_token_id"] = kSynthEos;
+  Json& text = text_of(config);
+  if (options.layers) cut_layers(text, model, *options.layers);
+  if (options.experts) set_experts(text, model, *options.experts);
+  text["bos_token_id"] = kSynthBos;
+  text["eos_token_id"] = kSynthEos;
   return config;
 }
 
@@ -148,15 +155,23 @@ std::vector<PlacedTensor> contents_of(const DeepseekV4Config& config, const Mode
   return tensors;
 }
 
+// Whether it is the module's weight, or a stack with it.
+bool holds(const Tensor& stored, const LayerTable& table, const WeightModule& module) {
+  if (module.is_routed_expert() && !table.stacks.down.empty())
+    return stored.name == (module.id.role == Role::kDown ? table.stacks.down : table.stacks.gate_up);
+  return module.name + ".weight" == stored.name;
+}
+
 // A decoder's: as the family's releases store them.
-std::vector<PlacedTensor> contents_of(const DecoderSpec&, const Model& model, uint64_t shard, uint64_t seed) {
+std::vector<PlacedTensor> contents_of(const DecoderSpec& spec, const Model& model, uint64_t shard,
+                                      uint64_t seed) {
   const bool is_layer = shard > 0 && shard <= model.layers();
   const LayerTable& table = is_layer ? model.table.layers[shard - 1] : model.table.globals;
   const auto layer = is_layer ? std::optional(shard - 1) : std::nullopt;
   std::vector<PlacedTensor> tensors;
   for (Tensor& stored : family_named(model.family).stored(model, layer)) {
     const auto module = std::ranges::find_if(
-        table.modules, [&](const WeightModule& each) { return each.name + ".weight" == stored.name; });
+        table.modules, [&](const WeightModule& each) { return holds(stored, table, each); });
     const bool is_embedding = module != table.modules.end() && module->kind == ModuleKind::kEmbedding;
     if (!is_layer && is_embedding != (shard == 0)) continue;
     if (module != table.modules.end()) {
@@ -166,7 +181,8 @@ std::vector<PlacedTensor> contents_of(const DecoderSpec&, const Model& model, ui
       continue;
     }
     const auto plain = std::ranges::find(table.plain, stored.name, &PlainTensor::name);
-    const SynthContent content(*plain, stored, seed);
+    const double norm = spec.norm.use == NormWeight::kPlusOne ? 0 : 1;
+    const SynthContent content(*plain, norm, stored, seed);
     tensors.push_back({std::move(stored), content, stored.shape.size() == 1});
   }
   return tensors;

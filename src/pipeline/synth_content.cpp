@@ -177,7 +177,7 @@ SynthContent::SynthContent(const WeightModule& module, bool is_head, const Tenso
   set_uniform(stored.dtype, 0, gain * std::sqrt(3.0 / fan_in));
 }
 
-SynthContent::SynthContent(const PlainTensor& plain, const Tensor& stored, uint64_t seed)
+SynthContent::SynthContent(const PlainTensor& plain, double norm, const Tensor& stored, uint64_t seed)
     : key_(key_of(stored.name, seed)) {
   switch (plain.id.role) {
     case Role::kInputNorm:
@@ -185,7 +185,19 @@ SynthContent::SynthContent(const PlainTensor& plain, const Tensor& stored, uint6
     case Role::kQNorm:
     case Role::kKNorm:
     case Role::kFinalNorm:
+      set_uniform(stored.dtype, norm, 0.25);
+      return;
+    case Role::kOutNorm:
       set_uniform(stored.dtype, 1, 0.25);
+      return;
+    case Role::kFilter:
+      set_uniform(stored.dtype, 0, std::sqrt(3.0 / static_cast<double>(plain.shape.back())));
+      return;
+    case Role::kDecayLog:  // states that last some tens of tokens
+      set_uniform(stored.dtype, -0.5, 0.5);
+      return;
+    case Role::kStepBias:
+      set_uniform(stored.dtype, -2, 1);
       return;
     case Role::kSinks:
       set_uniform(stored.dtype, 0, 1);

@@ -23,7 +23,8 @@ class SynthContent {
   // BF16 or F32 of a decoder: a module's weight, or a tensor that is none.
   // `is_head`: it is multiplied with what leaves the last layer, be it the embedding too.
   SynthContent(const WeightModule& module, bool is_head, const Tensor& stored, uint64_t seed);
-  SynthContent(const PlainTensor& plain, const Tensor& stored, uint64_t seed);
+  // `norm`: what a layer's norms have about as weight.
+  SynthContent(const PlainTensor& plain, double norm, const Tensor& stored, uint64_t seed);
 
   // Bytes [begin, begin + to.size()) of the tensor.
   void fill(uint64_t begin, std::span<std::byte> to) const;

@@ -16,24 +16,34 @@ namespace nibblecast::testing {
 
 inline Json tiny_config(const std::string& model_type) {
   static const std::map<std::string, std::string> kClasses = {
-      {"llama", "LlamaForCausalLM"},        {"qwen3", "Qwen3ForCausalLM"},
-      {"qwen3_moe", "Qwen3MoeForCausalLM"}, {"mixtral", "MixtralForCausalLM"},
-      {"glm4_moe", "Glm4MoeForCausalLM"},   {"minimax_m2", "MiniMaxM2ForCausalLM"},
-      {"hy_v3", "HYV3ForCausalLM"}};
-  return {{"architectures", {kClasses.at(model_type)}},
-          {"model_type", model_type},
-          {"vocab_size", 64},
-          {"hidden_size", 32},
-          {"intermediate_size", 48},
-          {"num_hidden_layers", 2},
-          {"num_attention_heads", 4},
-          {"num_key_value_heads", 2},
-          {"head_dim", 16},
-          {"num_experts_per_tok", 2},
-          {"num_experts", 4},
-          {"n_routed_experts", 4},
-          {"num_local_experts", 4},
-          {"moe_intermediate_size", 16}};
+      {"llama", "LlamaForCausalLM"},         {"qwen3", "Qwen3ForCausalLM"},
+      {"qwen3_moe", "Qwen3MoeForCausalLM"},  {"mixtral", "MixtralForCausalLM"},
+      {"glm4_moe", "Glm4MoeForCausalLM"},    {"minimax_m2", "MiniMaxM2ForCausalLM"},
+      {"hy_v3", "HYV3ForCausalLM"},          {"qwen3_next", "Qwen3NextForCausalLM"},
+      {"qwen3_5_text", "Qwen3_5ForCausalLM"}};
+  Json config = {{"architectures", {kClasses.at(model_type)}},
+                 {"model_type", model_type},
+                 {"vocab_size", 64},
+                 {"hidden_size", 32},
+                 {"intermediate_size", 48},
+                 {"num_hidden_layers", 2},
+                 {"num_attention_heads", 4},
+                 {"num_key_value_heads", 2},
+                 {"head_dim", 16},
+                 {"num_experts_per_tok", 2},
+                 {"num_experts", 4},
+                 {"n_routed_experts", 4},
+                 {"num_local_experts", 4},
+                 {"moe_intermediate_size", 16}};
+  if (model_type == "qwen3_next" || model_type == "qwen3_5_text") {
+    config.update({{"layer_types", {"linear_attention", "full_attention"}},
+                   {"linear_key_head_dim", 8},
+                   {"linear_num_key_heads", 2},
+                   {"linear_num_value_heads", 4},
+                   {"linear_value_head_dim", 8},
+                   {"shared_expert_intermediate_size", 16}});
+  }
+  return config;
 }
 
 // The tensors of a module as a recipe leaves it.

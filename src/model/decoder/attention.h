@@ -1,5 +1,5 @@
-// model/decoder/attention.h - the first half of a layer: x += o(attention(q, k, v of norm(x))). The steps in
-// their order; D computes them (model/decoder/cpu_ops.h).
+// model/decoder/attention.h - the first half of a layer with attention: x += o(attention(q, k, v of
+// norm(x))). The steps in their order; D computes them (model/decoder/cpu_ops.h).
 #pragma once
 
 #include <algorithm>
@@ -7,6 +7,7 @@
 #include "model/decoder/findings.h"
 #include "model/decoder/weights.h"
 #include "model/token_rows.h"
+#include "ops/gates.h"
 #include "ops/gqa.h"
 #include "ops/heads.h"
 
@@ -51,33 +52,54 @@ class AttentionBlock {
     T* const x = device_.load(first, count);
     device_.norm(x, count, hidden_, weights_.norm, norm_, buffers.in,
                  device_.seen(LayerFinding::kAttentionIn));
-    project(weights_.q, weights_.q_norm, gqa_.heads, first, count, buffers.q);
+    gqa_.output_gate ? project_gated(first, count)
+                     : project(weights_.q, weights_.q_norm, gqa_.heads, first, count, buffers.q);
     project(weights_.k, weights_.k_norm, gqa_.kv_heads, first, count, k);
     device_.see(k, count, keys, device_.seen(LayerFinding::kKeys));
     device_.product(buffers.in, count, weights_.v, buffers.sums);
     device_.turn_heads(buffers.sums, count, gqa_.kv_heads, gqa_.width, nullptr, nullptr, first, v);
     device_.see(v, count, keys, device_.seen(LayerFinding::kValues));
     device_.attend(shape_, group, begin, count, buffers.q, buffers.k, buffers.v, weights_.sinks, buffers.out,
-                   device_.seen(LayerFinding::kAttentionOut));
+                   gqa_.output_gate ? nullptr : device_.seen(LayerFinding::kAttentionOut));
+    if (gqa_.output_gate)
+      device_.gate_elements(buffers.gates, count, gqa_.heads * gqa_.width, buffers.out,
+                            device_.seen(LayerFinding::kAttentionOut));
     device_.product(buffers.out, count, weights_.o, buffers.sums);
     device_.add(buffers.sums, count, hidden_, x, device_.seen(LayerFinding::kAttentionStream));
     device_.store(first, count, x);
   }
 
+  // Of each head the query and its gate, which are rounded as they leave their product.
+  void project_gated(size_t first, size_t count) {
+    const auto& buffers = device_.work().attention;
+    const size_t width = gqa_.width, all = gqa_.heads * width;
+    device_.product(buffers.in, count, weights_.q, buffers.sums);
+    const ColumnBlocks queries{.begin = 0, .width = width, .stride = 2 * width, .count = gqa_.heads};
+    ColumnBlocks gates = queries;
+    gates.begin = width;
+    device_.copy_columns(buffers.sums, count, 2 * all, queries, buffers.q, all);
+    device_.copy_columns(buffers.sums, count, 2 * all, gates, buffers.gates, all);
+    turn(buffers.q, weights_.q_norm, gqa_.heads, first, count, buffers.q);
+  }
+
   // Heads of queries or keys: projected, normed, turned.
   void project(const Linear<D>& linear, const float* norm, size_t heads, size_t first, size_t count, T* y) {
     const auto& buffers = device_.work().attention;
+    device_.product(buffers.in, count, linear, buffers.sums);
+    turn(buffers.sums, norm, heads, first, count, y);
+  }
+  template <class From>
+  void turn(const From* x, const float* norm, size_t heads, size_t first, size_t count, T* y) {
     const size_t width = gqa_.width;
     const RopeSpec* const rope = gqa_.rope.dims == 0 ? nullptr : &gqa_.rope;
-    device_.product(buffers.in, count, linear, buffers.sums);
     if (gqa_.head_norms == HeadNorms::kAll) {
-      device_.norm(buffers.sums, count, heads * width, norm, norm_, y, nullptr);
+      device_.norm(x, count, heads * width, norm, norm_, y, nullptr);
       device_.turn_heads(y, count, heads, width, nullptr, rope, first, y);
       return;
     }
     const HeadNorm head_norm{.weight = norm, .use = norm_.use, .eps = norm_.eps};
     const bool normed = gqa_.head_norms == HeadNorms::kPerHead;
-    device_.turn_heads(buffers.sums, count, heads, width, normed ? &head_norm : nullptr, rope, first, y);
+    device_.turn_heads(x, count, heads, width, normed ? &head_norm : nullptr, rope, first, y);
   }
 
   D& device_;

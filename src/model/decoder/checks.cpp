@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "model/forward_checks.h"
+#include "ops/delta_net.h"
 
 namespace nibblecast {
 namespace {
@@ -19,6 +20,17 @@ void check_cuda_number(const char* name, uint64_t value, uint64_t most, uint64_t
 
 // Strides of products are multiples of 16 bytes (ops/matmul_cuda.h).
 void check_cuda_width(const char* name, uint64_t value) { check_cuda_number(name, value, UINT64_MAX, 8); }
+
+void check_cuda_mixer(const GqaSpec& gqa) {
+  check_cuda_number("head_dim", gqa.width, 512, 8);  // ops/gqa_cuda.h
+}
+
+void check_cuda_mixer(const DeltaNetSpec& net) {
+  check_cuda_number("linear_key_head_dim", net.shape.key_width, kDeltaNetMostKeyWidth,
+                    1);  // ops/delta_net_cuda.h
+  check_cuda_width("linear_value_head_dim * linear_num_value_heads", net.shape.values());
+  check_cuda_number("linear_num_value_heads", net.shape.value_heads, UINT64_MAX, 4);
+}
 
 }  // namespace
 
@@ -42,7 +54,7 @@ void check_decoder(const Model& model) {
 void check_cuda_decoder(const DecoderSpec& spec) {
   check_cuda_width("hidden_size", spec.hidden);
   for (const DecoderLayer& layer : spec.layers) {
-    check_cuda_number("head_dim", layer.attention.width, 512, 8);  // ops/gqa_cuda.h
+    std::visit([](const auto& mixer) { check_cuda_mixer(mixer); }, layer.mixer);
     if (const auto* mlp = std::get_if<MlpSpec>(&layer.ffn)) {
       check_cuda_width("intermediate_size", mlp->width);
       continue;

@@ -11,6 +11,7 @@
 
 #include "model/decoder/attention.h"
 #include "model/decoder/checks.h"
+#include "model/decoder/delta_net.h"
 #include "model/decoder/ffn.h"
 #include "model/decoder/head.h"
 #include "model/dense_tensors.h"
@@ -61,15 +62,13 @@ class DecoderPass final : public ForwardPass {
     next_mlp_ = 0;
     routed_ = false;
     const StoredTensors stored = dense_.stored();
-    const GqaSpec& gqa = spec_.layers[layer_].attention;
+    const DecoderLayer& layer = spec_.layers[layer_];
     device_.begin_weights();
     device_.compute([&] {
       DenseLoader<D> loader(device_, table(), stored, model_.tiles, spec_);
-      const GqaWeights<D> attention = loader.attention(gqa);
-      ffn_ = std::visit([&](const auto& ffn) { return loader.ffn(ffn); }, spec_.layers[layer_].ffn);
+      ffn_ = std::visit([&](const auto& ffn) { return loader.ffn(ffn); }, layer.ffn);
       device_.begin_layer();
-      AttentionBlock<D> block(device_, spec_, gqa, attention);
-      for (const RowGroup& group : device_.groups()) block.run(group);
+      std::visit([&](const auto& mixer) { run_mixer(mixer, loader.mixer(mixer)); }, layer.mixer);
       if (moe() != nullptr) run_router(device_, spec_, *moe(), ffn_);
     });
     if (moe() != nullptr) device_.fetch_routing();
@@ -123,6 +122,17 @@ class DecoderPass final : public ForwardPass {
     return layer_ == model_.layers() ? model_.table.globals : model_.table.layers[layer_];
   }
   const MoeSpec* moe() const { return std::get_if<MoeSpec>(&spec_.layers[layer_].ffn); }
+
+  void run_mixer(const GqaSpec& gqa, const GqaWeights<D>& weights) {
+    run_groups(AttentionBlock<D>(device_, spec_, gqa, weights));
+  }
+  void run_mixer(const DeltaNetSpec& net, const DeltaNetWeights<D>& weights) {
+    run_groups(DeltaNetBlock<D>(device_, spec_, net, weights));
+  }
+  template <class Block>
+  void run_groups(Block block) {
+    for (const RowGroup& group : device_.groups()) block.run(group);
+  }
 
   // Of the layer in progress; waits for the choices.
   void make_lists() {

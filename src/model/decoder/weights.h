@@ -16,6 +16,7 @@
 #include "model/decoder_spec.h"
 #include "model/model_table.h"
 #include "model/stored.h"
+#include "ops/delta_net.h"
 
 namespace nibblecast {
 
@@ -29,6 +30,15 @@ template <class D>
 struct GqaWeights {
   const float *norm = nullptr, *q_norm = nullptr, *k_norm = nullptr, *sinks = nullptr;
   Linear<D> q = {}, k = {}, v = {}, o = {};
+};
+
+template <class D>
+struct DeltaNetWeights {
+  const float* norm = nullptr;
+  DeltaNetVectors vectors = {};
+  Linear<D> qkv = {}, z = {}, b = {}, a = {};  // DeltaNetInput::kSplit
+  Linear<D> qkvz = {}, ba = {};                // kByHead
+  Linear<D> o = {};
 };
 
 template <class D>
@@ -48,8 +58,12 @@ struct DenseFfnWeights {
   // Of a layer of experts.
   Linear<D> router = {};
   const float* choice_bias = nullptr;
+  const float* shared_gate = nullptr;  // [D]
   GatedMlp<D> shared = {};
 };
+
+// Of a module with a weight: one row, which no product takes.
+inline bool is_vector(const WeightModule& module) { return module.id.role == Role::kSharedGate; }
 
 // Loads from `stored` what `table` names. Errors as StoredReader's; kInternal where the table lacks a role
 // that the spec has.
@@ -58,19 +72,39 @@ class DenseLoader {
  public:
   DenseLoader(D& device, const LayerTable& table, const StoredTensors& stored, const TileSize& tiles,
               const DecoderSpec& spec)
-      : device_(device), table_(table), reader_(stored, tiles), hidden_(spec.hidden) {}
+      : device_(device), table_(table), reader_(stored, tiles), hidden_(spec.hidden), eps_(spec.norm.eps) {}
 
-  GqaWeights<D> attention(const GqaSpec& gqa) {
+  GqaWeights<D> mixer(const GqaSpec& gqa) {
     const uint64_t queries = gqa.heads * gqa.width, keys = gqa.kv_heads * gqa.width;
     const bool norms = gqa.head_norms != HeadNorms::kNone, all = gqa.head_norms == HeadNorms::kAll;
     return {.norm = vector(Role::kInputNorm, hidden_),
             .q_norm = norms ? vector(Role::kQNorm, all ? queries : gqa.width) : nullptr,
             .k_norm = norms ? vector(Role::kKNorm, all ? keys : gqa.width) : nullptr,
             .sinks = gqa.sinks ? vector(Role::kSinks, gqa.heads) : nullptr,
-            .q = linear({.role = Role::kQ}, queries, hidden_, gqa.qkv_bias),
+            .q = linear({.role = Role::kQ}, gqa.output_gate ? 2 * queries : queries, hidden_, gqa.qkv_bias),
             .k = linear({.role = Role::kK}, keys, hidden_, gqa.qkv_bias),
             .v = linear({.role = Role::kV}, keys, hidden_, gqa.qkv_bias),
             .o = linear({.role = Role::kO}, hidden_, queries, gqa.o_bias)};
+  }
+
+  DeltaNetWeights<D> mixer(const DeltaNetSpec& net) {
+    const DeltaNetShape& shape = net.shape;
+    const auto product = [&](Role role, uint64_t rows) {
+      return linear({.role = role}, rows, hidden_, false);
+    };
+    DeltaNetWeights<D> weights{.norm = vector(Role::kInputNorm, hidden_),
+                               .vectors = delta_net_vectors(shape),
+                               .o = linear({.role = Role::kO}, hidden_, shape.values(), false)};
+    if (net.input == DeltaNetInput::kSplit) {
+      weights.qkv = product(Role::kDeltaQkv, shape.channels());
+      weights.z = product(Role::kDeltaZ, shape.values());
+      weights.b = product(Role::kDeltaB, shape.value_heads);
+      weights.a = product(Role::kDeltaA, shape.value_heads);
+    } else {
+      weights.qkvz = product(Role::kDeltaQkvz, shape.channels() + shape.values());
+      weights.ba = product(Role::kDeltaBa, 2 * shape.value_heads);
+    }
+    return weights;
   }
 
   DenseFfnWeights<D> ffn(const MlpSpec& mlp) {
@@ -86,6 +120,9 @@ class DenseLoader {
                                .router = linear({.role = Role::kRouter}, moe.router.experts, hidden_, false)};
     if (moe.choice_bias) weights.choice_bias = vector(Role::kRouterBias, moe.router.experts);
     if (moe.shared) weights.shared = shared(*moe.shared);
+    if (moe.shared_gate)
+      weights.shared_gate = device_.vector(
+          reader_.floats(module({.shared = true, .role = Role::kSharedGate}).name + ".weight", {1, hidden_}));
     return weights;
   }
 
@@ -102,6 +139,22 @@ class DenseLoader {
     return weights;
   }
 
+  DeltaNetVectors delta_net_vectors(const DeltaNetShape& shape) {
+    return {.filter = device_.vector(by_tap(shape, values(Role::kFilter, {shape.channels(), 1, shape.taps}))),
+            .decay_log = vector(Role::kDecayLog, shape.value_heads),
+            .step_bias = vector(Role::kStepBias, shape.value_heads),
+            .norm = vector(Role::kOutNorm, shape.value_width),
+            .eps = eps_};
+  }
+  // [channels, taps] -> [taps, channels]
+  static std::vector<float> by_tap(const DeltaNetShape& shape, const std::vector<float>& filter) {
+    std::vector<float> turned(filter.size());
+    for (size_t channel = 0; channel < shape.channels(); ++channel)
+      for (size_t tap = 0; tap < shape.taps; ++tap)
+        turned[tap * shape.channels() + channel] = filter[channel * shape.taps + tap];
+    return turned;
+  }
+
   Linear<D> linear(ModuleId id, uint64_t rows, uint64_t cols, bool with_bias) {
     const std::string& name = module(id).name;
     return {device_.matrix(reader_.linear(name, rows, cols)), with_bias ? bias(id, rows) : nullptr};
@@ -109,10 +162,11 @@ class DenseLoader {
   const float* bias(ModuleId id, uint64_t rows) {
     return device_.vector(reader_.floats(module(id).name + ".bias", {rows}));
   }
-  const float* vector(Role role, uint64_t count) {
+  const float* vector(Role role, uint64_t count) { return device_.vector(values(role, {count})); }
+  std::vector<float> values(Role role, const Shape& shape) const {
     const PlainTensor* tensor = table_.find_plain(role);
     if (tensor == nullptr) refuse();
-    return device_.vector(reader_.floats(tensor->name, {count}));
+    return reader_.floats(tensor->name, shape);
   }
 
   // `id` without its layer.
@@ -130,6 +184,7 @@ class DenseLoader {
   const LayerTable& table_;
   const StoredReader reader_;
   const uint64_t hidden_;
+  const float eps_;
 };
 
 }  // namespace nibblecast

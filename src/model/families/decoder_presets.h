@@ -1,7 +1,8 @@
 // model/families/decoder_presets.h - config.json of models that the program knows by name, as their releases
 // have it on the Hub (Qwen/Qwen3-8B, -32B, -30B-A3B, -235B-A22B; meta-llama/Llama-3.1-8B, -3.3-70B-Instruct;
-// mistralai/Mixtral-8x7B-v0.1; zai-org/GLM-4.5-Air, GLM-4.6), and of two small ones for demonstrations: dense
-// with a tied head; with experts in all layers but one.
+// mistralai/Mixtral-8x7B-v0.1; zai-org/GLM-4.5-Air, GLM-4.6; Qwen/Qwen3-Next-80B-A3B-Instruct, Qwen3.5-27B,
+// -35B-A3B, -397B-A17B without their vision towers), and of small ones for demonstrations: dense with a tied head;
+// with experts in all layers but one; with delta nets, dense and with stacked experts.
 #pragma once
 
 #include "base/json.h"
@@ -17,7 +18,13 @@ Json llama_3_3_70b_config();
 Json mixtral_8x7b_config();
 Json glm_4_5_air_config();
 Json glm_4_6_config();
+Json qwen3_next_80b_a3b_config();
+Json qwen3_5_27b_config();
+Json qwen3_5_35b_a3b_config();
+Json qwen3_5_397b_a17b_config();
 Json qwen3_tiny_config();
 Json qwen3_moe_tiny_config();
+Json qwen3_5_tiny_config();
+Json qwen3_5_moe_tiny_config();
 
 }  // namespace nibblecast

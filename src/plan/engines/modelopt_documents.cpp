@@ -135,6 +135,9 @@ const std::vector<ModelClass>& model_classes() {
       {"glm4_moe", "Glm4MoeForCausalLM", {kVllm, kSglang, kTrtllm}},
       {"minimax_m2", "MiniMaxM2ForCausalLM", {kVllm, kSglang, kTrtllm}},
       {"hy_v3", "HYV3ForCausalLM", {kVllm, kSglang}},
+      {"qwen3_next", "Qwen3NextForCausalLM", {kVllm, kSglang, kTrtllm}},
+      {"qwen3_5", "Qwen3_5ForConditionalGeneration", {kVllm, kSglang, kTrtllm}},
+      {"qwen3_5_moe", "Qwen3_5MoeForConditionalGeneration", {kVllm, kSglang, kTrtllm}},
   };
   return kClasses;
 }
