@@ -12,8 +12,8 @@ namespace nibblecast {
 
 struct LayerAmax {
   uint64_t layer = 0;
-  // By the tap's name: one value, or one for each routed expert (0 for an expert without tokens). Of a weighted
-  // tap also NAME_weighted: times the routing weight, which includes what scales it.
+  // By the tap's name: one value, or one for each routed expert (0 for an expert without tokens). Of a
+  // weighted tap also NAME_weighted: times the routing weight, which includes what scales it.
   std::map<std::string, std::vector<float>> taps = {};
   std::vector<int64_t> tokens = {};  // routed to each expert; empty in a dense layer
 

@@ -1,10 +1,12 @@
-// model/decoder_spec.h - how a decoder of ordinary blocks computes, as a value: norm, attention, norm, MLP or
-// experts, layer after layer, on one residual stream.
+// model/decoder_spec.h - how a decoder of ordinary blocks computes, as a value: norm, a mixer of tokens
+// (grouped-query attention, latent attention or a gated delta net), norm, MLP or experts, layer after layer,
+// on one residual stream.
 //
-//   x += attention(norm(x));  x += ffn(norm(x))
+//   x += mixer(norm(x));  x += ffn(norm(x))
 //
 // A family's reader makes it from a config; the forward pass (model/decoder.h) knows nothing else.
-// Formulas: ops/gqa.h, heads.h, latent_heads.h, rope_table.h, activation.h, router.h, rmsnorm.h.
+// Formulas: ops/gqa.h, latent_heads.h, delta_net.h, gates.h, heads.h, rope_table.h, activation.h, router.h,
+// rmsnorm.h.
 #pragma once
 
 #include <cstdint>
@@ -13,6 +15,7 @@
 #include <vector>
 
 #include "ops/activation.h"
+#include "ops/delta_net.h"
 #include "ops/gqa.h"
 #include "ops/latent_heads.h"
 #include "ops/rmsnorm.h"
@@ -42,6 +45,8 @@ struct GqaSpec {
   bool sinks = false;     // a logit a head that takes part in the softmax and brings no value
   bool qkv_bias = false;  // of q, k and v
   bool o_bias = false;
+  bool output_gate =
+      false;  // q makes [query | gate] of each head; the output is times sigmoid(gate) before o
   bool operator==(const GqaSpec&) const = default;
 };
 
@@ -82,7 +87,30 @@ inline GqaShape score_shape(const MlaSpec& mla) {
           .scale = mla.scale};
 }
 
-using MixerSpec = std::variant<GqaSpec, MlaSpec>;
+// The products that it begins with: one each of [q | k | v], z, b, a, or two whose rows are dealt out by key
+// head, [q | k | v | z] and [b | a].
+enum class DeltaNetInput : uint8_t { kSplit, kByHead };
+
+struct DeltaNetSpec {
+  DeltaNetShape shape = {};
+  DeltaNetInput input = DeltaNetInput::kSplit;
+  bool operator==(const DeltaNetSpec&) const = default;
+};
+
+using MixerSpec = std::variant<GqaSpec, MlaSpec, DeltaNetSpec>;
+
+// Of softmax attention; nothing for a mixer that has none.
+inline std::optional<GqaShape> score_shape(const MixerSpec& mixer) {
+  if (const auto* gqa = std::get_if<GqaSpec>(&mixer)) return score_shape(*gqa);
+  if (const auto* mla = std::get_if<MlaSpec>(&mixer)) return score_shape(*mla);
+  return std::nullopt;
+}
+// Null where positions do not turn anything.
+inline const RopeSpec* rope_of(const MixerSpec& mixer) {
+  if (const auto* gqa = std::get_if<GqaSpec>(&mixer)) return &gqa->rope;
+  if (const auto* mla = std::get_if<MlaSpec>(&mixer)) return &mla->rope;
+  return nullptr;
+}
 
 struct MlpSpec {
   uint64_t width = 0;
@@ -96,6 +124,7 @@ struct MoeSpec {
   bool choice_bias = false;  // Role::kRouterBias is added to the scores that choose
   MlpSpec expert = {};
   std::optional<MlpSpec> shared = {};
+  bool shared_gate = false;  // the shared expert's output is times sigmoid(Role::kSharedGate · x)
   bool operator==(const MoeSpec&) const = default;
 };
 

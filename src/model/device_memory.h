@@ -1,4 +1,5 @@
-// model/device_memory.h - what a forward pass keeps in a device's memory. In every build, so that a plan knows.
+// model/device_memory.h - what a forward pass keeps in a device's memory. In every build, so that a plan
+// knows.
 #pragma once
 
 #include <cstddef>

@@ -4,11 +4,11 @@
 //
 // Order of calls: embed() until all of the vocabulary was seen, or resume_at() and set_streams(); then per
 // layer expect_layer(), take() for each part of its dense tensors, begin_layer(), expert() ascending (in a
-// dense layer its only MLP, as expert 0), end_layer(), layer_amax(). A device may be behind the calls: so that it never waits for them, the next
-// layer may begin before layer_amax(), but not end. After the last layer_amax() comes the head, as "layer"
-// Model::layers(): expect_layer() and take() for what comes before the head's weight, begin_head(), head()
-// for each part of it, row_losses(). One caller. Results do not depend on threads, or on how bytes are
-// divided into calls.
+// dense layer its only MLP, as expert 0), end_layer(), layer_amax(). A device may be behind the calls: so
+// that it never waits for them, the next layer may begin before layer_amax(), but not end. After the last
+// layer_amax() comes the head, as "layer" Model::layers(): expect_layer() and take() for what comes before
+// the head's weight, begin_head(), head() for each part of it, row_losses(). One caller. Results do not
+// depend on threads, or on how bytes are divided into calls.
 //
 // No family is in it: what is computed is the Model's spec, what tensors mean is said by its table.
 #pragma once
@@ -58,7 +58,8 @@ class ForwardPass {
   virtual ~ForwardPass() = default;
 
   // Called now and then within begin_layer(), expert() and end_layer(), by their caller's thread, with the
-  // part of that call that is done. May throw, which ends the pass. A device's calls do not last and have none.
+  // part of that call that is done. May throw, which ends the pass. A device's calls do not last and have
+  // none.
   using Tick = std::function<void(double done)>;
   virtual void set_tick(Tick) {}
 

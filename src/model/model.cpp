@@ -31,12 +31,20 @@ double score_flops(const DeepseekV4Config& config, uint64_t layer, uint64_t leng
          2 * static_cast<double>(config.index_n_heads * config.index_head_dim) * scored;
 }
 
-double score_flops(const DecoderSpec& spec, uint64_t layer, uint64_t length) {
-  const GqaShape shape =
-      std::visit([](const auto& mixer) { return score_shape(mixer); }, spec.layers[layer].mixer);
+double mixer_flops(const GqaShape& shape, uint64_t length) {
   const double seen = static_cast<double>(length) / 2;
   const double keys = shape.window == 0 ? seen : std::min(seen, static_cast<double>(shape.window));
   return 2 * static_cast<double>(shape.heads * (shape.key_width + shape.value_width)) * keys;
+}
+
+double mixer_flops(const GqaSpec& gqa, uint64_t length) { return mixer_flops(score_shape(gqa), length); }
+double mixer_flops(const MlaSpec& mla, uint64_t length) { return mixer_flops(score_shape(mla), length); }
+
+// The state is decayed, asked, corrected and asked again.
+double mixer_flops(const DeltaNetSpec& net, uint64_t) { return 7 * static_cast<double>(net.shape.state()); }
+
+double score_flops(const DecoderSpec& spec, uint64_t layer, uint64_t length) {
+  return std::visit([&](const auto& mixer) { return mixer_flops(mixer, length); }, spec.layers[layer].mixer);
 }
 
 }  // namespace

@@ -68,6 +68,7 @@ enum class PlainKind : uint8_t {
   kVector,   // BF16 or F32
   kMatrix,   // the same; multiplied with every token
   kTable,    // the same; added or looked up
+  kFilter,   // the same; of a convolution, which engines know as a module
   kInteger,  // I64 or I32
 };
 
@@ -80,10 +81,17 @@ struct PlainTensor {
   Shape shape = {};
 };
 
+// Tensors in which a checkpoint may store the routed experts of a layer together, instead of one by one: of
+// each expert its gate over its up, [experts, 2 I, D], and its down, [experts, D, I]. Empty: it never does.
+struct ExpertStacks {
+  std::string gate_up = {}, down = {};
+};
+
 struct LayerTable {
   std::vector<WeightModule> modules = {};  // in the fixed order of the family; routed experts last, ascending
   std::vector<PlainTensor> plain = {};
   std::vector<Tap> taps = {};
+  ExpertStacks stacks = {};
   uint64_t experts = 0, top = 0;  // routed experts, and how many a token goes to; 0: a dense layer
 
   uint64_t mlps() const { return experts == 0 ? 1 : experts; }  // that stream by

@@ -31,11 +31,19 @@ enum class Role : uint8_t {
   kKvA,
   kKvB,
   kIndexK,
+  // A gated delta net: its input's products, split or by key head; the output's is kO.
+  kDeltaQkv,
+  kDeltaZ,
+  kDeltaB,
+  kDeltaA,
+  kDeltaQkvz,
+  kDeltaBa,
   // The feed-forward half.
   kRouter,
   kGate,
   kUp,
   kDown,
+  kSharedGate,  // of the shared expert's output
   // What is no linear.
   kInputNorm,  // before the layer's first half
   kFfnNorm,    // before its second half
@@ -45,6 +53,10 @@ enum class Role : uint8_t {
   kKvRankNorm,  // of one of keys and values
   kFinalNorm,   // before the head
   kSinks,
+  kFilter,    // of a gated delta net's convolution, [channels, 1, taps]
+  kDecayLog,  // and its numbers of each value head
+  kStepBias,
+  kOutNorm,     // and its norm of each head's output
   kRouterBias,  // added to the scores that choose, not to the weights
   kOther,
 };

@@ -81,6 +81,12 @@ void set_experts(Json& config, const Model& model, uint64_t experts) {
     if (config.contains(key)) config[key] = experts;
 }
 
+// What of config.json speaks of the text model.
+Json& text_of(Json& config) {
+  const auto section = config.find("text_config");
+  return section != config.end() && section->is_object() ? *section : config;
+}
+
 Json adapted_config(Json config, const std::string& file, const SynthOptions& options) {
   const Model model = read_model(config, file);
   if (model.vocabulary.size < kSynthTokens) {
@@ -93,10 +99,11 @@ Json adapted_config(Json config, const std::string& file, const SynthOptions& op
       throw Error(ErrorKind::kUsage, {}, "only DeepSeek-V4 has releases with FP8 experts");
     config["expert_dtype"] = "fp8";
   }
-  if (options.layers) cut_layers(config, model, *options.layers);
-  if (options.experts) set_experts(config, model, *options.experts);
-  config["bos_token_id"] = kSynthBos;
-  config["eos_token_id"] = kSynthEos;
+  Json& text = text_of(config);
+  if (options.layers) cut_layers(text, model, *options.layers);
+  if (options.experts) set_experts(text, model, *options.experts);
+  text["bos_token_id"] = kSynthBos;
+  text["eos_token_id"] = kSynthEos;
   return config;
 }
 

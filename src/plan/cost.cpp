@@ -148,15 +148,15 @@ uint64_t top_of(const Model& model) {
 }
 
 // A forward pass on a device, and what it keeps in host memory for it.
-void add_device_cost(const Plan& plan, const Workload& workload,
-                     const ForwardDevice& device, MemoryCost& cost) {
+void add_device_cost(const Plan& plan, const Workload& workload, const ForwardDevice& device,
+                     MemoryCost& cost) {
   const bool narrow = plan.options.compute_dtype == ComputeDtype::kBF16;
   const CudaWorkload rows{
       .rows = workload.rows, .tokens = workload.tokens, .longest_row = workload.longest_row};
   const uint64_t expert = largest_expert_bytes(plan);
   const Model& model = *plan.model;
   cost.device = (narrow ? forward_device_memory<bf16> : forward_device_memory<float>)(model, rows, expert,
-                                                                                       device.memory_bytes);
+                                                                                      device.memory_bytes);
   cost.fixed_bytes += kCudaHostBytes;
   // Small dense tensors as they come, and pinned in the form in which they go.
   cost.dense_bytes = 2 * device_vector_bytes(model, narrow ? sizeof(bf16) : sizeof(float));

@@ -40,19 +40,29 @@ class Decider {
       Decision decision{
           .linear = {.module = resolved.module->name, .source = made_.inventory.linears.at(resolved.module)}};
       const LinearFormat& format = decision.linear.source.format;
-      const LinearMake make = make_of(resolved, format);
+      const LinearMake make = make_of(resolved, decision.linear.source);
       decision.make = make.make;
       decision.try_cast = tries_cast(resolved, format);
       decisions.add_part(fmt::format("{} {} {} {}{}", decision.linear.module, static_cast<int>(make.make),
                                      static_cast<int>(resolved.recipe.method), make.quantize_input,
                                      decision.try_cast ? " try" : ""));
       replace_linear(decision.linear, make, made_.replacements);
-      made_.widened += resolved.recipe.format == WeightFormat::kKeep && make.make == Make::kWideWeight;
+      made_.widened += resolved.recipe.format == WeightFormat::kKeep && !stays(format);
       made_.linears.push_back(std::move(decision));
     }
     made_.hash = decisions.hex();
   }
 
+  LinearMake make_of(const ResolvedModule& resolved, const LinearSource& source) const {
+    LinearMake make = make_of(resolved, source.format);
+    // A matrix of a stack stands for itself by itself: engines read experts one by one.
+    const Tensor& weight = source_.tensors()[source.weight.tensor];
+    if (make.make == Make::kKeep && source.weight.size_bytes < weight.size_bytes) {
+      make.make = Make::kWideWeight;
+      make.dtype = weight.dtype;
+    }
+    return make;
+  }
   LinearMake make_of(const ResolvedModule& resolved, const LinearFormat& format) const {
     LinearMake make{
         .quantize_input = resolved.recipe.quantize_input, .tile_rows = tiles_.rows, .tile_cols = tiles_.cols};

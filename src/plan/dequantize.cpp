@@ -66,7 +66,8 @@ class DequantizePlanner {
     const std::string file = (source_.folder() / "config.json").string();
     const Family& family = family_of(source_.config(), file);
     if (family.hub_tensor == nullptr) {
-      throw Error(ErrorKind::kUnsupported, {.file = file}, "this family's tensors have transformers' names already",
+      throw Error(ErrorKind::kUnsupported, {.file = file},
+                  "this family's tensors have transformers' names already",
                   {.hint = "leave out --names transformers"});
     }
     const Model model = family.read(source_.config(), file);

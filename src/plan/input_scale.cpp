@@ -21,11 +21,12 @@ const std::vector<float>& checked(const LayerAmax& amax, const std::string& entr
   const std::string name = tap_entry(amax.layer, entry);
   const auto found = amax.taps.find(entry);
   if (found == amax.taps.end() || found->second.size() != count) {
-    throw Error(ErrorKind::kBadInput, {.file = file, .tensor = name}, "the amax of this input is needed",
-                {.expected = fmt::format("{} value{}", count, count == 1 ? "" : "s"),
-                 .found = found == amax.taps.end() ? "none" : fmt::format("{}", found->second.size()),
-                 .hint = "was the amax file made for this model and recipe, with this --w2-input? `nibblecast "
-                         "calibrate` measures all"});
+    throw Error(
+        ErrorKind::kBadInput, {.file = file, .tensor = name}, "the amax of this input is needed",
+        {.expected = fmt::format("{} value{}", count, count == 1 ? "" : "s"),
+         .found = found == amax.taps.end() ? "none" : fmt::format("{}", found->second.size()),
+         .hint = "was the amax file made for this model and recipe, with this --w2-input? `nibblecast "
+                 "calibrate` measures all"});
   }
   for (size_t i = 0; i < count; ++i) {
     const float value = found->second[i];
@@ -56,11 +57,13 @@ const Tap& tap_of(const Plan& plan, const PlannedLinear& linear) {
 std::vector<std::string> read_entries(const Plan& plan, const Tap& tap) {
   std::vector<std::string> entries;
   if (!tap.weighted || plan.options.w2_input != W2Input::kWeighted) entries.push_back(tap.name);
-  if (tap.weighted && plan.options.w2_input != W2Input::kUnweighted) entries.push_back(weighted_tap(tap.name));
+  if (tap.weighted && plan.options.w2_input != W2Input::kUnweighted)
+    entries.push_back(weighted_tap(tap.name));
   return entries;
 }
 
-std::vector<float> tap_amax(const Plan& plan, const Tap& tap, const LayerAmax& amax, const std::string& file) {
+std::vector<float> tap_amax(const Plan& plan, const Tap& tap, const LayerAmax& amax,
+                            const std::string& file) {
   const std::vector<Tap>& taps = plan.model->table.layers.at(amax.layer).taps;
   const TapBound& bound = plan.bounds.at(amax.layer).at(static_cast<size_t>(&tap - taps.data()));
   const size_t count = std::max<uint64_t>(1, tap.experts);

@@ -35,8 +35,12 @@ class InventoryTaker {
   int64_t last() const { return static_cast<int64_t>(model_.layers()); }
 
   void take(const LayerTable& table, int64_t layer) {
-    for (const WeightModule& module : table.modules)
-      take(module, module.kind == ModuleKind::kEmbedding ? -1 : layer);
+    for (const WeightModule& module : table.modules) {
+      if (module.is_routed_expert() && source_.find(stack_of(table, module)) != nullptr)
+        take_stacked(table, module, layer);
+      else
+        take(module, module.kind == ModuleKind::kEmbedding ? -1 : layer);
+    }
     for (const PlainTensor& tensor : table.plain) take(tensor, layer);
   }
 
@@ -44,19 +48,44 @@ class InventoryTaker {
     const std::optional<LinearParts> parts = find_linear(source_, module.name, tiles_);
     if (!parts) refuse_missing(module.name + ".weight");
     const LinearFormat& format = parts->format;
-    if (format.stored == StoredFormat::kNvfp4 ||
-        (module.quantized_in_release && is_plain(format)))
+    if (format.stored == StoredFormat::kNvfp4 || (module.quantized_in_release && is_plain(format)))
       refuse_storage(*parts, module);
     if (Shape{format.rows, format.cols} != module.shape || parts->weight->shape.size() != 2) {
-      throw Error(ErrorKind::kBadInput, source_.where(*parts->weight), "shape does not fit config.json",
-                  {.expected = fmt::format("{} {}", shape_text(module.shape), parts->container),
-                   .found = fmt::format("{} {}", dtype_name(parts->weight->dtype),
-                                        shape_text(parts->weight->shape)),
-                   .hint = "is this the config of this checkpoint?"});
+      throw Error(
+          ErrorKind::kBadInput, source_.where(*parts->weight), "shape does not fit config.json",
+          {.expected = fmt::format("{} {}", shape_text(module.shape), parts->container),
+           .found = fmt::format("{} {}", dtype_name(parts->weight->dtype), shape_text(parts->weight->shape)),
+           .hint = "is this the config of this checkpoint?"});
     }
     for (const Tensor* part : {parts->weight, parts->scale, parts->scale_2, parts->input_scale})
       if (part != nullptr) know(*part, layer);
     inventory_.linears.emplace(&module, source_of(source_, *parts));
+  }
+
+  static const std::string& stack_of(const LayerTable& table, const WeightModule& expert) {
+    return expert.id.role == Role::kDown ? table.stacks.down : table.stacks.gate_up;
+  }
+
+  // An expert's gate, up or down in the tensor that has those of all.
+  void take_stacked(const LayerTable& table, const WeightModule& module, int64_t layer) {
+    const Tensor& stack = *source_.find(stack_of(table, module));
+    const uint64_t rows = module.shape[0], parts = module.id.role == Role::kDown ? 1 : 2;
+    const Shape expected = {table.experts, parts * rows, module.shape[1]};
+    if (stack.shape != expected) {
+      throw Error(ErrorKind::kBadInput, source_.where(stack), "shape does not fit config.json",
+                  {.expected = shape_text(expected),
+                   .found = shape_text(stack.shape),
+                   .hint = "is this the config of this checkpoint?"});
+    }
+    if (source_.find(module.name + ".weight") != nullptr) {
+      throw Error(ErrorKind::kBadInput, source_.where(stack), "holds an expert's weight that is there twice",
+                  {.found = module.name + ".weight", .hint = {}});
+    }
+    const uint64_t part = module.id.role == Role::kUp ? 1 : 0;
+    const uint64_t first = (static_cast<uint64_t>(module.id.expert) * parts + part) * rows;
+    const auto index = static_cast<uint32_t>(&stack - source_.tensors().data());
+    know(stack, layer);
+    inventory_.linears.emplace(&module, stacked_source(source_, index, first, rows));
   }
 
   void take(const PlainTensor& plain, int64_t layer) {
@@ -104,7 +133,8 @@ class InventoryTaker {
     if (parts.format.stored == StoredFormat::kNvfp4) {
       const bool is_ours = source_.files().status(source_.folder() / "nibblecast.json").has_value();
       detail.expected = "a weight that is not NVFP4";
-      detail.hint = std::string("this checkpoint is already NVFP4") + (is_ours ? ", made by nibblecast" : "") +
+      detail.hint = std::string("this checkpoint is already NVFP4") +
+                    (is_ours ? ", made by nibblecast" : "") +
                     "; `nibblecast dequantize` and `nibblecast convert` read it";
     } else {
       detail.expected = module.is_routed_expert() ? "MXFP4 or FP8" : "FP8";

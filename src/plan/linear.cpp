@@ -24,6 +24,12 @@ struct Names {
 
 constexpr uint64_t kChunkBytes = 16 << 20;
 
+// In place of the tensor itself, or behind what was made of it: of a stack all linears stand in its place.
+void put(const std::vector<OutputTensor>& tensors, std::vector<OutputTensor>& place) {
+  std::erase_if(place, [](const OutputTensor& tensor) { return tensor.make == Make::kKeep; });
+  place.insert(place.end(), tensors.begin(), tensors.end());
+}
+
 }  // namespace
 
 void replace_linear(const SourceLinear& linear, const LinearMake& make, Replacements& replacements) {
@@ -66,8 +72,8 @@ void replace_linear(const SourceLinear& linear, const LinearMake& make, Replacem
     replacements.in_place[from.scale.tensor] = std::move(scale);
   else
     weight.insert(weight.end(), scale.begin(), scale.end());
-  replacements.in_place[from.weight.tensor] = std::move(weight);
-  replacements.scalars[from.weight.tensor] = std::move(scalars);
+  put(weight, replacements.in_place[from.weight.tensor]);
+  put(scalars, replacements.scalars[from.weight.tensor]);
   if (from.scale_2.is_there()) replacements.in_place[from.scale_2.tensor].clear();
 }
 
@@ -119,8 +125,7 @@ void add_only_stage(const Checkpoint& source, std::span<const PlannedLinear> lin
   for (const uint32_t index : kept) {
     if (index != kNone) stage.kept.push_back(index);
   }
-  for (const PlannedLinear& linear : linears)
-    add_group({.expert = {}, .linears = {linear}}, stage, plan);
+  for (const PlannedLinear& linear : linears) add_group({.expert = {}, .linears = {linear}}, stage, plan);
   plan.stages.push_back(std::move(stage));
 }
 

@@ -75,8 +75,8 @@ class Planner {
       if (!found) missing += (missing.empty() ? "" : ", ") + prefix + "*";
     }
     if (missing.empty()) return;
-    warn(fmt::format("config.json declares draft layers that the source's files lack: {}; the output has none",
-                     missing));
+    warn(fmt::format(
+        "config.json declares draft layers that the source's files lack: {}; the output has none", missing));
   }
 
   void count_flops() {

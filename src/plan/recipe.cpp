@@ -252,9 +252,9 @@ Recipe load_recipe(FileSystem& files, const std::string& name_or_path) {
   const bool is_path = name_or_path.find('/') != std::string::npos || name_or_path.ends_with(".yaml") ||
                        name_or_path.ends_with(".yml");
   if (!is_path) {
-    throw Error(
-        ErrorKind::kUsage, {}, fmt::format("unknown recipe '{}'", printable(name_or_path)),
-        {.expected = fmt::format("auto, {} or the path of a .yaml file", fmt::join(built_in_recipes(), ", "))});
+    throw Error(ErrorKind::kUsage, {}, fmt::format("unknown recipe '{}'", printable(name_or_path)),
+                {.expected = fmt::format("auto, {} or the path of a .yaml file",
+                                         fmt::join(built_in_recipes(), ", "))});
   }
   return recipe_of_file(read_text(files, name_or_path, kMaxRecipeBytes), name_or_path);
 }

@@ -11,11 +11,14 @@ namespace {
 
 constexpr uint64_t kSampledBytes = 16 << 10;
 
-// Official and Hub names: "ffn.experts.17.w1", "mlp.experts.17.gate_proj".
+// Official and Hub names: "ffn.experts.17.w1", "mlp.experts.17.gate_proj"; a stack,
+// "mlp.experts.gate_up_proj", begins with the first expert.
 bool is_sampled(std::string_view name) {
   constexpr std::string_view kExperts = ".experts.";
   const size_t experts = name.find(kExperts);
-  return experts == std::string_view::npos || name.substr(experts + kExperts.size()).starts_with("0.");
+  if (experts == std::string_view::npos) return true;
+  const std::string_view rest = name.substr(experts + kExperts.size());
+  return rest.starts_with("0.") || rest.empty() || rest.front() < '0' || rest.front() > '9';
 }
 
 }  // namespace

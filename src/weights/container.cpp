@@ -406,4 +406,11 @@ LinearSource plain_source(const Checkpoint& source, uint32_t index) {
   return plain;
 }
 
+LinearSource stacked_source(const Checkpoint& source, uint32_t tensor, uint64_t first_row, uint64_t rows) {
+  LinearSource stack = plain_source(source, tensor);
+  stack.weight = stack.rows_of(stack.weight, first_row, rows);
+  stack.format.rows = rows;
+  return stack;
+}
+
 }  // namespace nibblecast

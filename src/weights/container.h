@@ -111,5 +111,7 @@ struct LinearSource {
 LinearSource source_of(const Checkpoint& source, const LinearParts& parts);
 // A BF16 or F32 tensor of any name and rank, as rows of its last dimension. kUnsupported: another dtype.
 LinearSource plain_source(const Checkpoint& source, uint32_t tensor);
+// Rows [first_row, first_row + rows) of those: a matrix of a stack.
+LinearSource stacked_source(const Checkpoint& source, uint32_t tensor, uint64_t first_row, uint64_t rows);
 
 }  // namespace nibblecast

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "checkpoint/checkpoint.h"
+#include "family_models.h"
 #include "model/families/decoder_presets.h"
 #include "testing.h"
 
@@ -74,6 +75,23 @@ std::map<std::string, Shape> shapes(const ModelTable& table) {
   };
   add(table.globals);
   for (const LayerTable& layer : table.layers) add(layer);
+  return found;
+}
+
+// The same, of a release with stacked experts.
+std::map<std::string, Shape> stored_shapes(const ModelTable& table) {
+  std::map<std::string, Shape> found = shapes(table);
+  for (const LayerTable& layer : table.layers) {
+    if (layer.stacks.down.empty()) continue;
+    Shape up, down;
+    for (const WeightModule& module : layer.modules) {
+      if (!module.is_routed_expert()) continue;
+      (module.id.role == Role::kDown ? down : up) = module.shape;
+      found.erase(module.name + ".weight");
+    }
+    found[layer.stacks.gate_up] = {layer.experts, 2 * up[0], up[1]};
+    found[layer.stacks.down] = {layer.experts, down[0], down[1]};
+  }
   return found;
 }
 
@@ -629,6 +647,156 @@ TEST(DecoderRefusals, WhatTheForwardPassLacks) {
       ErrorKind::kUnsupported, [] { read("gpt2"); }, "gpt2", "qwen3_moe");
 }
 
+// ---- Qwen3-Next and Qwen3.5 ----
+
+class HybridGolden : public ::testing::TestWithParam<const char*> {};
+
+// Beside what passes through.
+TEST_P(HybridGolden, TableIsWhatReleasesHave) {
+  SKIP_WITHOUT_FAMILY_MODEL(folder, GetParam());
+  const Checkpoint checkpoint = Checkpoint::open(folder, system_files());
+  const Model model = read_model(checkpoint.config(), "config.json");
+  std::map<std::string, Shape> stored;
+  size_t passed = 0;
+  for (const Tensor& tensor : checkpoint.tensors()) {
+    if (model.table.passes_through(tensor.name))
+      ++passed;
+    else
+      stored[tensor.name] = tensor.shape;
+  }
+  EXPECT_EQ(stored_shapes(model.table), stored);
+  EXPECT_EQ(passed, model.family == "qwen3_next" ? 1u : 2u);
+  EXPECT_EQ(model.family, GetParam());
+}
+INSTANTIATE_TEST_SUITE_P(Families, HybridGolden, ::testing::Values("qwen3_next", "qwen3_5", "qwen3_5_moe"));
+
+Json hybrid(const std::string& model_type, const Json& changes = Json::object()) {
+  Json text = with(minimal(model_type), {{"num_hidden_layers", 5}, {"shared_expert_intermediate_size", 24}});
+  if (model_type != "qwen3_5" && model_type != "qwen3_5_moe") return with(text, changes);
+  text["model_type"] = model_type + "_text";
+  return {{"model_type", model_type}, {"text_config", with(text, changes)}};
+}
+Model read_hybrid(const std::string& model_type, const Json& changes = Json::object()) {
+  return read_model(hybrid(model_type, changes), "config.json");
+}
+
+TEST(DecoderHybrid, SettingsWhereTheConfigIsSilent) {
+  for (const char* type : {"qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "qwen3_5", "qwen3_5_moe"}) {
+    SCOPED_TRACE(type);
+    const Model model = read_hybrid(type);
+    const DecoderSpec& spec = std::get<DecoderSpec>(model.spec);
+    EXPECT_EQ(spec.norm, (NormSpec{.eps = 1e-6f, .use = NormWeight::kPlusOne}));
+    const GqaSpec& gqa = attention(model, 3);
+    EXPECT_EQ(gqa.width, 256u);
+    EXPECT_EQ(gqa.rope, (RopeSpec{.theta = 10000, .dims = 64}));
+    EXPECT_EQ(gqa.head_norms, HeadNorms::kPerHead);
+    EXPECT_TRUE(gqa.output_gate);
+    const DeltaNetShape shape = {
+        .key_heads = 16, .value_heads = 32, .key_width = 128, .value_width = 128, .taps = 4};
+    const DeltaNetInput input =
+        std::string(type) == "qwen3_next" ? DeltaNetInput::kByHead : DeltaNetInput::kSplit;
+    for (const size_t layer : {0, 1, 2, 4})
+      EXPECT_EQ(std::get<DeltaNetSpec>(spec.layers[layer].mixer), (DeltaNetSpec{shape, input})) << layer;
+  }
+}
+
+TEST(DecoderHybrid, ExpertsAndTheirSharedOne) {
+  for (const char* type : {"qwen3_next", "qwen3_5_moe"}) {
+    const MoeSpec found = moe(read_hybrid(type));
+    EXPECT_EQ(found.shared, (MlpSpec{.width = 24})) << type;
+    EXPECT_TRUE(found.shared_gate) << type;
+    EXPECT_TRUE(found.router.renormalize) << type;
+    EXPECT_EQ(found.router.score, RouterScore::kSoftmax) << type;
+  }
+  EXPECT_FALSE(moe(read_hybrid("qwen3_next", {{"norm_topk_prob", false}})).router.renormalize);
+  EXPECT_TRUE(std::holds_alternative<MlpSpec>(spec(read_hybrid("qwen3_5")).layers[0].ffn));
+  const Model steps = read_hybrid("qwen3_next", {{"mlp_only_layers", {1}}});
+  EXPECT_TRUE(std::holds_alternative<MlpSpec>(spec(steps).layers[1].ffn));
+  EXPECT_EQ(read_hybrid("qwen3_next").table.layers[0].stacks.down, "");
+  EXPECT_EQ(read_hybrid("qwen3_5_moe").table.layers[2].stacks.gate_up,
+            "model.language_model.layers.2.mlp.experts.gate_up_proj");
+}
+
+TEST(DecoderHybrid, KindsOfLayers) {
+  const auto is_linear = [](const Model& model) {
+    std::vector<bool> found;
+    for (const DecoderLayer& layer : spec(model).layers)
+      found.push_back(std::holds_alternative<DeltaNetSpec>(layer.mixer));
+    return found;
+  };
+  EXPECT_EQ(is_linear(read_hybrid("qwen3_next", {{"full_attention_interval", 2}})),
+            (std::vector<bool>{true, false, true, false, true}));
+  const Json types = {"full_attention", "linear_attention", "full_attention", "full_attention",
+                      "linear_attention"};
+  EXPECT_EQ(is_linear(read_hybrid("qwen3_5", {{"layer_types", types}})),
+            (std::vector<bool>{false, true, false, false, true}));
+}
+
+TEST(DecoderHybrid, TapsOfADeltaNet) {
+  const Model model = read_hybrid("qwen3_5_moe");
+  const LayerTable& layer = model.table.layers[0];
+  std::map<std::string, std::string> taps;
+  for (const WeightModule& module : layer.modules)
+    if (!module.is_routed_expert()) taps[module.name.substr(30)] = layer.tap_of(module)->name;
+  EXPECT_EQ(taps, (std::map<std::string, std::string>{{"linear_attn.in_proj_a", "attn.in"},
+                                                      {"linear_attn.in_proj_b", "attn.in"},
+                                                      {"linear_attn.in_proj_qkv", "attn.in"},
+                                                      {"linear_attn.in_proj_z", "attn.in"},
+                                                      {"linear_attn.out_proj", "attn.out"},
+                                                      {"mlp.gate", "ffn.in"},
+                                                      {"mlp.shared_expert.down_proj", "shared.mid"},
+                                                      {"mlp.shared_expert.gate_proj", "ffn.in"},
+                                                      {"mlp.shared_expert.up_proj", "ffn.in"},
+                                                      {"mlp.shared_expert_gate", "ffn.in"}}));
+  EXPECT_TRUE(layer.taps[0].norm_plus_one);
+  EXPECT_EQ(layer.find_plain(Role::kFilter)->shape, (Shape{8192, 1, 4}));
+}
+
+TEST(DecoderHybrid, RefusesWhatTheForwardPassLacks) {
+  const auto refused = [](const Json& changes, const std::string& key) {
+    SCOPED_TRACE(changes.dump());
+    expect_error(
+        ErrorKind::kUnsupported, [&] { read_hybrid("qwen3_5", changes); }, "config.json",
+        "'text_config." + key);
+  };
+  refused({{"attn_output_gate", false}}, "attn_output_gate");
+  refused({{"layer_types",
+            {"linear_attention", "sliding_attention", "full_attention", "full_attention", "full_attention"}}},
+          "layer_types[1]");
+  refused({{"hidden_act", "gelu"}}, "hidden_act");
+  expect_error(
+      ErrorKind::kBadInput,
+      [] {
+        read_hybrid("qwen3_5", {{"linear_num_value_heads", 20}});
+      },
+      "'text_config.linear_num_value_heads", "linear_num_key_heads = 16");
+  expect_error(
+      ErrorKind::kBadInput,
+      [] {
+        read_hybrid("qwen3_next", {{"shared_expert_intermediate_size", nullptr}});
+      },
+      "shared_expert_intermediate_size' is missing");
+  Json config = hybrid("qwen3_5");
+  config["text_config"]["model_type"] = "qwen3";
+  expect_error(
+      ErrorKind::kUnsupported, [&] { read_model(config, "config.json"); }, "text_config.model_type",
+      "qwen3_5_text");
+  config.erase("text_config");
+  expect_error(
+      ErrorKind::kBadInput, [&] { read_model(config, "config.json"); }, "'text_config' is missing");
+}
+
+TEST(DecoderHybrid, TheHeadIsTiedByEitherSpelling) {
+  Json config = hybrid("qwen3_5");
+  config["tie_word_embeddings"] = true;
+  EXPECT_TRUE(read_model(config, "config.json").table.tied_head);
+  config["text_config"]["tie_word_embeddings"] = false;
+  expect_error(
+      ErrorKind::kBadInput, [&] { read_model(config, "config.json"); }, "tie_word_embeddings");
+  config.erase("tie_word_embeddings");
+  EXPECT_FALSE(read_model(config, "config.json").table.tied_head);
+}
+
 // ---- presets ----
 
 double billions(const Model& model) {
@@ -640,11 +808,13 @@ double billions(const Model& model) {
 
 TEST(DecoderPresets, HaveTheReleasesSizes) {
   const std::map<std::string_view, double> sizes = {
-      {"qwen3-8b", 8.19},         {"qwen3-32b", 32.8},      {"qwen3-30b-a3b", 30.5},
-      {"qwen3-235b-a22b", 235.1}, {"llama-3.1-8b", 8.03},   {"llama-3.3-70b", 70.6},
-      {"mixtral-8x7b", 46.7},     {"glm-4.5-air", 106.9},   {"glm-4.6", 352.8},
-      {"qwen3-tiny", 0.003},      {"qwen3-moe-tiny", 0.01}, {"deepseek-v3", 671.0},
-      {"deepseek-v3.2", 671.9},   {"kimi-k2", 1026.4},      {"deepseek-v3-tiny", 0.01}};
+      {"qwen3-8b", 8.19},           {"qwen3-32b", 32.8},      {"qwen3-30b-a3b", 30.5},
+      {"qwen3-235b-a22b", 235.1},   {"llama-3.1-8b", 8.03},   {"llama-3.3-70b", 70.6},
+      {"mixtral-8x7b", 46.7},       {"glm-4.5-air", 106.9},   {"glm-4.6", 352.8},
+      {"qwen3-tiny", 0.003},        {"qwen3-moe-tiny", 0.01}, {"deepseek-v3", 671.0},
+      {"deepseek-v3.2", 671.9},     {"kimi-k2", 1026.4},      {"deepseek-v3-tiny", 0.01},
+      {"qwen3-next-80b-a3b", 79.7}, {"qwen3.5-27b", 26.9},    {"qwen3.5-35b-a3b", 34.7},
+      {"qwen3.5-397b-a17b", 396.3}, {"qwen3.5-tiny", 0.005},  {"qwen3.5-moe-tiny", 0.01}};
   for (const Preset& preset : kDecoderFamily.presets) {
     const Model model = read_model(preset.config(), std::string(preset.name));
     EXPECT_NEAR(billions(model), sizes.at(preset.name), sizes.at(preset.name) * 0.01 + 0.003) << preset.name;
@@ -666,12 +836,12 @@ TEST(DecoderPresets, StoredIsTheTable) {
     };
     add(std::nullopt);
     for (uint64_t layer = 0; layer < model.layers(); ++layer) add(layer);
-    EXPECT_EQ(stored, shapes(model.table)) << preset.name;
+    EXPECT_EQ(stored, stored_shapes(model.table)) << preset.name;
   }
 }
 
 TEST(DecoderPresets, TheTinyMoeHasLayersOfBothKinds) {
-  const Model model = read_model(qwen3_moe_tiny_config(), "qwen3-moe-tiny");
+  const Model model = read_model(preset_config("qwen3-moe-tiny"), "qwen3-moe-tiny");
   EXPECT_EQ(model.table.layers[0].experts, 0u);
   EXPECT_GT(model.table.layers[1].experts, 0u);
 }

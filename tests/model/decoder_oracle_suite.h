@@ -1,10 +1,14 @@
 // tests/model/decoder_oracle_suite.h - tiny models of families that people quantize against transformers'
-// losses and ModelOpt's input scales (shared/models/families). Devices as in decoder_suite.h.
+// losses and ModelOpt's input scales (shared/models/families; tests/model/golden, which
+// tools/make_hybrid_models.py makes). Devices as in decoder_suite.h.
 #pragma once
 
 #include <fstream>
+#include <functional>
+#include <map>
 
 #include "decoder_testing.h"
+#include "family_models.h"
 
 namespace nibblecast {
 namespace {
@@ -21,6 +25,12 @@ testing::Rows rows_of_file(const std::filesystem::path& file) {
 
 class DecoderOracle : public ::testing::TestWithParam<const char*> {};
 
+double loss_of(std::span<const float> losses) {
+  double sum = 0;
+  for (const float loss : losses) sum += double{loss};
+  return sum;
+}
+
 template <class T>
 void expect_losses(const std::filesystem::path& folder, double tolerance) {
   const testing::DecoderModel model(folder);
@@ -31,8 +41,7 @@ void expect_losses(const std::filesystem::path& folder, double tolerance) {
   const RowLosses losses = model.run_head(*pass);
   for (size_t row = 0; row < rows.size(); ++row) {
     const double expected = oracle.at(row).at("nll_sum").template get<double>();
-    double sum = 0;
-    for (const float loss : losses[row]) sum += double{loss};
+    const double sum = loss_of(losses[row]);
     EXPECT_TRUE(std::fabs(sum - expected) <= tolerance * expected)
         << "row " << row << ": " << sum << ", " << expected;
   }
@@ -40,19 +49,19 @@ void expect_losses(const std::filesystem::path& folder, double tolerance) {
 
 TEST_P(DecoderOracle, LossesAreThoseOfTransformers) {
   SKIP_WITHOUT_DEVICE();
-  SKIP_WITHOUT_SHARED_MODEL(folder, std::string("families/") + GetParam());
+  SKIP_WITHOUT_FAMILY_MODEL(folder, GetParam());
   expect_losses<float>(folder, 1e-5);
 }
 
 TEST_P(DecoderOracle, Bf16LossesAreNearThem) {
   SKIP_WITHOUT_DEVICE();
-  SKIP_WITHOUT_SHARED_MODEL(folder, std::string("families/") + GetParam());
+  SKIP_WITHOUT_FAMILY_MODEL(folder, GetParam());
   expect_losses<bf16>(folder, 0.02);
 }
 
 TEST_P(DecoderOracle, LastLogitsAreThoseOfTransformers) {
   SKIP_WITHOUT_DEVICE();
-  SKIP_WITHOUT_SHARED_MODEL(folder, std::string("families/") + GetParam());
+  SKIP_WITHOUT_FAMILY_MODEL(folder, GetParam());
   const testing::DecoderModel model(folder);
   const testing::Rows rows = rows_of_file(folder / "eval.jsonl");
   const Json oracle = json_of(folder / "oracle.json").at("rows");
@@ -86,7 +95,7 @@ float amax_of(const LayerAmax& amax, const LayerTable& table, const WeightModule
 
 TEST_P(DecoderOracle, AmaxesAreThoseOfModelOpt) {
   SKIP_WITHOUT_DEVICE();
-  SKIP_WITHOUT_SHARED_MODEL(folder, std::string("families/") + GetParam());
+  SKIP_WITHOUT_FAMILY_MODEL(folder, GetParam());
   const testing::DecoderModel model(folder);
   const Json exported = json_of(folder / "modelopt-nvfp4.json").at("tensors");
   const auto pass =
@@ -104,12 +113,106 @@ TEST_P(DecoderOracle, AmaxesAreThoseOfModelOpt) {
       ++compared;
     }
   }
-  EXPECT_GE(compared, 7 * model.layers());
+  EXPECT_GE(compared, 6 * model.layers());
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, DecoderOracle,
                          ::testing::Values("llama", "qwen2", "qwen3", "qwen3_moe", "mixtral", "glm4_moe",
                                            "deepseek_v3"));
+INSTANTIATE_TEST_SUITE_P(Hybrids, DecoderOracle, ::testing::Values("qwen3_next", "qwen3_5", "qwen3_5_moe"));
+
+// ---- each step of a hybrid counts ----
+
+class HybridOracle : public ::testing::TestWithParam<const char*> {
+ protected:
+  using Change = std::function<void(testing::DecoderModel&)>;
+
+  // The largest relative difference of a row's losses that a change makes.
+  static double effect(const std::filesystem::path& folder, const Change& change) {
+    testing::DecoderModel model(folder);
+    const testing::Rows rows = rows_of_file(folder / "eval.jsonl");
+    const Json oracle = json_of(folder / "oracle.json").at("rows");
+    change(model);
+    const auto pass = make_forward_pass<float>(model.model, rows, forward_device());
+    model.run(*pass);
+    const RowLosses losses = model.run_head(*pass);
+    double largest = 0;
+    for (size_t row = 0; row < rows.size(); ++row) {
+      const double expected = oracle.at(row).at("nll_sum").get<double>();
+      largest = std::max(largest, std::fabs(loss_of(losses[row]) / expected - 1));
+    }
+    return largest;
+  }
+
+  static DecoderSpec& spec_of(testing::DecoderModel& model) {
+    return std::get<DecoderSpec>(model.model.spec);
+  }
+  static GqaSpec& attention_of(testing::DecoderModel& model) {
+    return std::get<GqaSpec>(spec_of(model).layers.back().mixer);
+  }
+  // A tensor of the first layer, a delta net.
+  static std::string name_of(const testing::DecoderModel& model, Role role) {
+    const LayerTable& table = model.model.table.layers[0];
+    if (const PlainTensor* plain = table.find_plain(role)) return plain->name;
+    return testing::DecoderModel::module(table, {.role = role}) + ".weight";
+  }
+  static std::string last_layer(const testing::DecoderModel& model, Role role) {
+    return testing::DecoderModel::module(model.model.table.layers.back(), {.role = role}) + ".weight";
+  }
+
+  // By name: what is switched off.
+  static std::map<std::string, Change> changes() {
+    using testing::DecoderModel;
+    std::map<std::string, Change> changes;
+    changes["norms of 1 + weight"] = [](DecoderModel& model) {
+      spec_of(model).norm.use = NormWeight::kTimes;
+    };
+    changes["RoPE"] = [](DecoderModel& model) { attention_of(model).rope.dims = 0; };
+    changes["partial RoPE"] = [](DecoderModel& model) { attention_of(model).rope.dims *= 2; };
+    changes["norms of heads"] = [](DecoderModel& model) {
+      attention_of(model).head_norms = HeadNorms::kNone;
+    };
+    changes["output gate"] = [](DecoderModel& model) {
+      const GqaSpec& gqa = attention_of(model);
+      const size_t half = gqa.width * spec_of(model).hidden;
+      for (size_t head = 0; head < gqa.heads; ++head)
+        model.fill(last_layer(model, Role::kQ), 0, (2 * head + 1) * half, half);
+    };
+    changes["decay"] = [](DecoderModel& model) { model.fill(name_of(model, Role::kDecayLog), -30); };
+    changes["step bias"] = [](DecoderModel& model) { model.fill(name_of(model, Role::kStepBias), 0); };
+    changes["norm of the output"] = [](DecoderModel& model) {
+      model.fill(name_of(model, Role::kOutNorm), 1);
+    };
+    changes["convolution"] = [](DecoderModel& model) {  // of the token alone
+      const DeltaNetShape& shape = std::get<DeltaNetSpec>(spec_of(model).layers[0].mixer).shape;
+      for (size_t channel = 0; channel < shape.channels(); ++channel)
+        model.fill(name_of(model, Role::kFilter), 0, channel * shape.taps, shape.taps - 1);
+    };
+    return changes;
+  }
+};
+
+TEST_P(HybridOracle, EveryStepCounts) {
+  SKIP_WITHOUT_DEVICE();
+  SKIP_WITHOUT_FAMILY_MODEL(folder, GetParam());
+  std::map<std::string, Change> all = changes();
+  if (std::holds_alternative<MoeSpec>(testing::DecoderModel(folder).spec().layers[0].ffn)) {
+    const auto moe = [](testing::DecoderModel& model) -> MoeSpec& {
+      return std::get<MoeSpec>(spec_of(model).layers[0].ffn);
+    };
+    all["renormalized weights"] = [=](auto& model) { moe(model).router.renormalize = false; };
+    all["gate of the shared expert"] = [=](auto& model) { moe(model).shared_gate = false; };
+  }
+  if (std::get<DeltaNetSpec>(testing::DecoderModel(folder).spec().layers[0].mixer).input ==
+      DeltaNetInput::kSplit) {
+    all["beta"] = [](auto& model) { model.fill(name_of(model, Role::kDeltaB), 0); };
+    all["gate of the delta net"] = [](auto& model) { model.fill(name_of(model, Role::kDeltaZ), 0.01f); };
+  }
+  EXPECT_LE(effect(folder, [](auto&) {}), 1e-5);
+  for (const auto& [name, change] : all) EXPECT_GE(effect(folder, change), 1e-4) << name;
+}
+
+INSTANTIATE_TEST_SUITE_P(Hybrids, HybridOracle, ::testing::Values("qwen3_next", "qwen3_5", "qwen3_5_moe"));
 
 }  // namespace
 }  // namespace nibblecast

@@ -78,9 +78,12 @@ class DecoderReference {
     const double mean =
         std::inner_product(x.begin(), x.end(), x.begin(), 0.0) / static_cast<double>(x.size());
     Vector y = x;
-    for (size_t i = 0; i < x.size(); ++i) y[i] *= weight[i] / std::sqrt(mean + double{eps});
+    const double more = spec_.norm.use == NormWeight::kPlusOne ? 1 : 0;
+    for (size_t i = 0; i < x.size(); ++i) y[i] *= (weight[i] + more) / std::sqrt(mean + double{eps});
     return y;
   }
+  static double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
+  static double silu(double x) { return x * sigmoid(x); }
   void see(const std::string& tap, const Matrix& x, size_t index = 0, size_t of = 1) {
     Vector& seen = taps[layer_][tap];
     seen.resize(of);
@@ -90,9 +93,8 @@ class DecoderReference {
 
   void run_layer(Matrix& x) {
     const DecoderLayer& layer = spec_.layers[layer_];
-    const Matrix mixed = normed(x, Role::kInputNorm);
-    see("attn.in", mixed);
-    add(x, std::visit([&](const auto& mixer) { return attention(mixer, mixed); }, layer.mixer));
+    const Matrix normed_x = normed(x, Role::kInputNorm);
+    add(x, std::visit([&](const auto& mixer) { return mix(mixer, normed_x); }, layer.mixer));
     const Matrix in = normed(x, Role::kFfnNorm);
     see("ffn.in", in);
     if (const auto* mlp = std::get_if<MlpSpec>(&layer.ffn)) {
@@ -139,16 +141,35 @@ class DecoderReference {
     }
   }
 
-  Matrix attention(const GqaSpec& gqa, const Matrix& in) {
+  // Of q with gates: they, which q loses.
+  static Matrix take_gates(const GqaSpec& gqa, Matrix& q) {
+    Matrix gates;
+    for (Vector& token : q) {
+      Vector queries, own;
+      for (size_t head = 0; head < gqa.heads; ++head) {
+        const auto begin = token.begin() + static_cast<ptrdiff_t>(2 * head * gqa.width);
+        const auto middle = begin + static_cast<ptrdiff_t>(gqa.width);
+        queries.insert(queries.end(), begin, middle);
+        own.insert(own.end(), middle, middle + static_cast<ptrdiff_t>(gqa.width));
+      }
+      token = queries;
+      gates.push_back(own);
+    }
+    return gates;
+  }
+  Matrix mix(const GqaSpec& gqa, const Matrix& in) {
+    see("attn.in", in);
     Matrix q = linear({.role = Role::kQ}, in, gqa.qkv_bias), k = linear({.role = Role::kK}, in, gqa.qkv_bias);
     const Matrix v = linear({.role = Role::kV}, in, gqa.qkv_bias);
+    const Matrix gates = gqa.output_gate ? take_gates(gqa, q) : Matrix();
     prepare(gqa, q, gqa.heads, Role::kQNorm);
     prepare(gqa, k, gqa.kv_heads, Role::kKNorm);
     const Vector sinks = gqa.sinks ? plain(Role::kSinks) : Vector();
-    return linear({.role = Role::kO}, attend(score_shape(gqa), q, k, v, sinks), gqa.o_bias);
+    return linear({.role = Role::kO}, attend(score_shape(gqa), q, k, v, sinks, gates), gqa.o_bias);
   }
 
-  Matrix attention(const MlaSpec& mla, const Matrix& in) {
+  Matrix mix(const MlaSpec& mla, const Matrix& in) {
+    see("attn.in", in);
     const LatentHeads& heads = mla.heads;
     const RopeTable rope = mla.rope.dims == 0 ? RopeTable() : rope_table(mla.rope);
     Matrix q = mla.q_rank == 0 ? linear({.role = Role::kQ}, in, false)
@@ -176,7 +197,7 @@ class DecoderReference {
         std::copy(own.begin(), own.end(), begin);
       }
     }
-    return linear({.role = Role::kO}, attend(score_shape(mla), q, k, v, {}), false);
+    return linear({.role = Role::kO}, attend(score_shape(mla), q, k, v, {}, {}), false);
   }
   // norm(linear x), without the last `rest` channels.
   Matrix rank(const MlaSpec& mla, Role role, Role norm_role, const std::string& tap, const Matrix& in,
@@ -190,14 +211,16 @@ class DecoderReference {
     return latent;
   }
 
-  Matrix attend(const GqaShape& shape, const Matrix& q, const Matrix& k, const Matrix& v,
-                const Vector& sinks) {
+  Matrix attend(const GqaShape& shape, const Matrix& q, const Matrix& k, const Matrix& v, const Vector& sinks,
+                const Matrix& gates) {
     see("attn.k", k);
     see("attn.v", v);
     Matrix out(q.size(), Vector(shape.heads * shape.value_width));
     for (size_t query = 0; query < q.size(); ++query) {
       for (size_t head = 0; head < shape.heads; ++head)
         attend(shape, q, k, v, query, head, sinks.empty() ? nullptr : &sinks[head], out[query]);
+      for (size_t i = 0; i < out[query].size() && !gates.empty(); ++i)
+        out[query][i] *= sigmoid(gates[query][i]);
     }
     see("attn.out", out);
     return out;
@@ -219,6 +242,97 @@ class DecoderReference {
     for (size_t key = first; key <= query; ++key) {
       for (size_t i = 0; i < value; ++i)
         out[head * value + i] += scores[key - first] / sum * v[key][kv * value + i];
+    }
+  }
+
+  // One token's [q | k | v], z, b and a, however its products hold them.
+  struct DeltaInput {
+    Vector qkv, z, b, a;
+  };
+  std::vector<DeltaInput> delta_inputs(const DeltaNetSpec& net, const Matrix& in) const {
+    const auto product = [&](Role role) { return linear({.role = role}, in, false); };
+    std::vector<DeltaInput> inputs;
+    if (net.input == DeltaNetInput::kSplit) {
+      const Matrix qkv = product(Role::kDeltaQkv), z = product(Role::kDeltaZ), b = product(Role::kDeltaB),
+                   a = product(Role::kDeltaA);
+      for (size_t token = 0; token < in.size(); ++token)
+        inputs.push_back({qkv[token], z[token], b[token], a[token]});
+      return inputs;
+    }
+    const Matrix qkvz = product(Role::kDeltaQkvz), ba = product(Role::kDeltaBa);
+    for (size_t token = 0; token < in.size(); ++token)
+      inputs.push_back(dealt(net.shape, qkvz[token], ba[token]));
+    return inputs;
+  }
+  // Of the heads of q, then those of k, v, ...: each key head has its own of all.
+  static DeltaInput dealt(const DeltaNetShape& shape, const Vector& qkvz, const Vector& ba) {
+    const size_t values = shape.group() * shape.value_width, own = 2 * shape.key_width + 2 * values;
+    const auto part = [&](const Vector& from, size_t stride, size_t begin, size_t width, Vector& to) {
+      for (size_t head = 0; head < shape.key_heads; ++head)
+        for (size_t i = 0; i < width; ++i) to.push_back(from[head * stride + begin + i]);
+    };
+    DeltaInput input;
+    part(qkvz, own, 0, shape.key_width, input.qkv);
+    part(qkvz, own, shape.key_width, shape.key_width, input.qkv);
+    part(qkvz, own, 2 * shape.key_width, values, input.qkv);
+    part(qkvz, own, 2 * shape.key_width + values, values, input.z);
+    part(ba, 2 * shape.group(), 0, shape.group(), input.b);
+    part(ba, 2 * shape.group(), shape.group(), shape.group(), input.a);
+    return input;
+  }
+  Matrix mix(const DeltaNetSpec& net, const Matrix& in) {
+    see("attn.in", in);
+    const DeltaNetShape& shape = net.shape;
+    const std::vector<DeltaInput> inputs = delta_inputs(net, in);
+    const Vector filter = plain(Role::kFilter);
+    Matrix convolved(in.size(), Vector(shape.channels())), out(in.size(), Vector(shape.values()));
+    for (size_t token = 0; token < in.size(); ++token) {
+      for (size_t channel = 0; channel < shape.channels(); ++channel) {
+        double sum = 0;
+        for (size_t back = 0; back < std::min(shape.taps, token + 1); ++back)
+          sum += inputs[token - back].qkv[channel] * filter[(channel + 1) * shape.taps - 1 - back];
+        convolved[token][channel] = silu(sum);
+      }
+    }
+    for (size_t head = 0; head < shape.value_heads; ++head) run_head(shape, head, inputs, convolved, out);
+    see("attn.out", out);
+    return linear({.role = Role::kO}, out, false);
+  }
+  static Vector unit(const Vector& from, size_t begin, size_t width, double factor) {
+    const auto first = from.begin() + static_cast<ptrdiff_t>(begin);
+    Vector x(first, first + static_cast<ptrdiff_t>(width));
+    const double length = std::sqrt(std::inner_product(x.begin(), x.end(), x.begin(), 0.0) + 1e-6);
+    for (double& value : x) value *= factor / length;
+    return x;
+  }
+  void run_head(const DeltaNetShape& shape, size_t head, const std::vector<DeltaInput>& inputs,
+                const Matrix& convolved, Matrix& out) const {
+    const double rate = std::exp(plain(Role::kDecayLog)[head]), bias = plain(Role::kStepBias)[head];
+    const Vector weight = plain(Role::kOutNorm);
+    const size_t key_at = head / shape.group() * shape.key_width, width = shape.value_width;
+    Matrix state(shape.key_width, Vector(width));
+    for (size_t token = 0; token < inputs.size(); ++token) {
+      const Vector& own = convolved[token];
+      const Vector q =
+          unit(own, key_at, shape.key_width, 1 / std::sqrt(static_cast<double>(shape.key_width)));
+      const Vector k = unit(own, shape.keys() + key_at, shape.key_width, 1);
+      const double decay = std::exp(-rate * std::log1p(std::exp(inputs[token].a[head] + bias)));
+      const double beta = sigmoid(inputs[token].b[head]);
+      double squares = 0;
+      for (size_t j = 0; j < width; ++j) {
+        double found = 0, o = 0;
+        for (size_t i = 0; i < shape.key_width; ++i) found += decay * state[i][j] * k[i];
+        const double change = beta * (own[2 * shape.keys() + head * width + j] - found);
+        for (size_t i = 0; i < shape.key_width; ++i) {
+          state[i][j] = decay * state[i][j] + k[i] * change;
+          o += state[i][j] * q[i];
+        }
+        out[token][head * width + j] = o;
+        squares += o * o;
+      }
+      const double length = std::sqrt(squares / static_cast<double>(width) + double{spec_.norm.eps});
+      for (size_t j = 0; j < width; ++j)
+        out[token][head * width + j] *= weight[j] / length * silu(inputs[token].z[head * width + j]);
     }
   }
 
@@ -245,7 +359,15 @@ class DecoderReference {
 
   Matrix experts(const MoeSpec& moe, const Matrix& in) {
     Matrix sum(in.size(), Vector(spec_.hidden));
-    if (moe.shared) add(sum, run_mlp(*moe.shared, {.shared = true}, in, "shared.mid", 0, 1));
+    if (moe.shared) {
+      Matrix shared = run_mlp(*moe.shared, {.shared = true}, in, "shared.mid", 0, 1);
+      if (moe.shared_gate) {
+        const Matrix gates = linear({.shared = true, .role = Role::kSharedGate}, in, false);
+        for (size_t token = 0; token < in.size(); ++token)
+          for (double& value : shared[token]) value *= sigmoid(gates[token][0]);
+      }
+      add(sum, shared);
+    }
     const Matrix logits = linear({.role = Role::kRouter}, in, false);
     for (size_t token = 0; token < in.size(); ++token) {
       for (const auto& [expert, weight] : route(moe, logits[token])) {

@@ -94,6 +94,30 @@ DecoderSpec mixed_spec() {
                      {sixth, MlpSpec{.width = 96}}}};
 }
 
+DeltaNetSpec small_delta_net(DeltaNetInput input) {
+  return {.shape = {.key_heads = 2, .value_heads = 4, .key_width = 24, .value_width = 40, .taps = 4},
+          .input = input};
+}
+
+// As Qwen3.5's layers: delta nets of both kinds, gated attention, norms of 1 + weight, a gated shared expert.
+DecoderSpec hybrid_spec() {
+  GqaSpec gated = small_gqa();
+  gated.rope = {.theta = 1e7, .dims = 8};
+  gated.head_norms = HeadNorms::kPerHead;
+  gated.output_gate = true;
+  MoeSpec moe = small_moe();
+  moe.router.renormalize = true;
+  moe.shared = MlpSpec{.width = 40};
+  moe.shared_gate = true;
+  return {.hidden = 64,
+          .vocab = 130,
+          .norm = {.use = NormWeight::kPlusOne},
+          .layers = {{small_delta_net(DeltaNetInput::kSplit), moe},
+                     {gated, MlpSpec{.width = 96}},
+                     {small_delta_net(DeltaNetInput::kByHead), MlpSpec{.width = 96}},
+                     {gated, moe}}};
+}
+
 Rows short_rows() { return {random_ids(1, 1, 130), random_ids(70, 2, 130), {}, random_ids(33, 3, 130)}; }
 
 // Norm of the difference over the norm. NaN where either has one.
@@ -132,6 +156,26 @@ void expect_reference(const DecoderModel& model, const Rows& rows, double tolera
 TEST(Decoder, MixedLayersGiveTheReferencesLogitsAndAmaxes) {
   SKIP_WITHOUT_DEVICE();
   expect_reference<float>(DecoderModel(mixed_spec()), short_rows(), 2e-5);
+}
+
+TEST(Decoder, HybridLayersGiveTheReferencesLogitsAndAmaxes) {
+  SKIP_WITHOUT_DEVICE();
+  expect_reference<float>(DecoderModel(hybrid_spec()), short_rows(), 2e-5);
+  DecoderSpec dense = hybrid_spec();  // no routing flips
+  for (DecoderLayer& layer : dense.layers) layer.ffn = MlpSpec{.width = 96};
+  // Four layers, each with the error of the test below, and heads that nearly cancel before their norm.
+  expect_reference<bf16>(DecoderModel(dense), short_rows(), 0.12);
+}
+
+// A delta net's state goes from chunk to chunk.
+TEST(Decoder, ALongRowOfADeltaNetGoesInChunks) {
+  SKIP_WITHOUT_DEVICE();
+  DeltaNetSpec net = small_delta_net(DeltaNetInput::kSplit);
+  net.shape = {.key_heads = 1, .value_heads = 4, .key_width = 8, .value_width = 8, .taps = 4};
+  DecoderSpec spec = small_spec(small_gqa(), MlpSpec{.width = 32});
+  spec.layers[0].mixer = net;
+  const Rows rows = {random_ids(9, 1, 130), random_ids(kLongRow, 2, 130), random_ids(40, 3, 130)};
+  expect_reference<float>(DecoderModel(spec), rows, 2e-5);
 }
 
 TEST(Decoder, TheHeadMayBeTheEmbedding) {
@@ -215,8 +259,8 @@ TEST(Decoder, NothingDependsOnHowBytesAreCut) {
 }
 
 template <class T>
-void expect_rows_alone() {
-  const DecoderModel model(mixed_spec());
+void expect_rows_alone(const DecoderSpec& spec) {
+  const DecoderModel model(spec);
   const Rows rows = short_rows();
   const auto together = make_pass<T>(model, rows);
   model.run(*together);
@@ -238,8 +282,10 @@ void expect_rows_alone() {
 TEST(Decoder, RowsDoNotDependOnEachOther) {
   SKIP_WITHOUT_DEVICE();
   if (!rows_are_alone()) GTEST_SKIP() << "this CPU's products depend on how many rows there are";
-  expect_rows_alone<float>();
-  expect_rows_alone<bf16>();
+  for (const DecoderSpec& spec : {mixed_spec(), hybrid_spec()}) {
+    expect_rows_alone<float>(spec);
+    expect_rows_alone<bf16>(spec);
+  }
 }
 
 TEST(Decoder, GoesOnWithTheStreamsOfALayer) {

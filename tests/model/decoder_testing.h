@@ -40,12 +40,15 @@ class DecoderModel {
     model = read_model(checkpoint.config(), (folder / "config.json").string());
     TensorReader reader(checkpoint);
     for (const Tensor& tensor : checkpoint.tensors()) held_[tensor.name] = {tensor, reader.read(tensor)};
+    for (const LayerTable& table : model.table.layers) split_stacks(table);
   }
 
-  // Random weights in BF16. Names are GLM-4.5's.
+  // Random weights in BF16. Names are GLM-4.5's, and Qwen3.5's of what that lacks.
   explicit DecoderModel(DecoderSpec spec, bool tied_head = false, unsigned seed = 1) : generator_(seed) {
     model.family = model.model_type = "glm4_moe";
-    model.table = decoder_table(spec, decoder_row("glm4_moe"), tied_head);
+    DecoderRow row = decoder_row("glm4_moe");
+    row.moe->names.shared_gate = row.moe->hub.shared_gate = "shared_expert_gate";
+    model.table = decoder_table(spec, row, tied_head);
     for (size_t layer = 0; layer < spec.layers.size(); ++layer) {
       const auto* const gqa = std::get_if<GqaSpec>(&spec.layers[layer].mixer);
       if (gqa == nullptr || !gqa->sinks) continue;
@@ -66,6 +69,16 @@ class DecoderModel {
   void spoil(const std::string& name, float value) {
     const uint16_t bits = to_bf16(value).bits;
     std::memcpy(held_.at(name).bytes.data(), &bits, sizeof bits);
+  }
+
+  // `count` values from `first` on.
+  void fill(const std::string& name, float value, size_t first, size_t count) {
+    const bf16 rounded = to_bf16(value);
+    for (size_t i = first; i < first + count; ++i)
+      std::memcpy(held_.at(name).bytes.data() + i * sizeof rounded, &rounded, sizeof rounded);
+  }
+  void fill(const std::string& name, float value) {
+    fill(name, value, 0, held_.at(name).bytes.size() / sizeof(bf16));
   }
 
   // Random codes and scales instead of a linear's weight: FP8 in tiles of 128 x 128 or, with one scale, as a
@@ -179,13 +192,32 @@ class DecoderModel {
     std::vector<std::byte> bytes;
   };
 
+  // Experts by themselves, from the tensors that hold all of a layer.
+  void split_stacks(const LayerTable& table) {
+    for (const WeightModule& module : table.modules) {
+      const bool is_down = module.id.role == Role::kDown;
+      const auto stack = held_.find(is_down ? table.stacks.down : table.stacks.gate_up);
+      if (!module.is_routed_expert() || stack == held_.end()) continue;
+      const size_t size = module.shape[0] * module.shape[1] * sizeof(bf16);
+      const size_t parts = is_down ? 1 : 2, part = module.id.role == Role::kUp ? 1 : 0;
+      const auto begin =
+          stack->second.bytes.begin() +
+          static_cast<ptrdiff_t>((static_cast<size_t>(module.id.expert) * parts + part) * size);
+      put(module.name + ".weight", Dtype::kBF16, module.shape, {begin, begin + static_cast<ptrdiff_t>(size)});
+    }
+  }
+
   void fill(const LayerTable& table) {
     for (const WeightModule& module : table.modules) {
       const float size = 1.0f / std::sqrt(static_cast<float>(module.shape[1]));
       add(module.name + ".weight", module.shape, 0, module.kind == ModuleKind::kEmbedding ? 1.0f : size);
     }
     for (const PlainTensor& plain : table.plain) {
-      const bool norm = plain.name.ends_with("norm.weight");
+      const bool norm = plain.id.role == Role::kInputNorm || plain.id.role == Role::kFfnNorm ||
+                        plain.id.role == Role::kFinalNorm || plain.id.role == Role::kQNorm ||
+                        plain.id.role == Role::kKNorm || plain.id.role == Role::kQRankNorm ||
+                        plain.id.role == Role::kKvRankNorm || plain.id.role == Role::kOutNorm ||
+                        plain.name.ends_with("indexer.k_norm.weight");
       add(plain.name, plain.shape, norm ? 1.0f : 0.0f, 0.25f);
     }
   }

@@ -47,7 +47,8 @@ Tensor& tensor(ModelOptOutput& output, const std::string& name) {
 }
 
 TEST(ModelOptContracts, OutputsOfBuiltInRecipesKeepThem) {
-  for (const char* model_type : {"llama", "qwen3", "qwen3_moe", "mixtral", "glm4_moe", "minimax_m2"}) {
+  for (const char* model_type :
+       {"llama", "qwen3", "qwen3_moe", "mixtral", "glm4_moe", "minimax_m2", "qwen3_next"}) {
     for (const std::string& recipe : built_in_recipes()) {
       const auto output = modelopt_output(model_type, recipe);
       if (output.hf_quant_config.is_null()) continue;
@@ -87,6 +88,20 @@ TEST(ModelOptContracts, QueriesAndKeysOfALatentAreFused) {
                       "  - modules: ['*.mlp.gate', lm_head, model.embed_tokens, '*.0.self_attn.q_a_proj']\n"
                       "    format: keep\n"));
   expect_breach(output, kEvery, "model.layers.0.self_attn.fused_qkv_a_proj");
+}
+
+TEST(ModelOptContracts, TensorRtLlmTakesNoQuantizedInputsOfDeltaNets) {
+  Json config = {{"architectures", {"Qwen3_5ForConditionalGeneration"}},
+                 {"model_type", "qwen3_5"},
+                 {"text_config", tiny_config("qwen3_5_text")}};
+  const auto found = [&](const std::string& recipe) {
+    return text(breaches(modelopt_output(config, load_recipe(system_files(), recipe))));
+  };
+  EXPECT_EQ(found("nvfp4_mlp_only"), "");
+  EXPECT_EQ(
+      found("nvfp4"),
+      "trtllm: model.language_model.layers.0.linear_attn.in_proj_qkvz: must be excluded: in_proj_qkv and "
+      "in_proj_z are packed by rows, without scales\n");
 }
 
 TEST(ModelOptContracts, MixturesKeepThem) {

@@ -3,6 +3,7 @@
 
 #include <map>
 
+#include "family_models.h"
 #include "modelopt_testing.h"
 #include "plan/auto_recipe.h"
 
@@ -15,14 +16,18 @@ using testing::quantized_modules;
 using testing::recipe_of_rules;
 using testing::tiny_config;
 
-// The roles that a recipe quantizes, as "qkvo", "gud" of dense layers, "GUD" of shared and "e" of routed
-// experts.
+// The roles that a recipe quantizes, as "qkvo", "xz" of a delta net's input, "gud" of dense layers,
+// "GUD" of shared and "e" of routed experts.
 std::string roles(const std::string& model_type, const std::string& recipe) {
-  static const std::map<Role, char> kLetters = {
-      {Role::kQ, 'q'},      {Role::kK, 'k'},           {Role::kV, 'v'},    {Role::kO, 'o'},
-      {Role::kGate, 'g'},   {Role::kUp, 'u'},          {Role::kDown, 'd'}, {Role::kQA, 'a'},
-      {Role::kQB, 'b'},     {Role::kKvA, 'A'},         {Role::kKvB, 'B'},  {Role::kIndexQ, 'x'},
-      {Role::kIndexK, 'y'}, {Role::kIndexWeights, 'z'}};
+  static const std::map<Role, char> kLetters = {{Role::kQ, 'q'},        {Role::kK, 'k'},
+                                                {Role::kV, 'v'},        {Role::kO, 'o'},
+                                                {Role::kGate, 'g'},     {Role::kUp, 'u'},
+                                                {Role::kDown, 'd'},     {Role::kQA, 'a'},
+                                                {Role::kQB, 'b'},       {Role::kKvA, 'A'},
+                                                {Role::kKvB, 'B'},      {Role::kIndexQ, 'x'},
+                                                {Role::kIndexK, 'y'},   {Role::kIndexWeights, 'z'},
+                                                {Role::kDeltaQkv, 'x'}, {Role::kDeltaQkvz, 'x'},
+                                                {Role::kDeltaZ, 'z'}};
   std::string found;
   for (const ResolvedModule& each : modelopt_output(model_type, recipe).modules) {
     if (!modelopt_algorithm(each)) continue;
@@ -58,6 +63,16 @@ TEST(ModelOptRecipes, Roles) {
         {"nvfp4_mlp_only", "gudGUDe"},
         {"nvfp4_experts_only", "e"},
         {"nvfp4_omlp_only", "ogudGUDe"}}},
+      {"qwen3_next",
+       {{"nvfp4", "xoGUDeqkv"},
+        {"nvfp4_mlp_only", "GUDe"},
+        {"nvfp4_experts_only", "e"},
+        {"nvfp4_omlp_only", "GUDeo"}}},
+      {"qwen3_5_text",
+       {{"nvfp4", "xzogudqkv"},
+        {"nvfp4_mlp_only", "gud"},
+        {"nvfp4_experts_only", ""},
+        {"nvfp4_omlp_only", "gudo"}}},
       {"hy_v3",
        {{"nvfp4", "qkvogudGUDe"},
         {"nvfp4_mlp_only", "gudGUDe"},
@@ -99,7 +114,7 @@ TEST(ModelOptRecipes, AutoIsWhatIsPublished) {
 class ModelOptGolden : public ::testing::TestWithParam<testing::GoldenExport> {};
 
 TEST_P(ModelOptGolden, QuantizesTheSameModules) {
-  SKIP_WITHOUT_SHARED_MODEL(folder, "families/" + GetParam().family);
+  SKIP_WITHOUT_FAMILY_MODEL(folder, GetParam().family);
   const auto path = folder / ("modelopt-" + GetParam().recipe + ".json");
   const Json golden = parse_json(read_text(system_files(), path, 64 << 20), path.string());
   const Checkpoint source = Checkpoint::open(folder, system_files());
@@ -111,6 +126,10 @@ TEST_P(ModelOptGolden, QuantizesTheSameModules) {
   EXPECT_EQ(quantized_modules(output), expected);
 }
 
+INSTANTIATE_TEST_SUITE_P(Hybrids, ModelOptGolden,
+                         ::testing::Values(testing::GoldenExport{"qwen3_next", "nvfp4"},
+                                           testing::GoldenExport{"qwen3_5", "nvfp4"},
+                                           testing::GoldenExport{"qwen3_5_moe", "nvfp4"}));
 INSTANTIATE_TEST_SUITE_P(
     ByModel, ModelOptGolden,
     ::testing::Values(

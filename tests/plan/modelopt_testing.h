@@ -32,7 +32,9 @@ inline Json tiny_config(const std::string& model_type) {
                                                               {"kimi_k2", "DeepseekV3ForCausalLM"},
                                                               {"deepseek_v32", "DeepseekV32ForCausalLM"},
                                                               {"glm_moe_dsa", "GlmMoeDsaForCausalLM"},
-                                                              {"glm4_moe_lite", "Glm4MoeLiteForCausalLM"}};
+                                                              {"glm4_moe_lite", "Glm4MoeLiteForCausalLM"},
+                                                              {"qwen3_next", "Qwen3NextForCausalLM"},
+                                                              {"qwen3_5_text", "Qwen3_5ForCausalLM"}};
   Json config = {{"architectures", {kClasses.at(model_type)}},
                  {"model_type", model_type},
                  {"vocab_size", 64},
@@ -47,6 +49,14 @@ inline Json tiny_config(const std::string& model_type) {
                  {"n_routed_experts", 4},
                  {"num_local_experts", 4},
                  {"moe_intermediate_size", 16}};
+  if (model_type == "qwen3_next" || model_type == "qwen3_5_text") {
+    config.update({{"layer_types", {"linear_attention", "full_attention"}},
+                   {"linear_key_head_dim", 8},
+                   {"linear_num_key_heads", 2},
+                   {"linear_num_value_heads", 4},
+                   {"linear_value_head_dim", 8},
+                   {"shared_expert_intermediate_size", 16}});
+  }
   if (!is_latent(model_type)) return config;
   config.update({{"num_key_value_heads", 4},
                  {"n_group", 1},

@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "model/forward_checks.h"
+#include "ops/delta_net.h"
 
 namespace nibblecast {
 namespace {
@@ -22,12 +23,20 @@ void check_cuda_width(const char* name, uint64_t value) { check_cuda_number(name
 
 // ops/gqa_cuda.h
 void check_cuda_mixer(const GqaSpec& gqa) { check_cuda_number("head_dim", gqa.width, 512, 8); }
+
 void check_cuda_mixer(const MlaSpec& mla) {
   check_cuda_number("qk_nope_head_dim + qk_rope_head_dim", mla.heads.key_width(), 512, 8);
   check_cuda_number("v_head_dim", mla.heads.value, 512, 8);
   check_cuda_width("qk_rope_head_dim", mla.heads.shared);
   check_cuda_width("q_lora_rank", mla.q_rank);
   check_cuda_width("kv_lora_rank", mla.kv_rank);
+}
+
+// ops/delta_net_cuda.h
+void check_cuda_mixer(const DeltaNetSpec& net) {
+  check_cuda_number("linear_key_head_dim", net.shape.key_width, kDeltaNetMostKeyWidth, 1);
+  check_cuda_width("linear_value_head_dim * linear_num_value_heads", net.shape.values());
+  check_cuda_number("linear_num_value_heads", net.shape.value_heads, UINT64_MAX, 4);
 }
 
 }  // namespace

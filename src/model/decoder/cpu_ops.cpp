@@ -171,14 +171,11 @@ void CpuOps<T>::attend(const GqaShape& shape, const RowGroup& group, size_t begi
                values_width = shape.kv_heads * shape.value_width;
   std::vector<GqaKeys<T>> keys;
   std::vector<Block> blocks;
-  for (size_t row = group.first; row < group.first + group.count; ++row) {
-    const size_t row_begin = rows_.rows[row].begin - group.begin;
-    const size_t first = std::max(begin, row_begin),
-                 end = std::min(begin + count, row_begin + rows_.rows[row].length);
-    if (first >= end) continue;
-    keys.emplace_back(shape, k + row_begin * keys_width, v + row_begin * values_width, end - row_begin);
-    for (size_t at = first; at < end; at += step)
-      blocks.push_back({keys.size() - 1, at - row_begin, std::min(step, end - at), at - begin});
+  for (const RowPart& part : parts_of(group, begin, count)) {
+    const size_t row_begin = rows_.rows[part.row].begin - group.begin, end = part.first + part.count;
+    keys.emplace_back(shape, k + row_begin * keys_width, v + row_begin * values_width, end);
+    for (size_t at = 0; at < part.count; at += step)
+      blocks.push_back({keys.size() - 1, part.first + at, std::min(step, part.count - at), part.at + at});
   }
   parallel_for(blocks.size() * shape.kv_heads, [&](size_t task) {
     const Block& block = blocks[task / shape.kv_heads];
@@ -187,6 +184,56 @@ void CpuOps<T>::attend(const GqaShape& shape, const RowGroup& group, size_t begi
                out + block.at * shape.heads * shape.value_width);
   });
   see(out, count, shape.heads * shape.value_width, seen);
+}
+
+template <class T>
+auto CpuOps<T>::parts_of(const RowGroup& group, size_t begin, size_t count) const -> std::vector<RowPart> {
+  std::vector<RowPart> parts;
+  for (size_t row = group.first; row < group.first + group.count; ++row) {
+    const size_t row_begin = rows_.rows[row].begin - group.begin;
+    const size_t first = std::max(begin, row_begin),
+                 end = std::min(begin + count, row_begin + rows_.rows[row].length);
+    if (first < end) parts.push_back({row, first - row_begin, end - first, first - begin});
+  }
+  return parts;
+}
+
+template <class T>
+void CpuOps<T>::delta_net(const DeltaNetShape& shape, const DeltaNetVectors& vectors, const RowGroup& group,
+                          size_t begin, size_t count, Seen seen) {
+  const DeltaNetBuffers<T>& buffers = work_->delta_net;
+  std::vector<DeltaNetRow> rows;
+  for (const RowPart& part : parts_of(group, begin, count)) {
+    rows.push_back({.begin = part.at,
+                    .count = part.count,
+                    .goes_on = part.first > 0,
+                    .ends = part.first + part.count == rows_.rows[part.row].length});
+  }
+  nibblecast::delta_net(shape, vectors, buffers.inputs(), rows, buffers.carry, buffers.sums, buffers.o,
+                        buffers.out);
+  see(buffers.out, count, shape.values(), seen);
+}
+
+template <class T>
+template <class To>
+void CpuOps<T>::copy_columns(const float* x, size_t count, size_t x_width, const ColumnBlocks& blocks, To* y,
+                             size_t y_stride) {
+  for_rows(count,
+           [&](size_t row) { nibblecast::copy_columns(x + row * x_width, blocks, y + row * y_stride); });
+}
+
+template <class T>
+void CpuOps<T>::gate_elements(const T* gates, size_t count, size_t width, T* x, Seen seen) {
+  for_rows(count, [&](size_t row) {
+    nibblecast::gate_elements(gates + row * width, width, x + row * width);
+    note(seen, x + row * width, width);
+  });
+}
+
+template <class T>
+void CpuOps<T>::gate_rows(const T* x, size_t count, const float* weight, float* y) {
+  for_rows(count,
+           [&](size_t row) { gate_row(x + row * hidden_, weight, hidden_, y + row * hidden_, hidden_); });
 }
 
 template <class T>
@@ -292,5 +339,11 @@ NC_FROM(float, float);
 NC_FROM(bf16, float);
 NC_FROM(bf16, bf16);
 #undef NC_FROM
+#define NC_TO(T, To) \
+  template void CpuOps<T>::copy_columns(const float*, size_t, size_t, const ColumnBlocks&, To*, size_t)
+NC_TO(float, float);
+NC_TO(bf16, float);
+NC_TO(bf16, bf16);
+#undef NC_TO
 
 }  // namespace nibblecast

@@ -21,6 +21,8 @@
 #include "model/forward_pass.h"
 #include "model/token_rows.h"
 #include "ops/amax.h"
+#include "ops/delta_net.h"
+#include "ops/gates.h"
 #include "ops/gqa.h"
 #include "ops/heads.h"
 #include "ops/rope.h"
@@ -95,6 +97,13 @@ class CpuOps {
   void see(const T* x, size_t count, size_t width, Seen seen);
   // x = round(x + y).
   void add(const float* y, size_t count, size_t width, T* x, Seen seen);
+  // Columns of rows x [count, x_width] to rows of y, `y_stride` apart, rounded.
+  template <class To>
+  void copy_columns(const float* x, size_t count, size_t x_width, const ColumnBlocks& blocks, To* y,
+                    size_t y_stride);
+  // x = round(x * sigmoid(gates)) for rows [count, width]; y [count, D] *= sigmoid(x · weight).
+  void gate_elements(const T* gates, size_t count, size_t width, T* x, Seen seen);
+  void gate_rows(const T* x, size_t count, const float* weight, float* y);
   void clear(float* values, size_t count) { std::fill_n(values, count, 0.0f); }
 
   // Queries of a chunk begin at multiples of this in their row.
@@ -102,6 +111,10 @@ class CpuOps {
   // Queries of tokens [begin, begin + count) of the group; keys and values of the group up to them.
   void attend(const GqaShape& shape, const RowGroup& group, size_t begin, size_t count, const T* q,
               const T* k, const T* v, const float* sinks, T* out, Seen seen);
+
+  // Of tokens [begin, begin + count) of the group: work().delta_net.x, z, a and b to out.
+  void delta_net(const DeltaNetShape& shape, const DeltaNetVectors& vectors, const RowGroup& group,
+                 size_t begin, size_t count, Seen seen);
 
   // act [padded, I] = activation(gate(x), up(x)); the largest |act| of each row times its weight to
   // `weighted`.
@@ -146,6 +159,13 @@ class CpuOps {
   DeviceUse use() const { return {}; }
 
  private:
+  // What of a row is among tokens [begin, begin + count) of its group.
+  struct RowPart {
+    size_t row = 0;               // of all rows
+    size_t first = 0, count = 0;  // tokens of the row
+    size_t at = 0;                // the first one, in the chunk
+  };
+  std::vector<RowPart> parts_of(const RowGroup& group, size_t begin, size_t count) const;
   const Rope& rope(const RopeSpec& spec) const;
 
   const size_t hidden_;

@@ -156,6 +156,39 @@ void CudaOps<T>::attend(const GqaShape& shape, const RowGroup& group, size_t beg
        [&] { gqa_cuda(computing_, gqa, chunk.blocks, chunk.block_count, begin, q, out, seen); });
 }
 
+template <class T>
+void CudaOps<T>::delta_net(const DeltaNetShape& shape, const DeltaNetVectors& vectors, const RowGroup& group,
+                           size_t begin, size_t count, Seen seen) {
+  const DeltaNetBuffers<T>& buffers = work().delta_net;
+  const DeltaNetChunkCuda chunk{.rows = groups_.chunk(group, begin).rows,
+                                .row_count = group.count,
+                                .group_tokens = group.tokens,
+                                .begin = begin,
+                                .count = count,
+                                .positions = blocks_.tokens->positions + group.begin + begin};
+  part(CudaProfile::kAttention, [&] {
+    delta_net_cuda(computing_, shape, vectors, buffers.inputs(), chunk, buffers.carry, buffers.sums,
+                   buffers.o, buffers.out, seen);
+  });
+}
+
+template <class T>
+template <class To>
+void CudaOps<T>::copy_columns(const float* x, size_t count, size_t x_width, const ColumnBlocks& blocks, To* y,
+                              size_t y_stride) {
+  part(CudaProfile::kMoves, [&] { copy_columns_cuda(computing_, x, count, x_width, blocks, y, y_stride); });
+}
+
+template <class T>
+void CudaOps<T>::gate_elements(const T* gates, size_t count, size_t width, T* x, Seen seen) {
+  part(CudaProfile::kMoves, [&] { gate_elements_cuda(computing_, gates, count * width, x, seen); });
+}
+
+template <class T>
+void CudaOps<T>::gate_rows(const T* x, size_t count, const float* weight, float* y) {
+  part(CudaProfile::kMoves, [&] { gate_rows_cuda(computing_, x, count, weight, hidden_, y, hidden_); });
+}
+
 // Gates and ups of a row stand side by side.
 template <class T>
 void CudaOps<T>::activate(const Activation& activation, const T* x, size_t count, size_t padded,
@@ -316,5 +349,11 @@ NC_FROM(float, float);
 NC_FROM(bf16, float);
 NC_FROM(bf16, bf16);
 #undef NC_FROM
+#define NC_TO(T, To) \
+  template void CudaOps<T>::copy_columns(const float*, size_t, size_t, const ColumnBlocks&, To*, size_t)
+NC_TO(float, float);
+NC_TO(bf16, float);
+NC_TO(bf16, bf16);
+#undef NC_TO
 
 }  // namespace nibblecast

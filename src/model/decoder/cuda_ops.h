@@ -23,6 +23,8 @@
 #include "model/dense_tensors.h"
 #include "model/embedding.h"
 #include "ops/amax_cuda.h"
+#include "ops/delta_net_cuda.h"
+#include "ops/gates_cuda.h"
 #include "ops/gqa_cuda.h"
 #include "ops/heads_cuda.h"
 #include "ops/matmul_cuda.h"
@@ -88,11 +90,19 @@ class CudaOps {
                      T* v);
   void see(const T* x, size_t count, size_t width, Seen seen);
   void add(const float* y, size_t count, size_t width, T* x, Seen seen);
+  template <class To>
+  void copy_columns(const float* x, size_t count, size_t x_width, const ColumnBlocks& blocks, To* y,
+                    size_t y_stride);
+  void gate_elements(const T* gates, size_t count, size_t width, T* x, Seen seen);
+  void gate_rows(const T* x, size_t count, const float* weight, float* y);
   void clear(float* values, size_t count);
 
   static size_t query_step(const GqaShape&) { return kGqaBlockQueries; }
   void attend(const GqaShape& shape, const RowGroup& group, size_t begin, size_t count, const T* q,
               const T* k, const T* v, const float* sinks, T* out, Seen seen);
+
+  void delta_net(const DeltaNetShape& shape, const DeltaNetVectors& vectors, const RowGroup& group,
+                 size_t begin, size_t count, Seen seen);
 
   void activate(const Activation& activation, const T* x, size_t count, size_t padded,
                 const GatedMlp<CudaOps>& weights, const float* row_weights, T* act, Seen mid, Seen weighted);

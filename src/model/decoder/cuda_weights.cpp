@@ -8,6 +8,7 @@
 #include <unordered_set>
 
 #include "formats/stored_linear_cuda.h"
+#include "model/decoder/weights.h"
 
 namespace nibblecast {
 namespace {
@@ -26,7 +27,7 @@ std::unordered_set<std::string> product_parts(const LayerTable& table, std::span
   const LocateTensor where = [](const Tensor& tensor) { return Where{.tensor = tensor.name}; };
   std::unordered_set<std::string> names;
   for (const WeightModule& module : table.modules) {
-    if (module.streams()) continue;
+    if (module.streams() || is_vector(module)) continue;
     const std::optional<LinearParts> parts = find_linear(module.name, tiles, find, where);
     if (!parts) continue;  // whoever needs it says that it is missing
     names.insert(parts->weight->name);

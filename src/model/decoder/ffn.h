@@ -60,6 +60,7 @@ void run_router(D& device, const DecoderSpec& spec, const MoeSpec& moe, const De
     if (moe.shared) {
       run_mlp(device, moe.shared->activation, buffers.in, count, count, weights.shared, nullptr, sum,
               device.seen(LayerFinding::kSharedMid), nullptr);
+      if (moe.shared_gate) device.gate_rows(buffers.in, count, weights.shared_gate, sum);
     } else {
       device.clear(sum, count * spec.hidden);
     }

@@ -12,7 +12,8 @@
 namespace nibblecast {
 namespace {
 
-// A place with one number: the tap's name, and whose input (or, of keys and values, output) it is.
+// A place with one number: the tap's name, and whose input it is where no module reads the tap (of keys and
+// values: whose output).
 struct TapPlace {
   std::string_view tap;
   size_t finding;
@@ -84,7 +85,14 @@ class FindingsReader {
 
  private:
   float value(size_t finding) const { return std::bit_cast<float>(bits_[finding]); }
-  void check(const TapPlace& place) const { check_input(name_of(place.role), value(place.finding)); }
+  void check(const TapPlace& place) const { check_input(name_of(place), value(place.finding)); }
+  std::string name_of(const TapPlace& place) const {
+    for (const WeightModule& module : table_.modules) {
+      const Tap* const tap = table_.tap_of(module);
+      if (tap != nullptr && tap->name == place.tap) return module.name;
+    }
+    return name_of(place.role);
+  }
   // The first module with the role, shared or not; layers without it have another in its place.
   std::string name_of(Role role, int32_t expert = -1) const {
     for (const WeightModule& module : table_.modules)

@@ -18,6 +18,8 @@ class MlaProjections {
         rope_(mla.rope.dims == 0 ? nullptr : &mla.rope),
         weights_(weights) {}
 
+  bool gates_output() const { return false; }
+
   void run(size_t first, size_t count, T* k, T* v) {
     make_queries(first, count);
     make_keys_and_values(first, count, k, v);

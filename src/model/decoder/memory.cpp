@@ -6,6 +6,7 @@
 #include "base/integers.h"
 #include "formats/bf16.h"
 #include "model/decoder/findings.h"
+#include "model/decoder/weights.h"
 #include "model/logits.h"
 #include "model/token_rows.h"
 #include "ops/gqa.h"
@@ -35,7 +36,11 @@ uint64_t attention_bytes(const DecoderSpec& spec, uint64_t longest_row, size_t t
   const uint64_t keys = std::max(kCpuSizes.chunk_tokens, longest_row);
   uint64_t most = 0;
   for (const DecoderLayer& layer : spec.layers) {
-    const GqaShape shape = std::visit([](const auto& mixer) { return score_shape(mixer); }, layer.mixer);
+    if (const auto* net = std::get_if<DeltaNetSpec>(&layer.mixer)) {
+      most = std::max<uint64_t>(most, threads * delta_net_scratch_bytes(net->shape));
+      continue;
+    }
+    const GqaShape shape = *score_shape(layer.mixer);
     const uint64_t thread = gqa_scratch_bytes<T>(shape) +
                             matmul_scratch_bytes<T>(kPanel, gqa_deepest(shape)) +
                             shape.key_width * sizeof(float);
@@ -55,13 +60,30 @@ void raise_to(const GqaShape& shape, DecoderWidths& widths) {
   raise(widths.values, shape.kv_heads * shape.value_width);
 }
 
-void raise_to(const GqaSpec& gqa, DecoderWidths& widths) { raise_to(score_shape(gqa), widths); }
+void raise_to(const GqaSpec& gqa, DecoderWidths& widths) {
+  raise_to(score_shape(gqa), widths);
+  if (!gqa.output_gate) return;
+  widths.gated = std::max(widths.gated, gqa.heads * gqa.width);
+  widths.sums = std::max(widths.sums, 2 * widths.gated);
+}
 
 void raise_to(const MlaSpec& mla, DecoderWidths& widths) {
   raise_to(score_shape(mla), widths);
   widths.rank = std::max({widths.rank, mla.q_rank, mla.kv_rank});
   widths.shared = std::max<uint64_t>(widths.shared, mla.heads.shared);
   widths.sums = std::max<uint64_t>({widths.sums, widths.rank, mla.heads.heads * mla.heads.expanded_width()});
+}
+
+void raise_to(const DeltaNetSpec& net, DecoderWidths& widths) {
+  const DeltaNetShape& shape = net.shape;
+  DecoderWidths::DeltaNet& most = widths.delta_net;
+  const bool by_head = net.input == DeltaNetInput::kByHead;
+  most.projected = std::max<uint64_t>(most.projected, by_head ? shape.channels() + shape.values() : 0);
+  most.channels = std::max<uint64_t>(most.channels, shape.channels());
+  most.values = std::max<uint64_t>(most.values, shape.values());
+  most.heads = std::max<uint64_t>(most.heads, shape.value_heads);
+  most.history = std::max<uint64_t>(most.history, shape.history());
+  most.state = std::max<uint64_t>(most.state, shape.state());
 }
 
 }  // namespace
@@ -83,8 +105,9 @@ DecoderWidths::DecoderWidths(const DecoderSpec& spec) : hidden(spec.hidden), voc
 std::vector<RopeSpec> distinct_ropes(const DecoderSpec& spec) {
   std::vector<RopeSpec> ropes;
   for (const DecoderLayer& layer : spec.layers) {
-    const RopeSpec& rope =
-        std::visit([](const auto& mixer) -> const RopeSpec& { return mixer.rope; }, layer.mixer);
+    const RopeSpec* const found = rope_of(layer.mixer);
+    if (found == nullptr) continue;
+    const RopeSpec& rope = *found;
     if (rope.dims != 0 && std::ranges::find(ropes, rope) == ropes.end()) ropes.push_back(rope);
   }
   return ropes;
@@ -107,12 +130,31 @@ AttentionBuffers<T>::AttentionBuffers(Arena& arena, const DecoderWidths& widths,
   in = arena.take<T>(chunk * widths.hidden);
   q = arena.take<T>(chunk * widths.queries);
   out = arena.take<T>(chunk * widths.out);
+  gates = arena.take<T>(chunk * widths.gated);
   k = arena.take<T>(group * widths.keys);
   v = arena.take<T>(group * widths.values);
   sums = arena.take<float>(chunk * widths.sums);
   rank = arena.take<T>(chunk * widths.rank);
   position = arena.take<float>(chunk * widths.shared);
   shared = arena.take<T>(chunk * widths.shared);
+}
+
+template <class T>
+DeltaNetBuffers<T>::DeltaNetBuffers(Arena& arena, const DecoderWidths& widths, const CudaWorkload& work,
+                                    const DecoderSizes& sizes) {
+  const DecoderWidths::DeltaNet& net = widths.delta_net;
+  if (net.channels == 0) return;
+  const uint64_t chunk = std::min(work.tokens, sizes.chunk_tokens);
+  in = arena.take<T>(chunk * widths.hidden);
+  x = arena.take<float>(chunk * net.channels);
+  z = arena.take<float>(chunk * net.values);
+  a = arena.take<float>(chunk * net.heads);
+  b = arena.take<float>(chunk * net.heads);
+  sums = arena.take<float>(chunk * std::max({net.projected, net.channels, widths.hidden}));
+  o = arena.take<float>(chunk * net.values);
+  out = arena.take<T>(chunk * net.values);
+  if (work.longest_row <= sizes.chunk_tokens) return;
+  carry = {.history = arena.take<float>(net.history), .state = arena.take<float>(net.state)};
 }
 
 template <class T>
@@ -146,6 +188,7 @@ WorkBuffers<T>::WorkBuffers(Arena& arena, const DecoderWidths& widths, const Cud
     : x(resident ? nullptr : arena.take<T>(stream_rows(work, sizes) * widths.hidden)),
       begin(arena.mark()),
       attention(arena, widths, work, sizes),
+      delta_net((arena.rewind(begin), arena), widths, work, sizes),
       ffn((arena.rewind(begin), arena), widths, work, sizes),
       head((arena.rewind(begin), arena), widths, work, sizes) {}
 
@@ -170,7 +213,8 @@ uint64_t decoder_memory_bytes(const Model& model, uint64_t tokens, uint64_t long
   // Ids, positions, what each token predicts, and rows, of which there are no more than tokens.
   const uint64_t rows = tokens * (3 * sizeof(int32_t) + sizeof(RowSpan));
   const uint64_t findings = (LayerFinding::count(widths.experts) + 3 * widths.experts) * sizeof(uint64_t);
-  const uint64_t deepest = std::max({widths.hidden, widths.out, widths.rank, widths.inner});
+  const uint64_t deepest =
+      std::max({widths.hidden, widths.out, widths.rank, widths.delta_net.values, widths.inner});
   return residual.size_bytes() + buffers.size_bytes() + 2 * kDirectAlignment + ropes + rows + findings +
          attention_bytes<T>(spec, longest_row, threads) +
          threads * (linear_scratch_bytes<T>(2, deepest) + 4 * widths.experts * sizeof(float));
@@ -187,6 +231,7 @@ CudaLayerBytes decoder_layer_bytes(const Model& model, size_t element_bytes) {
       stored.take<bf16>(count);  // the widest format but FP32
       weights.take<std::byte>(count * element_bytes);
       if (module.bias) vectors.take<float>(module.shape[0]);
+      if (is_vector(module)) vectors.take<float>(count);
     }
     for (const PlainTensor& tensor : table.plain)
       vectors.take<float>(element_count(tensor.shape).value_or(0));
@@ -227,6 +272,8 @@ template struct ResidualBuffers<float>;
 template struct ResidualBuffers<bf16>;
 template struct AttentionBuffers<float>;
 template struct AttentionBuffers<bf16>;
+template struct DeltaNetBuffers<float>;
+template struct DeltaNetBuffers<bf16>;
 template struct FfnBuffers<float>;
 template struct FfnBuffers<bf16>;
 template struct HeadBuffers<float>;

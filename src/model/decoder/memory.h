@@ -16,6 +16,7 @@
 #include "model/expert_lists.h"
 #include "model/model.h"
 #include "ops/cross_entropy.h"
+#include "ops/delta_net.h"
 #include "ops/rope.h"
 
 namespace nibblecast {
@@ -35,10 +36,17 @@ inline constexpr DecoderSizes kCudaSizes{8192, 4096, 128, 2, true};
 struct DecoderWidths {
   uint64_t hidden = 0, vocab = 0;
   uint64_t queries = 0, out = 0, keys = 0, values = 0;  // of all heads
+  uint64_t gated = 0;                                   // of queries with a gate each
   uint64_t rank = 0, shared = 0;  // of latent attention: the wider latent, channels that heads share
   uint64_t sums = 0;              // of a product of attention
   uint64_t inner = 0;             // of an MLP
   uint64_t experts = 0, top = 0;  // 0: all layers are dense
+  struct DeltaNet {
+    uint64_t projected = 0;                        // of a product of its input
+    uint64_t channels = 0, values = 0, heads = 0;  // of the convolution; of values and their heads
+    uint64_t history = 0, state = 0;               // of a row that is cut
+  };
+  DeltaNet delta_net = {};  // 0: no layer has one
 
   explicit DecoderWidths(const DecoderSpec& spec);
 };
@@ -61,6 +69,7 @@ template <class T>
 struct AttentionBuffers {
   T* in = nullptr;                 // [C, D]
   T *q = nullptr, *out = nullptr;  // [C, heads]
+  T* gates = nullptr;              // [C, heads] of layers with an output gate
   T *k = nullptr, *v = nullptr;    // [tokens of a group, kv heads]
   float* sums = nullptr;           // [C, the widest product]
   T* rank = nullptr;               // [C, rank], of latent attention; the same:
@@ -69,6 +78,22 @@ struct AttentionBuffers {
 
   AttentionBuffers(Arena& arena, const DecoderWidths& widths, const CudaWorkload& work,
                    const DecoderSizes& sizes);
+};
+
+// Of a chunk of C tokens on its way through a gated delta net.
+template <class T>
+struct DeltaNetBuffers {
+  T* in = nullptr;                   // [C, D]
+  float *x = nullptr, *z = nullptr;  // [C, channels], [C, values]
+  float *a = nullptr, *b = nullptr;  // [C, value heads]
+  float* sums = nullptr;             // [C, the widest of products, channels and D]
+  float* o = nullptr;                // [C, values]
+  T* out = nullptr;                  // [C, values]
+  DeltaNetCarry carry = {};
+
+  DeltaNetBuffers(Arena& arena, const DecoderWidths& widths, const CudaWorkload& work,
+                  const DecoderSizes& sizes);
+  DeltaNetInputs inputs() const { return {.x = x, .z = z, .a = a, .b = b}; }
 };
 
 // Of a chunk of M tokens on its way through router, experts, MLP.
@@ -102,6 +127,7 @@ struct WorkBuffers {
   T* x = nullptr;      // [the most of C, M and kHeadTokens, D]
   uint64_t begin = 0;  // of each set, in the block
   AttentionBuffers<T> attention;
+  DeltaNetBuffers<T> delta_net;
   FfnBuffers<T> ffn;
   HeadBuffers<T> head;
 

@@ -11,6 +11,7 @@
 
 #include "model/decoder/attention.h"
 #include "model/decoder/checks.h"
+#include "model/decoder/delta_net.h"
 #include "model/decoder/ffn.h"
 #include "model/decoder/head.h"
 #include "model/decoder/latent_attention.h"
@@ -131,6 +132,9 @@ class DecoderPass final : public ForwardPass {
   void run_mixer(const MlaSpec& mla, const MlaWeights<D>& weights) {
     run_groups(AttentionBlock<D, MlaProjections<D>>(device_, spec_, score_shape(mla), weights.norm, nullptr,
                                                     weights.o, {device_, spec_, mla, weights}));
+  }
+  void run_mixer(const DeltaNetSpec& net, const DeltaNetWeights<D>& weights) {
+    run_groups(DeltaNetBlock<D>(device_, spec_, net, weights));
   }
   template <class Block>
   void run_groups(Block block) {

@@ -16,6 +16,7 @@
 #include "model/decoder_spec.h"
 #include "model/model_table.h"
 #include "model/stored.h"
+#include "ops/delta_net.h"
 
 namespace nibblecast {
 
@@ -39,6 +40,15 @@ struct MlaWeights {
 };
 
 template <class D>
+struct DeltaNetWeights {
+  const float* norm = nullptr;
+  DeltaNetVectors vectors = {};
+  Linear<D> qkv = {}, z = {}, b = {}, a = {};  // DeltaNetInput::kSplit
+  Linear<D> qkvz = {}, ba = {};                // kByHead
+  Linear<D> o = {};
+};
+
+template <class D>
 struct GatedMlp {
   Linear<D> gate = {}, up = {}, down = {};  // gate: of no meaning to an activation without one
 };
@@ -55,8 +65,12 @@ struct DenseFfnWeights {
   // Of a layer of experts.
   Linear<D> router = {};
   const float* choice_bias = nullptr;
+  const float* shared_gate = nullptr;  // [D]
   GatedMlp<D> shared = {};
 };
+
+// Of a module with a weight: one row, which no product takes.
+inline bool is_vector(const WeightModule& module) { return module.id.role == Role::kSharedGate; }
 
 // Loads from `stored` what `table` names. Errors as StoredReader's; kInternal where the table lacks a role
 // that the spec has.
@@ -65,7 +79,7 @@ class DenseLoader {
  public:
   DenseLoader(D& device, const LayerTable& table, const StoredTensors& stored, const TileSize& tiles,
               const DecoderSpec& spec)
-      : device_(device), table_(table), reader_(stored, tiles), hidden_(spec.hidden) {}
+      : device_(device), table_(table), reader_(stored, tiles), hidden_(spec.hidden), eps_(spec.norm.eps) {}
 
   GqaWeights<D> mixer(const GqaSpec& gqa) {
     const uint64_t queries = gqa.heads * gqa.width, keys = gqa.kv_heads * gqa.width;
@@ -74,7 +88,7 @@ class DenseLoader {
             .q_norm = norms ? vector(Role::kQNorm, all ? queries : gqa.width) : nullptr,
             .k_norm = norms ? vector(Role::kKNorm, all ? keys : gqa.width) : nullptr,
             .sinks = gqa.sinks ? vector(Role::kSinks, gqa.heads) : nullptr,
-            .q = linear({.role = Role::kQ}, queries, hidden_, gqa.qkv_bias),
+            .q = linear({.role = Role::kQ}, gqa.output_gate ? 2 * queries : queries, hidden_, gqa.qkv_bias),
             .k = linear({.role = Role::kK}, keys, hidden_, gqa.qkv_bias),
             .v = linear({.role = Role::kV}, keys, hidden_, gqa.qkv_bias),
             .o = linear({.role = Role::kO}, hidden_, queries, gqa.o_bias)};
@@ -101,6 +115,26 @@ class DenseLoader {
     return weights;
   }
 
+  DeltaNetWeights<D> mixer(const DeltaNetSpec& net) {
+    const DeltaNetShape& shape = net.shape;
+    const auto product = [&](Role role, uint64_t rows) {
+      return linear({.role = role}, rows, hidden_, false);
+    };
+    DeltaNetWeights<D> weights{.norm = vector(Role::kInputNorm, hidden_),
+                               .vectors = delta_net_vectors(shape),
+                               .o = linear({.role = Role::kO}, hidden_, shape.values(), false)};
+    if (net.input == DeltaNetInput::kSplit) {
+      weights.qkv = product(Role::kDeltaQkv, shape.channels());
+      weights.z = product(Role::kDeltaZ, shape.values());
+      weights.b = product(Role::kDeltaB, shape.value_heads);
+      weights.a = product(Role::kDeltaA, shape.value_heads);
+    } else {
+      weights.qkvz = product(Role::kDeltaQkvz, shape.channels() + shape.values());
+      weights.ba = product(Role::kDeltaBa, 2 * shape.value_heads);
+    }
+    return weights;
+  }
+
   DenseFfnWeights<D> ffn(const MlpSpec& mlp) {
     DenseFfnWeights<D> weights{.norm = vector(Role::kFfnNorm, hidden_)};
     if (!mlp.bias) return weights;
@@ -114,6 +148,9 @@ class DenseLoader {
                                .router = linear({.role = Role::kRouter}, moe.router.experts, hidden_, false)};
     if (moe.choice_bias) weights.choice_bias = vector(Role::kRouterBias, moe.router.experts);
     if (moe.shared) weights.shared = shared(*moe.shared);
+    if (moe.shared_gate)
+      weights.shared_gate = device_.vector(
+          reader_.floats(module({.shared = true, .role = Role::kSharedGate}).name + ".weight", {1, hidden_}));
     return weights;
   }
 
@@ -130,6 +167,22 @@ class DenseLoader {
     return weights;
   }
 
+  DeltaNetVectors delta_net_vectors(const DeltaNetShape& shape) {
+    return {.filter = device_.vector(by_tap(shape, values(Role::kFilter, {shape.channels(), 1, shape.taps}))),
+            .decay_log = vector(Role::kDecayLog, shape.value_heads),
+            .step_bias = vector(Role::kStepBias, shape.value_heads),
+            .norm = vector(Role::kOutNorm, shape.value_width),
+            .eps = eps_};
+  }
+  // [channels, taps] -> [taps, channels]
+  static std::vector<float> by_tap(const DeltaNetShape& shape, const std::vector<float>& filter) {
+    std::vector<float> turned(filter.size());
+    for (size_t channel = 0; channel < shape.channels(); ++channel)
+      for (size_t tap = 0; tap < shape.taps; ++tap)
+        turned[tap * shape.channels() + channel] = filter[channel * shape.taps + tap];
+    return turned;
+  }
+
   Linear<D> linear(ModuleId id, uint64_t rows, uint64_t cols, bool with_bias) {
     const std::string& name = module(id).name;
     return {device_.matrix(reader_.linear(name, rows, cols)), with_bias ? bias(id, rows) : nullptr};
@@ -137,10 +190,11 @@ class DenseLoader {
   const float* bias(ModuleId id, uint64_t rows) {
     return device_.vector(reader_.floats(module(id).name + ".bias", {rows}));
   }
-  const float* vector(Role role, uint64_t count) {
+  const float* vector(Role role, uint64_t count) { return device_.vector(values(role, {count})); }
+  std::vector<float> values(Role role, const Shape& shape) const {
     const PlainTensor* tensor = table_.find_plain(role);
     if (tensor == nullptr) refuse();
-    return device_.vector(reader_.floats(tensor->name, {count}));
+    return reader_.floats(tensor->name, shape);
   }
 
   // `id` without its layer.
@@ -158,6 +212,7 @@ class DenseLoader {
   const LayerTable& table_;
   const StoredReader reader_;
   const uint64_t hidden_;
+  const float eps_;
 };
 
 }  // namespace nibblecast

@@ -8,6 +8,8 @@
 namespace nibblecast {
 namespace {
 
+constexpr uint64_t kFullAttentionInterval = 4, kMostTaps = 64;
+
 std::string text(std::string_view key) { return std::string(key); }
 std::string index_text(std::string_view key, uint64_t index) {
   return text(key) + "[" + std::to_string(index) + "]";
@@ -88,6 +90,43 @@ std::vector<uint64_t> read_windows(const ConfigReader& config, const DecoderRow&
   return windows;
 }
 
+// Which layers are gated delta nets.
+std::vector<bool> read_linear_layers(const ConfigReader& config, uint64_t layers) {
+  const uint64_t interval =
+      config.maybe_integer("full_attention_interval", 1, kMaxLayers).value_or(kFullAttentionInterval);
+  const Json* types = config.maybe_array("layer_types", layers);
+  std::vector<bool> linear;
+  for (uint64_t layer = 0; layer < layers; ++layer) {
+    linear.push_back((layer + 1) % interval != 0);
+    if (types == nullptr) continue;
+    const Json& type = (*types)[layer];
+    linear.back() = type == "linear_attention";
+    if (!linear.back() && type != "full_attention")
+      config.refuse_unsupported(index_text("layer_types", layer), "full_attention or linear_attention",
+                                value_text(type));
+  }
+  return linear;
+}
+
+DeltaNetSpec read_delta_net(const ConfigReader& config, DeltaNetInput input) {
+  const auto number = [&](const char* key, uint64_t otherwise) {
+    return config.maybe_integer(key, 1, kMaxDimension).value_or(otherwise);
+  };
+  DeltaNetSpec net{
+      .shape = {.key_heads = number("linear_num_key_heads", 16),
+                .value_heads = number("linear_num_value_heads", 32),
+                .key_width = number("linear_key_head_dim", 128),
+                .value_width = number("linear_value_head_dim", 128),
+                .taps = config.maybe_integer("linear_conv_kernel_dim", 1, kMostTaps).value_or(4)},
+      .input = input};
+  config.require_multiple("linear_num_value_heads", net.shape.value_heads, net.shape.key_heads,
+                          "linear_num_key_heads = ");
+  for (const auto& [heads, width] : {std::pair(net.shape.key_heads, net.shape.key_width),
+                                     std::pair(net.shape.value_heads, net.shape.value_width)})
+    config.require_most("a linear attention's heads * head_dim", heads * width, "", kMaxWidth);
+  return net;
+}
+
 GqaSpec read_attention(const ConfigReader& config, const DecoderRow& row, uint64_t hidden) {
   GqaSpec gqa{.heads = config.integer("num_attention_heads")};
   gqa.kv_heads = read_kv_heads(config, row, gqa.heads);
@@ -98,18 +137,24 @@ GqaSpec read_attention(const ConfigReader& config, const DecoderRow& row, uint64
   if (read_flag(config, row.has_head_norms)) gqa.head_norms = row.head_norms;
   gqa.qkv_bias = read_flag(config, row.qkv_bias);
   gqa.o_bias = read_flag(config, row.o_bias);
+  gqa.output_gate = row.output_gate;
   return gqa;
 }
 
-// Of each layer.
+// Grouped-query attention, and delta nets in its place.
 std::vector<MixerSpec> read_attention_layers(const ConfigReader& config, const DecoderRow& row,
                                              uint64_t hidden, uint64_t layers) {
-  GqaSpec gqa = read_attention(config, row, hidden);
-  std::vector<MixerSpec> mixers;
-  for (const uint64_t window : read_windows(config, row, layers)) {
-    gqa.window = window;
-    mixers.emplace_back(gqa);
+  const GqaSpec attention = read_attention(config, row, hidden);
+  std::vector<MixerSpec> mixers(layers, attention);
+  if (row.delta_net) {
+    const DeltaNetSpec net = read_delta_net(config, *row.delta_net);
+    const std::vector<bool> linear = read_linear_layers(config, layers);
+    for (uint64_t layer = 0; layer < layers; ++layer)
+      if (linear[layer]) mixers[layer] = net;
+    return mixers;
   }
+  const std::vector<uint64_t> windows = read_windows(config, row, layers);
+  for (uint64_t layer = 0; layer < layers; ++layer) std::get<GqaSpec>(mixers[layer]).window = windows[layer];
   return mixers;
 }
 
@@ -225,16 +270,24 @@ RouterSpec read_router(const ConfigReader& config, const MoeRow& row) {
   return router;
 }
 
+// `width`: of a routed expert.
+uint64_t read_shared_width(const ConfigReader& config, const MoeRow& moe, uint64_t width) {
+  if (!moe.shared_width.empty()) return config.integer(text(moe.shared_width));
+  const uint64_t shared = config.maybe_integer(text(moe.shared), 1, kMaxDimension).value_or(1);
+  config.require_most(text(moe.shared) + " * " + text(moe.width), shared * width, "", kMaxWidth);
+  return shared * width;
+}
+
 MoeSpec read_moe(const ConfigReader& config, const DecoderRow& row) {
   const MoeRow& moe = *row.moe;
   const uint64_t width = config.integer_of({text(moe.width), text(moe.width_alias)});
   MoeSpec spec{.router = read_router(config, moe),
                .choice_bias = !moe.names.router_bias.empty(),
                .expert = {.width = width}};
-  if (moe.shared.empty()) return spec;
-  const uint64_t shared = config.maybe_integer(text(moe.shared), 1, kMaxDimension).value_or(1);
-  config.require_most(text(moe.shared) + " * " + text(moe.width), shared * width, "", kMaxWidth);
-  spec.shared = MlpSpec{.width = shared * width, .bias = read_flag(config, row.mlp_bias)};
+  if (moe.shared.empty() && moe.shared_width.empty()) return spec;
+  spec.shared =
+      MlpSpec{.width = read_shared_width(config, moe, width), .bias = read_flag(config, row.mlp_bias)};
+  spec.shared_gate = !moe.names.shared_gate.empty();
   return spec;
 }
 
@@ -283,6 +336,7 @@ DecoderSpec read_decoder(const ConfigReader& config, const DecoderRow& row) {
   DecoderSpec spec{.hidden = config.integer("hidden_size"), .vocab = config.integer("vocab_size")};
   spec.norm.eps = static_cast<float>(config.maybe_positive("rms_norm_eps").value_or(row.eps));
   const uint64_t layers = config.integer("num_hidden_layers", 1, kMaxLayers);
+  spec.norm.use = row.norm;
   const std::vector<MixerSpec> mixers = row.mla ? read_latent_layers(config, row, layers)
                                                 : read_attention_layers(config, row, spec.hidden, layers);
   const std::vector<bool> sparse =

@@ -1,5 +1,8 @@
 #include "model/families/decoder_presets.h"
 
+#include <string>
+#include <utility>
+
 namespace nibblecast {
 namespace {
 
@@ -150,6 +153,62 @@ Json deepseek(const char* model_type, const Json& sizes, int experts) {
   return config;
 }
 
+// Delta nets, and every fourth layer of full attention.
+Json qwen_hybrid(Json config, const Json& sizes, int value_heads) {
+  config.update(sizes);
+  Json types = Json::array();
+  for (int layer = 1; layer <= config["num_hidden_layers"]; ++layer)
+    types.push_back(layer % 4 == 0 ? "full_attention" : "linear_attention");
+  config.update({{"attention_bias", false},
+                 {"full_attention_interval", 4},
+                 {"head_dim", 256},
+                 {"layer_types", types},
+                 {"linear_conv_kernel_dim", 4},
+                 {"linear_key_head_dim", 128},
+                 {"linear_num_key_heads", 16},
+                 {"linear_num_value_heads", value_heads},
+                 {"linear_value_head_dim", 128},
+                 {"max_position_embeddings", 262144},
+                 {"rms_norm_eps", 1e-6}});
+  return config;
+}
+
+Json qwen_hybrid_experts(int experts, int top, int width) {
+  return {{"moe_intermediate_size", width}, {"num_experts", experts},
+          {"num_experts_per_tok", top},     {"output_router_logits", false},
+          {"router_aux_loss_coef", 0.001},  {"shared_expert_intermediate_size", width}};
+}
+
+// The text model, and what is around it; `type`: of the latter.
+Json qwen3_5(const std::string& type, const char* architecture, const Json& sizes, int value_heads,
+             const Json& experts) {
+  Json text = {{"model_type", type + "_text"}, {"attention_dropout", 0.0},
+               {"attn_output_gate", true},     {"dtype", "bfloat16"},
+               {"eos_token_id", 248044},       {"hidden_act", "silu"},
+               {"initializer_range", 0.02},    {"mamba_ssm_dtype", "float32"},
+               {"mtp_num_hidden_layers", 1},   {"use_cache", true},
+               {"vocab_size", 248320}};
+  text["rope_parameters"] = {{"mrope_interleaved", true},
+                             {"mrope_section", {11, 11, 10}},
+                             {"partial_rotary_factor", 0.25},
+                             {"rope_theta", 10000000},
+                             {"rope_type", "default"}};
+  text = qwen_hybrid(std::move(text), sizes, value_heads);
+  text.update(experts);
+  return {{"architectures", {architecture}},
+          {"model_type", type},
+          {"text_config", std::move(text)},
+          {"tie_word_embeddings", false},
+          {"transformers_version", "4.57.0.dev0"}};
+}
+Json qwen3_5_dense(const Json& sizes, int value_heads) {
+  return qwen3_5("qwen3_5", "Qwen3_5ForConditionalGeneration", sizes, value_heads, Json::object());
+}
+Json qwen3_5_moe(Json sizes, int value_heads, const Json& experts) {
+  sizes.erase("intermediate_size");
+  return qwen3_5("qwen3_5_moe", "Qwen3_5MoeForConditionalGeneration", sizes, value_heads, experts);
+}
+
 // Of a size at which a demonstration takes seconds.
 const Json& tiny() {
   static const Json kTiny = {{"bos_token_id", 0},
@@ -158,6 +217,14 @@ const Json& tiny() {
                              {"max_position_embeddings", 8192},
                              {"vocab_size", 4096}};
   return kTiny;
+}
+
+// Four layers, the last one of full attention.
+Json tiny_hybrid(Json config) {
+  Json& text = config["text_config"];
+  text.update(tiny());
+  text.update({{"linear_key_head_dim", 64}, {"linear_num_key_heads", 2}, {"linear_value_head_dim", 64}});
+  return config;
 }
 
 }  // namespace
@@ -215,24 +282,47 @@ Json kimi_k2_config() {
                        {"routed_scaling_factor", 2.827},
                        {"topk_group", 1},
                        {"vocab_size", 163840}});
-}
+  Json qwen3_next_80b_a3b_config() {
+    Json config = with(common("qwen3_next", "Qwen3NextForCausalLM"), {{"bos_token_id", 151643},
+                                                                      {"decoder_sparse_step", 1},
+                                                                      {"eos_token_id", 151645},
+                                                                      {"mlp_only_layers", Json::array()},
+                                                                      {"norm_topk_prob", true},
+                                                                      {"partial_rotary_factor", 0.25},
+                                                                      {"rope_scaling", nullptr},
+                                                                      {"rope_theta", 10000000},
+                                                                      {"vocab_size", 151936}});
+    return with(qwen_hybrid(std::move(config), sizes(48, 2048, 5120, 16, 2), 32),
+                qwen_hybrid_experts(512, 10, 512));
+  }
+  Json qwen3_5_27b_config() { return qwen3_5_dense(sizes(64, 5120, 17408, 24, 4), 48); }
+  Json qwen3_5_35b_a3b_config() {
+    return qwen3_5_moe(sizes(40, 2048, 0, 16, 2), 32, qwen_hybrid_experts(256, 8, 512));
+  }
+  Json qwen3_5_397b_a17b_config() {
+    return qwen3_5_moe(sizes(60, 4096, 0, 32, 2), 64, qwen_hybrid_experts(512, 10, 1024));
+  }
 
-Json qwen3_tiny_config() {
-  return with(with(qwen3_dense(sizes(4, 256, 512, 4, 2)), tiny()), {{"tie_word_embeddings", true}});
-}
-Json qwen3_moe_tiny_config() {
-  return with(with(qwen3_moe(sizes(4, 256, 512, 4, 2), 16, 4, 128), tiny()), {{"mlp_only_layers", {0}}});
-}
+  Json qwen3_tiny_config() {
+    return with(with(qwen3_dense(sizes(4, 256, 512, 4, 2)), tiny()), {{"tie_word_embeddings", true}});
+  }
+  Json qwen3_moe_tiny_config() {
+    return with(with(qwen3_moe(sizes(4, 256, 512, 4, 2), 16, 4, 128), tiny()), {{"mlp_only_layers", {0}}});
+  }
+  Json qwen3_5_tiny_config() { return tiny_hybrid(qwen3_5_dense(sizes(4, 256, 512, 4, 2), 4)); }
+  Json qwen3_5_moe_tiny_config() {
+    return tiny_hybrid(qwen3_5_moe(sizes(4, 256, 0, 4, 2), 4, qwen_hybrid_experts(16, 4, 128)));
+  }
 
-Json deepseek_v3_tiny_config() {
-  Json config = with(deepseek("deepseek_v3", sizes(4, 256, 512, 4, 4), 16), tiny());
-  config.update(latent_attention(128, 64, 64, 32, 64));
-  return with(config, {{"first_k_dense_replace", 1},
-                       {"moe_intermediate_size", 128},
-                       {"n_group", 4},
-                       {"num_experts_per_tok", 4},
-                       {"num_nextn_predict_layers", 0},
-                       {"topk_group", 2}});
-}
+  Json deepseek_v3_tiny_config() {
+    Json config = with(deepseek("deepseek_v3", sizes(4, 256, 512, 4, 4), 16), tiny());
+    config.update(latent_attention(128, 64, 64, 32, 64));
+    return with(config, {{"first_k_dense_replace", 1},
+                         {"moe_intermediate_size", 128},
+                         {"n_group", 4},
+                         {"num_experts_per_tok", 4},
+                         {"num_nextn_predict_layers", 0},
+                         {"topk_group", 2}});
+  }
 
 }  // namespace nibblecast

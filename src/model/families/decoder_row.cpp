@@ -1,6 +1,7 @@
 #include "model/families/decoder_row.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace nibblecast {
 namespace {
@@ -174,6 +175,52 @@ DecoderRow glm_moe_dsa() {
   return row;
 }
 
+// What Qwen3-Next and Qwen3.5 have in common.
+DecoderRow qwen_hybrid(std::string_view model_type, DeltaNetInput input) {
+  return {.model_type = model_type,
+          .other_parts = {"mtp."},
+          .norm = NormWeight::kPlusOne,
+          .rope = {.partial = true, .share = 0.25},
+          .head_dim = 256,
+          .qkv_bias = {"attention_bias"},
+          .o_bias = {"attention_bias"},
+          .head_norms = HeadNorms::kPerHead,
+          .output_gate = true,
+          .delta_net = input,
+          .fixed = {{"attn_output_gate", true}}};
+}
+
+MoeRow qwen_hybrid_moe() {
+  const MoeNames names = {.shared = "shared_expert", .shared_gate = "shared_expert_gate"};
+  return {.shared_width = "shared_expert_intermediate_size", .names = names, .hub = names};
+}
+
+DecoderRow qwen3_next() {
+  DecoderRow row = qwen_hybrid("qwen3_next", DeltaNetInput::kByHead);
+  row.moe = qwen_hybrid_moe();
+  row.moe->steps = true;
+  row.moe->renormalize = {"norm_topk_prob", true};
+  return row;
+}
+
+DecoderRow qwen3_5_text() { return qwen_hybrid("qwen3_5_text", DeltaNetInput::kSplit); }
+
+DecoderRow qwen3_5_moe_text() {
+  DecoderRow row = qwen_hybrid("qwen3_5_moe_text", DeltaNetInput::kSplit);
+  row.moe = qwen_hybrid_moe();
+  row.moe->stacked = true;
+  return row;
+}
+
+// The same with eyes.
+DecoderRow multimodal(DecoderRow text, std::string_view model_type) {
+  text.section = "text_config";
+  text.section_type = std::exchange(text.model_type, model_type);
+  text.prefix = "model.language_model.";
+  text.other_parts.push_back("model.visual.");
+  return text;
+}
+
 }  // namespace
 
 const std::vector<DecoderRow>& decoder_rows() {
@@ -190,7 +237,12 @@ const std::vector<DecoderRow>& decoder_rows() {
                                                 deepseek_v3("kimi_k2"),
                                                 deepseek_v32(),
                                                 glm4_moe_lite(),
-                                                glm_moe_dsa()};
+                                                glm_moe_dsa(),
+                                                qwen3_next(),
+                                                qwen3_5_text(),
+                                                qwen3_5_moe_text(),
+                                                multimodal(qwen3_5_text(), "qwen3_5"),
+                                                multimodal(qwen3_5_moe_text(), "qwen3_5_moe")};
   return kRows;
 }
 

@@ -45,6 +45,7 @@ struct MoeNames {
   std::string_view router = "gate";
   std::string_view router_bias = {};  // empty: there is none
   std::string_view shared = "shared_experts";
+  std::string_view shared_gate = {};  // of the shared expert's output; empty: there is none
   std::string_view gate = "gate_proj", up = "up_proj", down = "down_proj";  // of a routed expert
   bool operator==(const MoeNames&) const = default;
 };
@@ -53,6 +54,7 @@ struct MoeRow {
   std::string_view experts = "num_experts", experts_alias = "num_local_experts";
   std::string_view width = "moe_intermediate_size", width_alias = {};  // of an expert
   std::string_view shared = {};  // key of how many shared experts there are, 1 where absent; empty: none
+  std::string_view shared_width = {};  // instead: key of the width of the only one
   // Layers below it are dense.
   Option<uint64_t> first = {};
   bool steps = false;        // and those of mlp_only_layers, and all but each decoder_sparse_step'th
@@ -65,10 +67,18 @@ struct MoeRow {
   uint64_t n_group = 1, topk_group = 1;
   MoeNames names = {};
   MoeNames hub = {};  // transformers' names
+  bool stacked =
+      false;  // releases store all experts of a layer as experts.gate_up_proj and experts.down_proj
 };
 
 struct DecoderRow {
   std::string_view model_type;
+  // Of models that do more than text: the section of config.json that speaks of the text model, and its
+  // model_type there.
+  std::string_view section = {}, section_type = {};
+  std::string_view prefix = "model.";              // of the text model's tensors
+  std::vector<std::string_view> other_parts = {};  // what other tensors' names begin with
+  NormWeight norm = NormWeight::kRoundedTimes;
   double eps = 1e-6;  // where there is no rms_norm_eps
   RopeDefaults rope = {};
   uint64_t head_dim = 0;           // where the config has none; 0: hidden_size / num_attention_heads
@@ -77,6 +87,10 @@ struct DecoderRow {
   std::optional<MlaRow> mla = {};  // instead of grouped-query attention
   HeadNorms head_norms = HeadNorms::kNone;
   Option<bool> has_head_norms = {"", true};
+  bool output_gate = false;
+  // Layers are of full attention, which layer_types or full_attention_interval says, or gated delta nets,
+  // which begin with these products.
+  std::optional<DeltaNetInput> delta_net = {};
   Windows windows = Windows::kNone;
   uint64_t window = 0;  // where windows have no sliding_window; 0: none
   std::optional<MoeRow> moe = {};

@@ -22,6 +22,8 @@ MlpNames expert_names(const MoeNames& names, uint64_t expert) {
   return {dotted(names.block) + "experts." + std::to_string(expert) + ".", names.gate, names.up, names.down};
 }
 
+std::string layers_prefix(const DecoderRow& row) { return std::string(row.prefix) + "layers."; }
+
 // Fills the table of one layer.
 class LayerMaker {
  public:
@@ -29,10 +31,11 @@ class LayerMaker {
       : spec_(spec),
         row_(row),
         layer_(static_cast<int32_t>(layer)),
-        prefix_("model.layers." + std::to_string(layer) + ".") {}
+        prefix_(layers_prefix(row) + std::to_string(layer) + ".") {}
 
   LayerTable make() && {
-    std::visit([&](const auto& mixer) { add_attention(mixer); }, layer().mixer);
+    plain(Role::kInputNorm, "input_layernorm.weight", {spec_.hidden});
+    std::visit([&](const auto& mixer) { add_mixer(mixer); }, layer().mixer);
     plain(Role::kFfnNorm, "post_attention_layernorm.weight", {spec_.hidden});
     std::visit([&](const auto& ffn) { add_ffn(ffn); }, layer().ffn);
     return std::move(table_);
@@ -77,7 +80,7 @@ class LayerMaker {
     WeightModule module{
         .id = id, .name = prefix_ + name, .shape = std::move(shape), .tap = tap, .bias = bias};
     if (hub != name) module.hub_name = prefix_ + hub;
-    if (id.role == Role::kRouter) module.kind = ModuleKind::kRouter;
+    if (id.role == Role::kRouter || id.role == Role::kSharedGate) module.kind = ModuleKind::kRouter;
     if (bias) {
       table_.plain.push_back({.id = id,
                               .name = module.name + ".bias",
@@ -87,13 +90,12 @@ class LayerMaker {
     table_.modules.push_back(std::move(module));
   }
 
-  void add_attention(const GqaSpec& gqa) {
+  void add_mixer(const GqaSpec& gqa) {
     const uint64_t q = gqa.heads * gqa.width, kv = gqa.kv_heads * gqa.width;
-    plain(Role::kInputNorm, "input_layernorm.weight", {spec_.hidden});
     const uint16_t in = tap(decoder_tap::kAttentionIn, "input_layernorm");
     const uint16_t out = tap(decoder_tap::kAttentionOut);
     tap(decoder_tap::kKeys), tap(decoder_tap::kValues);  // of no linear: what a cache holds
-    attention(Role::kQ, "q_proj", {q, spec_.hidden}, in, gqa.qkv_bias);
+    attention(Role::kQ, "q_proj", {gqa.output_gate ? 2 * q : q, spec_.hidden}, in, gqa.qkv_bias);
     attention(Role::kK, "k_proj", {kv, spec_.hidden}, in, gqa.qkv_bias);
     attention(Role::kV, "v_proj", {kv, spec_.hidden}, in, gqa.qkv_bias);
     attention(Role::kO, "o_proj", {spec_.hidden, q}, out, gqa.o_bias);
@@ -103,10 +105,9 @@ class LayerMaker {
     plain(Role::kKNorm, "self_attn.k_norm.weight", {all ? kv : gqa.width});
   }
 
-  void add_attention(const MlaSpec& mla) {
+  void add_mixer(const MlaSpec& mla) {
     const LatentHeads& heads = mla.heads;
     const uint64_t hidden = spec_.hidden, queries = heads.heads * heads.key_width();
-    plain(Role::kInputNorm, "input_layernorm.weight", {hidden});
     const uint16_t in = tap(decoder_tap::kAttentionIn, "input_layernorm");
     const uint16_t out = tap(decoder_tap::kAttentionOut);
     uint16_t q_rank = kNoTap;
@@ -137,6 +138,30 @@ class LayerMaker {
     module({.role = role}, "self_attn." + name, "self_attn." + name, std::move(shape), tap, bias);
   }
 
+  void add_mixer(const DeltaNetSpec& net) {
+    const DeltaNetShape& shape = net.shape;
+    const uint16_t in = tap(decoder_tap::kAttentionIn, "input_layernorm");
+    const uint16_t out = tap(decoder_tap::kAttentionOut);
+    const auto add = [&](Role role, const std::string& name, Shape of, uint16_t tap) {
+      module({.role = role}, "linear_attn." + name, "linear_attn." + name, std::move(of), tap);
+    };
+    if (net.input == DeltaNetInput::kSplit) {
+      add(Role::kDeltaQkv, "in_proj_qkv", {shape.channels(), spec_.hidden}, in);
+      add(Role::kDeltaZ, "in_proj_z", {shape.values(), spec_.hidden}, in);
+      add(Role::kDeltaB, "in_proj_b", {shape.value_heads, spec_.hidden}, in);
+      add(Role::kDeltaA, "in_proj_a", {shape.value_heads, spec_.hidden}, in);
+    } else {
+      add(Role::kDeltaQkvz, "in_proj_qkvz", {shape.channels() + shape.values(), spec_.hidden}, in);
+      add(Role::kDeltaBa, "in_proj_ba", {2 * shape.value_heads, spec_.hidden}, in);
+    }
+    add(Role::kO, "out_proj", {spec_.hidden, shape.values()}, out);
+    plain(Role::kFilter, "linear_attn.conv1d.weight", {shape.channels(), 1, shape.taps});
+    table_.plain.back().kind = PlainKind::kFilter;
+    plain(Role::kDecayLog, "linear_attn.A_log", {shape.value_heads});
+    plain(Role::kStepBias, "linear_attn.dt_bias", {shape.value_heads});
+    plain(Role::kOutNorm, "linear_attn.norm.weight", {shape.value_width});
+  }
+
   // Gate, up and down; what `id` lacks is the role.
   void add_mlp(ModuleId id, const MlpSpec& mlp, MlpTaps taps, const MlpNames& names, const MlpNames& hub) {
     const auto add = [&](Role role, std::string_view name, std::string_view hub_name, Shape shape) {
@@ -160,9 +185,18 @@ class LayerMaker {
     const MoeNames &names = row_.moe->names, &hub = row_.moe->hub;
     const uint16_t in = tap(decoder_tap::kFfnIn, "post_attention_layernorm");
     add_router(moe, in);
+    if (moe.shared_gate) {
+      module({.shared = true, .role = Role::kSharedGate},
+             dotted(names.block) + std::string(names.shared_gate),
+             dotted(hub.block) + std::string(hub.shared_gate), {1, spec_.hidden}, in);
+    }
     if (moe.shared) {
       add_mlp({.shared = true}, *moe.shared, {in, tap(decoder_tap::kSharedMid)},
               {dotted(names.block) + dotted(names.shared)}, {dotted(hub.block) + dotted(hub.shared)});
+    }
+    if (row_.moe->stacked) {
+      const std::string experts = prefix_ + dotted(names.block) + "experts.";
+      table_.stacks = {.gate_up = experts + "gate_up_proj", .down = experts + "down_proj"};
     }
     const MlpTaps taps = {tap(decoder_tap::kExpertsIn, "post_attention_layernorm", moe.router.experts),
                           tap(decoder_tap::kExpertsMid, "", moe.router.experts, true)};
@@ -189,14 +223,15 @@ class LayerMaker {
   LayerTable table_;
 };
 
-LayerTable global_table(const DecoderSpec& spec, bool tied_head) {
+LayerTable global_table(const DecoderSpec& spec, const DecoderRow& row, bool tied_head) {
+  const std::string prefix(row.prefix);
   LayerTable table;
   table.modules.push_back({.id = {.role = Role::kEmbedding},
-                           .name = "model.embed_tokens",
+                           .name = prefix + "embed_tokens",
                            .kind = ModuleKind::kEmbedding,
                            .shape = {spec.vocab, spec.hidden}});
   table.plain.push_back(
-      {.id = {.role = Role::kFinalNorm}, .name = "model.norm.weight", .shape = {spec.hidden}});
+      {.id = {.role = Role::kFinalNorm}, .name = prefix + "norm.weight", .shape = {spec.hidden}});
   if (!tied_head) {
     table.modules.push_back({.id = {.role = Role::kHead},
                              .name = "lm_head",
@@ -209,13 +244,14 @@ LayerTable global_table(const DecoderSpec& spec, bool tied_head) {
 }  // namespace
 
 ModelTable decoder_table(const DecoderSpec& spec, const DecoderRow& row, bool tied_head) {
-  ModelTable table{.globals = global_table(spec, tied_head), .tied_head = tied_head};
+  ModelTable table{.globals = global_table(spec, row, tied_head), .tied_head = tied_head};
   for (uint64_t layer = 0; layer < spec.layers.size(); ++layer) {
     table.layers.push_back(LayerMaker(spec, row, layer).make());
     // Old checkpoints hold RoPE's frequencies, which everyone makes anew.
-    table.passed_through.push_back("model.layers." + std::to_string(layer) +
+    table.passed_through.push_back(layers_prefix(row) + std::to_string(layer) +
                                    ".self_attn.rotary_emb.inv_freq");
   }
+  for (const std::string_view part : row.other_parts) table.passed_through.emplace_back(part);
   if (tied_head) table.passed_through.push_back("lm_head.weight");
   return table;
 }

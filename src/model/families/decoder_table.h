@@ -22,9 +22,9 @@ inline constexpr const char* kExpertsMid = "experts.mid";  // its down
 inline constexpr const char* kSharedMid = "shared.mid";    // the shared expert's down
 }  // namespace decoder_tap
 
-// Modules of a layer: q, k, v, o (or q_a, kv_a, q_b, kv_b, o and the indexer's), the router, gate, up and
-// down of a dense layer or of the shared expert, then those of the routed experts, ascending. A bias is a
-// plain tensor with the id of its module.
+// Modules of a layer: q, k, v, o, or q_a, kv_a, q_b, kv_b, o and the indexer's, or a delta net's products and
+// its o; the router, the shared expert's gate, gate, up and down of a dense layer or of the shared expert,
+// then those of the routed experts, ascending. A bias is a plain tensor with the id of its module.
 ModelTable decoder_table(const DecoderSpec& spec, const DecoderRow& row, bool tied_head);
 
 }  // namespace nibblecast

@@ -82,6 +82,12 @@ void exclude_drafts(const Checkpoint& source, const ModelTable& table, std::set<
   }
 }
 
+// Convolutions are modules to ModelOpt.
+void exclude_filters(const LayerTable& layer, std::set<std::string>& excluded) {
+  for (const PlainTensor& tensor : layer.plain)
+    if (tensor.kind == PlainKind::kFilter) excluded.insert(tensor.name.substr(0, tensor.name.rfind('.')));
+}
+
 Json excluded_modules(const Checkpoint& source, const ModelTable& table,
                       std::span<const ResolvedModule> modules) {
   std::set<std::string> excluded;
@@ -90,6 +96,7 @@ Json excluded_modules(const Checkpoint& source, const ModelTable& table,
     const bool is_expert = each.module->is_routed_expert();
     excluded.insert(is_expert ? experts_name(*each.module) + "*" : each.module->name);
   }
+  for (const LayerTable& layer : table.layers) exclude_filters(layer, excluded);
   if (table.tied_head) excluded.insert("lm_head");
   exclude_drafts(source, table, excluded);
   return excluded;

@@ -101,8 +101,18 @@ class Checker {
       const Engine alone[] = {engine};
       if (!conflict.empty()) breaches_.add(alone, unit.prefix, conflict);
       if (conflict.empty()) built[algorithm].push_back(engine);
+      if (engine == Engine::kTrtllm && algorithm != kPlain) check_packed(unit);
     }
     for (const auto& [algorithm, engines] : built) check_as(unit, algorithm, engines);
+  }
+
+  // TensorRT-LLM's mapper interleaves the rows of both products whatever the tensor, and scales of one value
+  // have none. (tensorrt_llm/_torch/models/checkpoints/hf/qwen3_5_weight_mapper.py)
+  void check_packed(const EngineUnit& unit) {
+    if (unit.modules.empty() || unit.modules.front()->id.role != Role::kDeltaQkv) return;
+    constexpr Engine kReader[] = {Engine::kTrtllm};
+    breaches_.add(kReader, unit.prefix,
+                  "must be excluded: in_proj_qkv and in_proj_z are packed by rows, without scales");
   }
 
   // Of a unit that engines build by `algorithm`.

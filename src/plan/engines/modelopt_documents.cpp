@@ -140,6 +140,9 @@ const std::vector<ModelClass>& model_classes() {
       {"deepseek_v32", "DeepseekV32ForCausalLM", {kVllm, kSglang, kTrtllm}},
       {"glm4_moe_lite", "Glm4MoeLiteForCausalLM", {kVllm, kSglang}},
       {"glm_moe_dsa", "GlmMoeDsaForCausalLM", {kVllm, kSglang, kTrtllm}},
+      {"qwen3_next", "Qwen3NextForCausalLM", {kVllm, kSglang, kTrtllm}},
+      {"qwen3_5", "Qwen3_5ForConditionalGeneration", {kVllm, kSglang, kTrtllm}},
+      {"qwen3_5_moe", "Qwen3_5MoeForConditionalGeneration", {kVllm, kSglang, kTrtllm}},
   };
   return kClasses;
 }

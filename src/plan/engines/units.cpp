@@ -18,6 +18,12 @@ std::string_view fused_name(const WeightModule& module) {
     case Role::kGate:
     case Role::kUp:
       return "gate_up_proj";
+    case Role::kDeltaQkv:
+    case Role::kDeltaZ:
+      return "in_proj_qkvz";
+    case Role::kDeltaB:
+    case Role::kDeltaA:
+      return "in_proj_ba";
     default:
       return "";
   }
