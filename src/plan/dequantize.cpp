@@ -46,6 +46,7 @@ class DequantizePlanner {
 
   // Of the tensors that nothing was said of yet.
   void look_at(uint32_t index) {
+    if (replacements_.in_place[index].empty()) return;  // a scale
     const Tensor& tensor = source_.tensors()[index];
     if (tensor.dtype == Dtype::kF8E5M2 || (tensor.dtype == Dtype::kF16 && dtype_ == Dtype::kF32)) {
       throw Error(ErrorKind::kUnsupported, source_.where(tensor),

@@ -108,6 +108,17 @@ TEST_F(Dequantize, Fp8TilesOfAnySizeWithEdges) {
   }
 }
 
+// As Qwen's FP8 releases have them: the scale is BF16 itself, and goes.
+TEST_F(Dequantize, ScalesInBf16) {
+  write({{"a.weight", Dtype::kF8E4M3, {7, 11}}, {"a.weight_scale_inv", Dtype::kBF16, {3, 3}}}, tiles({3, 5}));
+  const std::string codes = tensor_bytes(source(), "a.weight");
+  const std::vector<bf16> scales = values_of<bf16>(tensor_bytes(source(), "a.weight_scale_inv"));
+  expect_values("a.weight", [&](size_t at) {
+    return decode_e4m3(static_cast<uint8_t>(codes[at])) * to_float(scales[at / 11 / 3 * 3 + at % 11 / 5]);
+  });
+  EXPECT_EQ(output().tensors().size(), 1u);
+}
+
 TEST_F(Dequantize, OneScaleForATensor) {
   for (const Shape& shape : {Shape{}, Shape{1}, Shape{1, 1}}) {
     write({{"a.weight", Dtype::kF8E4M3, {200, 150}},
