@@ -67,8 +67,8 @@ struct MoeRow {
   uint64_t n_group = 1, topk_group = 1;
   MoeNames names = {};
   MoeNames hub = {};  // transformers' names
-  bool stacked =
-      false;  // releases store all experts of a layer as experts.gate_up_proj and experts.down_proj
+  // Releases store all experts of a layer as experts.gate_up_proj and experts.down_proj.
+  bool stacked = false;
 };
 
 struct DecoderRow {
