@@ -60,6 +60,7 @@ class AttentionBlock {
     device_.attend(shape_, group, begin, count, buffers.q, buffers.k, buffers.v, weights_.sinks, buffers.out,
                    device_.seen(LayerFinding::kAttentionOut));
     device_.product(buffers.out, count, weights_.o, buffers.sums);
+    device_.show(LayerPart::kMixer, first, count, buffers.sums);
     device_.add(buffers.sums, count, hidden_, x, device_.seen(LayerFinding::kAttentionStream));
     device_.store(first, count, x);
   }
