@@ -68,7 +68,7 @@ uint64_t share(uint64_t count, size_t parts, size_t part) {
   return count / parts + (part < count % parts ? 1 : 0);
 }
 
-void settle_counts(std::vector<Request>& requests, uint64_t size) {
+void settle_counts(std::vector<Request>& requests, uint64_t size, uint64_t default_size) {
   size_t counted = 0;
   for (const Request& request : requests) counted += request.count ? 1 : 0;
   if (counted != 0 && counted != requests.size()) {
@@ -80,7 +80,7 @@ void settle_counts(std::vector<Request>& requests, uint64_t size) {
   }
   if (counted != 0) return;
   for (size_t i = 0; i < requests.size(); ++i) {
-    requests[i].count = share(size == 0 ? kDefaultCalibrationSize : size, requests.size(), i);
+    requests[i].count = share(size == 0 ? default_size : size, requests.size(), i);
   }
 }
 
@@ -163,9 +163,10 @@ void add_sets(FileSystem& files, const std::string& name, uint64_t count, const 
 }  // namespace
 
 std::vector<CalibrationSet> find_calibration_sets(FileSystem& files, const std::string& calib, uint64_t size,
-                                                  const Path& hub_cache, const std::string& column) {
+                                                  const Path& hub_cache, const std::string& column,
+                                                  uint64_t default_size) {
   std::vector<Request> requests = parse_requests(files, calib);
-  settle_counts(requests, size);
+  settle_counts(requests, size, default_size);
   std::vector<CalibrationSet> sets;
   for (const Request& request : requests) add_sets(files, request.name, *request.count, hub_cache, sets);
   for (CalibrationSet& set : sets) {

@@ -27,7 +27,7 @@ inline constexpr uint64_t kDefaultCalibrationSize = 128;
 // which one of them was downloaded (a part of its path is the set's or the repository's name). What exists as
 // a file wins over a data set's name, and over splitting at commas and colons.
 //
-// Without counts `size` (0: the default) is divided evenly; what is left over goes to the first names, one
+// Without counts `size` (0: `default_size`) is divided evenly; what is left over goes to the first names, one
 // each. A data set is sampled as ModelOpt 0.47 does (modelopt/torch/utils/dataset_utils.py,
 // get_dataset_samples): its count divided evenly over its splits, the remainder to the last; the first rows
 // of each split; one CalibrationSet a split. Its files are <split>-NNNNN-of-NNNNN.parquet (or .jsonl) in the
@@ -39,6 +39,7 @@ inline constexpr uint64_t kDefaultCalibrationSize = 128;
 // command that downloads it where a data set is absent, or is one of the Hub that has no name here.
 std::vector<CalibrationSet> find_calibration_sets(FileSystem& files, const std::string& calib, uint64_t size,
                                                   const std::filesystem::path& hub_cache,
-                                                  const std::string& column = {});
+                                                  const std::string& column = {},
+                                                  uint64_t default_size = kDefaultCalibrationSize);
 
 }  // namespace nibblecast

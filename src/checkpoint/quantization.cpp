@@ -18,8 +18,8 @@ constexpr std::array<std::string_view, 2> kSectionKeys = {"quantization_config",
 // What config.json may say of weights that are told by their tensors.
 constexpr std::array<std::string_view, 6> kMethods = {
     "fp8", "deepseek_v4_fp8", "modelopt", "modelopt_fp4", "modelopt_mixed", "compressed-tensors"};
-constexpr std::array<std::string_view, 4> kFormats = {"dense", "float-quantized", "naive-quantized",
-                                                      "mixed-precision"};
+constexpr std::array<std::string_view, 5> kFormats = {"dense", "float-quantized", "naive-quantized",
+                                                      "mixed-precision", "nvfp4-pack-quantized"};
 constexpr std::array<std::string_view, 7> kAlgorithms = {
     "FP8", "FP8_PB_WO", "FP8_PER_CHANNEL_PER_TOKEN", "MXFP8", "NVFP4", "W4A16_NVFP4", "MIXED_PRECISION"};
 
@@ -104,8 +104,8 @@ struct Sign {
 constexpr std::string_view kGptq = "integers packed by AWQ or GPTQ";
 constexpr std::string_view kPackedInts =
     "integers packed in 32-bit words, as compressed-tensors stores them (pack-quantized)";
-constexpr std::string_view kPackedFp4 =
-    "FP4 as compressed-tensors stores it (nvfp4-pack-quantized, mxfp4-pack-quantized)";
+constexpr std::string_view kPackedFp4 = "FP4 as compressed-tensors stores it (mxfp4-pack-quantized)";
+constexpr std::string_view kPackedWeight = ".weight_packed", kGlobalScale = ".weight_global_scale";
 constexpr std::string_view kBitsAndBytes = "weights quantized by bitsandbytes";
 constexpr std::string_view kBlocks = "MXFP4 in blocks, as gpt-oss stores it";
 constexpr std::string_view kExllama = "weights quantized by ExLlama";
@@ -114,7 +114,6 @@ constexpr Sign kSigns[] = {
     {"scale_inv", Stored::kAny, "FP8 with inverse scales, of stacked experts"},
     {"weight_packed", Stored::kWide, kPackedInts},
     {"weight_packed", Stored::kAny, kPackedFp4},
-    {"weight_global_scale", Stored::kAny, kPackedFp4},
     {"weight_zero_point", Stored::kAny, "integers with zero points, as compressed-tensors stores them"},
     {"weight_shape", Stored::kInteger, kPackedInts},
     {"bitmask", Stored::kBytes, "sparse weights of compressed-tensors"},
@@ -193,9 +192,21 @@ std::optional<ForeignFormat> find_words_beside_scales(std::span<const Tensor> te
   return std::nullopt;
 }
 
-std::optional<ForeignFormat> find_foreign_tensor(std::span<const Tensor> tensors) {
+// Modules whose packed weights have NVFP4's scales (weights/container.h).
+std::set<std::string_view> packed_nvfp4(std::span<const Tensor> tensors) {
+  std::set<std::string_view> modules;
   for (const Tensor& tensor : tensors) {
-    const std::string_view words = sign_of(tensor);
+    if (tensor.name.ends_with(kGlobalScale)) modules.insert(module_of(tensor.name));
+  }
+  return modules;
+}
+
+std::optional<ForeignFormat> find_foreign_tensor(std::span<const Tensor> tensors) {
+  const std::set<std::string_view> known = packed_nvfp4(tensors);
+  for (const Tensor& tensor : tensors) {
+    const bool is_known = tensor.name.ends_with(kPackedWeight) && tensor.dtype == Dtype::kU8 &&
+                          known.contains(module_of(tensor.name));
+    const std::string_view words = is_known ? std::string_view() : sign_of(tensor);
     if (!words.empty()) return ForeignFormat{.tensor = &tensor, .words = std::string(words), .stated = {}};
   }
   return find_words_beside_scales(tensors);
@@ -237,7 +248,7 @@ void refuse_foreign_format(const Checkpoint& source) {
       foreign->tensor != nullptr ? source.where(*foreign->tensor).file : source.folder().string();
   throw Error(ErrorKind::kUnsupported, {.file = file},
               "its weights are quantized in a format that this version does not read",
-              {.expected = "plain weights, or FP8, MXFP4 and NVFP4 as DeepSeek-V4 and ModelOpt name them",
+              {.expected = "plain weights, FP8 and MXFP4 as DeepSeek-V4 and ModelOpt name them, or NVFP4",
                .found = foreign->text(),
                .hint = "`nibblecast inspect` shows what is there"});
 }

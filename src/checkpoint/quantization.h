@@ -30,10 +30,11 @@ struct ForeignFormat {
   std::string text() const;  // "X.qweight: integers packed by AWQ or GPTQ; config.json: ..."
 };
 
-// Known formats are FP8, MXFP4 and NVFP4 as DeepSeek, Qwen and ModelOpt name them; whether their tensors fit
-// together is not looked at here. Foreign is a method or format of config.json that has other names, a tensor
-// whose name belongs to another format (qweight, weight_packed, absmax, W_q, _blocks...),
-// and an integer matrix of 16 or 32 bits beside scales. Tables of integers (tid2eid, position ids) are none.
+// Known formats are FP8 and MXFP4 as DeepSeek, Qwen and ModelOpt name them, and NVFP4 as ModelOpt and
+// compressed-tensors do; whether their tensors fit together is not looked at here. Foreign is a method or
+// format of config.json that has other names, a tensor whose name belongs to another format (qweight, absmax,
+// W_q, _blocks, weight_packed of integers...), and an integer matrix of 16 or 32 bits beside scales. Tables
+// of integers (tid2eid, position ids) are none.
 std::optional<ForeignFormat> find_foreign_format(const Json& config, std::span<const Tensor> tensors);
 
 // kUnsupported, naming the format and the first tensor.

@@ -25,7 +25,8 @@ void require_file(FileSystem& files, const std::string& path) {
 
 // What --calib names.
 std::vector<CalibrationSet> sets_of(const ActivationOptions& options, FileSystem& files) {
-  return find_calibration_sets(files, options.calib, options.calib_size, hub_cache(), options.calib_key);
+  return find_calibration_sets(files, options.calib, options.calib_size, hub_cache(), options.calib_key,
+                               options.default_size);
 }
 
 struct Input {
@@ -71,9 +72,16 @@ AmaxFile read_existing_amax(FileSystem& files, const std::string& path) {
   }
 }
 
-// Of what --calib names.
-CalibrationRows load_rows(const ActivationOptions& options, const Checkpoint& source, const Plan& plan,
-                          uint64_t memory_bytes) {
+// The libraries' messages speak of --calib.
+std::string renamed(std::string text, const std::string& option) {
+  constexpr std::string_view kCalib = "--calib";
+  for (size_t at = text.find(kCalib); at != text.npos; at = text.find(kCalib, at + option.size()))
+    text.replace(at, kCalib.size(), option);
+  return text;
+}
+
+CalibrationRows read_text_rows(const ActivationOptions& options, const Checkpoint& source,
+                               const Vocabulary& vocabulary, uint64_t memory_bytes) {
   FileSystem& files = source.files();
   const std::vector<CalibrationSet> sets = sets_of(options, files);
   const std::filesystem::path tokenizer_json = source.folder() / "tokenizer.json";
@@ -85,10 +93,8 @@ CalibrationRows load_rows(const ActivationOptions& options, const Checkpoint& so
   RowsOptions rows_options = options.rows;
   rows_options.memory_bytes = memory_bytes;
   CalibrationRows rows =
-      read_rows(files, sets, load_tokenizer, plan.model->vocabulary.bos_token_id,
-                plan.model->vocabulary.size, rows_options);
-  check_tokens(rows, options.calib);
-  const uint64_t positions = plan.model->vocabulary.max_position_embeddings;
+      read_rows(files, sets, load_tokenizer, vocabulary.bos_token_id, vocabulary.size, rows_options);
+  const uint64_t positions = vocabulary.max_position_embeddings;
   if (positions > 0 && options.rows.length > positions) {
     rows.warnings.push_back(
         fmt::format("--calib-seq {} is beyond the {} positions that the model was made for "
@@ -99,6 +105,20 @@ CalibrationRows load_rows(const ActivationOptions& options, const Checkpoint& so
 }
 
 }  // namespace
+
+CalibrationRows load_rows(const ActivationOptions& options, const Checkpoint& source,
+                          const Vocabulary& vocabulary, uint64_t memory_bytes) {
+  try {
+    CalibrationRows rows = read_text_rows(options, source, vocabulary, memory_bytes);
+    for (std::string& warning : rows.warnings) warning = renamed(std::move(warning), options.option);
+    return rows;
+  } catch (const Error& error) {
+    const Detail& detail = error.detail();
+    throw Error(
+        error.kind(), error.where(), renamed(error.problem(), options.option),
+        {.expected = detail.expected, .found = detail.found, .hint = renamed(detail.hint, options.option)});
+  }
+}
 
 void require_one_origin(const ActivationOptions& options) {
   if (options.calib.empty() || options.amax.empty()) return;
@@ -129,8 +149,9 @@ Activations load_activations(const ActivationOptions& options, const Checkpoint&
     activations.warnings = amax_warnings(source, plan, *activations.amax, options.amax);
     return activations;
   }
-  Activations activations =
-      Activations::from_rows(load_rows(options, source, plan, memory_bytes), options.calib);
+  CalibrationRows rows = load_rows(options, source, plan.model->vocabulary, memory_bytes);
+  check_tokens(rows, options.calib);
+  Activations activations = Activations::from_rows(std::move(rows), options.calib);
   if (device.cuda) activations.products = device_identity(device);
   return activations;
 }

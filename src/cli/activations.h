@@ -20,6 +20,10 @@ void require_origin(const ActivationOptions& options, const Plan& plan);
 Activations load_activations(const ActivationOptions& options, const Checkpoint& source, const Plan& plan,
                              const ForwardDevice& device, uint64_t memory_bytes);
 
+// Rows of what `options` names, of a model whose tokenizer lies beside `source`. Messages name the options
+// that were given. Errors as read_rows().
+CalibrationRows load_rows(const ActivationOptions& options, const Checkpoint& source,
+                          const Vocabulary& vocabulary, uint64_t memory_bytes);
 
 // Where an amax file may be written, as far as it shows before the texts are read. kUsage: into the source, a
 // folder, or where there is no folder. kRefused: over an input, over anything that is no amax file, or into a

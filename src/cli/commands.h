@@ -15,6 +15,8 @@ void add_verify(CLI::App& app, CommonOptions& common, Action& action);
 void add_inspect(CLI::App& app, CommonOptions& common, Action& action);
 void add_resume(CLI::App& app, CommonOptions& common, Action& action);
 void add_status(CLI::App& app, CommonOptions& common, Action& action);
+void add_compare(CLI::App& app, CommonOptions& common, Action& action);
+void add_evaluate(CLI::App& app, CommonOptions& common, Action& action);
 void add_synth(CLI::App& app, CommonOptions& common, Action& action);
 
 }  // namespace nibblecast

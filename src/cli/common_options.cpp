@@ -112,6 +112,19 @@ CLI::Option* add_path(CLI::App& app, const std::string& name, std::string& targe
                   [&target](const std::string& text) { target = normal_path(text); });
 }
 
+CLI::Option* add_paths(CLI::App& app, const std::string& name, std::vector<std::string>& targets,
+                       const std::string& description) {
+  const auto read = [&targets, name](const std::vector<std::string>& paths) {
+    targets.clear();
+    for (const std::string& path : paths) {
+      if (path.find_first_not_of(" ,\t\n") == std::string::npos)
+        throw CLI::ValidationError(name, "is empty (is a variable of the shell not set?)");
+      targets.push_back(normal_path(path));
+    }
+  };
+  return app.add_option_function<std::vector<std::string>>(name, read, description);
+}
+
 CLI::Option* add_count(CLI::App& app, const std::string& name, uint64_t& target, uint64_t least,
                        const std::string& description) {
   const auto parse = [&target, name, least](const std::string& text) {
@@ -166,24 +179,28 @@ void add_device_options(CLI::App& app, CommonOptions& options) {
 }
 
 void add_rows_options(CLI::App& app, ActivationOptions& options) {
-  add_text(app, "--calib", options.calib, "FILE",
-           "texts: JSON, CSV, Parquet, plain, - or a data set; A:64,B:64");
-  add_text(app, "--calib-key", options.calib_key, "KEY",
+  const std::string& texts = options.option;
+  const bool packed = options.rows.policy == RowsPolicy::kPacked;
+  add_text(app, texts, options.calib, "FILE", "texts: JSON, CSV, Parquet, plain, - or a data set; A:64,B:64");
+  add_text(app, texts + "-key", options.calib_key, "KEY",
            "key or column of the texts; default: the usual ones")
-      ->needs("--calib");
-  add_count(app, "--calib-size", options.calib_size, 1, "texts (docs) or rows (packed); default 128")
-      ->needs("--calib");
-  add_count(app, "--calib-seq", options.rows.length, 1, "most tokens of a row; default 512")
-      ->needs("--calib");
-  add_choice<RowsPolicy>(app, "--calib-rows", options.rows.policy,
-                         {{"docs", RowsPolicy::kDocs}, {"packed", RowsPolicy::kPacked}},
-                         "a row a text, or texts joined and cut (docs)")
-      ->needs("--calib");
+      ->needs(texts);
+  add_count(app, texts + "-size", options.calib_size, 1,
+            fmt::format("texts (docs) or rows (packed); default {}", options.default_size))
+      ->needs(texts);
+  add_count(app, texts + "-seq", options.rows.length, 1,
+            fmt::format("most tokens of a row; default {}", options.rows.length))
+      ->needs(texts);
+  add_choice<RowsPolicy>(
+      app, texts + "-rows", options.rows.policy,
+      {{"docs", RowsPolicy::kDocs}, {"packed", RowsPolicy::kPacked}},
+      fmt::format("a row a text, or texts joined and cut ({})", packed ? "packed" : "docs"))
+      ->needs(texts);
   add_choice<BosPolicy>(
       app, "--bos", options.rows.bos,
       {{"auto", BosPolicy::kAuto}, {"always", BosPolicy::kAlways}, {"never", BosPolicy::kNever}},
       "BOS before each text (auto)")
-      ->needs("--calib");
+      ->needs(texts);
 }
 
 void add_compute_dtype(CLI::App& app, QuantizeOptions& options) {

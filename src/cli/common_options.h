@@ -6,6 +6,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "calibration/rows.h"
 #include "cli/command_line.h"
@@ -33,6 +34,8 @@ struct CommonOptions {
 // Where activations come from: at most one of `calib` and `amax` is set.
 struct ActivationOptions {
   std::string calib, amax;
+  std::string option = "--calib";                   // that names the texts; of its size "--calib-size"...
+  uint64_t default_size = kDefaultCalibrationSize;  // texts or rows
   std::string calib_key;    // empty: whichever of those that are known is there
   uint64_t calib_size = 0;  // 0: not given
   RowsOptions rows;
@@ -52,6 +55,9 @@ CLI::Option* add_text(CLI::App& app, const std::string& name, std::string& targe
 // these, so that no command sees two spellings of one place.
 CLI::Option* add_path(CLI::App& app, const std::string& name, std::string& target, const std::string& value,
                       const std::string& description);
+// Several of them, in their order.
+CLI::Option* add_paths(CLI::App& app, const std::string& name, std::vector<std::string>& targets,
+                       const std::string& description);
 // An integer of at least `least` (0 or 1) in decimal digits.
 CLI::Option* add_count(CLI::App& app, const std::string& name, uint64_t& target, uint64_t least,
                        const std::string& description);
@@ -60,7 +66,8 @@ void add_common_options(CLI::App& app, CommonOptions& options);
 void add_threads_options(CLI::App& app, CommonOptions& options);   // --threads, --cpu-isa
 void add_memory_option(CLI::App& app, CommonOptions& options);     // of commands that hold to it
 void add_device_options(CLI::App& app, CommonOptions& options);    // --device, --device-memory
-void add_rows_options(CLI::App& app, ActivationOptions& options);  // --calib and how it becomes rows
+// `options.option` and how it becomes rows; defaults are those in `options`.
+void add_rows_options(CLI::App& app, ActivationOptions& options);
 void add_compute_dtype(CLI::App& app, QuantizeOptions& options);
 void add_quantize_options(CLI::App& app, QuantizeOptions& options);  // all that changes the output's bytes
 void add_engines(CLI::App& app, QuantizeOptions& options);

@@ -141,6 +141,10 @@ void print_checksums(const ChecksumReport& report, const std::string& state, boo
                                                : "WRONG: " + count_text(report.problems.size(), "problem")));
 }
 
+Json number_json(std::optional<double> value) {
+  return value && std::isfinite(*value) ? Json(*value) : Json();
+}
+
 uint64_t peak_resident_bytes() {
   rusage usage = {};
   getrusage(RUSAGE_SELF, &usage);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "pipeline/run.h"
@@ -19,6 +20,8 @@ Json device_use_json(const RunRecord& record);
 std::string device_text(const RunRecord& record);  // empty without one
 // `state`: of the output, "finished" or "unfinished".
 void print_checksums(const ChecksumReport& report, const std::string& state, bool json);
+// Null for what is no finite number.
+Json number_json(std::optional<double> value);
 uint64_t peak_resident_bytes();  // of this process, so far
 
 }  // namespace nibblecast

@@ -2,11 +2,19 @@
 
 #include <utility>
 
+#include "base/error.h"
 #include "model/decoder/forward.h"
 #include "model/families/deepseek_v4/forward.h"
 #include "model/families/deepseek_v4/pass.h"
 
 namespace nibblecast {
+
+void ForwardPass::set_input_scales(InputScales scales) {
+  if (scales.empty()) return;
+  throw Error(ErrorKind::kUnsupported, {.tensor = scales.begin()->first},
+              "its input is to be rounded, which this forward pass does not do",
+              {.hint = "give --activations none, or --device cpu"});
+}
 
 template <class T>
 std::unique_ptr<ForwardPass> make_forward_pass(const Model& model, std::vector<std::vector<int32_t>> rows,

@@ -21,6 +21,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "base/buffer.h"
@@ -48,6 +49,23 @@ struct DeviceUse {
   double upload_seconds = 0;              // in which weights crossed the bus
   double compute_seconds = 0;             // in which it computed
   std::map<std::string, double> parts{};  // of compute_seconds, with ForwardDevice::profile
+};
+
+// What the inputs of linears are rounded with before they are multiplied (formats/nvfp4_input.h), by the
+// module's name. Modules without an entry take their input as it is.
+using InputScales = std::unordered_map<std::string, float>;
+
+// What may be looked at within a layer.
+enum class LayerPart : uint8_t {
+  kMixer,  // what attention gives, before it is added to what goes on
+  kFfn,    // the same of MLP or experts, the shared one among them
+};
+struct LayerWatch {
+  // Values [count, width] of tokens [first, first + count), in any order of parts and tokens; called from the
+  // thread that drives the pass, and read until it returns. width: of a token in the model, hidden_size.
+  std::function<void(LayerPart part, size_t first, size_t count, size_t width, const float* values)> part;
+  // Experts of all tokens [tokens, top], of a layer that has a router.
+  std::function<void(std::span<const int32_t> experts)> routing;
 };
 
 class ForwardPass {
@@ -80,6 +98,11 @@ class ForwardPass {
   // Bytes [begin, begin + bytes.size()) of dense tensor `name` of the expected layer.
   virtual void take(const std::string& name, uint64_t begin, std::span<const std::byte> bytes,
                     const Owner& owner) = 0;
+  // Of the expected layer's dense linears, before begin_layer(); experts bring their own. kUnsupported where
+  // the pass rounds no inputs and `scales` has any.
+  virtual void set_input_scales(InputScales scales);
+  // Of the layers from here on. A pass that shows nothing calls nothing.
+  virtual void watch(LayerWatch) {}
   virtual void begin_layer() = 0;
   virtual void expert(uint64_t expert, const StoredExpert& weights, const Owner& owner) = 0;
   virtual void end_layer() = 0;

@@ -27,6 +27,8 @@ using StoredTensors = std::unordered_map<std::string, StoredTensor>;
 // An MLP's weights in any format: a routed expert's, or a dense layer's only one. Without a gate w1 is empty.
 struct StoredExpert {
   StoredLinear w1, w2, w3;  // gate [I, D], down [D, I], up [I, D]
+  // What the inputs of gate and up, and of down, are rounded with (formats/nvfp4_input.h); 0: they are not.
+  float in_scale = 0, mid_scale = 0;
 };
 
 // Looks tensors up and hands them out in the form that a forward pass wants. Each refuses (kBadInput, naming

@@ -43,8 +43,9 @@ void CalibrationPass::expect_layer(uint64_t layer) {
   forward_->expect_layer(layer, dense);
 }
 
-void CalibrationPass::expect_head() {
+void CalibrationPass::expect_head(LogitsSink sink) {
   expect_layer(plan_.layers());
+  sink_ = std::move(sink);
   head_expected_ = true;
 }
 
@@ -59,7 +60,7 @@ void CalibrationPass::take(uint32_t shard, uint64_t begin, std::span<const std::
     const uint64_t from = std::max(begin, tensor->offset), to = std::min(end, tensor->end());
     const std::span<const std::byte> part = bytes.subspan(from - begin, to - from);
     if (head_expected_ && tensor->name == head_) {
-      if (from == tensor->offset) forward_->begin_head({});
+      if (from == tensor->offset) forward_->begin_head(sink_);
       forward_->head(from - tensor->offset, part, owner);
       head_done_ = to == tensor->end();
     } else if (tensor->name == embedding_) {

@@ -28,7 +28,8 @@ class CalibrationPass {
   ForwardPass& forward() { return *forward_; }
 
   void expect_layer(uint64_t layer);
-  void expect_head();
+  // `sink`, which may be empty, is given all logits.
+  void expect_head(LogitsSink sink = {});
   // Bytes [begin, begin + size) of shard `shard`, which `owner` keeps: hands on what the layer (or the
   // embedding) needs of them.
   void take(uint32_t shard, uint64_t begin, std::span<const std::byte> bytes,
@@ -50,6 +51,7 @@ class CalibrationPass {
   std::unordered_set<std::string> expected_;  // dense tensors of the layer, or what precedes head.weight
   const std::string head_;  // the tensors' names; one and the same where the head is tied
   std::string embedding_;
+  LogitsSink sink_;
   bool head_expected_ = false, head_done_ = false;
   std::vector<std::byte> partial_row_;  // of the embedding, cut by the end of a chunk
   uint64_t embedded_rows_ = 0;

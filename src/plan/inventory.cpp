@@ -17,8 +17,12 @@ bool is_plain(const LinearFormat& format) {
 
 class InventoryTaker {
  public:
-  InventoryTaker(const Checkpoint& source, const Model& model, const TileSize& tiles)
-      : source_(source), model_(model), tiles_(tiles), known_(source.tensors().size(), false) {
+  InventoryTaker(const Checkpoint& source, const Model& model, const TileSize& tiles, Storage storage)
+      : source_(source),
+        model_(model),
+        tiles_(tiles),
+        storage_(storage),
+        known_(source.tensors().size(), false) {
     inventory_.layer_of.assign(source.tensors().size(), last());
   }
 
@@ -48,8 +52,9 @@ class InventoryTaker {
     const std::optional<LinearParts> parts = find_linear(source_, module.name, tiles_);
     if (!parts) refuse_missing(module.name + ".weight");
     const LinearFormat& format = parts->format;
-    if (format.stored == StoredFormat::kNvfp4 || (module.quantized_in_release && is_plain(format)))
-      refuse_storage(*parts, module);
+    const bool is_other =
+        format.stored == StoredFormat::kNvfp4 || (module.quantized_in_release && is_plain(format));
+    if (storage_ == Storage::kRelease && is_other) refuse_storage(*parts, module);
     if (Shape{format.rows, format.cols} != module.shape || parts->weight->shape.size() != 2) {
       throw Error(
           ErrorKind::kBadInput, source_.where(*parts->weight), "shape does not fit config.json",
@@ -163,10 +168,15 @@ class InventoryTaker {
     }
   }
 
+  bool is_cache_scale(const Tensor& tensor) const {
+    return storage_ == Storage::kAny &&
+           (tensor.name.ends_with(".k_scale") || tensor.name.ends_with(".v_scale"));
+  }
+
   void refuse_unknown() const {
     for (size_t index = 0; index < known_.size(); ++index) {
       const Tensor& tensor = source_.tensors()[index];
-      if (known_[index] || model_.table.passes_through(tensor.name)) continue;
+      if (known_[index] || model_.table.passes_through(tensor.name) || is_cache_scale(tensor)) continue;
       throw Error(ErrorKind::kUnsupported, source_.where(tensor),
                   fmt::format("not a tensor of a {} model as config.json describes it", model_.model_type),
                   {.found = std::string(dtype_name(tensor.dtype)) + " " + shape_text(tensor.shape),
@@ -177,14 +187,16 @@ class InventoryTaker {
   const Checkpoint& source_;
   const Model& model_;
   const TileSize& tiles_;
+  const Storage storage_;
   Inventory inventory_;
   std::vector<bool> known_;
 };
 
 }  // namespace
 
-Inventory take_inventory(const Checkpoint& source, const Model& model, const TileSize& tiles) {
-  return InventoryTaker(source, model, tiles).take();
+Inventory take_inventory(const Checkpoint& source, const Model& model, const TileSize& tiles,
+                         Storage storage) {
+  return InventoryTaker(source, model, tiles, storage).take();
 }
 
 }  // namespace nibblecast

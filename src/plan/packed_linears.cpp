@@ -10,8 +10,6 @@
 namespace nibblecast {
 namespace {
 
-constexpr std::string_view kWeight = ".weight";
-
 bool is_packed(Dtype dtype) {
   return dtype == Dtype::kF8E4M3 || dtype == Dtype::kF8E8M0 || dtype == Dtype::kI8 || dtype == Dtype::kU8 ||
          dtype == Dtype::kF4;
@@ -28,8 +26,8 @@ std::vector<PackedLinear> find_packed_linears(const Checkpoint& source) {
     if (tensor != nullptr) taken[static_cast<size_t>(tensor - source.tensors().data())] = true;
   };
   for (const Tensor& tensor : source.tensors()) {
-    if (!is_packed(tensor.dtype) || !tensor.name.ends_with(kWeight)) continue;
-    const std::string module = tensor.name.substr(0, tensor.name.size() - kWeight.size());
+    const std::string module(module_of_weight(tensor.name));
+    if (!is_packed(tensor.dtype) || module.empty()) continue;
     const LinearParts parts = find_linear(source, module, tiles).value();
     for (const Tensor* part : {parts.weight, parts.scale, parts.scale_2, parts.input_scale}) take(part);
     found.push_back({.linear = {.module = module, .source = source_of(source, parts)}});

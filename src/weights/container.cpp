@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <initializer_list>
 
@@ -15,6 +16,7 @@ namespace nibblecast {
 namespace {
 
 constexpr uint64_t kMostTile = 1 << 20;
+constexpr const char *kPlainSuffix = ".weight", *kPackedSuffix = ".weight_packed";
 
 // What one scale belongs to.
 enum class Blocks : uint8_t { kNone, kTiles, kTiles128, kTensor, kRow, kOf32, kOf16 };
@@ -49,6 +51,10 @@ struct Container {
   Blocks blocks;
   StoredFormat format;
   const char* scale_2 = nullptr;
+  // Where the names are compressed-tensors', and scales their reciprocals.
+  const char* weight_suffix = kPlainSuffix;
+  const char* input_scale = ".input_scale";
+  bool reciprocal_scales = false;
 };
 
 using enum Dtype;
@@ -68,6 +74,16 @@ constexpr Container kContainers[] = {
     {"MXFP8", {kF8E4M3}, ".weight_scale", {kU8, kF8E8M0}, Blocks::kOf32, StoredFormat::kFp8},
     {"MXFP4", {kI8, kU8, kF4}, ".scale", {kF8E8M0, kU8}, Blocks::kOf32, StoredFormat::kMxfp4},
     {"NVFP4", {kU8, kF4}, ".weight_scale", {kF8E4M3}, Blocks::kOf16, StoredFormat::kNvfp4, ".weight_scale_2"},
+    {"NVFP4",
+     {kU8},
+     ".weight_scale",
+     {kF8E4M3},
+     Blocks::kOf16,
+     StoredFormat::kNvfp4,
+     ".weight_global_scale",
+     kPackedSuffix,
+     ".input_global_scale",
+     true},
 };
 
 bool holds_one(const Tensor& tensor) { return tensor.size_bytes == dtype_bytes(tensor.dtype); }
@@ -84,7 +100,7 @@ class Search {
   LinearParts run() const {
     const char* named = nullptr;  // suffix of a scale that is there
     for (const Container& container : kContainers) {
-      if (!container.weight.contains(weight_.dtype)) continue;
+      if (!may_be(container)) continue;
       if (container.scale == nullptr) return parts_of(container, nullptr);
       const Tensor* scale = find_(module_ + container.scale);
       if (scale == nullptr) continue;
@@ -97,6 +113,9 @@ class Search {
   }
 
  private:
+  bool may_be(const Container& container) const {
+    return container.weight.contains(weight_.dtype) && weight_.name.ends_with(container.weight_suffix);
+  }
   uint64_t rows() const { return weight_.shape.size() == 2 ? weight_.shape[0] : 1; }
   // Of values, in a container of this kind.
   uint64_t cols(StoredFormat format) const {
@@ -135,12 +154,13 @@ class Search {
     parts.container = container.words;
     if (scale != nullptr) require_matrix(container);
     if (container.scale_2 != nullptr) parts.scale_2 = &scale_2(container);
-    parts.input_scale = find_(module_ + ".input_scale");
+    parts.input_scale = find_(module_ + container.input_scale);
     return parts;
   }
 
   LinearFormat format_of(const Container& container, const Tensor* scale) const {
     LinearFormat format{.stored = container.format, .rows = rows(), .cols = cols(container.format)};
+    format.reciprocal_scales = container.reciprocal_scales;
     if (weight_.shape.size() > 2 && weight_.shape.back() > 0)
       format.rows = *element_count(weight_.shape) / weight_.shape.back();
     if (container.format != StoredFormat::kFp8) return format;
@@ -199,8 +219,7 @@ class Search {
 
   // Whether the weight may be of this container, with a scale of this name.
   bool is_named(const Container& container, std::string_view suffix) const {
-    return container.scale != nullptr && container.scale == suffix &&
-           container.weight.contains(weight_.dtype);
+    return container.scale != nullptr && container.scale == suffix && may_be(container);
   }
 
   // What scales of this name may be beside the weight; "" without one.
@@ -232,7 +251,7 @@ class Search {
   [[noreturn]] void refuse_weight() const {
     std::string names;
     for (const Container& container : kContainers) {
-      if (container.scale == nullptr || !container.weight.contains(weight_.dtype)) continue;
+      if (container.scale == nullptr || !may_be(container)) continue;
       const std::string name = "'" + module_ + container.scale + "'";
       if (names.find(name) == names.npos) names += (names.empty() ? "" : " or ") + name;
     }
@@ -247,7 +266,7 @@ class Search {
   [[noreturn]] void refuse_without(const std::string& names) const {
     std::string others;
     for (const char* suffix : {".scale", ".weight_scale", ".weight_scale_inv", ".weight_scale_2",
-                               ".weight_shape", ".input_scale"}) {
+                               ".weight_global_scale", ".weight_shape", ".input_scale"}) {
       if (const Tensor* other = find_(module_ + suffix)) {
         others += (others.empty() ? "" : ", ") + printable(other->name) + " (" +
                   std::string(dtype_name(other->dtype)) + ")";
@@ -349,6 +368,7 @@ StoredLinear LinearFormat::view(uint64_t count, const std::byte* weight, const s
     case StoredFormat::kNvfp4: {
       float value = 1;
       if (scale_2.size() == sizeof value) std::memcpy(&value, scale_2.data(), sizeof value);
+      if (reciprocal_scales) value = 1 / value;
       return Nvfp4View{.codes = codes, .block_scales = scales, .scale_2 = value, .rows = count, .cols = cols};
     }
   }
@@ -357,7 +377,8 @@ StoredLinear LinearFormat::view(uint64_t count, const std::byte* weight, const s
 
 std::optional<LinearParts> find_linear(const std::string& module, const TileSize& tiles,
                                        const FindTensor& find, const LocateTensor& where) {
-  const Tensor* weight = find(module + ".weight");
+  const Tensor* weight = find(module + kPlainSuffix);
+  if (weight == nullptr) weight = find(module + kPackedSuffix);
   if (weight == nullptr) return std::nullopt;
   return Search(module, tiles, find, where, *weight).run();
 }
@@ -367,6 +388,35 @@ std::optional<LinearParts> find_linear(const Checkpoint& source, const std::stri
   return find_linear(
       module, tiles, [&](const std::string& name) { return source.find(name); },
       [&](const Tensor& tensor) { return source.where(tensor); });
+}
+
+std::string_view module_of_weight(std::string_view tensor) {
+  for (const std::string_view suffix : {kPlainSuffix, kPackedSuffix}) {
+    if (tensor.ends_with(suffix)) return tensor.substr(0, tensor.size() - suffix.size());
+  }
+  return {};
+}
+
+std::optional<float> read_input_scale(const Checkpoint& source, const LinearParts& parts,
+                                      TensorReader& reader) {
+  if (parts.input_scale == nullptr) return std::nullopt;
+  const Tensor& tensor = *parts.input_scale;
+  const auto refuse = [&](const std::string& found) {
+    throw Error(ErrorKind::kBadInput, source.where(tensor), "is no scale of activations",
+                {.expected = "F32, above 0 and finite", .found = found, .hint = {}});
+  };
+  if (tensor.dtype != kF32 || tensor.size_bytes == 0)
+    refuse(fmt::format("{} {}", dtype_name(tensor.dtype), shape_text(tensor.shape)));
+  const std::vector<std::byte> bytes = reader.read(tensor);
+  float largest = 0;
+  for (size_t at = 0; at < bytes.size(); at += sizeof(float)) {
+    float value = 0;
+    std::memcpy(&value, bytes.data() + at, sizeof value);
+    const float scale = parts.format.reciprocal_scales ? 1 / value : value;
+    if (!(scale > 0) || !std::isfinite(scale)) refuse(fmt::format("{}", value));
+    largest = std::max(largest, scale);
+  }
+  return largest;
 }
 
 Slice LinearSource::rows_of(const Slice& part, uint64_t first, uint64_t count) const {

@@ -1,16 +1,19 @@
-// weights/container.h - how a linear's weight lies in a checkpoint: which tensors, under which names, in which
-// dtypes and shapes, and what its values are. The one place that knows; every reader asks here.
+// weights/container.h - how a linear's weight lies in a checkpoint: which tensors, under which names, in
+// which dtypes and shapes, and what its values are. The one place that knows; every reader asks here.
 //
 // Containers are rows of a table (container.cpp):
 //
 //   plain        X.weight BF16 or F32 [out, in]
-//   FP8 tiles    X.weight F8_E4M3 [out, in], a scale a tile of weight_block_size: X.scale (F8_E8M0, F32; DeepSeek-V4),
-//                X.weight_scale_inv (F32, BF16, F8_E8M0; DeepSeek-V3, Qwen, GLM), X.weight_scale (F32, 128 x 128,
-//                also [out/128, 1, in/128, 1]; ModelOpt FP8_PB_WO, compressed-tensors)
+//   FP8 tiles    X.weight F8_E4M3 [out, in], a scale a tile of weight_block_size: X.scale (F8_E8M0, F32;
+//                DeepSeek-V4), X.weight_scale_inv (F32, BF16, F8_E8M0; DeepSeek-V3, Qwen, GLM), X.weight_scale
+//                (F32, 128 x 128, also [out/128, 1, in/128, 1]; ModelOpt FP8_PB_WO, compressed-tensors)
 //   FP8          X.weight F8_E4M3, X.weight_scale F32 of one value, or F32 or BF16 [out] or [out, 1], a scale a row
 //   MXFP8        X.weight F8_E4M3, X.weight_scale U8 or F8_E8M0 [out, in/32]
 //   MXFP4        X.weight I8, U8 [out, in/2] or F4 [out, in], X.scale F8_E8M0 or U8 [out, in/32]
-//   NVFP4        X.weight U8 [out, in/2] or F4 [out, in], X.weight_scale F8_E4M3 [out, in/16], X.weight_scale_2 F32 of one value
+//   NVFP4        X.weight U8 [out, in/2] or F4 [out, in], X.weight_scale F8_E4M3 [out, in/16], X.weight_scale_2 F32
+//                of one value
+//   the same     X.weight_packed, X.weight_scale, X.weight_global_scale F32 of one value: 1 / weight_scale_2
+//                (compressed-tensors, nvfp4-pack-quantized)
 //
 // (spec of the names: DeepSeek-V4 inference/convert.py; transformers 5.23 quantizers; ModelOpt 0.48
 // export/quant_utils.py; compressed-tensors 0.20)
@@ -45,6 +48,9 @@ struct LinearFormat {
   uint64_t rows = 0, cols = 0;                  // of values
   ScaleType scale_type = ScaleType::kE8M0;      // kFp8
   uint64_t tile_rows = 128, tile_cols = 128;    // kFp8: values that share a scale
+  // kNvfp4: the tensors of scale_2 and of the input's scale hold their reciprocals. 1 / x, rounded once, is
+  // the scale then, as vLLM has it when it loads them.
+  bool reciprocal_scales = false;
   bool operator==(const LinearFormat&) const = default;
 
   // Bytes of rows [first, first + count) of the weight and of its scales, from the part's begin. `first` is a
@@ -65,7 +71,8 @@ struct LinearFormat {
 struct LinearParts {
   LinearFormat format = {};
   const Tensor *weight = nullptr, *scale = nullptr, *scale_2 = nullptr;
-  const Tensor* input_scale = nullptr;  // X.input_scale: of activations, no part of the weight
+  // X.input_scale, X.input_global_scale: of activations, no part of the weight.
+  const Tensor* input_scale = nullptr;
   const char* container = "";           // in words: "FP8 blocks"
 };
 
@@ -73,12 +80,22 @@ using FindTensor = std::function<const Tensor*(const std::string& name)>;
 // For messages: the file that holds a tensor.
 using LocateTensor = std::function<Where(const Tensor&)>;
 
-// The linear named `module`. Nothing where there is no tensor "MODULE.weight". Errors: kBadInput: its scale
+// The linear named `module`. Nothing where there is no tensor of its weight: "MODULE.weight", or
+// "MODULE.weight_packed". Errors: kBadInput: its scale
 // is missing, a part's shape does not fit its weight; kUnsupported: dtypes that no container has.
 std::optional<LinearParts> find_linear(const std::string& module, const TileSize& tiles, const FindTensor& find,
                                        const LocateTensor& where);
 std::optional<LinearParts> find_linear(const Checkpoint& source, const std::string& module,
                                        const TileSize& tiles);
+
+// X of "X.weight" or "X.weight_packed"; empty for a tensor of another name.
+std::string_view module_of_weight(std::string_view tensor);
+
+// The scale that the input of this linear is rounded with: of one F32 value, or of as many as fused linears
+// have, of which the largest counts, as where engines fuse them. Nothing where there is none. kBadInput: it
+// is no F32, or not above 0 and finite.
+std::optional<float> read_input_scale(const Checkpoint& source, const LinearParts& parts,
+                                      TensorReader& reader);
 
 inline constexpr uint32_t kNoTensor = UINT32_MAX;
 

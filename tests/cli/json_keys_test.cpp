@@ -158,6 +158,21 @@ TEST_F(JsonKeys, OfInspect) {
   expect_printed("inspect", {});
 }
 
+TEST_F(JsonKeys, OfCompare) {
+  run_cli({"quantize", source(), path("out"), "--input-scale", "1", "--quiet"});
+  reply_of({"compare", source(), path("out")});
+  expect_printed("compare", {});
+}
+
+TEST_F(JsonKeys, OfEvaluate) {
+  run_cli({"quantize", source(), path("out"), "--input-scale", "1", "--quiet"});
+  for (const char* activations : {"none", "nvfp4"}) {
+    reply_of({"evaluate", source(), path("out"), "--text", texts(), "--text-rows", "docs", "--activations",
+              activations});
+  }
+  expect_printed("evaluate", {});
+}
+
 TEST_F(JsonKeys, OfSynth) {
   reply_of({"synth", "v4-tiny", path("new")});
   expect_printed("synth", {});

@@ -320,6 +320,41 @@ TEST_P(Containers, CanBeReadByRows) {
 INSTANTIATE_TEST_SUITE_P(EverySpelling, Containers, ::testing::ValuesIn(spellings()),
                          [](const auto& spelling) { return std::string(spelling.param.name); });
 
+// ---- compressed-tensors' NVFP4 ----
+
+TEST(PackedNvfp4, IsNvfp4WhoseScaleIsTheReciprocal) {
+  Tensors tensors;
+  tensors.add("m.weight_packed", kU8, {2, 16});
+  tensors.add("m.weight_scale", kF8E4M3, {2, 2});
+  const float reciprocal = 3;
+  std::memcpy(tensors.add("m.weight_global_scale", Dtype::kF32, {1}).bytes.data(), &reciprocal, 4);
+  tensors.add("m.input_global_scale", Dtype::kF32, {1});
+  const LinearParts parts = tensors.find().value();
+  EXPECT_STREQ(parts.container, "NVFP4");
+  EXPECT_TRUE(parts.format.reciprocal_scales);
+  EXPECT_EQ(parts.input_scale, &tensors.at("m.input_global_scale").tensor);
+  const StoredLinear view = parts.format.view(2, nullptr, nullptr, tensors.at("m.weight_global_scale").bytes);
+  EXPECT_EQ(std::get<Nvfp4View>(view).scale_2, 1 / 3.0f);
+}
+
+TEST(PackedNvfp4, LacksNothing) {
+  Tensors tensors;
+  tensors.add("m.weight_packed", kU8, {2, 16});
+  expect_error(
+      ErrorKind::kBadInput, [&] { tensors.find(); }, "m.weight_packed", "its scale is missing",
+      "m.weight_scale");
+  tensors.add("m.weight_scale", kF8E4M3, {2, 2});
+  expect_error(
+      ErrorKind::kUnsupported, [&] { tensors.find(); }, "m.weight_global_scale");
+}
+
+TEST(ModuleOfWeight, IsWhatStandsBeforeIt) {
+  EXPECT_EQ(module_of_weight("a.b.weight"), "a.b");
+  EXPECT_EQ(module_of_weight("a.b.weight_packed"), "a.b");
+  EXPECT_EQ(module_of_weight("a.b.weight_scale"), "");
+  EXPECT_EQ(module_of_weight("norm"), "");
+}
+
 // ---- tiles of other sizes ----
 
 TEST(ContainerTiles, AreTheConfigs) {

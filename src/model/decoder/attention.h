@@ -63,6 +63,7 @@ class AttentionBlock {
     if (projections_.gates_output())
       device_.gate_elements(buffers.gates, count, shape_.heads * shape_.value_width, buffers.out, seen);
     device_.product(buffers.out, count, o_, buffers.sums);
+    device_.show(LayerPart::kMixer, first, count, buffers.sums);
     device_.add(buffers.sums, count, hidden_, x, device_.seen(LayerFinding::kAttentionStream));
     device_.store(first, count, x);
   }

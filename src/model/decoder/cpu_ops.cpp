@@ -7,6 +7,7 @@
 
 #include "base/integers.h"
 #include "base/parallel.h"
+#include "formats/nvfp4_input.h"
 #include "model/forward_checks.h"
 #include "ops/activation.h"
 #include "ops/linear.h"
@@ -105,7 +106,17 @@ void CpuOps<T>::norm(const From* x, size_t count, size_t width, const float* wei
 }
 
 template <class T>
+const T* CpuOps<T>::rounded(const T* x, size_t count, size_t width, float input_scale) {
+  if (input_scale == 0) return x;
+  T* const to = rounded_.take(count * width);
+  for_rows(count,
+           [&](size_t row) { round_nvfp4_input(x + row * width, width, input_scale, to + row * width); });
+  return to;
+}
+
+template <class T>
 void CpuOps<T>::product(const T* x, size_t count, const Linear<CpuOps>& linear, float* y) {
+  x = rounded(x, count, weight_cols(linear.weight), linear.input_scale);
   if (linear.bias == nullptr) return multiply(x, count, linear.weight, y, weight_rows(linear.weight));
   biased_linear(x, count, linear.weight, linear.bias, y);
 }
@@ -257,6 +268,7 @@ void CpuOps<T>::activate(const Activation& activation, const T* x, size_t count,
     }
   };
   const size_t width = weight_cols(weights.up.weight);
+  x = rounded(x, padded, width, weights.up.input_scale);
   if (activation.gated()) {
     linears<T, 2>(x, padded, width, {weights.gate.weight, weights.up.weight}, {0, inner},
                   [&](const Tile& tile, const auto& sums) { take(tile, sums[0], sums[1]); });

@@ -26,6 +26,7 @@
 #include "ops/gqa.h"
 #include "ops/heads.h"
 #include "ops/rope.h"
+#include "ops/workspace.h"
 
 namespace nibblecast {
 
@@ -72,6 +73,14 @@ class CpuOps {
   }
   void begin_layer();  // no findings yet
   void set_tick(ForwardPass::Tick tick) { tick_ = std::move(tick); }
+  // From here on show() and show_routing() show what they are given, if anybody looks.
+  void watch(LayerWatch watch) { watch_ = std::move(watch); }
+  void show(LayerPart part, size_t first, size_t count, const float* values) const {
+    if (watch_.part) watch_.part(part, first, count, hidden_, values);
+  }
+  void show_routing(const RoutingBuffers& routing, size_t top) const {
+    if (watch_.routing) watch_.routing({routing.chosen, tokens() * top});
+  }
   void report(size_t done_tokens) { report_part(std::min(done_tokens, tokens()), tokens()); }
   void report_part(size_t done, size_t of) {
     if (tick_) tick_(static_cast<double>(done) / static_cast<double>(of));
@@ -81,7 +90,7 @@ class CpuOps {
   template <class From>
   void norm(const From* x, size_t count, size_t width, const float* weight, const NormSpec& spec, T* y,
             Seen seen);
-  // y [count, out] = x · weightᵀ + bias.
+  // y [count, out] = x · weightᵀ + bias, x rounded first where the linear has an input_scale.
   void product(const T* x, size_t count, const Linear<CpuOps>& linear, float* y);
   // Without a bias: outputs [first, first + rows) to y [count, rows].
   void product_rows(const T* x, size_t count, const Matrix& weight, size_t first, size_t rows, float* y);
@@ -116,8 +125,8 @@ class CpuOps {
   void delta_net(const DeltaNetShape& shape, const DeltaNetVectors& vectors, const RowGroup& group,
                  size_t begin, size_t count, Seen seen);
 
-  // act [padded, I] = activation(gate(x), up(x)); the largest |act| of each row times its weight to
-  // `weighted`.
+  // act [padded, I] = activation(gate(x), up(x)), x rounded with gate's and up's input_scale, which are one;
+  // the largest |act| of each row times its weight to `weighted`.
   void activate(const Activation& activation, const T* x, size_t count, size_t padded,
                 const GatedMlp<CpuOps>& weights, const float* row_weights, T* act, Seen mid, Seen weighted);
   // Experts and their weights of tokens from `first` on, to residual().routing.
@@ -136,8 +145,11 @@ class CpuOps {
   // has to be waited for, or room is short; at the latest in finish_mlps().
   void add_mlp(uint64_t mlp, const StoredExpert& stored, const std::function<bool()>&,
                const RunMlp<CpuOps>& run) {
-    run(mlp,
-        [&]() -> GatedMlp<CpuOps> { return {.gate = {stored.w1}, .up = {stored.w3}, .down = {stored.w2}}; });
+    run(mlp, [&]() -> GatedMlp<CpuOps> {
+      return {.gate = {stored.w1, nullptr, stored.in_scale},
+              .up = {stored.w3, nullptr, stored.in_scale},
+              .down = {stored.w2, nullptr, stored.mid_scale}};
+    });
   }
   void finish_mlps(const RunMlp<CpuOps>&) {}
 
@@ -167,6 +179,8 @@ class CpuOps {
   };
   std::vector<RowPart> parts_of(const RowGroup& group, size_t begin, size_t count) const;
   const Rope& rope(const RopeSpec& spec) const;
+  // x [count, width] where a linear takes its input from.
+  const T* rounded(const T* x, size_t count, size_t width, float input_scale);
 
   const size_t hidden_;
   const TokenRows rows_;
@@ -179,6 +193,8 @@ class CpuOps {
   std::vector<Amax> findings_;
   std::deque<std::vector<float>> vectors_;
   ForwardPass::Tick tick_;
+  LayerWatch watch_;
+  Workspace<T> rounded_;  // of the linear in progress
 };
 
 }  // namespace nibblecast

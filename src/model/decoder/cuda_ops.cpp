@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "formats/nvfp4_input_cuda.h"
 #include "model/forward_checks.h"
 #include "ops/activation_cuda.h"
 #include "ops/cross_entropy_cuda.h"
@@ -93,7 +94,21 @@ void CudaOps<T>::norm(const From* x, size_t count, size_t width, const float* we
 }
 
 template <class T>
+const T* CudaOps<T>::rounded(const T* x, size_t count, size_t width, float input_scale) {
+  if (input_scale == 0) return x;
+  const size_t size_bytes = count * width * sizeof(T);
+  if (rounded_.size() < size_bytes) {
+    rounded_ = DeviceBuffer();  // first, so that only one of them exists
+    rounded_ = DeviceBuffer(size_bytes);
+  }
+  T* const to = reinterpret_cast<T*>(rounded_.data());
+  part(CudaProfile::kMoves, [&] { round_nvfp4_input_cuda(computing_, x, count * width, input_scale, to); });
+  return to;
+}
+
+template <class T>
 void CudaOps<T>::product(const T* x, size_t count, const Linear<CudaOps>& linear, float* y) {
+  x = rounded(x, count, linear.weight.cols, linear.input_scale);
   biased(x, count, linear, y, linear.weight.rows);
 }
 
@@ -196,6 +211,7 @@ void CudaOps<T>::activate(const Activation& activation, const T* x, size_t count
                           Seen weighted) {
   const size_t inner = weights.up.weight.rows, stride = activation.gated() ? 2 * inner : inner;
   float* const inputs = work().ffn.gate_up;
+  x = rounded(x, padded, weights.up.weight.cols, weights.up.input_scale);
   if (activation.gated()) biased(x, padded, weights.gate, inputs, stride);
   biased(x, padded, weights.up, inputs + stride - inner, stride);
   part(CudaProfile::kMoves, [&] {
@@ -258,6 +274,8 @@ GatedMlp<CudaOps<T>> CudaOps<T>::mlp_weights(const StoredExpert& stored) {
   if (rows_of(stored.w1) != 0) weights.gate.weight = weights_.matrix(stored.w1, buffers.gate);
   weights.up.weight = weights_.matrix(stored.w3, buffers.up);
   weights.down.weight = weights_.matrix(stored.w2, buffers.down);
+  weights.gate.input_scale = weights.up.input_scale = stored.in_scale;
+  weights.down.input_scale = stored.mid_scale;
   return weights;
 }
 
@@ -328,6 +346,15 @@ void CudaOps<T>::show(const LogitsBlock& block, const LogitsSink& sink) {
   LogitsBlock on_host = block;
   on_host.values = values.data();
   sink(on_host);
+}
+
+template <class T>
+void CudaOps<T>::show(LayerPart part, size_t first, size_t count, const float* values) {
+  if (!watch_.part) return;
+  std::vector<float> on_host(count * hidden_);
+  copy_async(computing_, on_host.data(), values, on_host.size() * sizeof(float));
+  computing_.synchronize();
+  watch_.part(part, first, count, hidden_, on_host.data());
 }
 
 template <class T>

@@ -71,6 +71,11 @@ class CudaOps {
     profile_.compute(computing_, f);
   }
   void begin_layer();
+  void watch(LayerWatch watch) { watch_ = std::move(watch); }
+  void show(LayerPart part, size_t first, size_t count, const float* values);
+  void show_routing(const RoutingBuffers& routing, size_t top) const {
+    if (watch_.routing) watch_.routing({routing.chosen, tokens() * top});
+  }
   void set_tick(const ForwardPass::Tick&) {}  // calls do not last
   void report(size_t) {}
   void report_part(size_t, size_t) {}
@@ -143,6 +148,8 @@ class CudaOps {
     CudaEvent copied, used;
   };
   GatedMlp<CudaOps> mlp_weights(const StoredExpert& stored);
+  // x [count, width] where a linear takes its input from.
+  const T* rounded(const T* x, size_t count, size_t width, float input_scale);
   CudaSlots::Compute computing(const RunMlp<CudaOps>& run);
   // y = x · weightᵀ + bias, rows of y `y_stride` apart.
   void biased(const T* x, size_t count, const Linear<CudaOps>& linear, float* y, size_t y_stride);
@@ -164,6 +171,8 @@ class CudaOps {
   CudaDenseWeights<T> weights_;
   CudaRowGroups groups_;
   CudaSlots slots_;
+  LayerWatch watch_;
+  DeviceBuffer rounded_;         // of the linear in progress; as large as the largest so far
   CudaReadback routed_, found_;  // findings up to the routing, and of the layer
   Slot head_slots_[2];
   CudaOwners owners_;  // destroyed first: waits for copies

@@ -48,6 +48,7 @@ class DeltaNetBlock {
     device_.delta_net(shape_, weights_.vectors, group, begin, count,
                       device_.seen(LayerFinding::kAttentionOut));
     device_.product(buffers.out, count, weights_.o, buffers.sums);
+    device_.show(LayerPart::kMixer, first, count, buffers.sums);
     device_.add(buffers.sums, count, hidden_, x, device_.seen(LayerFinding::kAttentionStream));
     device_.store(first, count, x);
   }

@@ -41,6 +41,7 @@ void run_dense_mlp(D& device, const DecoderSpec& spec, const MlpSpec& mlp, const
     device.norm(x, count, spec.hidden, norm, spec.norm, buffers.in, device.seen(LayerFinding::kFfnIn));
     run_mlp(device, mlp.activation, buffers.in, count, count, weights, nullptr, buffers.y,
             device.seen(LayerFinding::kMid), nullptr);
+    device.show(LayerPart::kFfn, begin, count, buffers.y);
     device.add(buffers.y, count, spec.hidden, x, device.seen(LayerFinding::kFfnStream));
     device.store(begin, count, x);
     device.report(begin + count);
@@ -92,8 +93,9 @@ template <class D>
 void add_experts(D& device, const DecoderSpec& spec) {
   for_mlp_tokens(device, [&](size_t begin, size_t count) {
     auto* const x = device.load(begin, count);
-    device.add(device.residual().sum + begin * spec.hidden, count, spec.hidden, x,
-               device.seen(LayerFinding::kFfnStream));
+    const float* const sum = device.residual().sum + begin * spec.hidden;
+    device.show(LayerPart::kFfn, begin, count, sum);
+    device.add(sum, count, spec.hidden, x, device.seen(LayerFinding::kFfnStream));
     device.store(begin, count, x);
     device.report(begin + count);
   });

@@ -33,6 +33,7 @@ class DecoderPass final : public ForwardPass {
         device_(model, std::move(rows), where) {}
 
   void set_tick(Tick tick) override { device_.set_tick(std::move(tick)); }
+  void watch(LayerWatch watch) override { device_.watch(std::move(watch)); }
 
   void embed(uint64_t first, uint64_t count, std::span<const std::byte> bytes) override {
     check_embedding_rows(embedding_, first, count, bytes);
@@ -59,6 +60,7 @@ class DecoderPass final : public ForwardPass {
     device_.keep(owner);
   }
 
+  void set_input_scales(InputScales scales) override { input_scales_ = std::move(scales); }
   void begin_layer() override {
     next_mlp_ = 0;
     routed_ = false;
@@ -66,7 +68,7 @@ class DecoderPass final : public ForwardPass {
     const DecoderLayer& layer = spec_.layers[layer_];
     device_.begin_weights();
     device_.compute([&] {
-      DenseLoader<D> loader(device_, table(), stored, model_.tiles, spec_);
+      DenseLoader<D> loader(device_, table(), stored, model_.tiles, spec_, input_scales_);
       ffn_ = std::visit([&](const auto& ffn) { return loader.ffn(ffn); }, layer.ffn);
       device_.begin_layer();
       std::visit([&](const auto& mixer) { run_mixer(mixer, loader.mixer(mixer)); }, layer.mixer);
@@ -146,6 +148,7 @@ class DecoderPass final : public ForwardPass {
     if (routed_) return;
     const RoutingBuffers& routing = device_.routing();
     check_routing(table(), device_.routing_findings());
+    device_.show_routing(routing, moe()->router.top);
     lists_.make(routing, device_.tokens(), moe()->router.top, moe()->router.experts);
     device_.send_lists();
     routed_ = true;
@@ -173,6 +176,7 @@ class DecoderPass final : public ForwardPass {
   const EmbeddingShape embedding_;
   D device_;
   DenseTensors dense_;
+  InputScales input_scales_;  // of the layer
   const RunMlp<D> run_ = [this](uint64_t mlp, const auto& load) { run_mlp_of_layer(mlp, load); };
   std::optional<LogitsHead<D>> head_;  // once it has begun
 

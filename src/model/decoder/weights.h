@@ -14,6 +14,7 @@
 
 #include "base/error.h"
 #include "model/decoder_spec.h"
+#include "model/forward_pass.h"
 #include "model/model_table.h"
 #include "model/stored.h"
 #include "ops/delta_net.h"
@@ -24,6 +25,7 @@ template <class D>
 struct Linear {
   typename D::Matrix weight = {};
   const float* bias = nullptr;  // null: none
+  float input_scale = 0;        // what its input is rounded with (formats/nvfp4_input.h); 0: it is not
 };
 
 template <class D>
@@ -78,8 +80,13 @@ template <class D>
 class DenseLoader {
  public:
   DenseLoader(D& device, const LayerTable& table, const StoredTensors& stored, const TileSize& tiles,
-              const DecoderSpec& spec)
-      : device_(device), table_(table), reader_(stored, tiles), hidden_(spec.hidden), eps_(spec.norm.eps) {}
+              const DecoderSpec& spec, const InputScales& input_scales = {})
+      : device_(device),
+        table_(table),
+        reader_(stored, tiles),
+        hidden_(spec.hidden),
+        eps_(spec.norm.eps),
+        input_scales_(input_scales) {}
 
   GqaWeights<D> mixer(const GqaSpec& gqa) {
     const uint64_t queries = gqa.heads * gqa.width, keys = gqa.kv_heads * gqa.width;
@@ -185,7 +192,9 @@ class DenseLoader {
 
   Linear<D> linear(ModuleId id, uint64_t rows, uint64_t cols, bool with_bias) {
     const std::string& name = module(id).name;
-    return {device_.matrix(reader_.linear(name, rows, cols)), with_bias ? bias(id, rows) : nullptr};
+    const auto scale = input_scales_.find(name);
+    return {device_.matrix(reader_.linear(name, rows, cols)), with_bias ? bias(id, rows) : nullptr,
+            scale == input_scales_.end() ? 0 : scale->second};
   }
   const float* bias(ModuleId id, uint64_t rows) {
     return device_.vector(reader_.floats(module(id).name + ".bias", {rows}));
@@ -213,6 +222,7 @@ class DenseLoader {
   const StoredReader reader_;
   const uint64_t hidden_;
   const float eps_;
+  const InputScales input_scales_;
 };
 
 }  // namespace nibblecast

@@ -104,11 +104,23 @@ class Attention {
     });
   }
 
+  // x [rows, width] as the module takes it: rounded where it has an input_scale. Until the next call.
+  const T* input(const T* x, size_t rows, size_t width, const std::string& module) {
+    const float scale = state_.input_scale(module);
+    if (scale == 0) return x;
+    T* const rounded = rounded_.take(rows * width);
+    round_inputs(x, rows, width, scale, rounded);
+    return rounded;
+  }
+  const T* mixed_for(const std::string& module) {
+    return input(x_.data(), count_, config_.hidden_size, module);
+  }
+
   void make_queries_rank() {
     const size_t rank = config_.q_lora_rank;
     float* sums = sums_.take(count_ * rank);
     T* qr = qr_.take(count_ * rank);
-    linear(x_.data(), count_, weights_.wq_a, sums);
+    linear(mixed_for("attn.wq_a"), count_, weights_.wq_a, sums);
     for_tokens([&](size_t token) {
       rmsnorm(sums + token * rank, rank, weights_.q_norm.data(), eps_, qr + token * rank);
       qr_amax_.add(amax(qr + token * rank, rank));
@@ -119,7 +131,7 @@ class Attention {
     const size_t width = config_.head_dim;
     float* sums = sums_.take(count_ * width);
     T* kv = kv_.take(count_ * width);
-    linear(x_.data(), count_, weights_.wkv, sums);
+    linear(mixed_for("attn.wkv"), count_, weights_.wkv, sums);
     for_tokens([&](size_t token) {
       norm_and_turn(sums + token * width, width, weights_.kv_norm.data(), eps_, rope_,
                     state_.positions[begin_ + token], kv + token * width);
@@ -131,7 +143,7 @@ class Attention {
   }
 
   void make_entry_keys() {
-    const Entries<T> entries = compress(*weights_.compressor, 1);
+    const Entries<T> entries = compress(*weights_.compressor, "attn.compressor", 1);
     const size_t width = config_.head_dim;
     entry_keys_.clear();
     for (size_t row = 0; row < rows_.size(); ++row) {
@@ -141,12 +153,12 @@ class Attention {
   }
 
   // Compressed entries of every row. The projections' sums stay FP32, as the reference has them.
-  Entries<T> compress(const CompressorWeights& weights, size_t step) {
+  Entries<T> compress(const CompressorWeights& weights, const std::string& module, size_t step) {
     const CompressorShape& shape = weights.shape;
     const float* values = values_.take(count_ * shape.channels());
     const float* gates = gates_.take(count_ * shape.channels());
-    linear(x_.data(), count_, weights.wkv, values_.data());
-    linear(x_.data(), count_, weights.wgate, gates_.data());
+    linear(mixed_for(module + ".wkv"), count_, weights.wkv, values_.data());
+    linear(mixed_for(module + ".wgate"), count_, weights.wgate, gates_.data());
     Entries<T> entries;
     entries.first.push_back(0);
     for (const RowSpan& row : rows_) {
@@ -172,11 +184,11 @@ class Attention {
     size_t longest = 0;
     for (const RowSpan& row : rows_) longest = std::max(longest, row.length / ratio_);
     if (longest <= config_.index_topk) return;
-    const Entries<T> keys = compress(weights.compressor, kIndexKeyStep);
+    const Entries<T> keys = compress(weights.compressor, "attn.indexer.compressor", kIndexKeyStep);
     const size_t heads = config_.index_n_heads;
     // FP32 like the scores they enter, where the reference has BF16 throughout.
     std::vector<float> head_weights(count_ * heads);
-    linear(x_.data(), count_, weights.weights_proj, head_weights.data());
+    linear(mixed_for("attn.indexer.weights_proj"), count_, weights.weights_proj, head_weights.data());
     const float scale = 1.0f / std::sqrt(static_cast<float>(config_.index_head_dim * heads));
     for (float& weight : head_weights) weight *= scale;
     chosen_words_ = ceil_div(longest, 64);
@@ -206,7 +218,7 @@ class Attention {
     const size_t heads = config_.index_n_heads, dim = config_.index_head_dim, rank = config_.q_lora_rank;
     const size_t first = rows_[row].begin - begin_ + begin;
     std::vector<T> q(count * heads * dim);
-    linear(qr_.data() + first * rank, count, weights.wq_b, q.data());
+    linear(input(qr_.data() + first * rank, count, rank, "attn.indexer.wq_b"), count, weights.wq_b, q.data());
     // Keys that the chunk's last query sees; the rest of the row is not scored.
     const size_t key_count = ceil_div((begin + count) / ratio_, kIndexKeyStep) * kIndexKeyStep;
     parallel_for(ceil_div(count, kTaskTokens), [&](size_t block) {
@@ -242,19 +254,22 @@ class Attention {
     T *q = q_.take(count * width), *u = u_.take(count * groups * rank),
       *y = y_.take(count * config_.hidden_size);
     for (size_t group = 0; group < groups; ++group) {
-      linear(qr_.data() + begin * config_.q_lora_rank, count, config_.q_lora_rank, weights_.wq_b,
-             {group * width, width}, q, width);
+      const T* const qr =
+          input(qr_.data() + begin * config_.q_lora_rank, count, config_.q_lora_rank, "attn.wq_b");
+      linear(qr, count, config_.q_lora_rank, weights_.wq_b, {group * width, width}, q, width);
       parallel_for(query_blocks.size(), [&](size_t i) {
         const QueryBlock& block = query_blocks[i];
         const size_t token = rows_[block.row].begin - begin_ + block.first - begin;
         attend_block(block, group, heads, q + token * width);
       });
-      linear(q, count, width, weights_.wo_a, {group * rank, rank}, u + group * rank, groups * rank);
+      linear(input(q, count, width, "attn.wo_a"), count, width, weights_.wo_a, {group * rank, rank},
+             u + group * rank, groups * rank);
       const double part = static_cast<double>(group + 1) / static_cast<double>(groups + 1);
       state_.report(static_cast<double>(begin_ + begin) + part * static_cast<double>(count), state_.tokens());
     }
     parallel_for(count, [&](size_t token) { u_amax_.add(amax(u + token * groups * rank, groups * rank)); });
-    linear(u, count, weights_.wo_b, y);
+    linear(input(u, count, groups * rank, "attn.wo_b"), count, weights_.wo_b, y);
+    state_.show(LayerPart::kMixer, begin_ + begin, count, y);
     parallel_for(count, [&](size_t token) {
       spread(state_, mixes_[begin + token], begin_ + begin + token, y + token * config_.hidden_size,
              stream_amax_);
@@ -315,6 +330,7 @@ class Attention {
   Workspace<float> values_, gates_;  // [count, a compressor\'s channels]
   std::vector<StreamMix> mixes_;
   std::vector<KeyPanels<T>> raw_keys_, entry_keys_;  // of each row
+  Workspace<T> rounded_;                             // of the module in progress
   Workspace<T> q_, u_, y_;        // of the chunk in progress: one group of heads, all ranks, [count, D]
   size_t chosen_words_ = 0;       // 0: every visible entry is seen
   std::vector<uint64_t> chosen_;  // [count, chosen_words_]

@@ -34,20 +34,22 @@ class Attention {
                  state_.finding(CudaFindings::kAttentionX));
     make_queries_rank();
     make_raw_keys();
-    if (weights_.compressor) compress(*weights_.compressor, buffers_.entries);
+    if (weights_.compressor) compress("attn.compressor", *weights_.compressor, buffers_.entries);
     if (weights_.index_compressor && entries_.most > config_.index_topk) choose_entries();
     for (const CudaGroup::Chunk& chunk : group_.chunks) attend(chunk);
   }
 
  private:
   template <class Out>
-  void product(const T* x, size_t rows, size_t k, const T* w, size_t n, Out* y) {
-    state_.timed(Part::kAttentionProducts, [&] { state_.product(x, rows, k, w, n, y); });
+  void product(const std::string& module, const T* x, size_t rows, size_t k, const T* w, size_t n, Out* y) {
+    state_.timed(Part::kAttentionProducts, [&] {
+      state_.product(state_.input(x, rows, k, state_.input_scale(module)), rows, k, w, n, y);
+    });
   }
 
   void make_queries_rank() {
     const size_t rank = config_.q_lora_rank;
-    product(buffers_.x, count_, config_.hidden_size, weights_.wq_a, rank, buffers_.sums);
+    product("attn.wq_a", buffers_.x, count_, config_.hidden_size, weights_.wq_a, rank, buffers_.sums);
     state_.timed(Part::kKeys, [&] {
       rmsnorm_cuda(stream_, buffers_.sums, count_, rank, weights_.q_norm, eps_, buffers_.qr,
                    state_.finding(CudaFindings::kQueriesRank));
@@ -56,7 +58,7 @@ class Attention {
 
   void make_raw_keys() {
     const size_t width = config_.head_dim;
-    product(buffers_.x, count_, config_.hidden_size, weights_.wkv, width, buffers_.sums);
+    product("attn.wkv", buffers_.x, count_, config_.hidden_size, weights_.wkv, width, buffers_.sums);
     state_.timed(Part::kKeys, [&] {
       norm_and_turn_cuda(stream_, buffers_.sums, count_, width, weights_.kv_norm, eps_, rope_, positions_,
                          buffers_.kv);
@@ -64,10 +66,12 @@ class Attention {
   }
 
   // Compressed entries of every row; the projections' sums stay FP32, as the reference has them.
-  void compress(const CudaCompressor& weights, T* entries) {
+  void compress(const std::string& module, const CudaCompressor& weights, T* entries) {
     const size_t channels = weights.view.shape.channels(), width = config_.hidden_size;
-    product(buffers_.x, count_, width, static_cast<const T*>(weights.wkv), channels, buffers_.values);
-    product(buffers_.x, count_, width, static_cast<const T*>(weights.wgate), channels, buffers_.gates);
+    product(module + ".wkv", buffers_.x, count_, width, static_cast<const T*>(weights.wkv), channels,
+            buffers_.values);
+    product(module + ".wgate", buffers_.x, count_, width, static_cast<const T*>(weights.wgate), channels,
+            buffers_.gates);
     state_.timed(Part::kKeys, [&] {
       compress_cuda(stream_, weights.view, entries_.rows, group_.spans.size(), entries_.most, buffers_.values,
                     buffers_.gates, entries);
@@ -76,9 +80,9 @@ class Attention {
 
   // Where a row has more entries than the indexer keeps: which ones each query sees.
   void choose_entries() {
-    compress(*weights_.index_compressor, buffers_.index_entries);
-    product(buffers_.x, count_, config_.hidden_size, weights_.index_weights, config_.index_n_heads,
-            buffers_.head_weights);
+    compress("attn.indexer.compressor", *weights_.index_compressor, buffers_.index_entries);
+    product("attn.indexer.weights_proj", buffers_.x, count_, config_.hidden_size, weights_.index_weights,
+            config_.index_n_heads, buffers_.head_weights);
     chosen_words_ = (entries_.most + 63) / 64;
     for (size_t row = 0; row < group_.spans.size(); ++row) {
       const RowSpan& span = group_.spans[row];
@@ -96,7 +100,8 @@ class Attention {
   void choose_chunk(size_t row, size_t begin, size_t count) {
     const size_t heads = config_.index_n_heads, dim = config_.index_head_dim, rank = config_.q_lora_rank;
     const size_t first = group_.spans[row].begin + begin;
-    product(buffers_.qr + first * rank, count, rank, weights_.index_wq_b, heads * dim, buffers_.index_q);
+    product("attn.indexer.wq_b", buffers_.qr + first * rank, count, rank, weights_.index_wq_b, heads * dim,
+            buffers_.index_q);
     // Keys that the chunk's last query sees; the rest of the row is not scored.
     const size_t keys = (begin + count) / ratio_;
     state_.timed(Part::kKeys, [&] {
@@ -113,7 +118,8 @@ class Attention {
   // A chunk of queries, through to the streams.
   void attend(const CudaGroup::Chunk& chunk) {
     const size_t heads = config_.num_attention_heads, width = config_.head_dim, rank = config_.q_lora_rank;
-    product(buffers_.qr + chunk.begin * rank, chunk.tokens, rank, weights_.wq_b, heads * width, buffers_.q);
+    product("attn.wq_b", buffers_.qr + chunk.begin * rank, chunk.tokens, rank, weights_.wq_b, heads * width,
+            buffers_.q);
     const AttentionCuda<T> attention{.heads = static_cast<uint32_t>(heads),
                                      .width = static_cast<uint32_t>(width),
                                      .window = static_cast<uint32_t>(config_.sliding_window),
@@ -143,22 +149,26 @@ class Attention {
     const size_t groups = config_.o_groups, rank = config_.o_lora_rank;
     const size_t width = config_.num_attention_heads / groups * config_.head_dim;
     state_.timed(Part::kAttentionProducts, [&] {
-      state_.products.multiply(stream_,
-                               {.m = chunk.tokens,
-                                .n = rank,
-                                .k = width,
-                                .x_stride = groups * width,
-                                .y_stride = groups * rank,
-                                .count = groups,
-                                .x_step = width,
-                                .w_step = rank * width,
-                                .y_step = rank},
-                               buffers_.q, weights_.wo_a, buffers_.u);
+      state_.products.multiply(
+          stream_,
+          {.m = chunk.tokens,
+           .n = rank,
+           .k = width,
+           .x_stride = groups * width,
+           .y_stride = groups * rank,
+           .count = groups,
+           .x_step = width,
+           .w_step = rank * width,
+           .y_step = rank},
+          state_.input(buffers_.q, chunk.tokens, groups * width, state_.input_scale("attn.wo_a")),
+          weights_.wo_a, buffers_.u);
     });
     state_.timed(Part::kKeys, [&] {
       amax_cuda(stream_, buffers_.u, chunk.tokens * groups * rank, state_.finding(CudaFindings::kOutRank));
     });
-    product(buffers_.u, chunk.tokens, groups * rank, weights_.wo_b, config_.hidden_size, buffers_.y);
+    product("attn.wo_b", buffers_.u, chunk.tokens, groups * rank, weights_.wo_b, config_.hidden_size,
+            buffers_.y);
+    state_.show(LayerPart::kMixer, group_.rows.begin + chunk.begin, chunk.tokens, buffers_.y);
   }
 
   CudaForwardState<T>& state_;

@@ -11,6 +11,11 @@
 namespace nibblecast {
 namespace {
 
+// What the inputs of w1 and w3, and of w2, are rounded with; 0: they are not.
+struct MlpScales {
+  float in = 0, mid = 0;
+};
+
 // w1 above w3, and w2, dequantized to the expert buffers.
 template <class T>
 void dequantize(CudaForwardState<T>& state, const MlpWeights& weights) {
@@ -24,20 +29,23 @@ void dequantize(CudaForwardState<T>& state, const MlpWeights& weights) {
 }
 
 // silu(x · w1ᵀ) * (x · w3ᵀ), clamped, times `row_weights` (null: 1), times w2ᵀ to y; of padded rows only
-// `count` mean something.
+// `count` mean something. `scales`: of the inputs.
 template <class T>
-void run_mlp(CudaForwardState<T>& state, const T* x, size_t count, size_t padded, const float* row_weights,
-             float* y, DeviceAmax unweighted, DeviceAmax weighted) {
+void run_mlp(CudaForwardState<T>& state, const T* x, size_t count, size_t padded, const MlpScales& scales,
+             const float* row_weights, float* y, DeviceAmax unweighted, DeviceAmax weighted) {
   const size_t width = state.config.hidden_size, inner = state.config.moe_intermediate_size;
   const CudaExpertBuffers<T>& buffers = *state.expert;
-  state.timed(Part::kExpertProducts,
-              [&] { state.product(x, padded, width, buffers.w13, 2 * inner, buffers.gate_up); });
+  state.timed(Part::kExpertProducts, [&] {
+    state.product(state.input(x, padded, width, scales.in), padded, width, buffers.w13, 2 * inner,
+                  buffers.gate_up);
+  });
   state.timed(Part::kExperts, [&] {
     swiglu_cuda(state.computing, buffers.gate_up, count, inner, static_cast<float>(state.config.swiglu_limit),
                 row_weights, buffers.act, unweighted, weighted);
   });
-  state.timed(Part::kExpertProducts,
-              [&] { state.product(buffers.act, padded, inner, buffers.w2, width, y); });
+  state.timed(Part::kExpertProducts, [&] {
+    state.product(state.input(buffers.act, padded, inner, scales.mid), padded, inner, buffers.w2, width, y);
+  });
 }
 
 }  // namespace
@@ -65,10 +73,12 @@ template <class T>
 void run_shared_expert(CudaForwardState<T>& state, const MlpWeights& weights) {
   const size_t width = state.config.hidden_size;
   const DeviceAmax seen = state.finding(CudaFindings::kSharedAct);
+  const MlpScales scales{state.input_scale("ffn.shared_experts.w1"),
+                         state.input_scale("ffn.shared_experts.w2")};
   dequantize(state, weights);
   for (size_t begin = 0; begin < state.token_count(); begin += kCudaExpertTokens) {
     const size_t count = std::min<size_t>(kCudaExpertTokens, state.token_count() - begin);
-    run_mlp(state, state.tokens->x_ffn + begin * width, count, count, nullptr,
+    run_mlp(state, state.tokens->x_ffn + begin * width, count, count, scales, nullptr,
             state.tokens->sum + begin * width, seen, seen);
   }
 }
@@ -88,7 +98,8 @@ void run_expert(CudaForwardState<T>& state, uint64_t expert, const StoredExpert&
       gather_rows_cuda(state.computing, state.tokens->x_ffn, width, list, rows, buffers.x,
                        state.finding(state.findings_at.w13(expert)));
     });
-    run_mlp(state, buffers.x, rows, padded, state.tokens->list_weights + list_begin + done, buffers.y,
+    run_mlp(state, buffers.x, rows, padded, {weights.in_scale, weights.mid_scale},
+            state.tokens->list_weights + list_begin + done, buffers.y,
             state.finding(state.findings_at.w2(expert)),
             state.finding(state.findings_at.w2_weighted(expert)));
     state.timed(Part::kExperts, [&] {
@@ -106,6 +117,7 @@ void finish_ffn(CudaForwardState<T>& state) {
     T* const streams = state.load_streams(begin, count, buffers.streams);
     state.timed(Part::kSpread, [&] {
       round_cuda(state.computing, state.tokens->sum + begin * width, count * width, buffers.x);
+      state.show(LayerPart::kFfn, begin, count, buffers.x);
       spread_to_streams_cuda(state.computing, state.tokens->mixes + begin, buffers.x, count,
                              state.config.hc_mult, width, streams, state.finding(CudaFindings::kFfnStreams));
     });

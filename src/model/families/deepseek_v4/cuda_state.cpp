@@ -6,6 +6,7 @@
 
 #include "base/cuda_devices.h"
 #include "base/error.h"
+#include "formats/nvfp4_input_cuda.h"
 
 namespace nibblecast {
 namespace {
@@ -191,6 +192,36 @@ template <class T>
 void CudaForwardState<T>::send(std::byte* to, const std::byte* from, uint64_t size_bytes) {
   copy_async(copying, to, from, size_bytes);
   use.uploaded_bytes += size_bytes;
+}
+
+template <class T>
+float CudaForwardState<T>::input_scale(const std::string& name) const {
+  const auto found = input_scales.find(module(name));
+  return found == input_scales.end() ? 0 : found->second;
+}
+
+template <class T>
+const T* CudaForwardState<T>::input(const T* x, size_t rows, size_t k, float scale) {
+  if (scale == 0) return x;
+  const size_t size_bytes = rows * k * sizeof(T);
+  if (rounded.size() < size_bytes) {
+    rounded = DeviceBuffer();  // first, so that only one of them exists
+    rounded = DeviceBuffer(size_bytes);
+  }
+  T* const to = reinterpret_cast<T*>(rounded.data());
+  round_nvfp4_input_cuda(computing, x, rows * k, scale, to);
+  return to;
+}
+
+template <class T>
+void CudaForwardState<T>::show(LayerPart part, size_t first, size_t count, const T* y) {
+  if (!watch.part) return;
+  std::vector<T> values(count * config.hidden_size);
+  copy_async(computing, values.data(), y, values.size() * sizeof(T));
+  computing.synchronize();
+  std::vector<float> shown;
+  for (const T value : values) shown.push_back(to_float(value));
+  watch.part(part, first, count, config.hidden_size, shown.data());
 }
 
 template class CudaForwardState<float>;

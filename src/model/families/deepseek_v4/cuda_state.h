@@ -120,6 +120,9 @@ class CudaForwardState {
 
   uint64_t layer = 0;
   CudaFindings findings_at;
+  InputScales input_scales;  // of the layer, by full name
+  DeviceBuffer rounded;      // inputs of the linear in progress; as large as the largest so far
+  LayerWatch watch;
 
   size_t token_count() const { return ids.size(); }
   size_t stream_width() const { return config.hc_mult * config.hidden_size; }
@@ -133,6 +136,13 @@ class CudaForwardState {
 
   // Weights to the device, on the stream of copies.
   void send(std::byte* to, const std::byte* from, uint64_t size_bytes);
+
+  // What the input of a dense module is rounded with; 0: it is not.
+  float input_scale(const std::string& name) const;
+  // x [rows, k] where a linear takes its input from.
+  const T* input(const T* x, size_t rows, size_t k, float scale);
+  // To whoever watches: y [count, D] of tokens from `first` on.
+  void show(LayerPart part, size_t first, size_t count, const T* y);
 
   // x · wᵀ.
   template <class Out>

@@ -141,7 +141,10 @@ void run_router(ForwardState<T>& state, const FfnWeights& weights) {
   prepare(state, weights, x_amax);
   state.record(v4_tap::kFfnIn, "ffn.gate", x_amax);
   assign(state, weights);
+  if (state.watch.routing) state.watch.routing(state.chosen);
   state.shared.keep(weights.shared);
+  state.shared.weights.in_scale = state.input_scale("ffn.shared_experts.w1");
+  state.shared.weights.mid_scale = state.input_scale("ffn.shared_experts.w2");
 }
 
 template <class T>
@@ -158,8 +161,10 @@ void run_expert(ForwardState<T>& state, uint64_t expert, const MlpWeights& weigh
     const size_t rows = gather(state, tokens, x, x_amax);
     std::vector<float> row_weights(rows);
     for (size_t row = 0; row < tokens.size(); ++row) row_weights[row] = tokens[row].weight;
+    if (weights.in_scale != 0) round_inputs(x, rows, width, weights.in_scale, x);
     activate(x, rows, weights, static_cast<float>(state.config.swiglu_limit), row_weights.data(), act,
              unweighted, weighted);
+    if (weights.mid_scale != 0) round_inputs(act, rows, inner, weights.mid_scale, act);
     linears<T, 1>(act, rows, inner, {weights.w2}, {0, width},
                   [&](const Tile& tile, const std::array<const float*, 1>& sums) {
                     const size_t end = std::min(tile.row + tile.rows, tokens.size());
@@ -190,8 +195,10 @@ void finish_ffn(ForwardState<T>& state) {
   for (size_t begin = 0; begin < state.tokens(); begin += kExpertTokens) {
     const size_t rows = std::min(kExpertTokens, state.tokens() - begin);
     T* x = state.x_ffn.data() + begin * width;  // read here for the last time, then the output
+    if (weights.in_scale != 0) round_inputs(x, rows, width, weights.in_scale, x);
     activate(x, rows, weights, static_cast<float>(state.config.swiglu_limit), nullptr, act, act_amax,
              act_amax);
+    if (weights.mid_scale != 0) round_inputs(act, rows, inner, weights.mid_scale, act);
     linears<T, 1>(act, rows, inner, {weights.w2}, {0, width},
                   [&](const Tile& tile, const std::array<const float*, 1>& sums) {
                     for (size_t row = 0; row < tile.rows; ++row) {
@@ -200,6 +207,7 @@ void finish_ffn(ForwardState<T>& state) {
                                 x + at);
                     }
                   });
+    state.show(LayerPart::kFfn, begin, rows, x);
     parallel_for(rows, [&](size_t row) {
       const size_t token = begin + row;
       spread(state, state.mixes[token], token, x + row * width, stream_amax);

@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/parallel.h"
+#include "formats/nvfp4_input.h"
 #include "model/families/deepseek_v4/checks.h"
 #include "model/families/deepseek_v4/head.h"
 #include "model/families/deepseek_v4/state.h"
@@ -27,6 +28,20 @@ template <class T>
 void ForwardState<T>::record(const char* tap, const std::string& name, const Amax& input) {
   check(name, input);
   amax.taps[tap] = {input.value()};
+}
+
+template <class T>
+void ForwardState<T>::show(LayerPart part, size_t first, size_t count, const T* y) const {
+  if (!watch.part) return;
+  std::vector<float> values(count * config.hidden_size);
+  for (size_t i = 0; i < values.size(); ++i) values[i] = to_float(y[i]);
+  watch.part(part, first, count, config.hidden_size, values.data());
+}
+
+template <class T>
+void round_inputs(const T* x, size_t rows, size_t width, float input_scale, T* y) {
+  parallel_for(rows,
+               [&](size_t row) { round_nvfp4_input(x + row * width, width, input_scale, y + row * width); });
 }
 
 template <class T>
@@ -112,6 +127,16 @@ void DeepseekV4Forward<T>::set_tick(std::function<void(double done)> tick) {
 }
 
 template <class T>
+void DeepseekV4Forward<T>::set_input_scales(InputScales scales) {
+  state_->input_scales = std::move(scales);
+}
+
+template <class T>
+void DeepseekV4Forward<T>::watch(LayerWatch watch) {
+  state_->watch = std::move(watch);
+}
+
+template <class T>
 void DeepseekV4Forward<T>::embed(uint64_t first, uint64_t count, std::span<const std::byte> bytes) {
   State& state = *state_;
   const EmbeddingShape shape = embedding_shape(state.config);
@@ -148,7 +173,7 @@ void DeepseekV4Forward<T>::expert(uint64_t expert, const StoredExpert& weights) 
   State& state = *state_;
   assert(state.in_layer && expert == state.next_expert && expert < state.config.n_routed_experts);
   check_expert(state.config, state.layer, expert, weights);
-  run_expert<T>(state, expert, {weights.w1, weights.w2, weights.w3});
+  run_expert<T>(state, expert, {weights.w1, weights.w2, weights.w3, weights.in_scale, weights.mid_scale});
   ++state.next_expert;
 }
 
@@ -190,6 +215,8 @@ RowLosses DeepseekV4Forward<T>::row_losses() const {
 
 template struct ForwardState<float>;
 template struct ForwardState<bf16>;
+template void round_inputs(const float*, size_t, size_t, float, float*);
+template void round_inputs(const bf16*, size_t, size_t, float, bf16*);
 template void mix_and_norm(const ForwardState<float>&, const HyperConnection&, const std::vector<float>&,
                            size_t, size_t, float*, StreamMix*, Amax&);
 template void mix_and_norm(const ForwardState<bf16>&, const HyperConnection&, const std::vector<float>&,

@@ -17,6 +17,7 @@
 
 #include "model/activation_amax.h"
 #include "model/families/deepseek_v4/config.h"
+#include "model/forward_pass.h"
 #include "model/logits.h"
 #include "model/stored.h"
 
@@ -39,6 +40,9 @@ class DeepseekV4Forward {
 
   // Called within begin_layer(), expert() and end_layer() with the part of the call that is done.
   void set_tick(std::function<void(double done)> tick);
+  // As those of ForwardPass.
+  void set_input_scales(InputScales scales);
+  void watch(LayerWatch watch);
 
   // Rows [first, first + count) of embed.weight (BF16 [V, D]) in `bytes`; call until all V were seen.
   void embed(uint64_t first, uint64_t count, std::span<const std::byte> bytes);

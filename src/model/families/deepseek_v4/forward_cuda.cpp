@@ -65,6 +65,7 @@ struct DeepseekV4CudaForward<T>::Flow {
 
   void end_layer() {
     slots.finish(run_sent);
+    if (state.watch.routing) state.watch.routing(routing.chosen());
     state.compute_clock.time(state.computing, [&] { finish_ffn(state); });
     findings.fetch(state, routing);
     ++state.layer;
@@ -188,6 +189,16 @@ template <class T>
 void DeepseekV4CudaForward<T>::begin_layer() {
   flow_->next_expert = 0;
   flow_->begin_layer();
+}
+
+template <class T>
+void DeepseekV4CudaForward<T>::set_input_scales(InputScales scales) {
+  flow_->state.input_scales = std::move(scales);
+}
+
+template <class T>
+void DeepseekV4CudaForward<T>::watch(LayerWatch watch) {
+  flow_->state.watch = std::move(watch);
 }
 
 template <class T>

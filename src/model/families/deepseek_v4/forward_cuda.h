@@ -34,6 +34,8 @@ class DeepseekV4CudaForward : public ForwardPass {
   void expect_layer(uint64_t layer, std::span<const Tensor> dense) override;
   void take(const std::string& name, uint64_t begin, std::span<const std::byte> bytes,
             const Owner& owner) override;
+  void set_input_scales(InputScales scales) override;
+  void watch(LayerWatch watch) override;
   void begin_layer() override;
   void expert(uint64_t expert, const StoredExpert& weights, const Owner& owner) override;
   void end_layer() override;

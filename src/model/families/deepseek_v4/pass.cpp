@@ -24,6 +24,8 @@ class CpuForwardPass : public ForwardPass {
       : forward_(config, std::move(rows)) {}
 
   void set_tick(Tick tick) override { forward_.set_tick(std::move(tick)); }
+  void set_input_scales(InputScales scales) override { forward_.set_input_scales(std::move(scales)); }
+  void watch(LayerWatch watch) override { forward_.watch(std::move(watch)); }
   void embed(uint64_t first, uint64_t count, std::span<const std::byte> bytes) override {
     forward_.embed(first, count, bytes);
   }

@@ -55,17 +55,30 @@ struct ForwardState {
   Workspace<T> expert_x, expert_act;  // tokens of the expert in progress: [tokens, D] and [tokens, I]
   LayerAmax amax;
   std::function<void(double done)> tick;  // may be empty
+  InputScales input_scales;               // by full name
+  LayerWatch watch;
 
   void report(double done, size_t of) const {
     if (tick) tick(done / static_cast<double>(of));
   }
   size_t tokens() const { return ids.size(); }
   std::string module(const std::string& name) const { return layer_module(layer, name); }
+  // What the input of a dense module is rounded with; 0: it is not.
+  float input_scale(const std::string& name) const {
+    const auto found = input_scales.find(module(name));
+    return found == input_scales.end() ? 0 : found->second;
+  }
+  // To whoever watches: y [count, D] of tokens from `first` on.
+  void show(LayerPart part, size_t first, size_t count, const T* y) const;
   // Error kBadInput if the input of module `name` was not finite.
   void check(const std::string& name, const Amax& input) const;
   // check(), and into the record of `tap`, whose first linear `name` is.
   void record(const char* tap, const std::string& name, const Amax& input);
 };
+
+// x [rows, width] -> y, which may be x, in NVFP4 and back (formats/nvfp4_input.h).
+template <class T>
+void round_inputs(const T* x, size_t rows, size_t width, float input_scale, T* y);
 
 // Before a half of a layer, for tokens [first, first + count), count <= kHyperRows: the streams mixed into x
 // [count, D] and normed, all in FP32, rounded once; the largest |x| to `seen`.

@@ -35,6 +35,7 @@ struct AttentionWeights {
 
 struct MlpWeights {
   WeightView w1, w2, w3;
+  float in_scale = 0, mid_scale = 0;  // as StoredExpert's
 };
 
 struct FfnWeights {

@@ -1,0 +1,174 @@
+#include "cli/evaluate_report.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "cli/summary.h"
+#include "cli/text.h"
+#include "pipeline/run.h"
+
+namespace nibblecast {
+namespace {
+
+constexpr size_t kIdsAround = 8;    // ids before and after a token that is listed
+constexpr size_t kLayersShown = 3;  // that the text names
+
+Json rows_json(const ModelEvaluation& model) {
+  Json rows = Json::array();
+  for (const RowNll& row : model.rows)
+    rows.push_back({{"tokens", row.tokens}, {"nll_sum", number_json(row.nll_sum)}});
+  return rows;
+}
+
+Json divergence_json(const Divergence& found) {
+  return {{"kl_mean", number_json(found.kl_mean)},
+          {"kl_stderr", number_json(found.kl_stderr)},
+          {"kl_median", number_json(found.kl_median)},
+          {"kl_p90", number_json(found.kl_p90)},
+          {"kl_p99", number_json(found.kl_p99)},
+          {"kl_p999", number_json(found.kl_p999)},
+          {"kl_max", number_json(found.kl_max)},
+          {"top1_agreement", number_json(found.top1_agreement)},
+          {"top5_agreement", number_json(found.top5_agreement)},
+          {"logprob_delta_mean", number_json(found.logprob_delta_mean)},
+          {"logprob_delta_rms", number_json(found.logprob_delta_rms)},
+          {"logprob_delta_p1", number_json(found.logprob_delta_p1)},
+          {"logprob_delta_p99", number_json(found.logprob_delta_p99)}};
+}
+
+Json layers_json(const ModelEvaluation& model) {
+  Json layers = Json::array();
+  for (const LayerErrors& layer : model.layers) {
+    layers.push_back({{"layer", layer.layer},
+                      {"stream_error", number_json(layer.stream_error)},
+                      {"stream_cosine", number_json(layer.stream_cosine)},
+                      {"mixer_error", number_json(layer.mixer_error)},
+                      {"ffn_error", number_json(layer.ffn_error)},
+                      {"routing_moved", number_json(layer.routing_moved)}});
+  }
+  return layers;
+}
+
+// Ids [begin, end) of a row, as far as it has them.
+std::vector<int32_t> ids_of(const std::vector<int32_t>& row, size_t begin, size_t end) {
+  end = std::min(end, row.size());
+  return {row.begin() + static_cast<ptrdiff_t>(std::min(begin, end)),
+          row.begin() + static_cast<ptrdiff_t>(end)};
+}
+
+Json worst_json(const EvaluationOutcome& outcome, const ModelEvaluation& model) {
+  Json worst = Json::array();
+  for (const WorstToken& token : model.worst) {
+    const std::vector<int32_t>& row = outcome.rows.ids[token.row];
+    const size_t before = token.place - std::min(token.place, kIdsAround);
+    worst.push_back({{"row", token.row},
+                     {"place", token.place},
+                     {"id", row[token.place]},
+                     {"kl", number_json(token.kl)},
+                     {"logprob_delta", number_json(token.logprob_delta)},
+                     {"ids_before", ids_of(row, before, token.place)},
+                     {"ids_after", ids_of(row, token.place + 1, token.place + 1 + kIdsAround)}});
+  }
+  return worst;
+}
+
+Json model_json(const EvaluationOutcome& outcome, size_t index) {
+  const ModelEvaluation& model = outcome.evaluation.models[index];
+  Json json = {{"path", outcome.paths[index]},
+               {"perplexity", number_json(model.perplexity())},
+               {"nll_mean", number_json(model.nll_mean)},
+               {"nll_stderr", number_json(model.nll_stderr)},
+               {"bytes", {{"read", model.read_bytes}}},
+               {"rows", rows_json(model)},
+               {"layers", layers_json(model)}};
+  if (!model.against_source) return json;
+  json["against_source"] = divergence_json(*model.against_source);
+  json["worst_tokens"] = worst_json(outcome, model);
+  return json;
+}
+
+std::string with_error(double value, double error) {
+  return std::isfinite(error) ? fmt::format("{:.4g} +- {:.2g}", value, error) : fmt::format("{:.4g}", value);
+}
+
+// Its error is that of the mean of the logarithms, times the perplexity.
+std::string perplexity_line(const ModelEvaluation& model) {
+  const double value = model.perplexity();
+  return summary_line("perplexity", with_error(value, value * model.nll_stderr));
+}
+
+std::string layers_line(const ModelEvaluation& model) {
+  const std::vector<LayerErrors>& layers = model.layers;
+  if (std::ranges::all_of(layers, [](const LayerErrors& layer) { return layer.stream_error == 0; }))
+    return summary_line("streams", "equal after every layer");
+  // By how much the error grew, which is what the layer added.
+  std::vector<std::pair<double, uint64_t>> grown;
+  double before = 0;
+  for (const LayerErrors& layer : layers) {
+    grown.emplace_back(before - layer.stream_error, layer.layer);
+    before = layer.stream_error;
+  }
+  std::ranges::stable_sort(grown);
+  std::string text =
+      fmt::format("error {:.3g} after the last layer (cosine {:.6f}); it grows most in layer{}",
+                  layers.back().stream_error, layers.back().stream_cosine, grown.size() == 1 ? "" : "s");
+  for (size_t index = 0; index < std::min(kLayersShown, grown.size()); ++index)
+    text += fmt::format("{} {}", index == 0 ? "" : ",", grown[index].second);
+  return summary_line("streams", text);
+}
+
+std::string against_text(const ModelEvaluation& model) {
+  const Divergence& found = *model.against_source;
+  return summary_line("KL", fmt::format("{} nats a token; median {:.3g}, 99 % below {:.3g}, at most {:.3g}",
+                                        with_error(found.kl_mean, found.kl_stderr), found.kl_median,
+                                        found.kl_p99, found.kl_max)) +
+         summary_line("top token",
+                      fmt::format("the source's in {:.2f} %, among the five likeliest in {:.2f} %",
+                                  100 * found.top1_agreement, 100 * found.top5_agreement)) +
+         summary_line("log p", fmt::format("of the token that came: {:+.3g} on average, {:.3g} RMS",
+                                           found.logprob_delta_mean, found.logprob_delta_rms)) +
+         layers_line(model);
+}
+
+}  // namespace
+
+std::string evaluation_text(const EvaluationOutcome& outcome) {
+  const Evaluation& evaluation = outcome.evaluation;
+  std::string text =
+      summary_line("rows", fmt::format("{}, {} predicted", count_text(outcome.rows.ids.size(), "row"),
+                                       count_text(evaluation.tokens, "token")));
+  uint64_t read = 0;
+  for (size_t index = 0; index < evaluation.models.size(); ++index) {
+    const ModelEvaluation& model = evaluation.models[index];
+    text += summary_line(index == 0 ? "source" : "candidate", outcome.paths[index]) + perplexity_line(model);
+    if (model.against_source) text += against_text(model);
+    read += model.read_bytes;
+  }
+  const double seconds = std::max(evaluation.seconds, 1e-9);
+  return text +
+         summary_line("time", fmt::format("{}; read {} at {}", duration_text(evaluation.seconds),
+                                          size_text(read), rate_text(static_cast<double>(read) / seconds))) +
+         summary_line("memory", size_text(peak_resident_bytes()) + " at most");
+}
+
+Json evaluation_json(const EvaluationOutcome& outcome) {
+  const Evaluation& evaluation = outcome.evaluation;
+  Json models = Json::array();
+  uint64_t read = 0;
+  for (size_t index = 0; index < evaluation.models.size(); ++index) {
+    models.push_back(model_json(outcome, index));
+    read += evaluation.models[index].read_bytes;
+  }
+  RunRecord record;  // of a device, in the form that other commands have
+  record.device = evaluation.device;
+  record.read_wait_seconds = evaluation.read_wait_seconds;
+  return {{"tokens", evaluation.tokens},      {"rows", outcome.rows.ids.size()},
+          {"models", std::move(models)},      {"seconds", evaluation.seconds},
+          {"bytes", {{"read", read}}},        {"peak_memory_bytes", peak_resident_bytes()},
+          {"device", device_use_json(record)}};
+}
+
+}  // namespace nibblecast

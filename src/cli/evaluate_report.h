@@ -1,0 +1,22 @@
+// cli/evaluate_report.h - what an evaluation found, for people and for programs.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/json.h"
+#include "calibration/rows.h"
+#include "pipeline/evaluation.h"
+
+namespace nibblecast {
+
+struct EvaluationOutcome {
+  const Evaluation& evaluation;
+  const CalibrationRows& rows;
+  std::vector<std::string> paths = {};  // of the models, as they were given
+};
+
+std::string evaluation_text(const EvaluationOutcome& outcome);
+Json evaluation_json(const EvaluationOutcome& outcome);  // what is no number is null
+
+}  // namespace nibblecast

@@ -1,0 +1,284 @@
+#include "pipeline/evaluation.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <map>
+#include <memory>
+
+#include "base/error.h"
+#include "base/parallel.h"
+#include "model/token_rows.h"
+#include "ops/logits_divergence.h"
+#include "pipeline/model_walk.h"
+#include "pipeline/stream_errors.h"
+
+namespace nibblecast {
+namespace {
+
+constexpr uint64_t kRoundedTokens =
+    8192;  // whose inputs of one linear a pass holds, or those of a longer row
+
+// The source's logits until every candidate was held against them: those of the rows of the vocabulary that
+// are worked on, of all tokens.
+class LogitsMeeting {
+ public:
+  LogitsMeeting(size_t tokens, size_t candidates)
+      : states_(candidates, std::vector<LogitsDivergence>(tokens)) {}
+
+  LogitsSink source() {
+    return [this](const LogitsBlock& block) { keep(block); };
+  }
+  LogitsSink candidate(size_t index) {
+    return [this, index](const LogitsBlock& block) { meet(block, states_[index]); };
+  }
+  // The source's go on to other rows of the vocabulary.
+  void clear() { kept_.clear(); }
+  const std::vector<LogitsDivergence>& states(size_t candidate) const { return states_[candidate]; }
+
+ private:
+  struct Kept {
+    std::vector<float> values;
+    size_t first = 0;
+  };
+
+  void keep(const LogitsBlock& block) {
+    Kept& kept = kept_[block.token];
+    kept.first = block.first;
+    kept.values.resize(block.tokens * block.count);
+    parallel_for(block.tokens, [&](size_t token) {
+      std::copy_n(block.values + token * block.stride, block.count, kept.values.data() + token * block.count);
+    });
+  }
+
+  void meet(const LogitsBlock& block, std::vector<LogitsDivergence>& states) const {
+    const auto kept = kept_.find(block.token);
+    if (kept == kept_.end() || kept->second.first != block.first) {
+      throw Error(ErrorKind::kInternal, {},
+                  fmt::format("logits of token {}, row {} of the vocabulary come before the source's",
+                              block.token, block.first));
+    }
+    parallel_for(block.tokens, [&](size_t token) {
+      add_logits_pair(kept->second.values.data() + token * block.count, block.values + token * block.stride,
+                      block.count, block.first, states[block.token + token]);
+    });
+  }
+
+  std::map<size_t, Kept> kept_;  // by the first token
+  std::vector<std::vector<LogitsDivergence>> states_;
+};
+
+class Evaluator {
+ public:
+  Evaluator(std::span<const EvaluatedModel> models, const CalibrationRows& rows,
+            const EvaluationOptions& options)
+      : models_(models), rows_(rows), options_(options), parts_(rows.tokens()) {
+    for (size_t index = 0; index < models.size(); ++index) add_walk(index);
+    result_.models.resize(models.size());
+  }
+
+  Evaluation run() {
+    const auto start = std::chrono::steady_clock::now();
+    const uint64_t layers = models_[0].plan->layers();
+    for (size_t stage = 0; stage <= layers; ++stage) run_stage(stage);
+    run_head();
+    for (size_t index = 0; index < walks_.size(); ++index) add_use(index);
+    result_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    return std::move(result_);
+  }
+
+ private:
+  void add_walk(size_t index) {
+    WalkOptions walk{.device = options_.device,
+                     .read_memory_bytes = options_.read_memory_bytes,
+                     .read_threads = options_.read_threads,
+                     .round_inputs = options_.round_inputs};
+    if (options_.progress) walk.tick = [this] { report(); };
+    const EvaluatedModel& model = models_[index];
+    walks_.push_back(std::make_unique<ModelWalk>(*model.checkpoint, *model.plan, rows_.ids, walk));
+    bytes_ += walks_.back()->bytes();
+    if (models_.size() > 1)
+      walks_.back()->forward().watch(index == 0 ? parts_.of_source() : parts_.of_candidate());
+  }
+
+  // Stage 0 is the embedding, the others are layers.
+  void run_stage(size_t stage) {
+    for (size_t index = 0; index < walks_.size(); ++index) {
+      begin(stage == 0 ? "embedding" : fmt::format("layer {} of {}", stage, models_[0].plan->layers()),
+            index);
+      if (index == 0)
+        parts_.begin_source();
+      else
+        parts_.begin_candidate();
+      walks_[index]->run_stage(stage);
+      if (index > 0 && stage > 0) add_errors(index, stage - 1);
+    }
+  }
+
+  void add_errors(size_t index, uint64_t layer) {
+    const ErrorSums sums =
+        stream_errors(walks_[0]->forward(), walks_[index]->forward(), models_[0].plan->options.compute_dtype);
+    result_.models[index].layers.push_back({.layer = layer,
+                                            .stream_error = sums.error(),
+                                            .stream_cosine = sums.cosine(),
+                                            .mixer_error = parts_.mixer_error(),
+                                            .ffn_error = parts_.ffn_error(),
+                                            .routing_moved = parts_.routing_moved()});
+  }
+
+  // A part of the vocabulary after the other, for all models.
+  void run_head() {
+    const size_t candidates = walks_.size() - 1;
+    LogitsMeeting meeting(candidates > 0 ? rows_.tokens() : 0, candidates);
+    walks_[0]->begin_head(candidates > 0 ? meeting.source() : LogitsSink());
+    for (size_t index = 1; index < walks_.size(); ++index)
+      walks_[index]->begin_head(meeting.candidate(index - 1));
+    const uint64_t vocabulary = models_[0].plan->model->vocabulary.size;
+    for (uint64_t row = 0; row < vocabulary; row += kHeadRows) {
+      for (size_t index = 0; index < walks_.size(); ++index) {
+        begin("head", index);
+        walks_[index]->head_until(std::min<uint64_t>(row + kHeadRows, vocabulary));
+      }
+      meeting.clear();
+    }
+    const RowLosses source = walks_[0]->losses();
+    add_losses(source, result_.models[0]);
+    for (size_t index = 1; index < walks_.size(); ++index) {
+      const RowLosses own = walks_[index]->losses();
+      add_losses(own, result_.models[index]);
+      add_divergence(source, own, meeting.states(index - 1), result_.models[index]);
+    }
+  }
+
+  void add_losses(const RowLosses& losses, ModelEvaluation& model) {
+    std::vector<double> sums;
+    std::vector<uint64_t> tokens;
+    for (const std::vector<float>& row : losses) {
+      double sum = 0;
+      for (const float nll : row) sum += double{nll};
+      model.rows.push_back({row.size(), sum});
+      sums.push_back(sum);
+      tokens.push_back(row.size());
+    }
+    const RowMean mean = row_mean(sums, tokens);
+    model.nll_mean = mean.mean;
+    model.nll_stderr = mean.error;
+    result_.tokens = 0;
+    for (const uint64_t count : tokens) result_.tokens += count;
+  }
+
+  // Of the tokens that predict one: those of a row but its last.
+  void add_divergence(const RowLosses& source, const RowLosses& own,
+                      const std::vector<LogitsDivergence>& states, ModelEvaluation& model) const {
+    std::vector<std::vector<TokenDivergence>> rows(source.size());
+    size_t begin = 0;  // of the row's tokens
+    for (size_t row = 0; row < source.size(); ++row) {
+      for (size_t at = 0; at < source[row].size(); ++at) {
+        const LogitsDivergence& state = states[begin + at];
+        rows[row].push_back({.kl = kl_divergence(state),
+                             .logprob_delta = double{source[row][at]} - double{own[row][at]},
+                             .same_top1 = same_top1(state),
+                             .top1_in_top5 = top1_in_top5(state)});
+      }
+      begin += rows_.ids[row].size();
+    }
+    model.against_source = divergence_of(rows);
+    model.worst = worst_of(rows);
+  }
+
+  static std::vector<WorstToken> worst_of(const std::vector<std::vector<TokenDivergence>>& rows) {
+    std::vector<WorstToken> all;
+    for (size_t row = 0; row < rows.size(); ++row) {
+      for (size_t at = 0; at < rows[row].size(); ++at)
+        all.push_back({row, at + 1, rows[row][at].kl, rows[row][at].logprob_delta});
+    }
+    // NaN is worse than any number.
+    const auto goodness = [](const WorstToken& token) {
+      return std::isnan(token.kl) ? -INFINITY : -token.kl;
+    };
+    std::ranges::stable_sort(all, {}, goodness);
+    all.resize(std::min(all.size(), kWorstTokens));
+    return all;
+  }
+
+  void add_use(size_t index) {
+    const DeviceUse use = walks_[index]->forward().device_use();
+    result_.device.uploaded_bytes += use.uploaded_bytes;
+    result_.device.upload_seconds += use.upload_seconds;
+    result_.device.compute_seconds += use.compute_seconds;
+    for (const auto& [part, seconds] : use.parts) result_.device.parts[part] += seconds;
+    result_.models[index].read_bytes = walks_[index]->read_bytes();
+    result_.read_wait_seconds += walks_[index]->read_wait_seconds();
+  }
+
+  void begin(const std::string& stage, size_t index) {
+    progress_.stage = stage;
+    if (walks_.size() > 1)
+      progress_.stage +=
+          index == 0 ? ", source" : fmt::format(", candidate {} of {}", index, walks_.size() - 1);
+    if (options_.progress) report();
+  }
+
+  void report() {
+    progress_.bytes = bytes_;
+    progress_.bytes_done = 0;
+    for (const auto& walk : walks_) progress_.bytes_done += walk->read_bytes();
+    options_.progress(progress_);
+  }
+
+  const std::span<const EvaluatedModel> models_;
+  const CalibrationRows& rows_;
+  const EvaluationOptions& options_;
+  LayerParts parts_;
+  std::vector<std::unique_ptr<ModelWalk>> walks_;
+  uint64_t bytes_ = 0;  // that all will read
+  EvaluationProgress progress_;
+  Evaluation result_;
+};
+
+// Of a linear in a layer.
+uint64_t widest_input(const Model& model) {
+  uint64_t widest = 0;
+  for (const LayerTable& layer : model.table.layers)
+    for (const WeightModule& module : layer.modules) widest = std::max(widest, module.shape[1]);
+  return widest;
+}
+
+void require_predictions(const CalibrationRows& rows) {
+  if (std::ranges::any_of(rows.ids, [](const auto& row) { return row.size() > 1; })) return;
+  throw Error(ErrorKind::kBadInput, {}, "no row has two tokens, so that no token is predicted",
+              {.hint = "give longer texts, or --text-rows packed"});
+}
+
+}  // namespace
+
+double ModelEvaluation::perplexity() const { return std::exp(nll_mean); }
+
+Evaluation evaluate(std::span<const EvaluatedModel> models, const CalibrationRows& rows,
+                    const EvaluationOptions& options) {
+  require_predictions(rows);
+  for (const EvaluatedModel& model : models.subspan(1))
+    require_same_model(*models[0].plan, *model.plan, model.checkpoint->folder().string());
+  return Evaluator(models, rows, options).run();
+}
+
+uint64_t rounded_inputs_bytes(const Model& model, const Workload& work) {
+  const uint64_t tokens = std::min(work.tokens, std::max(kRoundedTokens, work.longest_row));
+  return tokens * widest_input(model) * sizeof(float);
+}
+
+uint64_t evaluation_memory_bytes(const Model& model, const Workload& work, size_t models) {
+  const uint64_t candidates = models - 1, tokens = work.tokens;
+  const uint64_t losses = tokens * models * (sizeof(float) + sizeof(TokenDivergence));
+  if (candidates == 0) return losses;
+  const Shape& embedding = model.table.globals.find({.role = Role::kEmbedding})->shape;
+  const uint64_t kept = tokens * std::min<uint64_t>(kHeadRows, embedding[0]) * sizeof(float);
+  const uint64_t watched = 2 * tokens * embedding[1] * sizeof(float);
+  uint64_t top = 0;
+  for (const LayerTable& layer : model.table.layers) top = std::max(top, layer.top);
+  return losses + kept + watched + tokens * (candidates * sizeof(LogitsDivergence) + top * sizeof(int32_t));
+}
+
+}  // namespace nibblecast

@@ -1,0 +1,94 @@
+// pipeline/evaluation.h - what a checkpoint, or several against their source, make of rows of tokens:
+// perplexity, divergence of the distributions over the whole vocabulary, and where in the model errors begin.
+// All go through the layers in step, each reading its weights once.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "calibration/rows.h"
+#include "checkpoint/checkpoint.h"
+#include "model/forward_pass.h"
+#include "pipeline/evaluation_statistics.h"
+#include "pipeline/io_threads.h"
+#include "plan/cost.h"
+#include "plan/plan.h"
+
+namespace nibblecast {
+
+// A checkpoint and what is read of it (make_forward_plan()); both outlive the evaluation.
+struct EvaluatedModel {
+  const Checkpoint* checkpoint = nullptr;
+  const Plan* plan = nullptr;
+};
+
+struct EvaluationProgress {
+  std::string stage = {};  // "layer 4 of 61, candidate 1 of 2"
+  uint64_t bytes_done = 0, bytes = 0;
+};
+
+struct EvaluationOptions {
+  ForwardDevice device = {};       // of each model
+  uint64_t read_memory_bytes = 0;  // of each model
+  size_t read_threads = kIoThreads;
+  bool round_inputs = false;  // of linears that have an input_scale, as engines do
+  std::function<void(const EvaluationProgress&)> progress = {};  // may throw, which ends it
+};
+
+// After a layer, against the source; errors are ||a - b|| / ||a|| over all tokens.
+struct LayerErrors {
+  uint64_t layer = 0;
+  double stream_error = 0, stream_cosine = 1;  // of what goes into the next layer
+  // Where the forward pass shows them: what attention and feed-forward give, and the share of the source's
+  // choices of experts that the candidate does not make.
+  std::optional<double> mixer_error = {}, ffn_error = {}, routing_moved = {};
+};
+
+struct RowNll {
+  uint64_t tokens = 0;  // predicted
+  double nll_sum = 0;   // nats
+};
+
+// A token that the candidate finds much less, or more, likely than the source does; by its KL.
+struct WorstToken {
+  size_t row = 0, place = 0;  // of the token that is predicted
+  double kl = 0, logprob_delta = 0;
+};
+inline constexpr size_t kWorstTokens = 20;
+
+struct ModelEvaluation {
+  std::vector<RowNll> rows = {};  // in their order
+  double nll_mean = 0, nll_stderr = 0;
+  uint64_t read_bytes = 0;
+  // Of candidates.
+  std::optional<Divergence> against_source = {};
+  std::vector<LayerErrors> layers = {};
+  std::vector<WorstToken> worst = {};  // descending
+
+  double perplexity() const;  // exp(nll_mean)
+};
+
+struct Evaluation {
+  uint64_t tokens = 0;  // predicted, of all rows
+  std::vector<ModelEvaluation> models = {};
+  double seconds = 0, read_wait_seconds = 0;
+  DeviceUse device = {};  // of all models together
+};
+
+// models[0] is the source; rows as for a calibration. kBadInput: models that differ (require_same_model()),
+// no token that is predicted. Errors besides as those of ForwardPass and Reader.
+Evaluation evaluate(std::span<const EvaluatedModel> models, const CalibrationRows& rows,
+                    const EvaluationOptions& options);
+
+// What a model takes to round the inputs of a linear, where the model computes.
+uint64_t rounded_inputs_bytes(const Model& model, const Workload& work);
+
+// What evaluate() takes beside the models' passes and their readers: the source's logits of a part of the
+// vocabulary, what is watched within a layer, and a few numbers a token.
+uint64_t evaluation_memory_bytes(const Model& model, const Workload& work, size_t models);
+
+}  // namespace nibblecast

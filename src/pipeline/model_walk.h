@@ -1,0 +1,73 @@
+// pipeline/model_walk.h - one checkpoint through its forward pass, stage by stage, so that several can go in
+// step: each reads its own weights, once, ahead of their use.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "pipeline/calibration_pass.h"
+#include "pipeline/io_threads.h"
+#include "pipeline/reader.h"
+#include "pipeline/units.h"
+#include "plan/forward_plan.h"
+
+namespace nibblecast {
+
+struct WalkOptions {
+  ForwardDevice device = {};
+  uint64_t read_memory_bytes = 0;
+  size_t read_threads = kIoThreads;
+  bool round_inputs = false;        // of linears with an input_scale
+  std::function<void()> tick = {};  // called now and then; may throw, which ends the walk
+};
+
+// Order of calls: run_stage() for all stages but the last, ascending; begin_head(), head_until() ascending to
+// the vocabulary's size, losses(). One caller. Errors as those of the forward pass and the reader.
+class ModelWalk {
+ public:
+  // `plan`: make_forward_plan() of `source`; both outlive this.
+  ModelWalk(const Checkpoint& source, const Plan& plan, const std::vector<std::vector<int32_t>>& rows,
+            const WalkOptions& options);
+
+  ForwardPass& forward() { return pass_.forward(); }
+  // All of the embedding (stage 0) or of a layer; afterwards the streams are those that leave it.
+  void run_stage(size_t stage);
+
+  void begin_head(LogitsSink sink);
+  // Goes on until the head's rows below `row` were taken, whose logits the sink then has.
+  void head_until(uint64_t row);
+  RowLosses losses() { return forward().row_losses(); }
+
+  uint64_t bytes() const;  // that it reads in all
+  uint64_t read_bytes() const { return read_bytes_; }
+  double read_wait_seconds() const { return read_wait_seconds_; }
+
+ private:
+  using Loaded = std::shared_ptr<const Reader::Loaded>;
+
+  Loaded next();
+  void run_unit(const Unit& unit, const Loaded& loaded);
+  void run_mlp(const Unit& unit, const Loaded& loaded);
+  void read_scales(uint64_t layer);
+  bool holds_head(const Unit& unit) const;
+
+  const Checkpoint& source_;
+  const Plan& plan_;
+  const WalkOptions options_;
+  const std::vector<Unit> units_;
+  std::optional<Reader> reader_;  // before pass_, which may hold what it loaded
+  CalibrationPass pass_;
+  TensorReader scales_reader_;
+  LayerInputScales scales_;
+  const Tensor* head_ = nullptr;
+  size_t unit_ = 0;  // the next one
+  bool attended_ = false;
+  Loaded chunk_;              // of the unit before, which holds a part of the head
+  uint64_t chunk_taken_ = 0;  // bytes of it
+  uint64_t read_bytes_ = 0;
+  double read_wait_seconds_ = 0;
+};
+
+}  // namespace nibblecast

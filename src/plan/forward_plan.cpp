@@ -1,0 +1,161 @@
+#include "plan/forward_plan.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "base/error.h"
+#include "checkpoint/quantization.h"
+#include "model/family.h"
+#include "plan/inventory.h"
+#include "plan/linear.h"
+
+namespace nibblecast {
+namespace {
+
+std::string config_file(const Checkpoint& source) { return (source.folder() / "config.json").string(); }
+
+class ForwardPlanner {
+ public:
+  ForwardPlanner(const Checkpoint& source, ComputeDtype dtype) : source_(source) {
+    refuse_foreign_format(source);
+    plan_.command = "evaluate";
+    plan_.options.compute_dtype = dtype;
+    plan_.model = std::make_shared<const Model>(read_model(source.config(), config_file(source)));
+    inventory_ =
+        take_inventory(source, *plan_.model, tile_size(source.config(), config_file(source)), Storage::kAny);
+    plan_.stages.resize(plan_.layers() + 2);
+  }
+
+  Plan make() {
+    for (const Tensor& tensor : source_.tensors()) {
+      PlannedTensor& planned = plan_.tensors.emplace_back();
+      planned.out = tensor;
+      planned.source = static_cast<uint32_t>(plan_.tensors.size() - 1);
+    }
+    add_globals();
+    for (uint64_t layer = 0; layer < plan_.layers(); ++layer) add_layer(layer);
+    for (Stage& stage : plan_.stages) std::ranges::sort(stage.kept);
+    plan_.source_bytes = source_.data_bytes();
+    for (uint64_t layer = 0; layer < plan_.layers(); ++layer)
+      plan_.flops_per_token += layer_flops(*plan_.model, layer).sum();
+    plan_.flops_per_token += head_flops(*plan_.model);
+    return std::move(plan_);
+  }
+
+ private:
+  const LinearSource& linear(const WeightModule& module) const { return inventory_.linears.at(&module); }
+
+  void keep(const WeightModule& module, Stage& stage) {
+    linear(module).for_parts([&](const Slice& part) { stage.kept.push_back(part.tensor); });
+  }
+
+  void keep(const PlainTensor& plain, Stage& stage) {
+    stage.kept.push_back(static_cast<uint32_t>(&source_.at(plain.name) - source_.tensors().data()));
+  }
+
+  void add_globals() {
+    const LayerTable& globals = plan_.model->table.globals;
+    for (const WeightModule& module : globals.modules) {
+      require_bf16(module);
+      keep(module, module.kind == ModuleKind::kEmbedding ? plan_.stages.front() : plan_.stages.back());
+    }
+    for (const PlainTensor& plain : globals.plain) keep(plain, plan_.stages.back());
+  }
+
+  void require_bf16(const WeightModule& module) const {
+    if (linear(module).format.stored == StoredFormat::kBf16) return;
+    const Tensor& weight = source_.tensors()[linear(module).weight.tensor];
+    throw Error(ErrorKind::kUnsupported, source_.where(weight),
+                "is not stored as the forward pass reads embedding and head",
+                {.expected = "BF16", .found = std::string(dtype_name(weight.dtype)), .hint = {}});
+  }
+
+  void add_layer(uint64_t layer) {
+    const LayerTable& table = plan_.model->table.layers[layer];
+    Stage& stage = plan_.stages[layer + 1];
+    stage.layer = layer;
+    std::map<uint64_t, PlannedGroup> mlps;
+    for (const WeightModule& module : table.modules) {
+      if (!module.streams()) {
+        keep(module, stage);
+        continue;
+      }
+      const auto expert = static_cast<uint64_t>(std::max(0, module.id.expert));
+      PlannedGroup& group = mlps[expert];
+      group.expert = expert;
+      group.linears.push_back(
+          {.source = linear(module), .module = &module, .weight = linear(module).weight.tensor});
+    }
+    for (const PlainTensor& plain : table.plain) keep(plain, stage);
+    for (auto& [expert, group] : mlps) add_group(std::move(group), stage, plan_);
+  }
+
+  const Checkpoint& source_;
+  Plan plan_;
+  Inventory inventory_;
+};
+
+std::string words_of(const Model& model) {
+  return fmt::format("{}, {} layers, {} tokens in the vocabulary", model.model_type, model.layers(),
+                     model.vocabulary.size);
+}
+
+bool same_modules(const LayerTable& a, const LayerTable& b) {
+  return a.top == b.top &&
+         std::ranges::equal(a.modules, b.modules, [](const WeightModule& x, const WeightModule& y) {
+           return x.id == y.id && x.shape == y.shape;
+         });
+}
+
+}  // namespace
+
+Plan make_forward_plan(const Checkpoint& source, ComputeDtype dtype) {
+  return ForwardPlanner(source, dtype).make();
+}
+
+void require_same_model(const Plan& plan, const Plan& other, const std::string& other_folder) {
+  const Model &a = *plan.model, &b = *other.model;
+  const auto refuse = [&](std::string expected, std::string found) {
+    throw Error(ErrorKind::kBadInput, {.file = other_folder}, "is another model than the source",
+                {.expected = std::move(expected), .found = std::move(found)});
+  };
+  if (a.family != b.family || a.layers() != b.layers() || a.vocabulary.size != b.vocabulary.size)
+    refuse(words_of(a), words_of(b));
+  for (uint64_t layer = 0; layer < a.layers(); ++layer) {
+    if (!same_modules(a.table.layers[layer], b.table.layers[layer]))
+      refuse("", fmt::format("other modules or shapes in layer {}", layer));
+  }
+  if (!same_modules(a.table.globals, b.table.globals)) refuse("", "another embedding or head");
+}
+
+LayerInputScales input_scales_of(const Checkpoint& source, const Plan& plan, uint64_t layer,
+                                 TensorReader& reader) {
+  const LayerTable& table = plan.model->table.layers[layer];
+  const TileSize tiles = tile_size(source.config(), config_file(source));
+  // By tap: a layer's routed experts have two, their inputs and what enters down.
+  std::map<uint16_t, float> largest;
+  std::vector<std::pair<const WeightModule*, float>> found;
+  for (const WeightModule& module : table.modules) {
+    const LinearParts parts = find_linear(source, module.name, tiles).value();
+    if (parts.format.stored != StoredFormat::kNvfp4) continue;  // FP8's is another scale
+    const std::optional<float> scale = read_input_scale(source, parts, reader);
+    if (!scale) continue;
+    found.emplace_back(&module, *scale);
+    if (module.tap != kNoTap) largest[module.tap] = std::max(largest[module.tap], *scale);
+  }
+  LayerInputScales scales;
+  scales.mlps.resize(table.mlps());
+  for (const auto& [module, own] : found) {
+    const float scale = module->tap == kNoTap ? own : largest.at(module->tap);
+    scales.modules[module->name] = scale;
+    if (!module->streams()) continue;
+    LayerInputScales::Mlp& mlp = scales.mlps[static_cast<size_t>(std::max(0, module->id.expert))];
+    (module->id.role == Role::kDown ? mlp.mid : mlp.in) = scale;
+  }
+  return scales;
+}
+
+}  // namespace nibblecast

@@ -1,0 +1,34 @@
+// plan/forward_plan.h - what a forward pass reads of a checkpoint whose weights are stored in any format,
+// ours and others', in the order of work. Nothing is made of it.
+#pragma once
+
+#include "checkpoint/checkpoint.h"
+#include "model/forward_pass.h"
+#include "plan/options.h"
+#include "plan/plan.h"
+
+namespace nibblecast {
+
+// A Plan whose `model`, `tensors` (each the source's own), `stages` and options.compute_dtype say what is
+// read; all else is empty. Embedding and head must be BF16. Errors as take_inventory() and
+// refuse_foreign_format().
+Plan make_forward_plan(const Checkpoint& source, ComputeDtype dtype);
+
+// kBadInput, naming `other`, what is expected and found, unless both compute alike: the same layers, modules
+// and shapes, and the same vocabulary.
+void require_same_model(const Plan& plan, const Plan& other, const std::string& other_folder);
+
+// The scales that the inputs of a layer's linears are rounded with: of NVFP4 linears with an input_scale.
+struct LayerInputScales {
+  InputScales modules = {};  // of all
+  struct Mlp {
+    float in = 0, mid = 0;  // of gate and up, of down; 0: not rounded
+  };
+  std::vector<Mlp> mlps = {};  // of those that stream by
+};
+// As engines have them (docs/engines.md): linears that are fused, and gate and up of an MLP, share the
+// largest; of routed experts all of a layer do. Errors as read_input_scale().
+LayerInputScales input_scales_of(const Checkpoint& source, const Plan& plan, uint64_t layer,
+                                 TensorReader& reader);
+
+}  // namespace nibblecast

@@ -1,0 +1,286 @@
+// `evaluate`: perplexity against transformers', divergences that are known, and what is refused.
+#include <gmock/gmock.h>
+
+#include <cmath>
+#include <cstring>
+
+#include "checkpoint/checkpoint.h"
+#include "checkpoint/safetensors.h"
+#include "run_cli.h"
+
+namespace nibblecast::testing {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::HasSubstr;
+
+class Evaluate : public ::testing::Test {
+ protected:
+  std::string path(const std::string& name) const { return (folder_.path() / name).string(); }
+
+  void quantize(const std::string& source, const std::string& name, std::vector<std::string> options) const {
+    std::vector<std::string> command = {"quantize", source, path(name), "--engine", "none", "--quiet"};
+    command.insert(command.end(), options.begin(), options.end());
+    const CliResult result = run_cli(command);
+    ASSERT_EQ(result.exit_code, 0) << result.err;
+  }
+
+  // Rows of ids, as many and as long as asked for, of a vocabulary of 512.
+  std::string rows(size_t count, size_t length) const {
+    std::string text;
+    for (size_t row = 0; row < count; ++row) {
+      Json ids = Json::array();
+      for (size_t at = 0; at < length; ++at) ids.push_back((row * 131 + at * 17 + at * at) % 512);
+      text += Json{{"input_ids", ids}}.dump() + "\n";
+    }
+    write_file(path("rows.jsonl"), text);
+    return path("rows.jsonl");
+  }
+
+  Json evaluate(std::vector<std::string> models, const std::string& text,
+                std::vector<std::string> options = {}) const {
+    std::vector<std::string> command = {"evaluate"};
+    command.insert(command.end(), models.begin(), models.end());
+    command.insert(command.end(), {"--text", text, "--text-rows", "docs", "--compute-dtype", "float32"});
+    command.insert(command.end(), options.begin(), options.end());
+    return run_json(command);
+  }
+
+  void expect_refused(const std::vector<std::string>& command, int exit_code, const std::string& part) const {
+    const CliResult result = run_cli(command);
+    EXPECT_EQ(result.exit_code, exit_code) << result.err;
+    EXPECT_THAT(result.err, HasSubstr(part));
+    EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
+    EXPECT_EQ(result.out, "");
+  }
+
+ private:
+  TemporaryFolder folder_;
+};
+
+void expect_no_divergence(const Json& model) {
+  for (const char* key : {"kl_mean", "kl_stderr", "kl_median", "kl_p999", "kl_max", "logprob_delta_rms"})
+    EXPECT_EQ(model["against_source"][key], 0.0) << key;
+  EXPECT_EQ(model["against_source"]["top1_agreement"], 1.0);
+  EXPECT_EQ(model["against_source"]["top5_agreement"], 1.0);
+  for (const Json& layer : model["layers"]) {
+    for (const char* key : {"stream_error", "mixer_error", "ffn_error"})
+      EXPECT_EQ(layer[key], 0.0) << key << " " << layer["layer"];
+    EXPECT_TRUE(layer["routing_moved"].is_null() || layer["routing_moved"] == 0.0) << layer;
+    EXPECT_EQ(layer["stream_cosine"], 1.0);
+  }
+}
+
+TEST_F(Evaluate, OneCheckpointHasItsPerplexityAndNothingElse) {
+  const Json json = evaluate({tiny_checkpoint().string()}, rows(3, 20));
+  EXPECT_EQ(json["rows"], 3);
+  EXPECT_EQ(json["tokens"], 57);
+  ASSERT_EQ(json["models"].size(), 1);
+  const Json& model = json["models"][0];
+  EXPECT_FALSE(model.contains("against_source"));
+  double sum = 0;
+  for (const Json& row : model["rows"]) {
+    EXPECT_EQ(row["tokens"], 19);
+    sum += row["nll_sum"].get<double>();
+  }
+  EXPECT_DOUBLE_EQ(model["nll_mean"], sum / 57);
+  EXPECT_DOUBLE_EQ(model["perplexity"], std::exp(sum / 57));
+}
+
+TEST_F(Evaluate, WhatHasTheSourcesValuesHasItsDistribution) {
+  const std::string source = tiny_checkpoint().string(), text = rows(4, 40);
+  quantize(source, "cast", {"--input-scale", "1.0"});
+  for (const char* dtype : {"float32", "bfloat16"}) {
+    const CliResult result = run_cli({"evaluate", source, source, path("cast"), "--text", text, "--text-rows",
+                                      "docs", "--compute-dtype", dtype, "--activations", "none", "--json"});
+    ASSERT_EQ(result.exit_code, 0) << result.err;
+    const Json json = Json::parse(result.out);
+    ASSERT_EQ(json["models"].size(), 3);
+    expect_no_divergence(json["models"][1]);
+    expect_no_divergence(json["models"][2]);
+    EXPECT_EQ(json["models"][0]["nll_mean"], json["models"][2]["nll_mean"]);
+  }
+}
+
+// What rounds no value of a weight may still lose by rounding activations.
+TEST_F(Evaluate, ActivationsAreRoundedByDefault) {
+  const std::string source = tiny_checkpoint().string(), text = rows(4, 40);
+  quantize(source, "cast", {"--calib", text});
+  const Json with = evaluate({source, path("cast")}, text);
+  EXPECT_GT(with["models"][1]["against_source"]["kl_mean"], 0.0);
+  EXPECT_GT(with["models"][1]["layers"][0]["ffn_error"], 0.0);
+  EXPECT_EQ(with["models"][1]["layers"][0]["mixer_error"], 0.0);  // the experts alone have scales
+  expect_no_divergence(evaluate({source, path("cast")}, text, {"--activations", "none"})["models"][1]);
+}
+
+// Zeros in place of a tensor.
+void blank(const std::string& folder, const std::string& name) {
+  const Checkpoint checkpoint = Checkpoint::open(folder, system_files());
+  const Tensor& tensor = checkpoint.at(name);
+  const fs::path file = fs::path(folder) / checkpoint.shards()[tensor.shard].name;
+  std::string bytes = read_file(file);
+  std::fill_n(bytes.begin() + static_cast<ptrdiff_t>(tensor.offset), tensor.size_bytes, '\0');
+  write_file(file, bytes);
+}
+
+TEST_F(Evaluate, ErrorsPointAtTheLayerThatIsDamaged) {
+  const std::string source = tiny_checkpoint().string();
+  fs::copy(source, path("damaged"), fs::copy_options::recursive);
+  blank(path("damaged"), "layers.1.attn.wo_b.weight");
+  const Json json = evaluate({source, path("damaged")}, rows(3, 30));
+  const Json& layers = json["models"][1]["layers"];
+  EXPECT_EQ(layers[0]["stream_error"], 0.0);
+  EXPECT_EQ(layers[0]["routing_moved"], 0.0);
+  EXPECT_GT(layers[1]["stream_error"], 0.0);
+  EXPECT_EQ(layers[1]["mixer_error"], 1.0);  // nothing is left of it
+  EXPECT_GT(json["models"][1]["against_source"]["kl_mean"], 0.0);
+}
+
+TEST_F(Evaluate, ReadsEveryCheckpointOnce) {
+  const std::string source = tiny_checkpoint().string();
+  const Json json = evaluate({source, source}, rows(2, 20));
+  const Checkpoint checkpoint = Checkpoint::open(source, system_files());
+  uint64_t bytes = 0;
+  for (const Tensor& tensor : checkpoint.tensors())
+    if (!tensor.name.starts_with("mtp.")) bytes += tensor.size_bytes;
+  EXPECT_EQ(json["models"][0]["bytes"]["read"], bytes);
+  EXPECT_EQ(json["models"][1]["bytes"]["read"], bytes);
+}
+
+TEST_F(Evaluate, TheTextNamesWhatPeopleLookFor) {
+  const std::string source = tiny_checkpoint().string();
+  const CliResult result =
+      run_cli({"evaluate", source, source, "--text", rows(2, 20), "--text-rows", "docs", "--quiet"});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  for (const char* part : {"2 rows, 38 tokens predicted", "perplexity", "KL           0 +- 0 nats a token",
+                           "the source's in 100.00 %", "equal after every layer"})
+    EXPECT_THAT(result.out, HasSubstr(part));
+}
+
+TEST_F(Evaluate, WrongInputIsOneError) {
+  const std::string source = tiny_checkpoint().string(), text = rows(2, 20);
+  expect_refused({"evaluate", source, path("missing"), "--text", text, "--quiet"}, 3,
+                 "there is no such folder");
+  expect_refused({"evaluate", source, "--quiet"}, 2, "--text");
+  expect_refused({"evaluate", source, "--text", path("none.jsonl"), "--quiet"}, 3, "none.jsonl");
+  expect_refused({"evaluate", source, "--text", text, "--quiet"}, 3, "at least 2048 tokens for one row");
+  expect_refused({"evaluate", source, "--text", text + ":0", "--quiet"}, 2, "--text NAME:COUNT");
+  expect_refused({"evaluate", source, "--text", text, "--activations", "fp8", "--quiet"}, 2, "nvfp4 or none");
+  expect_refused({"evaluate", source, "--text", text, "--text-rows", "docs", "--text-size", "2", "--memory",
+                  "32M", "--quiet"},
+                 5, "of memory");
+  ASSERT_EQ(run_cli({"synth", "qwen3-8b", path("other"), "--sparse", "--quiet"}).exit_code, 0);
+  expect_refused({"evaluate", source, path("other"), "--text", text, "--quiet"}, 3, "another model");
+}
+
+TEST_F(Evaluate, RowsThatPredictNothingAreRefused) {
+  write_file(path("one.jsonl"), "{\"input_ids\": [1]}\n{\"input_ids\": [2]}\n");
+  expect_refused({"evaluate", tiny_checkpoint().string(), "--text", path("one.jsonl"), "--text-rows", "docs",
+                  "--text-size", "2", "--quiet"},
+                 3, "no token is predicted");
+}
+
+// ---- against transformers ----
+
+template <class T>
+std::vector<T> tensor_of(const fs::path& file, const std::string& name) {
+  const std::string bytes = read_file(file);
+  uint64_t header = 0;
+  std::memcpy(&header, bytes.data(), sizeof header);
+  const Json entry = Json::parse(bytes.substr(8, header)).at(name);
+  const uint64_t begin = entry["data_offsets"][0], end = entry["data_offsets"][1];
+  std::vector<T> values((end - begin) / sizeof(T));
+  std::memcpy(values.data(), bytes.data() + 8 + header + begin, end - begin);
+  return values;
+}
+
+TEST_F(Evaluate, TheTinyReleaseHasTheOraclesPerplexityAndMaxItsDivergence) {
+  SKIP_WITHOUT_SHARED_MODEL(source, "tiny-v4");
+  quantize(source.string(), "max",
+           {"--input-scale", "1.0", "--weight-method", "max", "--recipe", "nvfp4_experts_only"});
+  const Json json = run_json({"evaluate", source.string(), path("max"), "--text",
+                              (source / "eval.jsonl").string(), "--text-size", "24", "--text-seq", "512",
+                              "--compute-dtype", "float32", "--activations", "none"});
+  const Json oracle = Json::parse(read_file(source / "oracle.json"));
+  const Json& own = json["models"][0];
+  EXPECT_NEAR(own["perplexity"].get<double>() / oracle["eval_ppl"].get<double>(), 1, 1e-4);
+  double expected = 0, found = 0;
+  for (const double sum : tensor_of<double>(source / "oracle.safetensors", "eval.nll_sum")) expected += sum;
+  for (const Json& row : own["rows"]) found += row["nll_sum"].get<double>();
+  EXPECT_NEAR(found / expected, 1, 1e-5);
+  // docs/accuracy.md, measured of the same weights with transformers.
+  const Json& max = json["models"][1]["against_source"];
+  EXPECT_NEAR(max["kl_mean"].get<double>(), 0.0097, 1e-4);
+  EXPECT_NEAR(max["top1_agreement"].get<double>(), 0.934, 1e-3);
+}
+
+class Families : public Evaluate, public ::testing::WithParamInterface<const char*> {};
+
+std::string ids_of(const fs::path& model) { return (model / "eval.jsonl").string(); }
+
+TEST_P(Families, HaveTheOraclesLosses) {
+  SKIP_WITHOUT_SHARED_MODEL(source, std::string("families/") + GetParam());
+  const Json json = evaluate({source.string()}, ids_of(source));
+  const Json oracle = Json::parse(read_file(source / "oracle.json"))["rows"];
+  const Json& rows = json["models"][0]["rows"];
+  ASSERT_EQ(rows.size(), oracle.size());
+  for (size_t row = 0; row < rows.size(); ++row)
+    EXPECT_NEAR(rows[row]["nll_sum"].get<double>() / oracle[row]["nll_sum"].get<double>(), 1, 1e-5) << row;
+}
+
+// llm-compressor's form of what lies in ModelOpt's: other names, and reciprocals.
+void write_packed_form(const std::string& from, const std::string& to) {
+  const Checkpoint source = Checkpoint::open(from, system_files());
+  TensorReader reader(source);
+  std::vector<Tensor> tensors;
+  std::string data;
+  for (const Tensor& tensor : source.tensors()) {
+    std::vector<std::byte> bytes = reader.read(tensor);
+    Tensor out = tensor;
+    const auto rename = [&](const std::string& old_end, const std::string& new_end) {
+      if (!out.name.ends_with(old_end)) return false;
+      out.name = out.name.substr(0, out.name.size() - old_end.size()) + new_end;
+      return true;
+    };
+    if (tensor.dtype == Dtype::kU8) rename(".weight", ".weight_packed");
+    if (rename(".weight_scale_2", ".weight_global_scale") || rename(".input_scale", ".input_global_scale")) {
+      float value = 0;
+      std::memcpy(&value, bytes.data(), sizeof value);
+      value = 1 / value;
+      std::memcpy(bytes.data(), &value, sizeof value);
+      out.shape = {1};
+    }
+    out.offset = data.size();
+    data.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    tensors.push_back(std::move(out));
+  }
+  fs::create_directories(to);
+  write_file(to + "/model.safetensors", write_safetensors_header(tensors, {}) + data);
+  Json config = source.config();
+  config["quantization_config"] = {{"quant_method", "compressed-tensors"},
+                                   {"format", "nvfp4-pack-quantized"}};
+  write_file(to + "/config.json", config.dump());
+}
+
+TEST_P(Families, QuantizedByUsAndInOthersFormsAreEvaluatedAlike) {
+  SKIP_WITHOUT_SHARED_MODEL(source, std::string("families/") + GetParam());
+  quantize(source.string(), "nvfp4", {"--recipe", "nvfp4", "--calib", (source / "calib.jsonl").string()});
+  write_packed_form(path("nvfp4"), path("packed"));
+  const Json json =
+      evaluate({source.string(), source.string(), path("nvfp4"), path("packed")}, ids_of(source));
+  expect_no_divergence(json["models"][1]);
+  const double kl = json["models"][2]["against_source"]["kl_mean"];
+  EXPECT_GT(kl, 0);
+  // Reciprocals are rounded: scales differ in their last bit, and a value in a thousand falls on the other
+  // side.
+  EXPECT_NEAR(json["models"][3]["against_source"]["kl_mean"].get<double>() / kl, 1, 0.02);
+  const double weights_only = evaluate({source.string(), path("nvfp4")}, ids_of(source),
+                                       {"--activations", "none"})["models"][1]["against_source"]["kl_mean"];
+  EXPECT_LT(weights_only, kl);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, Families,
+                         ::testing::Values("llama", "qwen2", "qwen3", "qwen3_moe", "mixtral", "glm4_moe"));
+
+}  // namespace
+}  // namespace nibblecast::testing
