@@ -59,10 +59,12 @@ def as_bf16(source, name):
     tables = {}
     words = []
     for row in range(rows):
-        for col in range(cols):
+        for col in range(0, cols, 128):
             scale = scales[row // 128 * tiles + col // 128]
-            table = tables.setdefault(scale, [rounded_product(code, scale) for code in range(256)])
-            words.append(table[codes[row * cols + col]])
+            if scale not in tables:
+                tables[scale] = [rounded_product(code, scale) & 0xffff for code in range(256)]
+            table = tables[scale]
+            words += [table[code] for code in codes[row * cols + col:row * cols + min(col + 128, cols)]]
     return "BF16", [rows, cols], struct.pack(f"<{len(words)}H", *words)
 
 

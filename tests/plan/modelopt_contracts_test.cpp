@@ -76,8 +76,8 @@ TEST(ModelOptContracts, LatentAttentionKeepsThem) {
 // vLLM never builds them quantized.
 TEST(ModelOptContracts, VllmWantsTheIndexerKept) {
   const auto output = modelopt_output("deepseek_v32", "nvfp4");
-  expect_breach(output, {kVllm}, "self_attn.indexer.wk");
-  expect_breach(output, {kVllm}, "self_attn.indexer.weights_proj");
+  // And weights_proj, in both layers.
+  expect_breach(output, {kVllm}, "model.layers.0.self_attn.indexer.wk and 3 more: is built as BF16");
   expect_breach(output, {}, "self_attn.indexer.wq_b");
 }
 
