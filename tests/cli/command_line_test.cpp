@@ -12,8 +12,8 @@
 namespace nibblecast::testing {
 namespace {
 
-constexpr const char* kCommands[] = {"plan",   "quantize", "dequantize", "convert", "calibrate",
-                                     "verify", "status",   "resume",     "inspect", "synth"};
+constexpr const char* kCommands[] = {"plan",   "quantize", "dequantize", "convert", "calibrate", "verify",
+                                     "status", "resume",   "inspect",    "compare", "evaluate",  "synth"};
 
 TEST(CommandLine, Version) {
   const CliResult result = run_cli({"--version"});
