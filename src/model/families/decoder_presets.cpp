@@ -282,47 +282,49 @@ Json kimi_k2_config() {
                        {"routed_scaling_factor", 2.827},
                        {"topk_group", 1},
                        {"vocab_size", 163840}});
-  Json qwen3_next_80b_a3b_config() {
-    Json config = with(common("qwen3_next", "Qwen3NextForCausalLM"), {{"bos_token_id", 151643},
-                                                                      {"decoder_sparse_step", 1},
-                                                                      {"eos_token_id", 151645},
-                                                                      {"mlp_only_layers", Json::array()},
-                                                                      {"norm_topk_prob", true},
-                                                                      {"partial_rotary_factor", 0.25},
-                                                                      {"rope_scaling", nullptr},
-                                                                      {"rope_theta", 10000000},
-                                                                      {"vocab_size", 151936}});
-    return with(qwen_hybrid(std::move(config), sizes(48, 2048, 5120, 16, 2), 32),
-                qwen_hybrid_experts(512, 10, 512));
-  }
-  Json qwen3_5_27b_config() { return qwen3_5_dense(sizes(64, 5120, 17408, 24, 4), 48); }
-  Json qwen3_5_35b_a3b_config() {
-    return qwen3_5_moe(sizes(40, 2048, 0, 16, 2), 32, qwen_hybrid_experts(256, 8, 512));
-  }
-  Json qwen3_5_397b_a17b_config() {
-    return qwen3_5_moe(sizes(60, 4096, 0, 32, 2), 64, qwen_hybrid_experts(512, 10, 1024));
-  }
+}
 
-  Json qwen3_tiny_config() {
-    return with(with(qwen3_dense(sizes(4, 256, 512, 4, 2)), tiny()), {{"tie_word_embeddings", true}});
-  }
-  Json qwen3_moe_tiny_config() {
-    return with(with(qwen3_moe(sizes(4, 256, 512, 4, 2), 16, 4, 128), tiny()), {{"mlp_only_layers", {0}}});
-  }
-  Json qwen3_5_tiny_config() { return tiny_hybrid(qwen3_5_dense(sizes(4, 256, 512, 4, 2), 4)); }
-  Json qwen3_5_moe_tiny_config() {
-    return tiny_hybrid(qwen3_5_moe(sizes(4, 256, 0, 4, 2), 4, qwen_hybrid_experts(16, 4, 128)));
-  }
+Json qwen3_next_80b_a3b_config() {
+  Json config = with(common("qwen3_next", "Qwen3NextForCausalLM"), {{"bos_token_id", 151643},
+                                                                    {"decoder_sparse_step", 1},
+                                                                    {"eos_token_id", 151645},
+                                                                    {"mlp_only_layers", Json::array()},
+                                                                    {"norm_topk_prob", true},
+                                                                    {"partial_rotary_factor", 0.25},
+                                                                    {"rope_scaling", nullptr},
+                                                                    {"rope_theta", 10000000},
+                                                                    {"vocab_size", 151936}});
+  return with(qwen_hybrid(std::move(config), sizes(48, 2048, 5120, 16, 2), 32),
+              qwen_hybrid_experts(512, 10, 512));
+}
+Json qwen3_5_27b_config() { return qwen3_5_dense(sizes(64, 5120, 17408, 24, 4), 48); }
+Json qwen3_5_35b_a3b_config() {
+  return qwen3_5_moe(sizes(40, 2048, 0, 16, 2), 32, qwen_hybrid_experts(256, 8, 512));
+}
+Json qwen3_5_397b_a17b_config() {
+  return qwen3_5_moe(sizes(60, 4096, 0, 32, 2), 64, qwen_hybrid_experts(512, 10, 1024));
+}
 
-  Json deepseek_v3_tiny_config() {
-    Json config = with(deepseek("deepseek_v3", sizes(4, 256, 512, 4, 4), 16), tiny());
-    config.update(latent_attention(128, 64, 64, 32, 64));
-    return with(config, {{"first_k_dense_replace", 1},
-                         {"moe_intermediate_size", 128},
-                         {"n_group", 4},
-                         {"num_experts_per_tok", 4},
-                         {"num_nextn_predict_layers", 0},
-                         {"topk_group", 2}});
-  }
+Json qwen3_tiny_config() {
+  return with(with(qwen3_dense(sizes(4, 256, 512, 4, 2)), tiny()), {{"tie_word_embeddings", true}});
+}
+Json qwen3_moe_tiny_config() {
+  return with(with(qwen3_moe(sizes(4, 256, 512, 4, 2), 16, 4, 128), tiny()), {{"mlp_only_layers", {0}}});
+}
+Json qwen3_5_tiny_config() { return tiny_hybrid(qwen3_5_dense(sizes(4, 256, 512, 4, 2), 4)); }
+Json qwen3_5_moe_tiny_config() {
+  return tiny_hybrid(qwen3_5_moe(sizes(4, 256, 0, 4, 2), 4, qwen_hybrid_experts(16, 4, 128)));
+}
+
+Json deepseek_v3_tiny_config() {
+  Json config = with(deepseek("deepseek_v3", sizes(4, 256, 512, 4, 4), 16), tiny());
+  config.update(latent_attention(128, 64, 64, 32, 64));
+  return with(config, {{"first_k_dense_replace", 1},
+                       {"moe_intermediate_size", 128},
+                       {"n_group", 4},
+                       {"num_experts_per_tok", 4},
+                       {"num_nextn_predict_layers", 0},
+                       {"topk_group", 2}});
+}
 
 }  // namespace nibblecast
