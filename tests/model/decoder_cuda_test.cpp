@@ -70,6 +70,7 @@ TEST(DecoderCuda, BytesDoNotDependOnMemoryOrRun) {
     rows.push_back(random_ids(length, ++seed, 130));
   expect_same_bytes<bf16>(DecoderModel(small_spec(small_gqa(), MlpSpec{.width = 96})), rows);
   expect_same_bytes<bf16>(DecoderModel(mixed_spec()), rows);
+  expect_same_bytes<bf16>(DecoderModel(hybrid_spec()), rows);
   expect_same_bytes<float>(DecoderModel(mixed_spec()), short_rows());
 }
 
