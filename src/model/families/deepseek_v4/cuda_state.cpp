@@ -201,15 +201,15 @@ float CudaForwardState<T>::input_scale(const std::string& name) const {
 }
 
 template <class T>
-const T* CudaForwardState<T>::input(const T* x, size_t rows, size_t k, float scale) {
+const T* CudaForwardState<T>::input(const T* x, size_t m, size_t k, float scale) {
   if (scale == 0) return x;
-  const size_t size_bytes = rows * k * sizeof(T);
+  const size_t size_bytes = m * k * sizeof(T);
   if (rounded.size() < size_bytes) {
     rounded = DeviceBuffer();  // first, so that only one of them exists
     rounded = DeviceBuffer(size_bytes);
   }
   T* const to = reinterpret_cast<T*>(rounded.data());
-  round_nvfp4_input_cuda(computing, x, rows * k, scale, to);
+  round_nvfp4_input_cuda(computing, x, m * k, scale, to);
   return to;
 }
 

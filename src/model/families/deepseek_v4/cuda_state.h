@@ -139,8 +139,8 @@ class CudaForwardState {
 
   // What the input of a dense module is rounded with; 0: it is not.
   float input_scale(const std::string& name) const;
-  // x [rows, k] where a linear takes its input from.
-  const T* input(const T* x, size_t rows, size_t k, float scale);
+  // x [m, k] where a linear takes its input from.
+  const T* input(const T* x, size_t m, size_t k, float scale);
   // To whoever watches: y [count, D] of tokens from `first` on.
   void show(LayerPart part, size_t first, size_t count, const T* y);
 
