@@ -12,6 +12,21 @@ std::string amax_text(float amax) { return std::isnan(amax) ? "NaN" : "infinity"
 
 }  // namespace
 
+void check_row_length(const Model& model, uint64_t longest) {
+  const auto* const spec = std::get_if<DecoderSpec>(&model.spec);
+  if (spec == nullptr) return;
+  for (const DecoderLayer& layer : spec->layers) {
+    const auto* const mla = std::get_if<MlaSpec>(&layer.mixer);
+    if (mla == nullptr || mla->most_keys == 0 || longest <= mla->most_keys) continue;
+    throw Error(ErrorKind::kUnsupported, {},
+                "in longer rows than index_topk an indexer chooses the keys of a query, which the forward pass "
+                "does not do",
+                {.expected = "rows of at most " + std::to_string(mla->most_keys) + " tokens",
+                 .found = std::to_string(longest),
+                 .hint = "use a smaller --calib-seq"});
+  }
+}
+
 void check_shape(const std::string& module, const StoredLinear& weight, size_t rows, size_t cols) {
   if (rows_of(weight) == rows && cols_of(weight) == cols) return;
   throw Error(

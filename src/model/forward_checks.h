@@ -1,12 +1,17 @@
 // model/forward_checks.h - what a forward pass refuses of what it is given and of what it computed, in the
-// same words for every model and on every device. `module` is a full module name. All kBadInput.
+// same words for every model and on every device. `module` is a full module name. kBadInput unless another kind
+// is named.
 #pragma once
 
 #include <string>
 
 #include "formats/stored_linear.h"
+#include "model/model.h"
 
 namespace nibblecast {
+
+// kUnsupported: a row of `longest` tokens, in which an indexer would choose the keys that a query sees.
+void check_row_length(const Model& model, uint64_t longest);
 
 void check_shape(const std::string& module, const StoredLinear& weight, size_t rows, size_t cols);
 

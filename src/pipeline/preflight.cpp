@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/size_text.h"
 #include "model/device_memory.h"
+#include "model/forward_checks.h"
 #include "pipeline/group_maker.h"
 #include "pipeline/output.h"
 
@@ -56,6 +57,7 @@ class Checks {
     const DeviceMakeCost make = device.cuda && writes ? device_make_cost(plan_) : DeviceMakeCost{};
     reserve_device(make.device_bytes);
     const bool forward = result_.workload.tokens > 0;
+    if (forward) check_row_length(*plan_.model, result_.workload.longest_row);
     if (device.cuda && forward) check_device_model(*plan_.model);
     // A forward pass counts CUDA's libraries itself.
     const uint64_t libraries = make.device_bytes > 0 && !forward ? kCudaHostBytes : 0;

@@ -13,9 +13,7 @@ EmbeddingShape decoder_embedding(const Model& model);
 
 // kUnsupported: what no block has.
 void check_decoder(const Model& model);
-// kUnsupported: a row of `longest` tokens in which an indexer would choose keys.
-void check_row_length(const DecoderSpec& spec, uint64_t longest);
-// What a CUDA device does not take.
+// The same of a CUDA device.
 void check_cuda_decoder(const DecoderSpec& spec);
 
 // kBadInput where the weights of an MLP that streams are not of the layer's shapes.

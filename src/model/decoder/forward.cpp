@@ -3,6 +3,7 @@
 #include "model/decoder/checks.h"
 #include "model/decoder/cpu_ops.h"
 #include "model/decoder/pass.h"
+#include "model/forward_checks.h"
 
 namespace nibblecast {
 
@@ -17,7 +18,7 @@ std::unique_ptr<ForwardPass> make_decoder_forward(const Model& model,
                                                   const ForwardDevice& device) {
   check_decoder(model);
   TokenRows laid_out(std::get<DecoderSpec>(model.spec).vocab, rows);
-  check_row_length(std::get<DecoderSpec>(model.spec), laid_out.longest);
+  check_row_length(model, laid_out.longest);
   if (device.cuda) return make_cuda_decoder_forward<T>(model, std::move(laid_out), device);
   return std::make_unique<DecoderPass<CpuOps<T>>>(model, std::move(laid_out), device);
 }
