@@ -13,6 +13,7 @@ void add_convert(CLI::App& app, CommonOptions& common, Action& action);
 void add_calibrate(CLI::App& app, CommonOptions& common, Action& action);
 void add_verify(CLI::App& app, CommonOptions& common, Action& action);
 void add_inspect(CLI::App& app, CommonOptions& common, Action& action);
+void add_report(CLI::App& app, CommonOptions& common, Action& action);
 void add_resume(CLI::App& app, CommonOptions& common, Action& action);
 void add_status(CLI::App& app, CommonOptions& common, Action& action);
 void add_compare(CLI::App& app, CommonOptions& common, Action& action);

@@ -1,7 +1,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
 #include <map>
 #include <set>
 #include <tuple>
@@ -9,6 +8,7 @@
 #include "checkpoint/parameters.h"
 #include "checkpoint/printable.h"
 #include "checkpoint/quantization.h"
+#include "checkpoint/tensor_role.h"
 #include "cli/inspect_parts.h"
 #include "cli/run_summary.h"
 #include "cli/summary.h"
@@ -24,45 +24,11 @@ struct Count {
   uint64_t tensors = 0, bytes = 0;
 };
 
-bool holds(std::string_view name, std::string_view part) { return name.find(part) != std::string_view::npos; }
-
-// What a tensor is for, by its official name; the first that fits.
-std::string_view role_of(std::string_view name) {
-  struct Role {
-    std::string_view part, role;
-  };
-  static constexpr Role kRoles[] = {
-      {".ffn.experts.", "routed experts"},
-      {".ffn.shared_experts.", "shared experts"},
-      {".ffn.gate.", "router"},
-      {".attn.indexer.", "indexer"},
-      {".attn.compressor.", "compressor"},
-      {".attn.", "attention"},
-      {"hc_", "hyper-connections"},
-      {"norm", "norms"},
-      {"embed", "embedding"},
-      {"head", "head"},
-  };
-  if (name.starts_with("mtp.")) return "draft (mtp)";
-  for (const Role& role : kRoles) {
-    if (holds(name, role.part)) return role.role;
-  }
-  return "other";
-}
-
 std::string_view part_of(std::string_view name) {
   for (const std::string_view suffix : {".weight_scale_2", ".weight_scale", ".input_scale", ".scale"}) {
     if (name.ends_with(suffix)) return suffix.substr(1);
   }
   return "weight";
-}
-
-// N of "layers.N." or "model.layers.N."
-std::optional<uint64_t> layer_of(std::string_view name) {
-  if (name.starts_with("model.")) name.remove_prefix(6);
-  if (!name.starts_with("layers.")) return std::nullopt;
-  name.remove_prefix(7);
-  return parse_number(name.substr(0, name.find('.')));
 }
 
 struct Overview {
@@ -81,15 +47,15 @@ Overview overview_of(const StoredFiles& stored) {
   Overview overview;
   for (const Tensor& tensor : stored.tensors()) {
     const std::string_view name = tensor.name;
-    Count& count = overview.kinds[{std::string(role_of(name)), std::string(part_of(name)), tensor.dtype}];
+    Count& count = overview.kinds[{std::string(tensor_role(name)), std::string(part_of(name)), tensor.dtype}];
     ++count.tensors;
     count.bytes += tensor.size_bytes;
-    const std::optional<uint64_t> layer = layer_of(name);
+    const std::optional<uint64_t> layer = tensor_layer(name);
     if (layer) overview.layers.insert(*layer);
     if (!name.ends_with(".weight")) continue;
     const std::string format = format_name(stored, std::string(name.substr(0, name.size() - 7)));
     ++overview.modules[format];
-    if (layer && role_of(name) == "routed experts") overview.expert_layers[format].insert(*layer);
+    if (layer && tensor_role(name) == "routed experts") overview.expert_layers[format].insert(*layer);
   }
   return overview;
 }

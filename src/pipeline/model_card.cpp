@@ -153,18 +153,6 @@ std::string activations_line(const Activations& activations) {
                      tokens->second);
 }
 
-std::string serve_command(Engine engine) {
-  switch (engine) {
-    case Engine::kVllm:
-      return "vllm serve PATH --tensor-parallel-size N";
-    case Engine::kSglang:
-      return "python3 -m sglang.launch_server --model-path PATH --tp-size N";
-    case Engine::kTrtllm:
-      return "trtllm-serve PATH --tp_size N    # without speculative decoding";
-  }
-  return "";
-}
-
 std::string engines_text(const Plan& plan) {
   const std::vector<Engine> engines = loading_engines(plan);
   if (engines.empty())
@@ -172,7 +160,7 @@ std::string engines_text(const Plan& plan) {
   std::string names, commands;
   for (const Engine engine : engines) {
     names += (names.empty() ? "" : ", ") + std::string(engine_release(engine));
-    commands += "    " + serve_command(engine) + "\n";
+    commands += "    " + serve_command(engine, "PATH") + "\n";
   }
   return fmt::format(
       "It keeps the rules that these loaders have: {}. PATH: this folder, or its name on the Hub; N: "
@@ -203,6 +191,18 @@ std::string perplexity_line(const RunRecord& record) {
 }
 
 }  // namespace
+
+std::string serve_command(Engine engine, const std::string& path) {
+  switch (engine) {
+    case Engine::kVllm:
+      return "vllm serve " + path + " --tensor-parallel-size N";
+    case Engine::kSglang:
+      return "python3 -m sglang.launch_server --model-path " + path + " --tp-size N";
+    case Engine::kTrtllm:
+      return "trtllm-serve " + path + " --tp_size N    # without speculative decoding";
+  }
+  return "";
+}
 
 std::string model_card(const Checkpoint& source, const Plan& plan, const Activations& activations,
                        const RunRecord& record, const std::string& base) {

@@ -16,4 +16,7 @@ namespace nibblecast {
 std::string model_card(const Checkpoint& source, const Plan& plan, const Activations& activations,
                        const RunRecord& record, const std::string& base);
 
+// How `path` is served; N stands for a number of GPUs.
+std::string serve_command(Engine engine, const std::string& path);
+
 }  // namespace nibblecast

@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "checkpoint/run_record.h"
+#include "pipeline/report.h"
 #include "plan/engines.h"
 
 namespace nibblecast {
@@ -54,9 +55,12 @@ SideFiles side_files(const Checkpoint& source) {
   SideFiles files;
   const std::vector<Path> all = source.side_files();
   const bool is_output = std::ranges::find(all, Path("README.source.md")) != all.end();
+  const bool has_record = source.files().status(source.folder() / kRecordName).has_value();
   for (const Path& file : all) {
     if (*file.begin() == kRecordFolder) continue;
-    if (is_output && file == "README.md") continue;  // ours, and made anew
+    // Ours, and made anew.
+    if (is_output && file == "README.md") continue;
+    if (has_record && (file == kReportPageName || file == kReportName)) continue;
     (is_taken(file) ? files.taken : files.left_out).push_back(file);
   }
   return files;
