@@ -16,6 +16,10 @@
 #include "base/error.h"
 #include "ops/round.h"
 
+#ifdef __x86_64__
+#include <cpuid.h>
+#endif
+
 namespace nibblecast {
 namespace {
 
@@ -174,7 +178,25 @@ bool has_bf16_products() {
 #endif
 }
 
-bool rows_stand_alone() { return cpu_isa() == CpuIsa::kAvx512; }
+bool has_amx_products() {
+#if defined(__x86_64__)
+  static const bool cpu_has = [] {
+    constexpr unsigned kAmxBf16 = 1u << 22;  // CPUID leaf 7, EDX
+    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+    return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 && (edx & kAmxBf16) != 0;
+  }();
+  return cpu_has && cpu_isa() == CpuIsa::kAvx512;
+#else
+  return false;
+#endif
+}
+
+template <class T>
+bool rows_stand_alone() {
+  return cpu_isa() == CpuIsa::kAvx512 && !(std::is_same_v<T, bf16> && has_amx_products());
+}
+template bool rows_stand_alone<float>();
+template bool rows_stand_alone<bf16>();
 
 template <class T>
 void matmul_tile(const TileShape& shape, const T* x, size_t x_stride, const T* w, size_t w_stride, float* y) {

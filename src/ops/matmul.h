@@ -9,8 +9,8 @@
 // out    y [m, n] F32, rows contiguous
 // sums   FP32 over the whole of k inside the call, in an order that depends on n, k, layout, T and the CPU's
 //        instruction set only, never on threads; with AVX-512 a row's result does not depend on m or on the
-//        other rows either (rows_stand_alone(); oneDNN's AVX2 kernels sum some rows of some m in another
-//        order)
+//        other rows either (rows_stand_alone(); oneDNN's AVX2 and AMX kernels sum some rows of some m in
+//        another order)
 // T      float; or bf16 by oneDNN's BF16 kernels (AMX, AVX-512 BF16), elsewhere widened to float
 // errors kRefused when memory is short, kInternal when oneDNN refuses the product
 //
@@ -44,8 +44,12 @@ void matmul_tile_ref(const TileShape& shape, const T* x, size_t x_stride, const 
 
 // Whether matmul_tile<bf16> runs on BF16 instructions: the CPU has them and cpu_isa() is kAvx512.
 bool has_bf16_products();
+// Whether the CPU has AMX's for bf16 too, which oneDNN then takes: the same conditions.
+bool has_amx_products();
 
-// Whether a row's result does not depend on m, on the other rows, or on which outputs are made with it.
+// Whether a row's result does not depend on m, on the other rows, or on which outputs are made with it: with
+// AVX-512, but for bf16 where it runs on AMX.
+template <class T>
 bool rows_stand_alone();
 
 // Bytes that one thread may hold for products of at most `n` columns and a reduction of at most `k`.

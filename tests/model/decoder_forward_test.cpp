@@ -8,7 +8,7 @@
 namespace nibblecast {
 namespace {
 ForwardDevice forward_device() { return {}; }
-bool rows_are_alone() { return rows_stand_alone(); }
+bool rows_are_alone() { return rows_stand_alone<float>() && rows_stand_alone<bf16>(); }
 constexpr size_t kLongRow = 4300;
 }  // namespace
 }  // namespace nibblecast
