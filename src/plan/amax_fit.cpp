@@ -77,7 +77,7 @@ class Fit {
     if (!layer.tokens.empty() && layer.tokens.size() != table.experts)
       refuse_experts(prefix + ".experts.tokens", table.experts, layer.tokens.size());
     for (const auto& [entry, values] : layer.taps) {
-      const auto tap = std::ranges::find_if(table.taps, [&](const Tap& each) {
+      const auto tap = std::ranges::find_if(table.taps, [&entry = entry](const Tap& each) {
         return each.name == entry || (each.weighted && weighted_tap(each.name) == entry);
       });
       const std::string name = printable(tap_entry(layer.layer, entry));
