@@ -178,23 +178,27 @@ void add_device_options(CLI::App& app, CommonOptions& options) {
                "time the GPU's parts one by one (a little slower)");
 }
 
-void add_rows_options(CLI::App& app, ActivationOptions& options) {
+void add_texts_options(CLI::App& app, ActivationOptions& options, const std::string& description) {
   const std::string& texts = options.option;
-  const bool packed = options.rows.policy == RowsPolicy::kPacked;
-  add_text(app, texts, options.calib, "FILE", "texts: JSON, CSV, Parquet, plain, - or a data set; A:64,B:64");
-  add_text(app, texts + "-key", options.calib_key, "KEY",
-           "key or column of the texts; default: the usual ones")
-      ->needs(texts);
+  add_text(app, texts, options.calib, "FILE", description);
   add_count(app, texts + "-size", options.calib_size, 1,
             fmt::format("texts (docs) or rows (packed); default {}", options.default_size))
       ->needs(texts);
   add_count(app, texts + "-seq", options.rows.length, 1,
             fmt::format("most tokens of a row; default {}", options.rows.length))
       ->needs(texts);
-  add_choice<RowsPolicy>(
-      app, texts + "-rows", options.rows.policy,
-      {{"docs", RowsPolicy::kDocs}, {"packed", RowsPolicy::kPacked}},
-      fmt::format("a row a text, or texts joined and cut ({})", packed ? "packed" : "docs"))
+}
+
+void add_rows_options(CLI::App& app, ActivationOptions& options) {
+  const std::string& texts = options.option;
+  add_texts_options(app, options, "texts (JSON, CSV, plain, -) or data sets: A:64,B:64");
+  add_text(app, texts + "-key", options.calib_key, "KEY",
+           "key or column of the texts; default: the usual ones")
+      ->needs(texts);
+  add_choice<RowsPolicy>(app, texts + "-rows", options.rows.policy,
+                         {{"docs", RowsPolicy::kDocs}, {"packed", RowsPolicy::kPacked}},
+                         fmt::format("a row a text, or joined and cut ({})",
+                                     options.rows.policy == RowsPolicy::kPacked ? "packed" : "docs"))
       ->needs(texts);
   add_choice<BosPolicy>(
       app, "--bos", options.rows.bos,
@@ -203,8 +207,8 @@ void add_rows_options(CLI::App& app, ActivationOptions& options) {
       ->needs(texts);
 }
 
-void add_compute_dtype(CLI::App& app, QuantizeOptions& options) {
-  add_choice<ComputeDtype>(app, "--compute-dtype", options.compute_dtype,
+void add_compute_dtype(CLI::App& app, ComputeDtype& dtype) {
+  add_choice<ComputeDtype>(app, "--compute-dtype", dtype,
                            {{"bfloat16", ComputeDtype::kBF16}, {"float32", ComputeDtype::kF32}},
                            "of the forward pass (bfloat16)");
 }
@@ -220,7 +224,7 @@ void add_quantize_options(CLI::App& app, QuantizeOptions& options) {
                            "cast|max|mse|four_over_six", "instead of the recipe's");
   add_parsed<KvCache>(app, "--kv-cache", options.kv_cache, parse_kv_cache, "none|fp8_cast|fp8|nvfp4_cast",
                       "instead of the recipe's");
-  add_compute_dtype(app, options);
+  add_compute_dtype(app, options.compute_dtype);
   const auto input_scale = [&options](const std::string& text) {
     if (parse_input_scale(text, options)) return;
     throw CLI::ValidationError(
@@ -233,7 +237,7 @@ void add_quantize_options(CLI::App& app, QuantizeOptions& options) {
   add_choice<W2Input>(
       app, "--w2-input", options.w2_input,
       {{"max", W2Input::kMax}, {"weighted", W2Input::kWeighted}, {"unweighted", W2Input::kUnweighted}},
-      "with the routing weight, or without (max)");
+      "the routing weight in or not (max)");
   add_choice<NegativeZero>(app, "--negative-zero", options.negative_zero,
                            {{"keep", NegativeZero::kKeep}, {"modelopt", NegativeZero::kModelOpt}},
                            "what the cast makes of codes of -0 (keep)");

@@ -36,8 +36,8 @@ struct ActivationOptions {
   std::string calib, amax;
   std::string option = "--calib";                   // that names the texts; of its size "--calib-size"...
   uint64_t default_size = kDefaultCalibrationSize;  // texts or rows
-  std::string calib_key;    // empty: whichever of those that are known is there
-  uint64_t calib_size = 0;  // 0: not given
+  std::string calib_key;                            // empty: whichever of those that are known is there
+  uint64_t calib_size = 0;                          // 0: not given
   RowsOptions rows;
 };
 
@@ -63,12 +63,13 @@ CLI::Option* add_count(CLI::App& app, const std::string& name, uint64_t& target,
                        const std::string& description);
 
 void add_common_options(CLI::App& app, CommonOptions& options);
-void add_threads_options(CLI::App& app, CommonOptions& options);   // --threads, --cpu-isa
-void add_memory_option(CLI::App& app, CommonOptions& options);     // of commands that hold to it
-void add_device_options(CLI::App& app, CommonOptions& options);    // --device, --device-memory
-// `options.option` and how it becomes rows; defaults are those in `options`.
-void add_rows_options(CLI::App& app, ActivationOptions& options);
-void add_compute_dtype(CLI::App& app, QuantizeOptions& options);
+void add_threads_options(CLI::App& app, CommonOptions& options);  // --threads, --cpu-isa
+void add_memory_option(CLI::App& app, CommonOptions& options);    // of commands that hold to it
+void add_device_options(CLI::App& app, CommonOptions& options);   // --device, --device-memory
+// `options.option` and how many rows it becomes, and how long; defaults are those in `options`.
+void add_texts_options(CLI::App& app, ActivationOptions& options, const std::string& description);
+void add_rows_options(CLI::App& app, ActivationOptions& options);  // and how else it becomes rows
+void add_compute_dtype(CLI::App& app, ComputeDtype& dtype);
 void add_quantize_options(CLI::App& app, QuantizeOptions& options);  // all that changes the output's bytes
 void add_engines(CLI::App& app, QuantizeOptions& options);
 

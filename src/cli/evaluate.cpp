@@ -1,65 +1,30 @@
-#include <fmt/format.h>
-
-#include <algorithm>
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "base/error.h"
-#include "base/size_text.h"
-#include "cli/activations.h"
+#include "checkpoint/run_record.h"
 #include "cli/commands.h"
 #include "cli/console.h"
 #include "cli/device.h"
-#include "cli/evaluate_report.h"
-#include "cli/interrupt.h"
+#include "cli/evaluation_run.h"
 #include "cli/progress.h"
 #include "cli/reply.h"
-#include "cli/source.h"
-#include "pipeline/evaluation.h"
-#include "plan/cost.h"
-#include "plan/forward_plan.h"
+#include "pipeline/command_record.h"
+#include "pipeline/report.h"
 
 namespace nibblecast {
 namespace {
 
-// Enough that the standard error of a perplexity is a per cent or two, and as long as published figures'
-// rows.
-constexpr uint64_t kDefaultRows = 16, kDefaultLength = 2048;
+struct EvaluateArguments : EvaluationArguments {
+  EvaluateArguments() : EvaluationArguments("--text") {}
 
-struct EvaluateArguments {
-  std::string source;
+  std::string source, folder;  // folder: -o
   std::vector<std::string> candidates;
-  ActivationOptions text;
-  QuantizeOptions options;   // of which the compute dtype counts
-  bool round_inputs = true;  // --activations
 
-  EvaluateArguments() {
-    text.option = "--text";
-    text.default_size = kDefaultRows;
-    text.rows.length = kDefaultLength;
-    text.rows.policy = RowsPolicy::kPacked;
-  }
   std::vector<std::string> paths() const {
     std::vector<std::string> all = {source};
     all.insert(all.end(), candidates.begin(), candidates.end());
-    return all;
-  }
-};
-
-// The models as far as headers tell.
-struct OpenModels {
-  std::vector<Checkpoint> checkpoints;
-  std::vector<Plan> plans;
-
-  explicit OpenModels(const EvaluateArguments& arguments) {
-    for (const std::string& path : arguments.paths()) checkpoints.push_back(open_source(path));
-    for (const Checkpoint& checkpoint : checkpoints) {
-      plans.push_back(make_forward_plan(checkpoint, arguments.options.compute_dtype));
-      require_same_model(plans[0], plans.back(), checkpoint.folder().string());
-    }
-  }
-  std::vector<EvaluatedModel> models() const {
-    std::vector<EvaluatedModel> all;
-    for (size_t index = 0; index < plans.size(); ++index) all.push_back({&checkpoints[index], &plans[index]});
     return all;
   }
 };
@@ -76,98 +41,63 @@ void add_activations(CLI::App& command, bool& round_inputs) {
       ->option_text("WORD");
 }
 
-// Shares memory and device out evenly. kRefused where there is too little.
-class Shares {
+// Where reports go: a candidate's own folder where nibblecast made it, or the folder of -o, which is for one.
+class Reports {
  public:
-  Shares(const OpenModels& models, const CalibrationRows& rows, const CommonOptions& common,
-         const ForwardDevice& device, bool round_inputs)
-      : models_(models), common_(common), limit_(common.memory_limit()) {
-    const size_t count = models.plans.size();
-    const Workload workload{rows.ids.size(), rows.tokens(), rows.longest()};
-    options_.device = device;
-    options_.device.memory_bytes /= count;
-    options_.round_inputs = round_inputs;
-    const Model& model = *models.plans[0].model;
-    peak_bytes_ = evaluation_memory_bytes(model, workload, count);
-    if (round_inputs) reserve_for_inputs(rounded_inputs_bytes(model, workload), count);
-    const uint64_t share = (limit_ - std::min(limit_, peak_bytes_)) / count;
-    for (size_t index = 0; index < count; ++index) add(index, workload, share);
-    if (peak_bytes_ <= limit_) return;
-    throw Error(ErrorKind::kRefused, {},
-                fmt::format("{} needs {} of memory and may use {}",
-                            count == 1 ? "the model" : fmt::format("{} models at once", count),
-                            size_text(peak_bytes_), size_text(limit_)),
-                {.hint = "raise --memory, evaluate fewer checkpoints at once, or fewer or shorter rows "
-                         "(--text-size, --text-seq)"});
+  explicit Reports(const EvaluateArguments& arguments) : arguments_(arguments) {
+    if (arguments.folder.empty()) return;
+    if (arguments.candidates.size() != 1)
+      throw Error(ErrorKind::kUsage, {}, "-o takes the report of one candidate",
+                  {.found = std::to_string(arguments.candidates.size()) + " candidates",
+                   .hint = "leave -o out, or evaluate one at a time"});
+    const auto status = files_.status(arguments.folder);
+    if (!status || !status->is_folder)
+      throw Error(ErrorKind::kUsage, {.file = arguments.folder}, "-o: there is no such folder");
   }
 
-  const EvaluationOptions& options() const { return options_; }
+  void write(const OpenModels& models, const Json& document, const std::string& command) const {
+    for (size_t index = 1; index <= arguments_.candidates.size(); ++index) {
+      const std::filesystem::path candidate = arguments_.candidates[index - 1];
+      const bool is_ours = files_.status(candidate / kRecordName).has_value();
+      if (!is_ours && arguments_.folder.empty()) continue;
+      const std::filesystem::path folder =
+          arguments_.folder.empty() ? candidate : std::filesystem::path(arguments_.folder);
+      write_report_or_warn(files_, folder / kReportPageName, [&] {
+        Json own = evaluation_of(document, index);
+        return is_ours ? read_report_input(files_, candidate, std::move(own))
+                       : evaluated_report_input(models.source(), *models.models()[index].checkpoint,
+                                                std::move(own), command);
+      });
+    }
+  }
 
  private:
-  // Where the models compute: each on the device, or here.
-  void reserve_for_inputs(uint64_t size_bytes, size_t models) {
-    uint64_t& on_device = options_.device.memory_bytes;
-    if (options_.device.cuda)
-      on_device -= std::min(on_device, size_bytes);
-    else
-      peak_bytes_ += models * size_bytes;
-  }
-
-  void add(size_t index, const Workload& workload, uint64_t share) {
-    const Plan& plan = models_.plans[index];
-    const MemoryCost cost = memory_cost(models_.checkpoints[index], plan, workload, common_.threads, share,
-                                        options_.device, false);
-    peak_bytes_ += cost.peak_bytes() - (index == 0 ? 0 : cost.fixed_bytes);
-    options_.read_memory_bytes =
-        index == 0 ? cost.read_bytes : std::min(options_.read_memory_bytes, cost.read_bytes);
-    if (!options_.device.cuda) return;
-    check_device(cost);
-    options_.device.expert_bytes = std::max(options_.device.expert_bytes, largest_expert_bytes(plan));
-    options_.device.held_owners = cost.read_units - 1;
-  }
-
-  void check_device(const MemoryCost& cost) const {
-    for (const Finding& finding : check_device_memory(cost.device, options_.device.memory_bytes))
-      throw Error(ErrorKind::kRefused, {}, finding.reason, {.hint = finding.remedy});
-  }
-
-  const OpenModels& models_;
-  const CommonOptions& common_;
-  const uint64_t limit_;
-  uint64_t peak_bytes_ = 0;
-  EvaluationOptions options_;
+  const EvaluateArguments& arguments_;
+  FileSystem& files_ = system_files();
 };
 
 int run(const EvaluateArguments& arguments, const CommonOptions& common) {
+  const Reports reports(arguments);
   ProgressPrinter printer(common.quiet);
   printer.say("reading the headers");
-  const OpenModels models(arguments);
+  const OpenModels models(arguments.paths(), arguments.compute_dtype);
   const ChosenDevice device = choose_device(common);
   printer.say("reading the texts");
-  const CalibrationRows rows = load_rows(arguments.text, models.checkpoints[0],
-                                         models.plans[0].model->vocabulary, common.memory_limit());
-  EvaluationOptions options = Shares(models, rows, common, device.forward, arguments.round_inputs).options();
+  const CalibrationRows rows =
+      load_rows(arguments.text, models.source(), models.vocabulary(), common.memory_limit());
+  const EvaluationOptions options =
+      evaluation_options(models.models(), rows, common, device.forward, arguments.round_inputs);
   printer.end();
   for (const auto* warnings : {&device.warnings, &rows.warnings})
     for (const std::string& warning : *warnings) print_warning(warning);
-  const InterruptWatch watch("");
-  ProgressPrinter progress(common.quiet);
-  progress.begin();
-  options.progress = [&](const EvaluationProgress& done) {
-    watch.check();
-    progress.update(done.stage, done.bytes_done, done.bytes);
-  };
-  const Evaluation evaluation = evaluate(models.models(), rows, options);
-  progress.end();
+  const Evaluation evaluation = run_evaluation(models.models(), rows, options, common);
   const EvaluationOutcome outcome{.evaluation = evaluation, .rows = rows, .paths = arguments.paths()};
-  if (common.json) {
-    Json document = evaluation_json(outcome);
-    document["activations"] = arguments.round_inputs ? "nvfp4" : "none";
-    document["compute_dtype"] =
-        arguments.options.compute_dtype == ComputeDtype::kBF16 ? "bfloat16" : "float32";
+  Json document = evaluation_document(outcome, arguments);
+  reports.write(models, document, published_command_text(common.command_line.record));
+  if (common.json)
     set_reply(std::move(document));
-  }
-  if (!common.json) print_data(evaluation_text(outcome));
+  else
+    print_data(evaluation_text(outcome));
   return 0;
 }
 
@@ -180,9 +110,11 @@ void add_evaluate(CLI::App& app, CommonOptions& common, Action& action) {
                   "nibblecast evaluate V4-Flash V4-Flash-NVFP4 --text texts.jsonl");
   add_path(command, "SRC", arguments->source, "", "checkpoint folder")->required();
   add_paths(command, "DST", arguments->candidates, "checkpoints to be held against it");
+  add_path(command, "-o,--output", arguments->folder, "DIR",
+           "where the report goes; default: into DST, if nibblecast made it");
   add_rows_options(command, arguments->text);
   command.get_option("--text")->required();
-  add_compute_dtype(command, arguments->options);
+  add_compute_dtype(command, arguments->compute_dtype);
   add_activations(command, arguments->round_inputs);
   add_threads_options(command, common);
   add_memory_option(command, common);

@@ -167,7 +167,8 @@ std::string experts_text(const AmaxFile& amax) {
   const std::set<std::string> entries = expert_entries(amax);
   if (entries.empty()) return "";
   std::string text = summary_line(
-      "experts", fmt::format("by layer the largest and the median of {}; least tokens", fmt::join(entries, ", ")));
+      "experts",
+      fmt::format("by layer the largest and the median of {}; least tokens", fmt::join(entries, ", ")));
   for (const LayerAmax& layer : amax.layers)
     if (knows_experts(layer)) text += layer_text(layer, entries);
   return text;

@@ -7,14 +7,18 @@
 
 namespace nibblecast {
 
-JobMeans means_of(const CommonOptions& common, const ChosenDevice& device, const Plan& plan, FileSystem& files) {
+JobMeans means_of(const CommonOptions& common, const ChosenDevice& device, const Plan& plan,
+                  FileSystem& files) {
   JobMeans means{.memory_bytes = common.memory_limit(),
                  .threads = common.threads,
                  .processors = default_threads(),
                  .device = device.forward,
                  .warnings = device.warnings};
-  if (std::string warning = common.memory_warning(); !warning.empty()) means.warnings.push_back(std::move(warning));
-  means.describe = [&common, &plan, &files](JobDescription& job) { describe_command(common, plan, files, job); };
+  if (std::string warning = common.memory_warning(); !warning.empty())
+    means.warnings.push_back(std::move(warning));
+  means.describe = [&common, &plan, &files](JobDescription& job) {
+    describe_command(common, plan, files, job);
+  };
   return means;
 }
 
@@ -25,7 +29,7 @@ void add_work_options(CLI::App& app, JobOptions& options) {
 }
 
 void add_base_model(CLI::App& app, std::string& base_model) {
-  add_text(app, "--base-model", base_model, "OWNER/NAME", "SRC's name on the Hub, for the model card");
+  add_text(app, "--base-model", base_model, "ID", "SRC's name on the Hub, for the model card");
 }
 
 void require_hub_id(const std::string& base_model) {

@@ -9,8 +9,8 @@
 #include "cli/activations.h"
 #include "cli/commands.h"
 #include "cli/console.h"
-#include "cli/plan_report.h"
 #include "cli/job_options.h"
+#include "cli/plan_report.h"
 #include "cli/reply.h"
 #include "cli/source.h"
 #include "cli/summary.h"
@@ -31,8 +31,9 @@ struct PlanArguments {
 int explain(const Checkpoint& source, const PlanArguments& arguments, bool json) {
   const std::string file = (source.folder() / "config.json").string();
   const Model model = read_model(source.config(), file);
-  const std::vector<ResolvedModule> modules = resolve_modules(
-      recipe_of(source.files(), resolved_options(arguments.options, model)), model.table, tile_size(source.config(), file));
+  const std::vector<ResolvedModule> modules =
+      resolve_modules(recipe_of(source.files(), resolved_options(arguments.options, model)), model.table,
+                      tile_size(source.config(), file));
   const ResolvedModule* found = find_module(modules, arguments.explain);
   if (found == nullptr) {
     throw Error(ErrorKind::kUsage, {}, "no module is called '" + arguments.explain + "'",

@@ -42,9 +42,8 @@ int run_plan(const Checkpoint& source, const Plan& plan, const PlanRunArguments&
              const CommonOptions& common) {
   require_hub_id(arguments.base_model);
   const Activations none{.rows = {}, .amax = {}, .origin = "", .identity = "none", .products = ""};
-  const Preflight found =
-      preflight(source, plan, none, arguments.destination, arguments.job,
-                means_of(common, {}, plan, source.files()), false);
+  const Preflight found = preflight(source, plan, none, arguments.destination, arguments.job,
+                                    means_of(common, {}, plan, source.files()), false);
   if (report_findings(found.findings)) return static_cast<int>(ErrorKind::kRefused);
   if (found.destination == DestinationState::kFinished) {
     clean_finished_destination(source.files(), arguments.destination);

@@ -3,13 +3,15 @@
 #include <memory>
 
 #include "base/error.h"
+#include "checkpoint/run_record.h"
 #include "cli/activations.h"
 #include "cli/commands.h"
 #include "cli/console.h"
+#include "cli/evaluation_run.h"
 #include "cli/interrupt.h"
 #include "cli/job_folder.h"
-#include "cli/job_run.h"
 #include "cli/job_options.h"
+#include "cli/job_run.h"
 #include "cli/progress.h"
 #include "cli/reply.h"
 #include "cli/require.h"
@@ -19,8 +21,11 @@
 #include "cli/text.h"
 #include "pipeline/destination.h"
 #include "pipeline/output.h"
+#include "pipeline/recorded_evaluation.h"
+#include "pipeline/report.h"
 #include "pipeline/saved_rows.h"
 #include "pipeline/verify_checksums.h"
+#include "plan/forward_plan.h"
 
 namespace nibblecast {
 namespace {
@@ -31,6 +36,7 @@ struct QuantizeArguments {
   JobOptions job;
   QuantizeOptions options;
   Conditions conditions;
+  EvaluationArguments evaluation{"--evaluate"};
   bool export_only = false, validate_only = false;
 };
 
@@ -133,6 +139,48 @@ RunOptions run_options(const QuantizeArguments& arguments, const Preflight& foun
           .progress = {}};
 }
 
+// What stands in the way of --evaluate is to be known before the run, not behind it: texts, and memory for
+// two models (the source twice: its output is smaller).
+std::optional<CalibrationRows> evaluation_rows(const Checkpoint& source, const Plan& plan,
+                                               QuantizeArguments& arguments, const CommonOptions& common,
+                                               const ForwardDevice& device) {
+  EvaluationArguments& evaluation = arguments.evaluation;
+  if (evaluation.text.calib.empty()) return std::nullopt;
+  evaluation.compute_dtype = arguments.options.compute_dtype;
+  evaluation.text.rows.bos = arguments.activations.rows.bos;
+  CalibrationRows rows = load_rows(evaluation.text, source, plan.model->vocabulary, common.memory_limit());
+  const Plan forward = make_forward_plan(source, evaluation.compute_dtype);
+  const EvaluatedModel model{&source, &forward};
+  evaluation_options({model, model}, rows, common, device, evaluation.round_inputs);
+  for (const std::string& warning : rows.warnings) print_warning(warning);
+  return rows;
+}
+
+// Source and output in step; what it finds goes into the output's documents. Null where nothing is asked.
+Json evaluate_output(const QuantizeArguments& arguments, const std::optional<CalibrationRows>& rows,
+                     const CommonOptions& common, const ForwardDevice& device) {
+  if (!rows) return {};
+  const EvaluationArguments& how = arguments.evaluation;
+  const std::vector<std::string> paths = {arguments.source, arguments.destination};
+  const OpenModels models(paths, how.compute_dtype);
+  const EvaluationOptions options =
+      evaluation_options(models.models(), *rows, common, device, how.round_inputs);
+  const Evaluation evaluation = run_evaluation(models.models(), *rows, options, common);
+  const EvaluationOutcome outcome{.evaluation = evaluation, .rows = *rows, .paths = paths};
+  Json document = evaluation_document(outcome, how);
+  if (!record_evaluation(system_files(), arguments.destination, document))
+    print_warning(arguments.destination +
+                  "/README.md was edited, and does not say what the evaluation found");
+  if (!common.json) print_data(evaluation_text(outcome));
+  return document;
+}
+
+void write_output_report(const std::string& destination, const Json& evaluation) {
+  FileSystem& files = system_files();
+  write_report_or_warn(files, std::filesystem::path(destination) / kReportPageName,
+                       [&] { return read_report_input(files, destination, evaluation); });
+}
+
 // Nothing is left to do: what the output's own record says is held against what is asked.
 int answer_finished(const Checkpoint& source, const Plan& plan, const QuantizeArguments& arguments,
                     const Conditions& conditions, bool json) {
@@ -144,7 +192,18 @@ int answer_finished(const Checkpoint& source, const Plan& plan, const QuantizeAr
   return report_unmet(unmet(conditions, plan, recorded_run(source.files(), arguments.destination)));
 }
 
-int run(const QuantizeArguments& arguments, const CommonOptions& common) {
+// What a run that was killed behind its output has left undone.
+void finish_late(const QuantizeArguments& arguments, const std::optional<CalibrationRows>& rows,
+                 const CommonOptions& common, const ForwardDevice& device) {
+  FileSystem& files = system_files();
+  const std::filesystem::path output = arguments.destination;
+  const bool evaluates = rows && at_or_null(read_run_record(files, output), "evaluation").is_null();
+  const Json evaluation = evaluates ? evaluate_output(arguments, rows, common, device) : Json();
+  if (evaluates || !files.status(output / kReportPageName))
+    write_output_report(arguments.destination, evaluation);
+}
+
+int run(QuantizeArguments& arguments, const CommonOptions& common) {
   require_one_origin(arguments.activations);
   require_hub_id(arguments.base_model);
   ProgressPrinter printer(common.quiet);
@@ -163,17 +222,21 @@ int run(const QuantizeArguments& arguments, const CommonOptions& common) {
   const ChosenDevice device = choose_device(common);
   const Activations activations = find_activations(source, plan, arguments, common, device.forward, printer);
   printer.say("checking memory and disk");
-  Preflight found =
-      preflight(source, plan, activations, arguments.destination, arguments.job,
-                means_of(common, device, plan, source.files()), false);
+  const std::optional<CalibrationRows> evaluated =
+      evaluation_rows(source, plan, arguments, common, device.forward);
+  Preflight found = preflight(source, plan, activations, arguments.destination, arguments.job,
+                              means_of(common, device, plan, source.files()), false);
   const Conditions conditions = with_strict(arguments.conditions, arguments.job.strict, plan);
   refuse_unmet(arguments.conditions, source, plan, activations, found.findings);
   if (report_findings(found.findings)) return static_cast<int>(ErrorKind::kRefused);
   if (arguments.export_only && found.destination != DestinationState::kFinished)
     require_calibrated(source, plan, arguments);
   if (arguments.validate_only) return validate(source, plan, *found.destination, arguments, common);
-  if (found.destination == DestinationState::kFinished)
-    return answer_finished(source, plan, arguments, conditions, common.json);
+  if (found.destination == DestinationState::kFinished) {
+    const int said = answer_finished(source, plan, arguments, conditions, common.json);
+    finish_late(arguments, evaluated, common, device.forward);
+    return said;
+  }
   const InterruptWatch watch(kResumeHint);
   Job job = open_destination(source, arguments.destination, arguments.job.work_folder, found.job, plan);
   report_resumption(job, common.quiet);
@@ -189,15 +252,22 @@ int run(const QuantizeArguments& arguments, const CommonOptions& common) {
   });
   printer.end();
   for (const std::string& note : record.notes) print_warning(note);
-  print_outcome({.source = source,
-                 .plan = plan,
-                 .activations = activations,
-                 .record = record,
-                 .job = job,
-                 .source_path = arguments.source,
-                 .output = arguments.destination,
-                 .warnings = warning_texts(found.findings)},
-                common.json);
+  const RunOutcome outcome{.source = source,
+                           .plan = plan,
+                           .activations = activations,
+                           .record = record,
+                           .job = job,
+                           .source_path = arguments.source,
+                           .output = arguments.destination,
+                           .warnings = warning_texts(found.findings)};
+  if (!common.json) print_data(run_text(outcome));
+  Json evaluation = evaluate_output(arguments, evaluated, common, device.forward);
+  write_output_report(arguments.destination, evaluation);
+  if (common.json) {
+    Json reply = run_json(outcome);
+    if (!evaluation.is_null()) reply["evaluation"] = std::move(evaluation);
+    set_reply(std::move(reply));
+  }
   return report_unmet(unmet(conditions, plan, record));
 }
 
@@ -219,6 +289,7 @@ void add_quantize(CLI::App& app, CommonOptions& common, Action& action) {
   add_quantize_options(command, arguments->options);
   add_base_model(command, arguments->base_model);
   add_job_options(command, arguments->job);
+  add_texts_options(command, arguments->evaluation.text, "texts: measure on them what was lost, afterwards");
   add_require(command, arguments->conditions, kAllConditions);
   command.add_flag("--export-only", arguments->export_only,
                    "no forward pass: --amax, or a finished calibration");

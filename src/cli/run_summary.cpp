@@ -4,8 +4,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <map>
 #include <iterator>
+#include <map>
 
 #include "base/shell.h"
 #include "checkpoint/parameters.h"
@@ -42,10 +42,10 @@ std::optional<std::string> inexact_experts(const RunOutcome& outcome) {
     if (outcome.record.losses.contains(name)) names.push_back(name);
   }
   if (names.empty() || names.size() == tried.size()) return {};
-  return fmt::format("{} of {} weights of FP8 experts were quantized, because they are not exactly MXFP4 as the "
-                     "others are: {}{}",
-                     grouped(names.size()), grouped(tried.size()), names.front(),
-                     names.size() == 1 ? "" : " and others");
+  return fmt::format(
+      "{} of {} weights of FP8 experts were quantized, because they are not exactly MXFP4 as the "
+      "others are: {}{}",
+      grouped(names.size()), grouped(tried.size()), names.front(), names.size() == 1 ? "" : " and others");
 }
 
 // What no warning said before the run, or while it went on.
@@ -267,8 +267,7 @@ std::string run_text(const RunOutcome& outcome) {
   const std::vector<std::string> warnings = all_warnings(outcome);
   const bool covers = outcome.activations.rows || outcome.activations.amax;
   return verdict_line(warnings) + size_lines(outcome) + engines_line(outcome) + blocks_text(outcome.record) +
-         calibrated_line(outcome) +
-         (covers ? coverage_text(outcome.record, outcome.plan) : "") +
+         calibrated_line(outcome) + (covers ? coverage_text(outcome.record, outcome.plan) : "") +
          perplexity_text(outcome.record) + inputs_line(outcome) + left_out_line(outcome) +
          warning_lines(warnings) + time_lines(outcome) +
          summary_line("next", fmt::format("nibblecast verify {} {}", shell_word(outcome.source_path),

@@ -54,7 +54,8 @@ std::optional<LinearParts> StoredFiles::packed(const std::string& module) const 
   };
   try {
     const auto parts = find_linear(
-        module, tile_size(config_, "config.json"), [&](const std::string& name) { return find(name); }, where);
+        module, tile_size(config_, "config.json"), [&](const std::string& name) { return find(name); },
+        where);
     const bool is_plain = !parts || parts->scale == nullptr;
     return is_plain ? std::nullopt : parts;
   } catch (const Error&) {  // a look at the tensors needs no more than their headers

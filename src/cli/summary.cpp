@@ -79,11 +79,10 @@ std::string coverage_text(const RunRecord& record, const Plan& plan) {
   for (size_t layer = 0; layer < record.without_tokens.size(); ++layer) {
     const std::vector<uint64_t>& starved = record.without_tokens[layer];
     if (starved.empty()) continue;
-    text +=
-        summary_line(text.empty() ? "coverage" : "",
-                     fmt::format("layer {}: {} of {} experts saw no token: {}", layer,
-                                 grouped(starved.size()),
-                                 grouped(plan.model->table.layers[layer].experts), list_text(starved, kMostRanges)));
+    text += summary_line(
+        text.empty() ? "coverage" : "",
+        fmt::format("layer {}: {} of {} experts saw no token: {}", layer, grouped(starved.size()),
+                    grouped(plan.model->table.layers[layer].experts), list_text(starved, kMostRanges)));
   }
   return text.empty() ? summary_line("coverage", "every expert of every layer saw tokens") : text;
 }

@@ -61,7 +61,8 @@ int run(SynthArguments& arguments, const CommonOptions& common) {
     synthesize(config, arguments.config, arguments.options, arguments.output, files);
   }
   if (common.json) {
-    set_reply({{"destination", arguments.output}, {"bytes", made_bytes}, {"sparse", arguments.options.sparse}});
+    set_reply(
+        {{"destination", arguments.output}, {"bytes", made_bytes}, {"sparse", arguments.options.sparse}});
   } else {
     print_data(summary_line(
         "output", fmt::format("{}: {} bytes{}", arguments.output, grouped(made_bytes),

@@ -11,6 +11,7 @@
 #include "base/hash.h"
 #include "checkpoint/run_record.h"
 #include "pipeline/model_card.h"
+#include "pipeline/report.h"
 #include "pipeline/verify_checksums.h"
 
 namespace nibblecast {
@@ -233,8 +234,8 @@ Json perplexity_document(const RunRecord& record) {
 
 std::set<Path> output_names(const Checkpoint& source) {
   std::set<Path> names = {*Path(kAmaxName).begin(), kRecordFolder};
-  for (const char* document :
-       {"README.md", "hf_quant_config.json", "model.safetensors.index.json", "config.json", kRecordName}) {
+  for (const char* document : {"README.md", "hf_quant_config.json", "model.safetensors.index.json",
+                               "config.json", kRecordName, kReportName, kReportPageName}) {
     names.insert(document);
     names.insert(document + std::string(".partial"));
   }

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <functional>
 #include <set>
 #include <string_view>
@@ -183,17 +184,23 @@ std::string lossless_text(const Json& blocks) {
                      grouped(blocks["lossless"].get<uint64_t>()), grouped(total), grouped(outside));
 }
 
+std::string requantized_text(const Json& requantized) {
+  if (requantized.is_null()) return "";
+  const uint64_t weights = requantized["weights"];
+  return fmt::format("{} {} quantized with a relative error of at most {:.3g}", grouped(weights),
+                     weights == 1 ? "weight was" : "weights were", requantized["largest"].get<double>());
+}
+
 // One sentence, and whether nothing is to be said against the output.
-Json verdict_document(const Json& blocks, const Json& requantized, const Json& experts) {
+Json verdict_document(const ReportInput& input, const Json& blocks, const Json& requantized,
+                      const Json& experts) {
   std::vector<std::string> parts;
-  if (std::string text = lossless_text(blocks); !text.empty()) parts.push_back(std::move(text));
-  if (!requantized.is_null()) {
-    const uint64_t weights = requantized["weights"];
-    parts.push_back(fmt::format("{} {} quantized with a relative error of at most {:.3g}", grouped(weights),
-                                weights == 1 ? "weight was" : "weights were",
-                                requantized["largest"].get<double>()));
-  }
-  if (parts.empty()) parts.emplace_back("No block was cast, and no weight was quantized");
+  for (std::string text : {lossless_text(blocks), requantized_text(requantized)})
+    if (!text.empty()) parts.push_back(std::move(text));
+  if (parts.empty() && input.record.at("command") != kEvaluatedOnly)
+    parts.emplace_back("No block was cast, and no weight was quantized");
+  if (std::string text = loss_text(input.evaluation); !text.empty()) parts.push_back(std::move(text));
+  if (parts.empty()) parts.emplace_back("Nothing was measured");
   const uint64_t starved = experts.is_null() ? 0 : experts["without_tokens"].get<uint64_t>();
   if (!experts.is_null()) {
     parts.push_back(starved == 0 ? "every expert saw tokens"
@@ -221,9 +228,11 @@ Json commands_document(const ReportInput& input) {
   const std::string source = shell_word(input.record.at("source").value("name", "SRC"));
   Json serve = Json::array();
   for (const Engine engine : engines_of(input.record)) serve.push_back(serve_command(engine, output));
+  const bool is_ours = input.record.at("command") != kEvaluatedOnly;
+  const auto ours = [&](std::string command) { return is_ours ? Json(std::move(command)) : Json(); };
   return {{"reproduce", at_or_null(input.record, "command_line")},
-          {"verify", fmt::format("nibblecast verify {} {}", source, output)},
-          {"checksums", fmt::format("nibblecast verify --checksums {}", output)},
+          {"verify", ours(fmt::format("nibblecast verify {} {}", source, output))},
+          {"checksums", ours(fmt::format("nibblecast verify --checksums {}", output))},
           {"serve", std::move(serve)}};
 }
 
@@ -239,16 +248,6 @@ Json options_document(const Json& record) {
   Json options = record.value("options", Json::object());
   options.erase("recipe_text");
   return options;
-}
-
-// Folders are nobody's business.
-Json published_evaluation(Json evaluation) {
-  if (!evaluation.is_object()) return {};
-  for (Json& model : evaluation.at("models"))
-    model["path"] = folder_name(model.value("path", std::string("?")));
-  for (const char* const of_this_process : {"format", "command", "ok", "exit_code", "errors", "warnings"})
-    evaluation.erase(of_this_process);
-  return evaluation;
 }
 
 Json figures_document(const ReportInput& input) {
@@ -271,7 +270,7 @@ Json document_of(const ReportInput& input) {
   Json blocks = blocks_document(record);
   Json requantized = requantized_document(at_or_null(record, "relative_error")),
        experts = experts_document(input);
-  Json verdict = verdict_document(blocks, requantized, experts);
+  Json verdict = verdict_document(input, blocks, requantized, experts);
   const Json& source = record.at("source");
   return {{"format", kFormat},
           {"version", record.value("version", "")},
@@ -293,6 +292,27 @@ Json document_of(const ReportInput& input) {
 }
 
 }  // namespace
+
+Json published_evaluation(Json evaluation) {
+  if (!evaluation.is_object()) return {};
+  for (Json& model : evaluation.at("models"))
+    model["path"] = folder_name(model.value("path", std::string("?")));
+  for (const char* const of_this_process : {"format", "command", "ok", "exit_code", "errors", "warnings"})
+    evaluation.erase(of_this_process);
+  return evaluation;
+}
+
+std::string loss_text(const Json& evaluation) {
+  const Json models = at_or_null(evaluation, "models");
+  if (!models.is_array() || models.size() != 2) return "";
+  const Json& found = models[1].at("against_source");
+  const auto number = [](const Json& value) { return value.is_null() ? NAN : value.get<double>(); };
+  return fmt::format(
+      "KL divergence {:.3g} nats a token, the source's top token in {:.2f} %, perplexity {:.4g} "
+      "(the source: {:.4g})",
+      number(found.at("kl_mean")), 100 * number(found.at("top1_agreement")),
+      number(models[1].at("perplexity")), number(models[0].at("perplexity")));
+}
 
 Json report_document(const ReportInput& input) {
   try {

@@ -12,6 +12,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "calibration/amax_file.h"
+#include "checkpoint/checkpoint.h"
 #include "checkpoint/tensor.h"
 
 namespace nibblecast {
@@ -32,6 +33,16 @@ struct ReportInput {
 // Of a finished output of nibblecast. `evaluation`: of a file; null: what an earlier report there, or the
 // record, holds. kBadInput: a folder that is none, and files that are damaged.
 ReportInput read_report_input(FileSystem& files, const std::filesystem::path& output, Json evaluation);
+// Of any checkpoint that was evaluated against `source`: what headers and the evaluation tell. In place of a
+// record is what is known of the evaluation: kEvaluatedOnly, its command, when it ended.
+ReportInput evaluated_report_input(const Checkpoint& source, const Checkpoint& candidate, Json evaluation,
+                                   const std::string& command);
+inline constexpr const char* kEvaluatedOnly = "evaluate";
+
+// What `evaluate --json` prints, as it is published: without folders and what is the process' own.
+Json published_evaluation(Json evaluation);
+// Of a source and one candidate: "KL divergence 0.0071 nats a token, ..."; empty of anything else.
+std::string loss_text(const Json& evaluation);
 
 // report.json. Reads no file and no clock. kBadInput: a record that does not hold what one holds.
 Json report_document(const ReportInput& input);

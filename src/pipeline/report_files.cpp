@@ -7,6 +7,7 @@
 #include "checkpoint/run_record.h"
 #include "checkpoint/safetensors.h"
 #include "checkpoint/tensor_role.h"
+#include "pipeline/job.h"
 #include "pipeline/published.h"
 #include "pipeline/report.h"
 #include "pipeline/report_page.h"
@@ -69,12 +70,13 @@ void read_input_scales(const Checkpoint& output, ReportInput& input) {
   }
 }
 
-// What `evaluate` or `quantize` has left there.
+// What `evaluate` has left there, or `quantize`.
 Json known_evaluation(FileSystem& files, const Path& output, const Json& record) {
-  Json evaluation = at_or_null(record, "evaluation");
-  if (!evaluation.is_null() || !files.status(output / kReportName)) return evaluation;
   const Path path = output / kReportName;
-  return at_or_null(parse_json(read_text(files, path, kReportLimit), path.string()), "evaluation");
+  Json evaluation;
+  if (files.status(path))
+    evaluation = at_or_null(parse_json(read_text(files, path, kReportLimit), path.string()), "evaluation");
+  return evaluation.is_null() ? at_or_null(record, "evaluation") : evaluation;
 }
 
 bool is_page(FileSystem& files, const Path& path) {
@@ -140,6 +142,24 @@ ReportInput read_report_input(FileSystem& files, const Path& output, Json evalua
   if (files.status(output / kAmaxName)) input.amax = read_amax(files, output / kAmaxName);
   input.evaluation =
       evaluation.is_null() ? known_evaluation(files, output, input.record) : std::move(evaluation);
+  return input;
+}
+
+ReportInput evaluated_report_input(const Checkpoint& source, const Checkpoint& candidate, Json evaluation,
+                                   const std::string& command) {
+  ReportInput input;
+  input.destination = folder_name(candidate.folder());
+  input.record = {{"command", kEvaluatedOnly},
+                  {"command_line", command},
+                  {"version", NIBBLECAST_VERSION},
+                  {"finished", utc_now()},
+                  {"seconds", evaluation.at("seconds")},
+                  {"bytes", evaluation.at("bytes")},
+                  {"source", {{"name", folder_name(source.folder())}}}};
+  input.source.assign(source.tensors().begin(), source.tensors().end());
+  input.output.assign(candidate.tensors().begin(), candidate.tensors().end());
+  read_input_scales(candidate, input);
+  input.evaluation = std::move(evaluation);
   return input;
 }
 

@@ -157,6 +157,76 @@ TEST_F(Evaluate, TheTextNamesWhatPeopleLookFor) {
     EXPECT_THAT(result.out, HasSubstr(part));
 }
 
+// What it finds stands in the summary, the record, the card and the report of the output.
+TEST_F(Evaluate, QuantizeEvaluatesItsOutput) {
+  const std::string source = tiny_checkpoint().string(), texts = rows(3, 40);
+  const std::vector<std::string> command = {"quantize", source,       path("out"), "--calib",
+                                            texts,      "--evaluate", texts,       "--evaluate-seq",
+                                            "40",       "--engine",   "none",      "--quiet"};
+  const Json reply = run_json(command);
+  const Json& found = reply["evaluation"]["models"][1]["against_source"];
+  EXPECT_GT(found["kl_mean"].get<double>(), 0);
+  const Json record = Json::parse(read_file(path("out/nibblecast.json")));
+  EXPECT_EQ(record["evaluation"]["models"][1]["against_source"], found);
+  EXPECT_EQ(record["evaluation"]["models"][1]["path"], "out");
+  const Json report = Json::parse(read_file(path("out/report.json")));
+  EXPECT_EQ(report["evaluation"], record["evaluation"]);
+  EXPECT_THAT(report["verdict"]["text"].get<std::string>(), HasSubstr("KL divergence"));
+  EXPECT_THAT(read_file(path("out/report.html")), HasSubstr("nibblecast report"));
+  EXPECT_THAT(read_file(path("out/README.md")), HasSubstr("- Against the source on 117 tokens"));
+  EXPECT_EQ(run_cli({"verify", source, path("out"), "--quiet"}).exit_code, 0);
+  const CliResult checksums = run_cli({"verify", "--checksums", path("out"), "--quiet"});
+  EXPECT_EQ(checksums.exit_code, 0);
+  EXPECT_THAT(checksums.out, ::testing::Not(HasSubstr("README"))) << "edited, it says";
+  EXPECT_THAT(run_cli(command).out, HasSubstr("nothing to do"));
+}
+
+// Killed behind the output, the rest is made by the same command.
+TEST_F(Evaluate, QuantizeEvaluatesAFinishedOutputToo) {
+  const std::string source = tiny_checkpoint().string(), texts = rows(3, 40);
+  quantize(source, "out", {"--calib", texts});
+  EXPECT_TRUE(Json::parse(read_file(path("out/report.json")))["evaluation"].is_null());
+  std::filesystem::remove(path("out/report.html"));
+  quantize(source, "out", {"--calib", texts, "--evaluate", texts, "--evaluate-seq", "40"});
+  EXPECT_FALSE(Json::parse(read_file(path("out/report.json")))["evaluation"].is_null());
+  EXPECT_TRUE(std::filesystem::exists(path("out/report.html")));
+}
+
+TEST_F(Evaluate, QuantizeFindsBeforeTheRunWhatEvaluationLacks) {
+  const std::string source = tiny_checkpoint().string();
+  expect_refused(
+      {"quantize", source, path("out"), "--calib", rows(3, 40), "--evaluate", path("none.jsonl"), "--quiet"},
+      3, "there is no such file");
+  EXPECT_FALSE(std::filesystem::exists(path("out")));
+}
+
+TEST_F(Evaluate, ReportsGoIntoOwnOutputsAndElsewhereWhereAsked) {
+  const std::string source = tiny_checkpoint().string(), texts = rows(3, 40);
+  quantize(source, "own", {"--calib", texts});
+  const Json own = evaluate({source, path("own"), source}, texts);
+  const Json report = Json::parse(read_file(path("own/report.json")));
+  ASSERT_EQ(report["evaluation"]["models"].size(), 2) << "the source and itself";
+  EXPECT_EQ(report["evaluation"]["models"][1]["against_source"], own["models"][1]["against_source"]);
+  EXPECT_FALSE(std::filesystem::exists(source + "/report.json"));
+
+  std::filesystem::copy(path("own"), path("foreign"), std::filesystem::copy_options::recursive);
+  for (const char* ours : {"nibblecast.json", "report.json", "report.html"})
+    std::filesystem::remove(path("foreign") + "/" + ours);
+  std::filesystem::create_directory(path("shown"));
+  evaluate({source, path("foreign")}, texts, {"-o", path("shown")});
+  EXPECT_FALSE(std::filesystem::exists(path("foreign/report.json")));
+  const Json shown = Json::parse(read_file(path("shown/report.json")));
+  EXPECT_EQ(shown["made_by"], "evaluate");
+  EXPECT_EQ(shown["destination"], "foreign");
+  EXPECT_THAT(shown["verdict"]["text"].get<std::string>(), ::testing::StartsWith("KL divergence"));
+  EXPECT_TRUE(shown["commands"]["verify"].is_null());
+
+  expect_refused({"evaluate", source, path("own"), path("foreign"), "--text", texts, "-o", path("shown")}, 2,
+                 "one candidate");
+  expect_refused({"evaluate", source, path("own"), "--text", texts, "-o", path("nowhere")}, 2,
+                 "no such folder");
+}
+
 TEST_F(Evaluate, WrongInputIsOneError) {
   const std::string source = tiny_checkpoint().string(), text = rows(2, 20);
   expect_refused({"evaluate", source, path("missing"), "--text", text, "--quiet"}, 3,

@@ -110,7 +110,8 @@ TEST_F(JsonKeys, OfPlan) {
 TEST_F(JsonKeys, OfQuantize) {
   const Words record =
       code_words(read_file(fs::path(NIBBLECAST_SOURCE_DIR) / "docs/formats/nibblecast-json.md"));
-  const std::vector<std::string> command = {"quantize", source(), path("out"), "--calib", texts()};
+  const std::vector<std::string> command = {"quantize",   source(), path("out"),      "--calib", texts(),
+                                            "--evaluate", texts(),  "--evaluate-seq", "32"};
   std::vector<std::string> validate = command;
   validate.push_back("--validate-only");
   reply_of(validate);

@@ -93,7 +93,7 @@ class Resume : public ::testing::Test {
     FAIL() << "every run was too fast";
   }
 
-  // nibblecast.json holds times.
+  // nibblecast.json and report.* hold times.
   void expect_whole(const std::string& to) {
     if (expected_.empty()) {
       EXPECT_EQ(run_cli(quantize("whole")).exit_code, 0);
@@ -108,7 +108,8 @@ class Resume : public ::testing::Test {
   }
   std::map<std::string, std::string> output(const std::string& to) const {
     auto contents = folder_contents(path(to));
-    EXPECT_EQ(contents.erase("nibblecast.json"), 1u);
+    for (const char* name : {"nibblecast.json", "report.json", "report.html"})
+      EXPECT_EQ(contents.erase(name), 1u) << name;
     return contents;
   }
 

@@ -582,8 +582,8 @@ function drawCommands() {
     here.append("pre").text(text);
   };
   if (commands.reproduce) block("How it was made (names instead of paths)", commands.reproduce);
-  block("Is it right? Reads every byte of both", commands.verify);
-  block("Is it still what was written?", commands.checksums);
+  if (commands.verify) block("Is it right? Reads every byte of both", commands.verify);
+  if (commands.checksums) block("Is it still what was written?", commands.checksums);
   if (commands.serve.length > 0) block("Serve it (N: GPUs)", commands.serve.join("\n"));
 }
 

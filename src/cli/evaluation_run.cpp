@@ -1,0 +1,147 @@
+#include "cli/evaluation_run.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "base/size_text.h"
+#include "cli/console.h"
+#include "cli/interrupt.h"
+#include "cli/progress.h"
+#include "cli/source.h"
+#include "plan/cost.h"
+#include "plan/forward_plan.h"
+
+namespace nibblecast {
+namespace {
+
+constexpr uint64_t kDefaultRows = 16, kDefaultLength = 2048;
+
+class Shares {
+ public:
+  Shares(const std::vector<EvaluatedModel>& models, const CalibrationRows& rows, const CommonOptions& common,
+         const ForwardDevice& device, bool round_inputs)
+      : models_(models), common_(common), limit_(common.memory_limit()) {
+    const size_t count = models.size();
+    const Workload workload{rows.ids.size(), rows.tokens(), rows.longest()};
+    options_.device = device;
+    options_.device.memory_bytes /= count;
+    options_.round_inputs = round_inputs;
+    const Model& model = *models[0].plan->model;
+    peak_bytes_ = evaluation_memory_bytes(model, workload, count);
+    if (round_inputs) reserve_for_inputs(rounded_inputs_bytes(model, workload), count);
+    const uint64_t share = (limit_ - std::min(limit_, peak_bytes_)) / count;
+    for (size_t index = 0; index < count; ++index) add(index, workload, share);
+    if (peak_bytes_ <= limit_) return;
+    throw Error(ErrorKind::kRefused, {},
+                fmt::format("{} needs {} of memory and may use {}",
+                            count == 1 ? "the model" : fmt::format("evaluating {} models at once", count),
+                            size_text(peak_bytes_), size_text(limit_)),
+                {.hint = "raise --memory, evaluate fewer checkpoints at once, or fewer or shorter rows"});
+  }
+
+  const EvaluationOptions& options() const { return options_; }
+
+ private:
+  // Where the models compute: each on the device, or here.
+  void reserve_for_inputs(uint64_t size_bytes, size_t models) {
+    uint64_t& on_device = options_.device.memory_bytes;
+    if (options_.device.cuda)
+      on_device -= std::min(on_device, size_bytes);
+    else
+      peak_bytes_ += models * size_bytes;
+  }
+
+  void add(size_t index, const Workload& workload, uint64_t share) {
+    const Plan& plan = *models_[index].plan;
+    const MemoryCost cost = memory_cost(*models_[index].checkpoint, plan, workload, common_.threads, share,
+                                        options_.device, false);
+    peak_bytes_ += cost.peak_bytes() - (index == 0 ? 0 : cost.fixed_bytes);
+    options_.read_memory_bytes =
+        index == 0 ? cost.read_bytes : std::min(options_.read_memory_bytes, cost.read_bytes);
+    if (!options_.device.cuda) return;
+    check_device(cost);
+    options_.device.expert_bytes = std::max(options_.device.expert_bytes, largest_expert_bytes(plan));
+    options_.device.held_owners = cost.read_units - 1;
+  }
+
+  void check_device(const MemoryCost& cost) const {
+    for (const Finding& finding : check_device_memory(cost.device, options_.device.memory_bytes))
+      throw Error(ErrorKind::kRefused, {}, finding.reason, {.hint = finding.remedy});
+  }
+
+  const std::vector<EvaluatedModel>& models_;
+  const CommonOptions& common_;
+  const uint64_t limit_;
+  uint64_t peak_bytes_ = 0;
+  EvaluationOptions options_;
+};
+
+}  // namespace
+
+EvaluationArguments::EvaluationArguments(const std::string& option) {
+  text.option = option;
+  text.default_size = kDefaultRows;
+  text.rows.length = kDefaultLength;
+  text.rows.policy = RowsPolicy::kPacked;
+}
+
+OpenModels::OpenModels(const std::vector<std::string>& paths, ComputeDtype dtype) {
+  for (const std::string& path : paths) checkpoints_.push_back(open_source(path));
+  for (const Checkpoint& checkpoint : checkpoints_) {
+    plans_.push_back(make_forward_plan(checkpoint, dtype));
+    require_same_model(plans_[0], plans_.back(), checkpoint.folder().string());
+  }
+}
+
+std::vector<EvaluatedModel> OpenModels::models() const {
+  std::vector<EvaluatedModel> all;
+  for (size_t index = 0; index < plans_.size(); ++index)
+    all.push_back({&checkpoints_[index], &plans_[index]});
+  return all;
+}
+
+EvaluationOptions evaluation_options(const std::vector<EvaluatedModel>& models, const CalibrationRows& rows,
+                                     const CommonOptions& common, const ForwardDevice& device,
+                                     bool round_inputs) {
+  return Shares(models, rows, common, device, round_inputs).options();
+}
+
+Evaluation run_evaluation(const std::vector<EvaluatedModel>& models, const CalibrationRows& rows,
+                          EvaluationOptions options, const CommonOptions& common) {
+  const InterruptWatch watch("");
+  ProgressPrinter progress(common.quiet);
+  progress.begin();
+  options.progress = [&](const EvaluationProgress& done) {
+    watch.check();
+    progress.update(done.stage, done.bytes_done, done.bytes);
+  };
+  Evaluation evaluation = evaluate(models, rows, options);
+  progress.end();
+  return evaluation;
+}
+
+Json evaluation_document(const EvaluationOutcome& outcome, const EvaluationArguments& arguments) {
+  Json document = evaluation_json(outcome);
+  document["activations"] = arguments.round_inputs ? "nvfp4" : "none";
+  document["compute_dtype"] = compute_dtype_name(arguments.compute_dtype);
+  return document;
+}
+
+void write_report_or_warn(FileSystem& files, const std::filesystem::path& page,
+                          const std::function<ReportInput()>& read) {
+  try {
+    write_report(files, page, report_document(read()));
+  } catch (const Error& error) {
+    print_warning(std::string("there is no report of this run: ") + error.what());
+  }
+}
+
+Json evaluation_of(const Json& document, size_t candidate) {
+  Json own = document;
+  own["models"] = Json::array({document.at("models").at(0), document.at("models").at(candidate)});
+  return own;
+}
+
+}  // namespace nibblecast

@@ -1,0 +1,63 @@
+// cli/evaluation_run.h - an evaluation as commands run it: `evaluate`, and `quantize --evaluate` behind its
+// output.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "base/json.h"
+#include "checkpoint/checkpoint.h"
+#include "cli/activations.h"
+#include "cli/common_options.h"
+#include "cli/evaluate_report.h"
+#include "pipeline/evaluation.h"
+#include "pipeline/report.h"
+
+namespace nibblecast {
+
+struct EvaluationArguments {
+  ActivationOptions text;
+  ComputeDtype compute_dtype = ComputeDtype::kBF16;
+  bool round_inputs = true;  // --activations
+
+  // `option` names the texts. Rows are as long as those of published figures, and so many that the standard
+  // error of a perplexity is a per cent or two.
+  explicit EvaluationArguments(const std::string& option);
+};
+
+// Checkpoints as far as headers tell, the source first. kBadInput: models that differ.
+class OpenModels {
+ public:
+  OpenModels(const std::vector<std::string>& paths, ComputeDtype dtype);
+
+  const Checkpoint& source() const { return checkpoints_[0]; }
+  const Vocabulary& vocabulary() const { return plans_[0].model->vocabulary; }
+  std::vector<EvaluatedModel> models() const;
+
+ private:
+  std::vector<Checkpoint> checkpoints_;
+  std::vector<Plan> plans_;
+};
+
+// Shares memory and device out evenly among the models. kRefused where there is too little.
+EvaluationOptions evaluation_options(const std::vector<EvaluatedModel>& models, const CalibrationRows& rows,
+                                     const CommonOptions& common, const ForwardDevice& device,
+                                     bool round_inputs);
+
+// With progress on stderr, until a signal ends it.
+Evaluation run_evaluation(const std::vector<EvaluatedModel>& models, const CalibrationRows& rows,
+                          EvaluationOptions options, const CommonOptions& common);
+
+// evaluation_json(), and what of the arguments it depends on.
+Json evaluation_document(const EvaluationOutcome& outcome, const EvaluationArguments& arguments);
+
+// A report that cannot be made or written is a warning: what it would show is there without it.
+void write_report_or_warn(FileSystem& files, const std::filesystem::path& page,
+                          const std::function<ReportInput()>& read);
+
+// Of a document of several candidates, what it says of the source and the `candidate`-th (1 is the first).
+Json evaluation_of(const Json& document, size_t candidate);
+
+}  // namespace nibblecast
