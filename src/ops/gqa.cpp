@@ -130,6 +130,7 @@ class GqaTile {
 template <class T>
 GqaKeys<T>::GqaKeys(const GqaShape& shape, const T* keys, const T* values, size_t length)
     : keys_(shape.kv_heads), values_(shape.kv_heads) {
+  if (length == 0) return;  // there may be no memory of none
   parallel_for(shape.kv_heads, [&](size_t head) {
     keys_[head] = KeyPanels<T>(keys + head * shape.key_width, length, shape.key_width,
                                shape.kv_heads * shape.key_width, PanelUse::kKeys);

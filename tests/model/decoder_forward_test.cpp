@@ -4,6 +4,7 @@
 #include "base/parallel.h"
 #include "model/forward_pass.h"
 #include "ops/matmul.h"
+#include "sanitizers.h"
 
 namespace nibblecast {
 namespace {
@@ -33,6 +34,7 @@ uint64_t process_bytes(const std::string& name) {
 
 // Many rows and a long one; the largest buffers are those of the residual stream.
 TEST(DecoderMemory, IsAtMostWhatAPlanSays) {
+  SKIP_WITH_SANITIZERS();
   std::ofstream clear("/proc/self/clear_refs");
   const GqaSpec gqa{.heads = 8, .kv_heads = 4, .width = 64, .rope = {.dims = 64}, .scale = 0.125f};
   DecoderSpec spec = small_spec(gqa, MlpSpec{.width = 768});

@@ -82,11 +82,13 @@ void CpuOps<T>::embed(const EmbeddingShape& shape, uint64_t first, uint64_t coun
 
 template <class T>
 void CpuOps<T>::read_residual(uint64_t begin, std::span<std::byte> bytes) const {
+  if (bytes.empty()) return;
   std::memcpy(bytes.data(), reinterpret_cast<const std::byte*>(residual_->x) + begin, bytes.size());
 }
 
 template <class T>
 void CpuOps<T>::write_residual(uint64_t begin, std::span<const std::byte> bytes) {
+  if (bytes.empty()) return;
   std::memcpy(reinterpret_cast<std::byte*>(residual_->x) + begin, bytes.data(), bytes.size());
 }
 
