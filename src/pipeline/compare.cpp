@@ -44,8 +44,10 @@ bool may_be_weight(Dtype dtype) {
 // All of a checkpoint, in its order: a weight takes its scales along.
 class Items {
  public:
-  explicit Items(const Checkpoint& checkpoint)
+  // `other`: what it is to be held against.
+  Items(const Checkpoint& checkpoint, const Checkpoint& other)
       : checkpoint_(checkpoint),
+        other_(other),
         tiles_(tile_size(checkpoint.config(), (checkpoint.folder() / "config.json").string())),
         taken_(checkpoint.tensors().size(), false) {
     refuse_foreign_format(checkpoint);
@@ -79,8 +81,38 @@ class Items {
       if (part != nullptr) taken_[static_cast<size_t>(part - checkpoint_.tensors().data())] = true;
   }
 
+  // One of experts' linears that `other` stores each by itself.
+  void add_expert(uint32_t stack, const std::string& module, uint64_t first_row, uint64_t rows) {
+    all_.push_back({.name = module,
+                    .format = std::string(dtype_name(tensor(stack).dtype)),
+                    .has_values = true,
+                    .linear = stacked_source(checkpoint_, stack, first_row, rows)});
+  }
+
+  // A layer's experts in one tensor, [experts, rows, in], gates above ups, where `other` has single ones.
+  bool add_stack(uint32_t index) {
+    constexpr std::string_view kGateUp = ".gate_up_proj", kDown = ".down_proj", kExperts = ".experts";
+    const Tensor& own = tensor(index);
+    const std::string_view name = own.name;
+    const bool is_down = name.ends_with(kDown);
+    if (own.shape.size() != 3 || (own.dtype != Dtype::kBF16 && own.dtype != Dtype::kF32)) return false;
+    if (!is_down && !name.ends_with(kGateUp)) return false;
+    const std::string experts(name.substr(0, name.size() - (is_down ? kDown : kGateUp).size()));
+    const auto is_single = [&](const char* weight) {
+      return other_.find(experts + (is_down ? ".0.down_proj" : ".0.gate_proj") + weight) != nullptr;
+    };
+    if (!experts.ends_with(kExperts) || (!is_single(".weight") && !is_single(".weight_packed"))) return false;
+    const uint64_t all_rows = own.shape[1], rows = is_down ? all_rows : all_rows / 2;
+    for (uint64_t expert = 0; expert < own.shape[0]; ++expert) {
+      const std::string module = fmt::format("{}.{}", experts, expert);
+      add_expert(index, module + (is_down ? ".down_proj" : ".gate_proj"), expert * all_rows, rows);
+      if (!is_down) add_expert(index, module + ".up_proj", expert * all_rows + rows, rows);
+    }
+    return true;
+  }
+
   void add(uint32_t index) {
-    if (taken_[index]) return;
+    if (taken_[index] || add_stack(index)) return;
     const Tensor& own = tensor(index);
     Item item{.name = own.name, .format = std::string(dtype_name(own.dtype))};
     if (const std::optional<LinearParts> parts = weight_at(index)) {
@@ -97,7 +129,7 @@ class Items {
     all_.push_back(std::move(item));
   }
 
-  const Checkpoint& checkpoint_;
+  const Checkpoint &checkpoint_, &other_;
   const TileSize tiles_;
   std::vector<bool> taken_;
   std::vector<Item> all_;
@@ -207,7 +239,7 @@ std::string kind_of(const std::string& name) {
 class Comparison {
  public:
   Comparison(const Checkpoint& a, const Checkpoint& b, const CompareOptions& options)
-      : a_(a), b_(b), options_(options), items_a_(a), items_b_(b) {
+      : a_(a), b_(b), options_(options), items_a_(a, b), items_b_(b, a) {
     match();
     for (size_t pair = 0; pair < pairs_.size(); ++pair) add_steps(pair);
   }

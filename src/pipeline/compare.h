@@ -60,7 +60,8 @@ struct CompareOptions {
   std::function<void(uint64_t done, uint64_t bytes)> progress = {};  // may throw, which ends it
 };
 
-// Every byte that both have is read once, in A's order. Errors: a format that is not read, a shape that
+// Experts that one has stacked (`experts.gate_up_proj`, `experts.down_proj`) and the other one by one are held
+// against each other one by one. Every byte that both have is read once, in A's order. Errors: a format that is not read, a shape that
 // differs, nothing that both have (kBadInput), as find_linear() and the reader.
 CompareReport compare(const Checkpoint& a, const Checkpoint& b, const CompareOptions& options);
 

@@ -64,6 +64,21 @@ void expect_no_difference(const Json& json) {
   }
 }
 
+// Experts in one tensor are held against single ones; what only one has is never "equal".
+TEST_F(CompareCommand, StackedExpertsAgainstSingleOnes) {
+  ASSERT_EQ(run_cli({"synth", "qwen3.5-moe-tiny", path("stacked"), "--quiet"}).exit_code, 0);
+  const std::vector<std::string> command = {"quantize",      path("stacked"), path("single"),
+                                            "--input-scale", "1.0",           "--quiet"};
+  ASSERT_EQ(run_cli(command).exit_code, 0);
+  const Json json = run_json({"compare", path("stacked"), path("single")});
+  EXPECT_EQ(json["only_in_a"], 0) << json["names_only_in_a"];
+  EXPECT_EQ(json["different"], 3 * 4 * 16) << "gate, up and down of each expert";
+  for (const Json& module : json["modules"]) EXPECT_GT(module["snr_db"].get<double>(), 15) << module;
+
+  const CliResult apart = run_cli({"compare", path("single"), path("stacked")});
+  EXPECT_NE(apart.out.find("192 modules with other values"), std::string::npos) << apart.out;
+}
+
 TEST_F(CompareCommand, TheCastAndTheCopyHaveTheSourcesValues) {
   const std::string source = tiny_checkpoint().string();
   quantize(source, "cast", "cast");
