@@ -12,6 +12,7 @@
 #include "model/forward_checks.h"
 #include "pipeline/group_maker.h"
 #include "pipeline/output.h"
+#include "plan/forward_plan.h"
 
 namespace nibblecast {
 namespace {
@@ -36,6 +37,7 @@ class Checks {
     result_.processors = means.processors;
     for (const std::string& warning : means.warnings) warn(warning);
     if (activations.rows) {
+      require_forward_storage(source, *plan.model);
       for (const std::string& warning : activations.rows->warnings) warn(warning);
     }
     for (const std::string& warning : activations.warnings)
@@ -247,8 +249,7 @@ Preflight preflight(const Checkpoint& source, const Plan& plan, const Activation
 }
 
 Preflight preflight_calibration(const Checkpoint& source, const Plan& plan, const Activations& activations,
-                                const Path& amax_output, const JobOptions& options,
-                                const JobMeans& means) {
+                                const Path& amax_output, const JobOptions& options, const JobMeans& means) {
   Checks checks(source, plan, activations, options, means);
   checks.result().job.totals = {{"tensors", 0}, {"bytes", 0}, {"layers", plan.layers()}};
   checks.check_memory_need(false);

@@ -30,6 +30,7 @@ class ForwardPlanner {
   }
 
   Plan make() {
+    require_forward_storage(source_, *plan_.model);
     for (const Tensor& tensor : source_.tensors()) {
       PlannedTensor& planned = plan_.tensors.emplace_back();
       planned.out = tensor;
@@ -59,18 +60,9 @@ class ForwardPlanner {
   void add_globals() {
     const LayerTable& globals = plan_.model->table.globals;
     for (const WeightModule& module : globals.modules) {
-      require_bf16(module);
       keep(module, module.kind == ModuleKind::kEmbedding ? plan_.stages.front() : plan_.stages.back());
     }
     for (const PlainTensor& plain : globals.plain) keep(plain, plan_.stages.back());
-  }
-
-  void require_bf16(const WeightModule& module) const {
-    if (linear(module).format.stored == StoredFormat::kBf16) return;
-    const Tensor& weight = source_.tensors()[linear(module).weight.tensor];
-    throw Error(ErrorKind::kUnsupported, source_.where(weight),
-                "is not stored as the forward pass reads embedding and head",
-                {.expected = "BF16", .found = std::string(dtype_name(weight.dtype)), .hint = {}});
   }
 
   void add_layer(uint64_t layer) {
@@ -112,6 +104,18 @@ bool same_modules(const LayerTable& a, const LayerTable& b) {
 
 }  // namespace
 
+void require_forward_storage(const Checkpoint& source, const Model& model) {
+  for (const WeightModule& module : model.table.globals.modules) {
+    const Tensor* const weight = source.find(module.name + ".weight");
+    if (weight == nullptr || weight->dtype == Dtype::kBF16) continue;  // that it is there was seen before
+    throw Error(ErrorKind::kUnsupported, source.where(*weight),
+                "is not stored as the forward pass reads embedding and head",
+                {.expected = "BF16",
+                 .found = std::string(dtype_name(weight->dtype)),
+                 .hint = "without a forward pass (--amax, --input-scale 1.0) it can be quantized"});
+  }
+}
+
 Plan make_forward_plan(const Checkpoint& source, ComputeDtype dtype) {
   return ForwardPlanner(source, dtype).make();
 }
@@ -139,9 +143,10 @@ LayerInputScales input_scales_of(const Checkpoint& source, const Plan& plan, uin
   std::map<uint16_t, float> largest;
   std::vector<std::pair<const WeightModule*, float>> found;
   for (const WeightModule& module : table.modules) {
-    const LinearParts parts = find_linear(source, module.name, tiles).value();
-    if (parts.format.stored != StoredFormat::kNvfp4) continue;  // FP8's is another scale
-    const std::optional<float> scale = read_input_scale(source, parts, reader);
+    const std::optional<LinearParts> parts = find_linear(source, module.name, tiles);
+    // Stacked experts are plain weights, and FP8's scale is another one.
+    if (!parts || parts->format.stored != StoredFormat::kNvfp4) continue;
+    const std::optional<float> scale = read_input_scale(source, *parts, reader);
     if (!scale) continue;
     found.emplace_back(&module, *scale);
     if (module.tap != kNoTap) largest[module.tap] = std::max(largest[module.tap], *scale);

@@ -9,6 +9,9 @@
 
 namespace nibblecast {
 
+// kUnsupported, naming the tensor, where embedding or head are not BF16.
+void require_forward_storage(const Checkpoint& source, const Model& model);
+
 // A Plan whose `model`, `tensors` (each the source's own), `stages` and options.compute_dtype say what is
 // read; all else is empty. Embedding and head must be BF16. Errors as take_inventory() and
 // refuse_foreign_format().

@@ -2,8 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "base/error.h"
 #include "checkpoint/printable.h"
@@ -28,6 +30,7 @@ class InventoryTaker {
 
   Inventory take() {
     refuse_other_names();
+    if (model_.table.tied_head) require_tied_head();
     take(model_.table.globals, last());
     for (uint64_t layer = 0; layer < model_.layers(); ++layer)
       take(model_.table.layers[layer], static_cast<int64_t>(layer));
@@ -37,6 +40,31 @@ class InventoryTaker {
 
  private:
   int64_t last() const { return static_cast<int64_t>(model_.layers()); }
+
+  // config.json ties the head to the embedding: a head that is there all the same must be it. Looked at are
+  // rows here and there, which tell another matrix; transformers 5 would take that one, engines would not.
+  void require_tied_head() const {
+    constexpr uint64_t kRows = 64;
+    const Tensor* const head = source_.find("lm_head.weight");
+    if (head == nullptr) return;
+    const WeightModule& module = *model_.table.globals.find({.role = Role::kEmbedding});
+    const Tensor* const embedding = source_.find(module.name + ".weight");
+    if (embedding == nullptr) return;  // which take() refuses
+    bool same = head->dtype == embedding->dtype && head->shape == embedding->shape && !head->shape.empty();
+    TensorReader reader(source_);
+    const uint64_t rows = same ? head->shape[0] : 0, step = std::max<uint64_t>(1, rows / kRows);
+    for (uint64_t row = 0; same && row < rows; row += step) {
+      std::vector<std::byte> own(head->size_bytes / rows), other(own.size());
+      reader.read(*head, row * own.size(), own);
+      reader.read(*embedding, row * own.size(), other);
+      same = own == other;
+    }
+    if (same) return;
+    throw Error(
+        ErrorKind::kBadInput, source_.where(*head),
+        "is not the embedding, though config.json ties both (tie_word_embeddings)",
+        {.hint = "set tie_word_embeddings to false, if the head is the model's own; or remove the tensor"});
+  }
 
   void take(const LayerTable& table, int64_t layer) {
     for (const WeightModule& module : table.modules) {

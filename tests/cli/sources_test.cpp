@@ -73,6 +73,50 @@ Tensor tensor(const char* name, Dtype dtype, const Shape& shape) {
   return {.name = name, .dtype = dtype, .shape = shape};
 }
 
+// What config.json ties must be one matrix.
+TEST_F(Sources, AHeadBesideATiedOneIsTheEmbedding) {
+  ASSERT_EQ(run_cli({"synth", "qwen3-tiny", path("tied"), "--quiet"}).exit_code, 0);
+  const Checkpoint tied = Checkpoint::open(path("tied"), system_files());
+  std::vector<Tensor> tensors(tied.tensors().begin(), tied.tensors().end());
+  Tensor head = tied.at("model.embed_tokens.weight");
+  head.name = "lm_head.weight";
+  tensors.push_back(head);
+  for (const bool same : {true, false}) {
+    const std::string source = write(same ? "same" : "other", tensors, tied.config());
+    if (!same) {  // all is zero but the head's last rows
+      std::string bytes = read_file(source + "/model.safetensors");
+      std::fill_n(bytes.end() - static_cast<ptrdiff_t>(head.size_bytes / 2), head.size_bytes / 2, '\x3c');
+      write_file(source + "/model.safetensors", bytes);
+    }
+    const CliResult plan = run_cli({"plan", source, "--input-scale", "1.0"});
+    EXPECT_EQ(plan.exit_code, same ? 0 : 3) << plan.err;
+    EXPECT_EQ(plan.err.find("is not the embedding, though config.json ties both") != std::string::npos,
+              !same);
+  }
+}
+
+// The forward pass reads BF16 alone there; what needs none takes it.
+TEST_F(Sources, AnF32HeadOrEmbeddingIsRefusedBeforeAForwardPass) {
+  for (const char* name : {"head.weight", "embed.weight"}) {
+    const std::string source = retold(name, [&](Tensor& tensor) {
+      if (tensor.name == name) tensor.dtype = Dtype::kF32;
+    });
+    const std::vector<std::vector<std::string>> commands = {
+        {"plan", source, "--calib", "-"},
+        {"quantize", source, path("out"), "--calib", "-"},
+        {"calibrate", source, "--calib", "-", "-o", path("amax")},
+        {"evaluate", source, "--text", "-", "--text-rows", "docs"}};
+    for (const auto& command : commands) {
+      const CliResult result =
+          run_cli(command, "{\"input_ids\": [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17]}");
+      EXPECT_EQ(result.exit_code, 4) << command[0] << ": " << result.err;
+      EXPECT_THAT(result.err, HasSubstr("is not stored as the forward pass reads embedding and head"));
+    }
+    EXPECT_EQ(run_cli({"plan", source, "--input-scale", "1.0", "--engine", "none"}).exit_code, 0);
+    EXPECT_FALSE(fs::exists(path("out")));
+  }
+}
+
 TEST_F(Sources, ForeignFormatsAreRefusedByEveryCommandAndShownByInspect) {
   const std::string awq =
       write("awq", {tensor("m.qweight", Dtype::kI32, {384, 32}), tensor("m.scales", Dtype::kF16, {3, 256})},
