@@ -39,7 +39,7 @@ class Verifier {
     if (plan_.command != "quantize") report_.notes.push_back("made by: " + plan_.made);
     match_tensors();
     check_documents(output_, plan_, problems_, report_.notes);
-    check_side_files(output_, source_, files_, problems_);
+    check_side_files(output_, source_, files_, problems_, report_.notes);
     check_engines();
     const std::vector<float> scales =
         check_scales(source_, output_, matches_, plan_, recorded_, files_, problems_, report_.notes);

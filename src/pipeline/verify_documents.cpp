@@ -3,13 +3,17 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 #include <set>
 #include <utility>
 
 #include "checkpoint/printable.h"
+#include "pipeline/verify_checksums.h"
 
 namespace nibblecast {
 namespace {
+
+constexpr const char* kIndexName = "model.safetensors.index.json";
 
 // What engines load beside config and weights, by the names that transformers gives it.
 constexpr const char* kLoadedFiles[] = {
@@ -56,8 +60,9 @@ class JsonComparison {
   ProblemList& problems_;
 };
 
-// Every module with a tensor that only NVFP4 and FP8 modules have; routed experts as "layers.0.ffn.experts".
-std::set<std::string> quantized_modules(const OutputFolder& output, const Model& model) {
+// Every module with a tensor that only NVFP4 and FP8 modules have; routed experts as "layers.0.ffn.experts"
+// where they are listed so.
+std::set<std::string> quantized_modules(const OutputFolder& output, const Model& model, const Json& listed) {
   const ModuleIndex index(model.table);
   std::set<std::string> modules;
   constexpr std::string_view kSuffix = ".weight_scale";
@@ -65,7 +70,9 @@ std::set<std::string> quantized_modules(const OutputFolder& output, const Model&
     if (!tensor.name.ends_with(kSuffix)) continue;
     const std::string module = tensor.name.substr(0, tensor.name.size() - kSuffix.size());
     const WeightModule* known = index.find(module);
-    modules.insert(known != nullptr && known->is_routed_expert() ? experts_name(*known) : module);
+    const bool together =
+        known != nullptr && known->is_routed_expert() && listed.contains(experts_name(*known));
+    modules.insert(together ? experts_name(*known) : module);
   }
   return modules;
 }
@@ -74,7 +81,7 @@ void check_quantized_layers(const std::string& file, const Json& listed, const O
                             const Model* model, ProblemList& problems) {
   // What is no object is reported by the comparison with the plan.
   if (!listed.is_object() || !output.all_shards_read || model == nullptr) return;
-  const std::set<std::string> modules = quantized_modules(output, *model);
+  const std::set<std::string> modules = quantized_modules(output, *model, listed);
   for (const std::string& module : modules) {
     if (listed.contains(module)) continue;
     problems.add(file,
@@ -131,6 +138,19 @@ void read_engines(const Json& recorded, std::set<Engine>& engines, ProblemList& 
   else
     problems.add("nibblecast.json",
                  fmt::format("nibblecast.json: options.engines is unknown; found {}", text_of(recorded)));
+}
+
+// As it was written; where nothing is recorded of it, as the source has it.
+void check_content(const std::string& name, const Json& checksum, const OutputFolder& output,
+                   const Checkpoint& source, FileSystem& files, ProblemList& problems,
+                   std::vector<std::string>& notes) {
+  const std::string found = file_checksum(files, output.path / name);
+  if (checksum.is_null()) {
+    if (found != file_checksum(files, source.folder() / name))
+      notes.push_back(printable(name) + ": is not the source's");
+  } else if (checksum != found) {
+    problems.add("files", printable(name) + ": was changed since it was written");
+  }
 }
 
 }  // namespace
@@ -239,22 +259,25 @@ void check_documents(const OutputFolder& output, const Plan& plan, ProblemList& 
 }
 
 void check_side_files(const OutputFolder& output, const Checkpoint& source, FileSystem& files,
-                      ProblemList& problems) {
-  std::set<std::string> expected;
+                      ProblemList& problems, std::vector<std::string>& notes) {
+  std::map<std::string, Json> expected;  // with the record's checksums
   const Json recorded = at_or_null(output.run_document, "files");
-  for (const auto& [name, unused] : recorded.items()) {
-    if (recorded.is_object() && !is_model_card(name) && is_inside(name)) expected.insert(name);
+  for (const auto& [name, checksum] : recorded.items()) {
+    if (recorded.is_object() && !is_model_card(name) && is_inside(name)) expected.emplace(name, checksum);
   }
   for (const char* name : kLoadedFiles) {
-    if (files.status(source.folder() / name)) expected.insert(name);
+    if (files.status(source.folder() / name)) expected.try_emplace(name);
   }
   // Those that are read are held against the plan, and say what their absence means.
-  for (const char* document : {"config.json", "hf_quant_config.json", "model.safetensors.index.json",
-                               "calibration/amax.safetensors"})
+  for (const char* document : {"config.json", "hf_quant_config.json", "calibration/amax.safetensors"})
     expected.erase(document);
-  for (const std::string& name : expected) {
+  if (!files.status(output.path / "model.safetensors")) expected.erase(kIndexName);
+  for (const auto& [name, checksum] : expected) {
     const auto status = files.status(output.path / name);
-    if (!status || status->is_folder) problems.add("files", printable(name) + ": is missing");
+    if (!status || status->is_folder)
+      problems.add("files", printable(name) + ": is missing");
+    else if (name != kIndexName)
+      check_content(name, checksum, output, source, files, problems, notes);
   }
 }
 

@@ -29,10 +29,11 @@ RecordedOptions recorded_options(const Json& run_document, ProblemList& problems
 void check_documents(const OutputFolder& output, const Plan& plan, ProblemList& problems,
                      std::vector<std::string>& notes);
 
-// The files beside the weights: those that nibblecast.json records are there, and of what engines load with a
-// model (tokenizer, chat template, generation config) each that the source has. Model cards may be missing.
+// The files beside the weights: those that nibblecast.json records are there as they were written, and of
+// what engines load with a model (tokenizer, chat template, generation config) each that the source has; a
+// note where one that is not recorded is not the source's. Model cards may be missing, or others.
 void check_side_files(const OutputFolder& output, const Checkpoint& source, FileSystem& files,
-                      ProblemList& problems);
+                      ProblemList& problems, std::vector<std::string>& notes);
 
 // nibblecast.json against the source and, at the end, against the blocks counted.
 void check_run_document(const OutputFolder& output, const Checkpoint& source, const VerifyReport& report,

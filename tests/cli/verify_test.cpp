@@ -59,6 +59,10 @@ TEST_F(VerifyCommand, SideFilesAndCards) {
     EXPECT_TRUE(contains(missing.out, "tokenizer.json: is missing")) << missing.out;
     fs::rename(path("kept"), tokenizer);
   }
+  // Other bytes are a problem where it is recorded what they were, and something to know elsewhere.
+  write_file(tokenizer, read_file(tokenizer).substr(0, 100));
+  const CliResult cut = verify({source(), path("out")});
+  EXPECT_TRUE(contains(cut.out, "note         tokenizer.json: is not the source's")) << cut.out;
   // A source that has none asks for none.
   fs::create_directory(path("bare"));
   for (const auto& entry : fs::directory_iterator(source())) {
@@ -69,6 +73,37 @@ TEST_F(VerifyCommand, SideFilesAndCards) {
   fs::remove(tokenizer);
   const CliResult bare = verify({path("bare"), path("out")});
   EXPECT_FALSE(contains(bare.out, "tokenizer.json")) << bare.out;
+}
+
+TEST_F(VerifyCommand, EveryRecordedFileIsThereAsItWasWritten) {
+  quantize(path("out"));
+  for (const char* name : {"tokenizer.json", "nibblecast/source.json"}) {
+    const std::string file = path("out") + "/" + name, kept = read_file(file);
+    write_file(file, kept + " ");
+    const CliResult changed = verify({source(), path("out")});
+    EXPECT_EQ(changed.exit_code, 6) << changed.out;
+    EXPECT_TRUE(contains(changed.out, std::string(name) + ": was changed since it was written"))
+        << changed.out;
+    fs::remove(file);
+    const CliResult missing = verify({source(), path("out")});
+    EXPECT_EQ(missing.exit_code, 6) << missing.out;
+    EXPECT_TRUE(contains(missing.out, std::string(name) + ": is missing")) << missing.out;
+    write_file(file, kept);
+  }
+  EXPECT_EQ(verify({source(), path("out")}).exit_code, 0);
+}
+
+// Documents of ModelOpt's form name each expert's linears, those of DeepSeek-V4's all experts of a layer.
+TEST_F(VerifyCommand, MixedFormatsOfAModelWithExperts) {
+  write_file(
+      path("mixed.yaml"),
+      "rules:\n- modules: \"*.mlp.experts.*\"\n  format: nvfp4\n- modules: \"*.o_proj\"\n  format: fp8\n");
+  ASSERT_EQ(run_cli({"synth", "qwen3-moe-tiny", path("m"), "--quiet"}).exit_code, 0);
+  const CliResult made = run_cli({"quantize", path("m"), path("mixed"), "--recipe", path("mixed.yaml"),
+                                  "--input-scale", "1.0", "--engine", "none", "--quiet"});
+  ASSERT_EQ(made.exit_code, 0) << made.err;
+  const CliResult verified = verify({path("m"), path("mixed")});
+  EXPECT_EQ(verified.exit_code, 0) << verified.out;
 }
 
 TEST_F(VerifyCommand, WhatIsNoOutputIsSaidInOneLine) {
