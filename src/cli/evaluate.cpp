@@ -1,3 +1,4 @@
+#include <cmath>
 #include <memory>
 #include <string>
 #include <vector>
@@ -10,6 +11,7 @@
 #include "cli/evaluation_run.h"
 #include "cli/progress.h"
 #include "cli/reply.h"
+#include "cli/require.h"
 #include "pipeline/command_record.h"
 #include "pipeline/report.h"
 
@@ -76,6 +78,17 @@ class Reports {
   FileSystem& files_ = system_files();
 };
 
+// Models whose logits are no numbers: of them nothing can be said but that.
+std::vector<std::string> not_finite(const EvaluationOutcome& outcome) {
+  std::vector<std::string> lines;
+  for (size_t index = 0; index < outcome.paths.size(); ++index) {
+    if (!std::isfinite(outcome.evaluation.models[index].nll_mean))
+      lines.push_back(outcome.paths[index] +
+                      ": its logits are not finite, so that its perplexity is no number");
+  }
+  return lines;
+}
+
 int run(const EvaluateArguments& arguments, const CommonOptions& common) {
   const Reports reports(arguments);
   ProgressPrinter printer(common.quiet);
@@ -91,14 +104,15 @@ int run(const EvaluateArguments& arguments, const CommonOptions& common) {
   for (const auto* warnings : {&device.warnings, &rows.warnings})
     for (const std::string& warning : *warnings) print_warning(warning);
   const Evaluation evaluation = run_evaluation(models.models(), rows, options, common);
-  const EvaluationOutcome outcome{.evaluation = evaluation, .rows = rows, .paths = arguments.paths()};
+  const EvaluationOutcome outcome{
+      .evaluation = evaluation, .rows = rows, .paths = arguments.paths(), .identities = models.identities()};
   Json document = evaluation_document(outcome, arguments);
   reports.write(models, document, published_command_text(common.command_line.record));
   if (common.json)
     set_reply(std::move(document));
   else
     print_data(evaluation_text(outcome));
-  return 0;
+  return report_unmet(not_finite(outcome));
 }
 
 }  // namespace

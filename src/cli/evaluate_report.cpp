@@ -78,6 +78,7 @@ Json worst_json(const EvaluationOutcome& outcome, const ModelEvaluation& model) 
 Json model_json(const EvaluationOutcome& outcome, size_t index) {
   const ModelEvaluation& model = outcome.evaluation.models[index];
   Json json = {{"path", outcome.paths[index]},
+               {"identity", outcome.identities[index]},
                {"perplexity", number_json(model.perplexity())},
                {"nll_mean", number_json(model.nll_mean)},
                {"nll_stderr", number_json(model.nll_stderr)},

@@ -13,7 +13,8 @@ namespace nibblecast {
 struct EvaluationOutcome {
   const Evaluation& evaluation;
   const CalibrationRows& rows;
-  std::vector<std::string> paths = {};  // of the models, as they were given
+  std::vector<std::string> paths = {};       // of the models, as they were given
+  std::vector<std::string> identities = {};  // source_identity() of each
 };
 
 std::string evaluation_text(const EvaluationOutcome& outcome);

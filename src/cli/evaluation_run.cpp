@@ -102,6 +102,12 @@ std::vector<EvaluatedModel> OpenModels::models() const {
   return all;
 }
 
+std::vector<std::string> OpenModels::identities() const {
+  std::vector<std::string> all;
+  for (const Checkpoint& checkpoint : checkpoints_) all.push_back(source_identity(checkpoint));
+  return all;
+}
+
 EvaluationOptions evaluation_options(const std::vector<EvaluatedModel>& models, const CalibrationRows& rows,
                                      const CommonOptions& common, const ForwardDevice& device,
                                      bool round_inputs) {

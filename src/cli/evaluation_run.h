@@ -35,6 +35,7 @@ class OpenModels {
   const Checkpoint& source() const { return checkpoints_[0]; }
   const Vocabulary& vocabulary() const { return plans_[0].model->vocabulary; }
   std::vector<EvaluatedModel> models() const;
+  std::vector<std::string> identities() const;
 
  private:
   std::vector<Checkpoint> checkpoints_;

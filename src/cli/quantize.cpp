@@ -166,7 +166,8 @@ Json evaluate_output(const QuantizeArguments& arguments, const std::optional<Cal
   const EvaluationOptions options =
       evaluation_options(models.models(), *rows, common, device, how.round_inputs);
   const Evaluation evaluation = run_evaluation(models.models(), *rows, options, common);
-  const EvaluationOutcome outcome{.evaluation = evaluation, .rows = *rows, .paths = paths};
+  const EvaluationOutcome outcome{
+      .evaluation = evaluation, .rows = *rows, .paths = paths, .identities = models.identities()};
   Json document = evaluation_document(outcome, how);
   if (!record_evaluation(system_files(), arguments.destination, document))
     print_warning(arguments.destination +

@@ -30,6 +30,12 @@ double mean_of(const std::vector<double>& values) {
   return values.empty() ? kUndefined : sum / static_cast<double>(values.size());
 }
 
+// Of logits that are no numbers none is the largest.
+double agreement(const TokenDivergence& token, bool agrees) {
+  if (std::isnan(token.kl)) return kUndefined;
+  return agrees ? 1 : 0;
+}
+
 void add_kl(std::span<const std::vector<TokenDivergence>> rows, Divergence& divergence) {
   std::vector<double> sums;
   std::vector<uint64_t> tokens;
@@ -91,9 +97,9 @@ Divergence divergence_of(std::span<const std::vector<TokenDivergence>> rows) {
   Divergence divergence;
   add_kl(rows, divergence);
   divergence.top1_agreement =
-      mean_of(all_of(rows, [](const auto& token) { return token.same_top1 ? 1.0 : 0.0; }));
+      mean_of(all_of(rows, [](const auto& token) { return agreement(token, token.same_top1); }));
   divergence.top5_agreement =
-      mean_of(all_of(rows, [](const auto& token) { return token.top1_in_top5 ? 1.0 : 0.0; }));
+      mean_of(all_of(rows, [](const auto& token) { return agreement(token, token.top1_in_top5); }));
   add_deltas(rows, divergence);
   return divergence;
 }

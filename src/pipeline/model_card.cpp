@@ -137,7 +137,10 @@ std::string losses_line(const RunRecord& record) {
       loss.squares > 0 ? std::sqrt(loss.squared_error / loss.squares) : 0.0, worst->first);
 }
 
-std::string activations_line(const Activations& activations) {
+std::string activations_line(const Plan& plan, const Activations& activations) {
+  if (plan.options.input_scale == InputScalePolicy::kConstant)
+    return fmt::format("- Activation scales: {} everywhere, a constant; nothing was measured.\n",
+                       input_scale_text(plan.options));
   if (activations.rows) {
     const CalibrationRows& rows = *activations.rows;
     return fmt::format("- Activation scales: calibrated on {} of at most {}, {} in all, of {}.\n",
@@ -212,7 +215,7 @@ std::string model_card(const Checkpoint& source, const Plan& plan, const Activat
   if (plan.command != "quantize")
     return text + fmt::format("# {}: {}\n\n", name, plan.made) + what_was_made(plan) + kFiles;
   text += fmt::format("# {} in NVFP4\n\n", name) + what_was_made(plan) + weights_line(plan, record) +
-          blocks_line(record) + losses_line(record) + activations_line(activations) +
+          blocks_line(record) + losses_line(record) + activations_line(plan, activations) +
           perplexity_line(record) + size_line(source, plan) + "\n";
   return text + engines_text(plan) + kFiles;
 }

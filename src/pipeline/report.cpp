@@ -191,11 +191,23 @@ std::string requantized_text(const Json& requantized) {
                      weights == 1 ? "weight was" : "weights were", requantized["largest"].get<double>());
 }
 
+// Of weights that were not FP8 before.
+std::string fp8_text(const ReportInput& input) {
+  std::set<std::string_view> plain;
+  for (const Tensor& tensor : input.source)
+    if (tensor.dtype != Dtype::kF8E4M3) plain.insert(tensor.name);
+  const auto made = static_cast<uint64_t>(std::ranges::count_if(input.output, [&](const Tensor& tensor) {
+    return tensor.dtype == Dtype::kF8E4M3 && tensor.name.ends_with(".weight") && plain.contains(tensor.name);
+  }));
+  if (made == 0) return "";
+  return fmt::format("{} {} quantized to FP8", grouped(made), made == 1 ? "weight was" : "weights were");
+}
+
 // One sentence, and whether nothing is to be said against the output.
 Json verdict_document(const ReportInput& input, const Json& blocks, const Json& requantized,
                       const Json& experts) {
   std::vector<std::string> parts;
-  for (std::string text : {lossless_text(blocks), requantized_text(requantized)})
+  for (std::string text : {lossless_text(blocks), requantized_text(requantized), fp8_text(input)})
     if (!text.empty()) parts.push_back(std::move(text));
   if (parts.empty() && input.record.at("command") != kEvaluatedOnly)
     parts.emplace_back("No block was cast, and no weight was quantized");

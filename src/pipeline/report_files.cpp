@@ -79,6 +79,17 @@ Json known_evaluation(FileSystem& files, const Path& output, const Json& record)
   return evaluation.is_null() ? at_or_null(record, "evaluation") : evaluation;
 }
 
+// One of another source says nothing of this output. Older ones do not say whose they are.
+void require_own_evaluation(const Json& evaluation, const Json& record, const Path& output) {
+  const Json models = at_or_null(evaluation, "models");
+  const Json found = models.is_array() && !models.empty() ? at_or_null(models[0], "identity") : Json();
+  const Json own = at_or_null(at_or_null(record, "source"), "identity");
+  if (found.is_null() || own.is_null() || found == own) return;
+  throw Error(
+      ErrorKind::kBadInput, {.file = output.string()}, "was made of another source than the evaluation is of",
+      {.expected = own.dump(), .found = found.dump(), .hint = "give what `evaluate SRC DST --json` printed"});
+}
+
 bool is_page(FileSystem& files, const Path& path) {
   const auto file = files.open(path, Access::kRead);
   std::string text(std::min<uint64_t>(file->size(), kMarkBytes), '\0');
@@ -140,6 +151,7 @@ ReportInput read_report_input(FileSystem& files, const Path& output, Json evalua
   input.output.assign(checkpoint.tensors().begin(), checkpoint.tensors().end());
   read_input_scales(checkpoint, input);
   if (files.status(output / kAmaxName)) input.amax = read_amax(files, output / kAmaxName);
+  if (!evaluation.is_null()) require_own_evaluation(evaluation, input.record, output);
   input.evaluation =
       evaluation.is_null() ? known_evaluation(files, output, input.record) : std::move(evaluation);
   return input;

@@ -114,14 +114,15 @@ TEST_F(Evaluate, ActivationsAreRoundedByDefault) {
 }
 
 // Zeros in place of a tensor.
-void blank(const std::string& folder, const std::string& name) {
+void fill(const std::string& folder, const std::string& name, char byte) {
   const Checkpoint checkpoint = Checkpoint::open(folder, system_files());
   const Tensor& tensor = checkpoint.at(name);
   const fs::path file = fs::path(folder) / checkpoint.shards()[tensor.shard].name;
   std::string bytes = read_file(file);
-  std::fill_n(bytes.begin() + static_cast<ptrdiff_t>(tensor.offset), tensor.size_bytes, '\0');
+  std::fill_n(bytes.begin() + static_cast<ptrdiff_t>(tensor.offset), tensor.size_bytes, byte);
   write_file(file, bytes);
 }
+void blank(const std::string& folder, const std::string& name) { fill(folder, name, '\0'); }
 
 TEST_F(Evaluate, ErrorsPointAtTheLayerThatIsDamaged) {
   const std::string source = tiny_checkpoint().string();
@@ -155,6 +156,28 @@ TEST_F(Evaluate, TheTextNamesWhatPeopleLookFor) {
   for (const char* part : {"2 rows, 38 tokens predicted", "perplexity", "KL           0 +- 0 nats a token",
                            "the source's in 100.00 %", "equal after every layer"})
     EXPECT_THAT(result.out, HasSubstr(part));
+}
+
+TEST_F(Evaluate, StackedExpertsHaveNoInputScales) {
+  ASSERT_EQ(run_cli({"synth", "qwen3.5-moe-tiny", path("stacked"), "--quiet"}).exit_code, 0);
+  quantize(path("stacked"), "single", {"--input-scale", "1.0"});
+  const Json json = evaluate({path("stacked"), path("single")}, rows(2, 20));
+  EXPECT_GT(json["models"][1]["against_source"]["kl_mean"].get<double>(), 0);
+}
+
+TEST_F(Evaluate, LogitsThatAreNoNumbersAreNoAgreement) {
+  const std::string source = tiny_checkpoint().string();
+  fs::copy(source, path("damaged"), fs::copy_options::recursive);
+  fill(path("damaged"), "head.weight", '\xff');  // NaN
+  std::vector<std::string> command = {"evaluate",    source, path("damaged"), "--text", rows(2, 20),
+                                      "--text-rows", "docs", "--quiet",       "--json"};
+  const CliResult result = run_cli(command);
+  EXPECT_EQ(result.exit_code, 6);
+  const Json json = Json::parse(result.out);
+  EXPECT_THAT(json["errors"][0]["message"].get<std::string>(), HasSubstr("its logits are not finite"));
+  EXPECT_TRUE(json["models"][0]["perplexity"].is_number());
+  for (const char* key : {"kl_mean", "top1_agreement", "top5_agreement", "logprob_delta_mean"})
+    EXPECT_TRUE(json["models"][1]["against_source"][key].is_null()) << key;
 }
 
 // What it finds stands in the summary, the record, the card and the report of the output.
@@ -221,6 +244,10 @@ TEST_F(Evaluate, ReportsGoIntoOwnOutputsAndElsewhereWhereAsked) {
   EXPECT_THAT(shown["verdict"]["text"].get<std::string>(), ::testing::StartsWith("KL divergence"));
   EXPECT_TRUE(shown["commands"]["verify"].is_null());
 
+  // Of another source, which has other headers, it is nobody's.
+  ASSERT_EQ(run_cli({"synth", "qwen3-tiny", path("other"), "--quiet"}).exit_code, 0);
+  write_file(path("other.json"), evaluate({path("other")}, texts).dump());
+  expect_refused({"report", path("own"), "--evaluation", path("other.json")}, 3, "another source");
   expect_refused({"evaluate", source, path("own"), path("foreign"), "--text", texts, "-o", path("shown")}, 2,
                  "one candidate");
   expect_refused({"evaluate", source, path("own"), "--text", texts, "-o", path("nowhere")}, 2,
