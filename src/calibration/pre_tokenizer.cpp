@@ -173,21 +173,6 @@ class Digits : public PreTokenizer {
   std::optional<PatternCuts> cuts_;
 };
 
-// A visible character for each byte: printable Latin-1 stands for itself, the other 68 bytes become
-// U+0100, U+0101, ... in order (openai/gpt-2, src/encoder.py, bytes_to_unicode).
-std::array<std::string, 256> byte_characters() {
-  std::array<std::string, 256> characters;
-  int32_t next = 0x100;
-  for (int byte = 0; byte < 256; ++byte) {
-    const bool visible = (byte >= 0x21 && byte <= 0x7E) || (byte >= 0xA1 && byte <= 0xFF && byte != 0xAD);
-    const int32_t code = visible ? byte : next++;
-    std::string& text = characters[static_cast<size_t>(byte)];
-    if (code >= 0x80) text += static_cast<char>(0xC0 | code >> 6);
-    text += static_cast<char>(code >= 0x80 ? 0x80 | (code & 0x3F) : code);
-  }
-  return characters;
-}
-
 class ByteLevel : public PreTokenizer {
  public:
   explicit ByteLevel(const JsonNode& json)
@@ -315,6 +300,19 @@ class Sequence : public PreTokenizer {
 };
 
 }  // namespace
+
+std::array<std::string, 256> byte_characters() {
+  std::array<std::string, 256> characters;
+  int32_t next = 0x100;
+  for (int byte = 0; byte < 256; ++byte) {
+    const bool visible = (byte >= 0x21 && byte <= 0x7E) || (byte >= 0xA1 && byte <= 0xFF && byte != 0xAD);
+    const int32_t code = visible ? byte : next++;
+    std::string& text = characters[static_cast<size_t>(byte)];
+    if (code >= 0x80) text += static_cast<char>(0xC0 | code >> 6);
+    text += static_cast<char>(code >= 0x80 ? 0x80 | (code & 0x3F) : code);
+  }
+  return characters;
+}
 
 std::unique_ptr<PreTokenizer> make_pre_tokenizer(const std::optional<JsonNode>& json) {
   if (!json) return std::make_unique<Sequence>();

@@ -2,6 +2,7 @@
 // model encodes one by one.
 #pragma once
 
+#include <array>
 #include <deque>
 #include <memory>
 #include <optional>
@@ -32,6 +33,10 @@ struct CutRules {
   bool is_known = true;   // false: no such place can be told
   bool sees_text = true;  // while rules are gathered: the next step's pieces hold the characters of the text
 };
+
+// A visible character for each byte: printable Latin-1 stands for itself, the other 68 bytes become
+// U+0100, U+0101, ... in order (openai/gpt-2, src/encoder.py, bytes_to_unicode).
+std::array<std::string, 256> byte_characters();
 
 // One step. Immutable: safe from several threads.
 class PreTokenizer {

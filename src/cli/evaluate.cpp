@@ -104,8 +104,11 @@ int run(const EvaluateArguments& arguments, const CommonOptions& common) {
   for (const auto* warnings : {&device.warnings, &rows.warnings})
     for (const std::string& warning : *warnings) print_warning(warning);
   const Evaluation evaluation = run_evaluation(models.models(), rows, options, common);
-  const EvaluationOutcome outcome{
-      .evaluation = evaluation, .rows = rows, .paths = arguments.paths(), .identities = models.identities()};
+  const EvaluationOutcome outcome{.evaluation = evaluation,
+                                  .rows = rows,
+                                  .paths = arguments.paths(),
+                                  .identities = models.identities(),
+                                  .texts = models.token_texts()};
   Json document = evaluation_document(outcome, arguments);
   reports.write(models, document, published_command_text(common.command_line.record));
   if (common.json)

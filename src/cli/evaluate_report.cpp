@@ -64,13 +64,19 @@ Json worst_json(const EvaluationOutcome& outcome, const ModelEvaluation& model) 
   for (const WorstToken& token : model.worst) {
     const std::vector<int32_t>& row = outcome.rows.ids[token.row];
     const size_t before = token.place - std::min(token.place, kIdsAround);
+    const std::vector<int32_t> ids_before = ids_of(row, before, token.place),
+                               ids_after = ids_of(row, token.place + 1, token.place + 1 + kIdsAround);
     worst.push_back({{"row", token.row},
                      {"place", token.place},
                      {"id", row[token.place]},
                      {"kl", number_json(token.kl)},
                      {"logprob_delta", number_json(token.logprob_delta)},
-                     {"ids_before", ids_of(row, before, token.place)},
-                     {"ids_after", ids_of(row, token.place + 1, token.place + 1 + kIdsAround)}});
+                     {"ids_before", ids_before},
+                     {"ids_after", ids_after}});
+    if (!outcome.texts) continue;
+    worst.back()["before"] = outcome.texts->text(ids_before);
+    worst.back()["token"] = outcome.texts->text(std::span(&row[token.place], 1));
+    worst.back()["after"] = outcome.texts->text(ids_after);
   }
   return worst;
 }

@@ -1,11 +1,13 @@
 // cli/evaluate_report.h - what an evaluation found, for people and for programs.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/json.h"
 #include "calibration/rows.h"
+#include "calibration/token_texts.h"
 #include "pipeline/evaluation.h"
 
 namespace nibblecast {
@@ -15,6 +17,7 @@ struct EvaluationOutcome {
   const CalibrationRows& rows;
   std::vector<std::string> paths = {};       // of the models, as they were given
   std::vector<std::string> identities = {};  // source_identity() of each
+  std::optional<TokenTexts> texts = {};      // of the source's tokens
 };
 
 std::string evaluation_text(const EvaluationOutcome& outcome);

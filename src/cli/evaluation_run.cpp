@@ -108,6 +108,10 @@ std::vector<std::string> OpenModels::identities() const {
   return all;
 }
 
+std::optional<TokenTexts> OpenModels::token_texts() const {
+  return TokenTexts::load(source().files(), source().folder() / "tokenizer.json");
+}
+
 EvaluationOptions evaluation_options(const std::vector<EvaluatedModel>& models, const CalibrationRows& rows,
                                      const CommonOptions& common, const ForwardDevice& device,
                                      bool round_inputs) {

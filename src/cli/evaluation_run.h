@@ -36,6 +36,7 @@ class OpenModels {
   const Vocabulary& vocabulary() const { return plans_[0].model->vocabulary; }
   std::vector<EvaluatedModel> models() const;
   std::vector<std::string> identities() const;
+  std::optional<TokenTexts> token_texts() const;
 
  private:
   std::vector<Checkpoint> checkpoints_;

@@ -166,8 +166,11 @@ Json evaluate_output(const QuantizeArguments& arguments, const std::optional<Cal
   const EvaluationOptions options =
       evaluation_options(models.models(), *rows, common, device, how.round_inputs);
   const Evaluation evaluation = run_evaluation(models.models(), *rows, options, common);
-  const EvaluationOutcome outcome{
-      .evaluation = evaluation, .rows = *rows, .paths = paths, .identities = models.identities()};
+  const EvaluationOutcome outcome{.evaluation = evaluation,
+                                  .rows = *rows,
+                                  .paths = paths,
+                                  .identities = models.identities(),
+                                  .texts = models.token_texts()};
   Json document = evaluation_document(outcome, how);
   if (!record_evaluation(system_files(), arguments.destination, document))
     print_warning(arguments.destination +

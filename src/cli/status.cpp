@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/shell.h"
 #include "calibration/amax_file.h"
+#include "checkpoint/run_record.h"
 #include "cli/commands.h"
 #include "cli/console.h"
 #include "cli/job_folder.h"
@@ -195,8 +196,7 @@ int report_finished_amax(FileSystem& files, const Path& path, bool json) {
   return 0;
 }
 
-int report_finished(FileSystem& files, const Path& record, bool json) {
-  const Json document = parse_json(read_text(files, record, kRecordLimit), record.string());
+int report_finished(const Path& record, const Json& document, bool json) {
   const Json attempts = document.value("attempts", Json::array());
   // Records of older versions hold the checksums themselves.
   const uint64_t tensors =
@@ -219,7 +219,15 @@ int run(const std::string& destination, const CommonOptions& common) {
   FileSystem& files = system_files();
   const Path path = destination, folder = job_folder(files, path);
   if (is_finished(files, path)) {
-    return report_finished(files, path / "nibblecast.json", common.json);
+    const Path record = path / kRecordName;
+    const Json document = parse_json(read_text(files, record, kRecordLimit), record.string());
+    try {
+      return report_finished(record, document, common.json);
+    } catch (const Json::exception& error) {
+      throw Error(ErrorKind::kBadInput, {.file = record.string()},
+                  std::string("does not hold what a record holds: ") + error.what(),
+                  {.hint = "was it edited? The weights are none the worse: `nibblecast verify` looks at them"});
+    }
   }
   if (const auto job = read_job(files, folder))
     return report_unfinished(*job, path, folder, files, common.json);

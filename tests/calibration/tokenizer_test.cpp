@@ -8,6 +8,7 @@
 #include "base/json.h"
 #include "calibration/normalizer.h"
 #include "calibration/pattern.h"
+#include "calibration/token_texts.h"
 #include "plain_file.h"
 #include "testing.h"
 
@@ -239,6 +240,37 @@ TEST(Pattern, CoversTheText) {
   EXPECT_EQ(spans(Pattern::literal("a.b|c", "here"), "a.b|caxb"), "<a.b|c>(axb)");
   EXPECT_EQ(spans(Pattern::regex("x*", "here"), "axxb"), "<>(a)<xx>(b)<>");
   EXPECT_EQ(spans(Pattern::regex("", "here"), "é1"), "<>(é)<>(1)<>");
+}
+
+// What the goldens' texts become and came from.
+TEST(TokenTexts, SayWhatWasEncoded) {
+  const std::filesystem::path goldens =
+      std::filesystem::path(NIBBLECAST_SOURCE_DIR) / "tests/calibration/golden";
+  for (const char* name : {"gpt2.json", "qwen.json", "llama2.json", "llama3.json"}) {
+    const Json golden = Json::parse(read_text(system_files(), goldens / name, 1 << 24));
+    const TemporaryFolder folder;
+    write_plainly(folder.path() / "tokenizer.json", golden["tokenizer"].dump());
+    const Tokenizer tokenizer = Tokenizer::load(system_files(), folder.path() / "tokenizer.json");
+    const auto texts = TokenTexts::load(system_files(), folder.path() / "tokenizer.json");
+    ASSERT_TRUE(texts) << name;
+    for (const std::string text : {"the cat, and 12 caf\u00e9s!", "\u4f60\u597d\n\U0001F600"}) {
+      const Ids ids = tokenizer.encode(text, false);
+      const std::string said = texts->text(ids);
+      EXPECT_TRUE(said == text || said == " " + text) << name << ": " << said;
+    }
+  }
+}
+
+TEST(TokenTexts, OfHalfCharactersAndStrangeIdsAreReplaced) {
+  const TokenTexts texts(Json::parse(R"({"model": {"vocab": {"<0xC3>": 0, "<0xA9>": 1, "\u2581a": 2}},
+                                         "added_tokens": [{"id": 3, "content": "<s>"}, {"id": "x"}, 7]})"));
+  EXPECT_EQ(texts.text(Ids{3, 2, 0, 1}), "<s> a\u00e9");
+  EXPECT_EQ(texts.text(Ids{1, 0}), "\ufffd\ufffd");
+  EXPECT_EQ(texts.text(Ids{99, -1}), "\ufffd\ufffd");
+  const TemporaryFolder folder;
+  EXPECT_FALSE(TokenTexts::load(system_files(), folder.path() / "tokenizer.json"));
+  write_plainly(folder.path() / "tokenizer.json", "{\"model\": 3}");
+  EXPECT_FALSE(TokenTexts::load(system_files(), folder.path() / "tokenizer.json"));
 }
 
 }  // namespace

@@ -127,6 +127,9 @@ TEST_F(EndToEnd, AConstantInputScaleNeedsNoCalibration) {
   document["options"]["input_scale"] = "0.5";
   write_text_durably(system_files(), record, document.dump());
   EXPECT_EQ(run_cli({"verify", source(), path("out"), "--quiet"}).exit_code, 6);
+  document["attempts"] = Json::array({Json{{"began", 3}}});
+  write_text_durably(system_files(), record, document.dump());
+  EXPECT_EQ(run_cli({"status", path("out")}).exit_code, 3);
   EXPECT_EQ(run_cli({"quantize", source(), path("two"), "--input-scale", "0"}).exit_code, 2);
   EXPECT_EQ(run_cli({"quantize", source(), path("two"), "--input-scale", "1", "--amax", "x"}).exit_code, 2);
 }

@@ -189,6 +189,7 @@ TEST_F(Evaluate, QuantizeEvaluatesItsOutput) {
   const Json reply = run_json(command);
   const Json& found = reply["evaluation"]["models"][1]["against_source"];
   EXPECT_GT(found["kl_mean"].get<double>(), 0);
+  EXPECT_TRUE(reply["evaluation"]["models"][1]["worst_tokens"][0]["token"].is_string());
   const Json record = Json::parse(read_file(path("out/nibblecast.json")));
   EXPECT_EQ(record["evaluation"]["models"][1]["against_source"], found);
   EXPECT_EQ(record["evaluation"]["models"][1]["path"], "out");
