@@ -143,11 +143,12 @@ class Collector {
     Detail detail;
     if (is_packed()) {
       detail = {.expected = fmt::format("at least {} tokens for one row", options_.length),
-                .found = std::to_string(open_.size())};
+                .found = std::to_string(open_.size()),
+                .hint = "--calib-seq N makes shorter rows, --calib-rows docs a row a text"};
     } else {
       detail.found = fmt::format("{} texts, none with any token", texts_);
     }
-    return {ErrorKind::kBadInput, {.file = set_.name}, "no calibration rows", std::move(detail)};
+    return {ErrorKind::kBadInput, {.file = set_.name}, "no rows can be made of it", std::move(detail)};
   }
 
  private:

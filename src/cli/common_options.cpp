@@ -10,6 +10,8 @@
 #include <utility>
 #include <vector>
 
+#include "base/error.h"
+#include "base/size_text.h"
 #include "cli/paths.h"
 #include "cli/text.h"
 #include "plan/cost.h"
@@ -85,6 +87,14 @@ void add_size(CLI::App& app, const std::string& option, std::optional<uint64_t>&
 }  // namespace
 
 uint64_t CommonOptions::memory_limit() const { return memory ? *memory : available_memory(); }
+
+void require_memory(const CommonOptions& options, uint64_t least_bytes) {
+  const uint64_t limit = options.memory_limit();
+  if (limit >= least_bytes) return;
+  throw Error(ErrorKind::kRefused, {},
+              fmt::format("needs {} of memory and may use {}", size_text(least_bytes), size_text(limit)),
+              {.hint = "raise --memory"});
+}
 
 std::string CommonOptions::memory_warning() const {
   const uint64_t available = available_memory();

@@ -41,6 +41,9 @@ struct ActivationOptions {
   RowsOptions rows;
 };
 
+// kRefused where --memory, or what is free, is less than a command takes at the least.
+void require_memory(const CommonOptions& options, uint64_t least_bytes);
+
 // What a command does once its arguments are parsed; the value is the exit code.
 using Action = std::function<int()>;
 

@@ -18,8 +18,9 @@
 namespace nibblecast {
 namespace {
 
-constexpr size_t kNamesShown = 6;     // of what only one has
-constexpr size_t kModulesShown = 10;  // that are shown, the worst
+constexpr size_t kNamesShown = 6;                 // of what only one has
+constexpr size_t kModulesShown = 10;              // that are shown, the worst
+constexpr uint64_t kLeastMemoryBytes = 64 << 20;  // the program, and values of both as FP32
 
 struct CompareArguments {
   std::string a, b;
@@ -135,6 +136,7 @@ std::string text_of(const CompareReport& report) {
 int run(const CompareArguments& arguments, const CommonOptions& common) {
   ProgressPrinter printer(common.quiet);
   printer.say("reading the headers");
+  require_memory(common, kLeastMemoryBytes);
   const Checkpoint a = open_source(arguments.a, false), b = open_source(arguments.b, false);
   const InterruptWatch watch("");
   printer.begin();

@@ -98,8 +98,10 @@ int run(const EvaluateArguments& arguments, const CommonOptions& common) {
   printer.say("reading the texts");
   const CalibrationRows rows =
       load_rows(arguments.text, models.source(), models.vocabulary(), common.memory_limit());
-  const EvaluationOptions options =
+  EvaluationOptions options =
       evaluation_options(models.models(), rows, common, device.forward, arguments.round_inputs);
+  options.state_folder = arguments.work_folder;
+  options.identity = evaluation_identity(models.models(), rows, arguments, device.forward);
   printer.end();
   for (const auto* warnings : {&device.warnings, &rows.warnings})
     for (const std::string& warning : *warnings) print_warning(warning);
@@ -133,6 +135,8 @@ void add_evaluate(CLI::App& app, CommonOptions& common, Action& action) {
   command.get_option("--text")->required();
   add_compute_dtype(command, arguments->compute_dtype);
   add_activations(command, arguments->round_inputs);
+  add_path(command, "--work-dir", arguments->work_folder, "DIR",
+           "where the state goes, so that a killed evaluation goes on");
   add_threads_options(command, common);
   add_memory_option(command, common);
   add_device_options(command, common);

@@ -89,6 +89,8 @@ Json model_json(const EvaluationOutcome& outcome, size_t index) {
                {"nll_mean", number_json(model.nll_mean)},
                {"nll_stderr", number_json(model.nll_stderr)},
                {"bytes", {{"read", model.read_bytes}}},
+               {"rounded_blocks", model.rounded ? Json(model.rounded->blocks) : Json()},
+               {"saturated_blocks", model.rounded ? Json(model.rounded->saturated) : Json()},
                {"rows", rows_json(model)},
                {"layers", layers_json(model)}};
   if (!model.against_source) return json;
@@ -105,6 +107,14 @@ std::string with_error(double value, double error) {
 std::string perplexity_line(const ModelEvaluation& model) {
   const double value = model.perplexity();
   return summary_line("perplexity", with_error(value, value * model.nll_stderr));
+}
+
+// Of inputs that were rounded: blocks above what their scale reaches.
+std::string saturated_line(const ModelEvaluation& model) {
+  if (!model.rounded || model.rounded->saturated == 0) return "";
+  return summary_line("saturated",
+                      fmt::format("{} of {} blocks of inputs are above what their input_scale reaches",
+                                  grouped(model.rounded->saturated), grouped(model.rounded->blocks)));
 }
 
 std::string layers_line(const ModelEvaluation& model) {
@@ -150,7 +160,8 @@ std::string evaluation_text(const EvaluationOutcome& outcome) {
   uint64_t read = 0;
   for (size_t index = 0; index < evaluation.models.size(); ++index) {
     const ModelEvaluation& model = evaluation.models[index];
-    text += summary_line(index == 0 ? "source" : "candidate", outcome.paths[index]) + perplexity_line(model);
+    text += summary_line(index == 0 ? "source" : "candidate", outcome.paths[index]) + perplexity_line(model) +
+            saturated_line(model);
     if (model.against_source) text += against_text(model);
     read += model.read_bytes;
   }
@@ -172,9 +183,13 @@ Json evaluation_json(const EvaluationOutcome& outcome) {
   RunRecord record;  // of a device, in the form that other commands have
   record.device = evaluation.device;
   record.read_wait_seconds = evaluation.read_wait_seconds;
-  return {{"tokens", evaluation.tokens},      {"rows", outcome.rows.ids.size()},
-          {"models", std::move(models)},      {"seconds", evaluation.seconds},
-          {"bytes", {{"read", read}}},        {"peak_memory_bytes", peak_resident_bytes()},
+  return {{"tokens", evaluation.tokens},
+          {"rows", outcome.rows.ids.size()},
+          {"models", std::move(models)},
+          {"seconds", evaluation.seconds},
+          {"resumed_at_layer", evaluation.resumed_at},
+          {"bytes", {{"read", read}}},
+          {"peak_memory_bytes", peak_resident_bytes()},
           {"device", device_use_json(record)}};
 }
 

@@ -8,8 +8,11 @@
 #include "base/size_text.h"
 #include "cli/console.h"
 #include "cli/interrupt.h"
+#include "cli/job_run.h"
 #include "cli/progress.h"
 #include "cli/source.h"
+#include "ops/product_isa.h"
+#include "pipeline/run.h"
 #include "plan/cost.h"
 #include "plan/forward_plan.h"
 
@@ -118,9 +121,26 @@ EvaluationOptions evaluation_options(const std::vector<EvaluatedModel>& models, 
   return Shares(models, rows, common, device, round_inputs).options();
 }
 
+std::string evaluation_identity(const std::vector<EvaluatedModel>& models, const CalibrationRows& rows,
+                                const EvaluationArguments& arguments, const ForwardDevice& device) {
+  Json checkpoints = Json::array();
+  for (const EvaluatedModel& model : models) {
+    Json files = Json::array();
+    for (const Shard& shard : model.checkpoint->shards())
+      files.push_back({shard.name, shard.size_bytes, shard.mtime_ns});
+    checkpoints.push_back({{"identity", source_identity(*model.checkpoint)}, {"files", std::move(files)}});
+  }
+  return identity_hash({{"version", NIBBLECAST_VERSION},
+                        {"models", std::move(checkpoints)},
+                        {"rows", rows_identity(rows)},
+                        {"compute_dtype", compute_dtype_name(arguments.compute_dtype)},
+                        {"round_inputs", arguments.round_inputs},
+                        {"products", device.cuda ? device_identity(device) : product_isa()}});
+}
+
 Evaluation run_evaluation(const std::vector<EvaluatedModel>& models, const CalibrationRows& rows,
                           EvaluationOptions options, const CommonOptions& common) {
-  const InterruptWatch watch("");
+  const InterruptWatch watch(options.state_folder.empty() ? "" : kResumeHint);
   ProgressPrinter progress(common.quiet);
   progress.begin();
   options.progress = [&](const EvaluationProgress& done) {

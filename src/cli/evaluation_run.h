@@ -21,6 +21,7 @@ struct EvaluationArguments {
   ActivationOptions text;
   ComputeDtype compute_dtype = ComputeDtype::kBF16;
   bool round_inputs = true;  // --activations
+  std::string work_folder;   // --work-dir; empty: what is killed begins again
 
   // `option` names the texts. Rows are as long as those of published figures, and so many that the standard
   // error of a perplexity is a per cent or two.
@@ -47,6 +48,11 @@ class OpenModels {
 EvaluationOptions evaluation_options(const std::vector<EvaluatedModel>& models, const CalibrationRows& rows,
                                      const CommonOptions& common, const ForwardDevice& device,
                                      bool round_inputs);
+
+// Of all that an evaluation's figures depend on: the checkpoints and their files as they are, the rows, what
+// is computed, and by which products.
+std::string evaluation_identity(const std::vector<EvaluatedModel>& models, const CalibrationRows& rows,
+                                const EvaluationArguments& arguments, const ForwardDevice& device);
 
 // With progress on stderr, until a signal ends it.
 Evaluation run_evaluation(const std::vector<EvaluatedModel>& models, const CalibrationRows& rows,

@@ -1,5 +1,6 @@
 #include "cli/job_options.h"
 
+#include <cstdlib>
 #include <memory>
 
 #include "base/error.h"
@@ -50,7 +51,9 @@ void add_job_options(CLI::App& app, JobOptions& options) {
             "layers between two saved states; default: costs 3 %");
   app.add_option("--max-perplexity", options.max_perplexity, "fail (exit 6) if the rows' is higher or NaN")
       ->option_text("X")
-      ->check(CLI::PositiveNumber);
+      ->check([](const std::string& text) {
+        return std::strtod(text.c_str(), nullptr) > 0 ? "" : "must be a number above 0";  // NaN is not
+      });
 }
 
 }  // namespace nibblecast

@@ -18,6 +18,7 @@ void add_base_model(CLI::App& app, std::string& base_model);
 void require_hub_id(const std::string& base_model);
 
 // What common options and the chosen device grant. All arguments outlive the result.
-JobMeans means_of(const CommonOptions& common, const ChosenDevice& device, const Plan& plan, FileSystem& files);
+JobMeans means_of(const CommonOptions& common, const ChosenDevice& device, const Plan& plan,
+                  FileSystem& files);
 
 }  // namespace nibblecast

@@ -16,7 +16,7 @@ struct PlanReport {
   const Checkpoint* source = nullptr;
   const Plan* plan = nullptr;
   Preflight preflight;
-  std::string device;  // "cuda:0 NVIDIA H100 80GB HBM3", or "cpu" and why
+  std::string device;                              // "cuda:0 NVIDIA H100 80GB HBM3", or "cpu" and why
   std::optional<double> seconds;                   // nothing where the disk could not be measured
   std::optional<double> calibration_seconds = {};  // of 128 rows of 512 tokens, where they have to come yet
   std::vector<Breach> breaches;                    // of all engines

@@ -20,7 +20,8 @@ struct ReportArguments {
 // What `evaluate --json` has printed.
 Json read_evaluation(FileSystem& files, const std::string& path) {
   Json evaluation = parse_json(read_text(files, path, kEvaluationLimit), path);
-  if (at_or_null(evaluation, "models").is_array()) return evaluation;
+  const Json models = at_or_null(evaluation, "models");
+  if (models.is_array() && !models.empty()) return evaluation;
   throw Error(ErrorKind::kBadInput, {.file = path}, "holds no evaluation: it has no list of 'models'",
               {.hint = "give what `nibblecast evaluate --json` has printed"});
 }

@@ -29,8 +29,8 @@ std::string run_text(const RunOutcome& outcome);
 // Of calibrate.
 std::string calibration_text(const RunOutcome& outcome);
 
-// "verdict" ("good" or "warnings") and what else the lines of every command say, by name; the warnings go into
-// the reply's.
+// "verdict" ("good" or "warnings") and what else the lines of every command say, by name; the warnings go
+// into the reply's.
 Json outcome_json(const RunOutcome& outcome);
 // Of quantize, dequantize and convert: run_document() (pipeline/output.h) too.
 Json run_json(const RunOutcome& outcome);

@@ -224,9 +224,10 @@ int run(const std::string& destination, const CommonOptions& common) {
     try {
       return report_finished(record, document, common.json);
     } catch (const Json::exception& error) {
-      throw Error(ErrorKind::kBadInput, {.file = record.string()},
-                  std::string("does not hold what a record holds: ") + error.what(),
-                  {.hint = "was it edited? The weights are none the worse: `nibblecast verify` looks at them"});
+      throw Error(
+          ErrorKind::kBadInput, {.file = record.string()},
+          std::string("does not hold what a record holds: ") + error.what(),
+          {.hint = "was it edited? The weights are none the worse: `nibblecast verify` looks at them"});
     }
   }
   if (const auto job = read_job(files, folder))

@@ -147,6 +147,8 @@ int run_published(const VerifyArguments& arguments, const CommonOptions& common)
 }
 
 int run(const VerifyArguments& arguments, const CommonOptions& common) {
+  constexpr uint64_t kLeastMemoryBytes = 64 << 20;  // the program, the headers, a few buffers
+  require_memory(common, kLeastMemoryBytes);
   if (const std::string warning = common.memory_warning(); !warning.empty()) print_warning(warning);
   if (arguments.checksums) return run_checksums(arguments, common);
   if (arguments.published && arguments.destination.empty()) return run_published(arguments, common);

@@ -157,8 +157,8 @@ int64_t ConfigReader::token_id(const std::string& key, uint64_t vocab_size) cons
 void ConfigReader::only(const std::string& key, const Json& supported) const {
   const Json* value = find(key);
   if (value == nullptr || *value == supported) return;
-  const bool every =
-      value->is_array() && std::ranges::all_of(*value, [&](const Json& each) { return each == supported; });
+  const bool every = value->is_array() && !value->empty() &&
+                     std::ranges::all_of(*value, [&](const Json& each) { return each == supported; });
   if (!every) refuse_unsupported(key, value_text(supported), value_text(*value));
 }
 

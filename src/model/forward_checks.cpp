@@ -18,12 +18,13 @@ void check_row_length(const Model& model, uint64_t longest) {
   for (const DecoderLayer& layer : spec->layers) {
     const auto* const mla = std::get_if<MlaSpec>(&layer.mixer);
     if (mla == nullptr || mla->most_keys == 0 || longest <= mla->most_keys) continue;
-    throw Error(ErrorKind::kUnsupported, {},
-                "in longer rows than index_topk an indexer chooses the keys of a query, which the forward pass "
-                "does not do",
-                {.expected = "rows of at most " + std::to_string(mla->most_keys) + " tokens",
-                 .found = std::to_string(longest),
-                 .hint = "use a smaller --calib-seq"});
+    throw Error(
+        ErrorKind::kUnsupported, {},
+        "in longer rows than index_topk an indexer chooses the keys of a query, which the forward pass "
+        "does not do",
+        {.expected = "rows of at most " + std::to_string(mla->most_keys) + " tokens",
+         .found = std::to_string(longest),
+         .hint = "give shorter rows (--calib-seq, --text-seq)"});
   }
 }
 

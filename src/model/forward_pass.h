@@ -30,6 +30,7 @@
 #include "model/activation_amax.h"
 #include "model/logits.h"
 #include "model/model.h"
+#include "model/rounded_blocks.h"
 #include "model/stored.h"
 
 namespace nibblecast {
@@ -101,6 +102,8 @@ class ForwardPass {
   // Of the expected layer's dense linears, before begin_layer(); experts bring their own. kUnsupported where
   // the pass rounds no inputs and `scales` has any.
   virtual void set_input_scales(InputScales scales);
+  // Since the pass began; nothing where it does not count them.
+  virtual std::optional<RoundedBlocks> rounded_blocks() const { return std::nullopt; }
   // Of the layers from here on. A pass that shows nothing calls nothing.
   virtual void watch(LayerWatch) {}
   virtual void begin_layer() = 0;

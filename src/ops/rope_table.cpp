@@ -74,7 +74,7 @@ Rope make_rope(const RopeSpec& spec, size_t positions) {
                 "rope_type 'dynamic' with rows longer than max_position_embeddings",
                 {.expected = "at most " + std::to_string(dynamic->length) + " tokens",
                  .found = std::to_string(positions),
-                 .hint = "calibrate on shorter rows"});
+                 .hint = "give shorter rows (--calib-seq, --text-seq)"});
   }
   const RopeTable table = rope_table(spec);
   return Rope(table.frequencies, positions, spec.pairing, table.factor);

@@ -7,12 +7,15 @@
 #include <cmath>
 #include <map>
 #include <memory>
+#include <optional>
+#include <utility>
 
 #include "base/error.h"
 #include "base/parallel.h"
 #include "model/token_rows.h"
 #include "ops/logits_divergence.h"
 #include "pipeline/model_walk.h"
+#include "pipeline/saved_evaluation.h"
 #include "pipeline/stream_errors.h"
 
 namespace nibblecast {
@@ -75,32 +78,97 @@ class Evaluator {
   Evaluator(std::span<const EvaluatedModel> models, const CalibrationRows& rows,
             const EvaluationOptions& options)
       : models_(models), rows_(rows), options_(options), parts_(rows.tokens()) {
-    for (size_t index = 0; index < models.size(); ++index) add_walk(index);
-    result_.models.resize(models.size());
+    if (!options.state_folder.empty())
+      saved_.emplace(models[0].checkpoint->files(), options.state_folder, options.identity);
+    begin_walks(saved_ && saved_->state() ? saved_->state()->layer : 0);
   }
 
   Evaluation run() {
     const auto start = std::chrono::steady_clock::now();
     const uint64_t layers = models_[0].plan->layers();
-    for (size_t stage = 0; stage <= layers; ++stage) run_stage(stage);
+    for (size_t stage = first_stage(); stage <= layers; ++stage) {
+      run_stage(stage);
+      if (saved_ && stage > 0) save_when_due(stage);
+    }
     run_head();
+    if (saved_) saved_->remove();
     for (size_t index = 0; index < walks_.size(); ++index) add_use(index);
     result_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     return std::move(result_);
   }
 
  private:
-  void add_walk(size_t index) {
+  using Clock = std::chrono::steady_clock;
+
+  // At `layer`, with the streams that were saved; from the begin where they are no more.
+  void begin_walks(uint64_t layer) {
+    walks_.clear();
+    bytes_ = 0;
+    result_.models = std::vector<ModelEvaluation>(models_.size());
+    result_.resumed_at = layer;
+    for (size_t index = 0; index < models_.size(); ++index) add_walk(index, layer);
+    saved_until_ = Clock::now();
+    if (layer == 0) return;
+    for (size_t index = 0; index < walks_.size(); ++index) {
+      if (!saved_->load(index, walks_[index]->forward())) return begin_walks(0);
+      result_.models[index].layers = saved_->state()->errors[index];
+      result_.models[index].rounded = saved_->state()->rounded[index];
+    }
+  }
+
+  // Before it was resumed, and since.
+  std::optional<RoundedBlocks> rounded(size_t index) const {
+    const std::optional<RoundedBlocks> before = result_.models[index].rounded,
+                                       since = walks_[index]->forward().rounded_blocks();
+    if (!before || !since) return std::nullopt;
+    return RoundedBlocks{before->blocks + since->blocks, before->saturated + since->saturated};
+  }
+
+  // Stage 0 is the embedding; layer L's is L + 1.
+  size_t first_stage() const { return result_.resumed_at == 0 ? 0 : result_.resumed_at + 1; }
+
+  // The first time at once, and then when 30 times as long has passed as saving took.
+  void save_when_due(uint64_t layer) {
+    constexpr int kShare = 30;
+    const Clock::time_point now = Clock::now();
+    if (now - saved_until_ < kShare * save_took_) return;
+    std::vector<const ForwardPass*> passes;
+    EvaluationState state{.layer = layer};
+    for (size_t index = 0; index < walks_.size(); ++index) {
+      passes.push_back(&walks_[index]->forward());
+      state.errors.push_back(result_.models[index].layers);
+      state.rounded.push_back(rounded(index));
+    }
+    saved_->save(std::move(state), passes);
+    saved_until_ = Clock::now();
+    save_took_ = saved_until_ - now;
+  }
+
+  void add_walk(size_t index, uint64_t layer) {
     WalkOptions walk{.device = options_.device,
                      .read_memory_bytes = options_.read_memory_bytes,
                      .read_threads = options_.read_threads,
-                     .round_inputs = options_.round_inputs};
+                     .round_inputs = options_.round_inputs,
+                     .first_layer = layer};
     if (options_.progress) walk.tick = [this] { report(); };
     const EvaluatedModel& model = models_[index];
     walks_.push_back(std::make_unique<ModelWalk>(*model.checkpoint, *model.plan, rows_.ids, walk));
     bytes_ += walks_.back()->bytes();
     if (models_.size() > 1)
       walks_.back()->forward().watch(index == 0 ? parts_.of_source() : parts_.of_candidate());
+  }
+
+  // Runs `f`; an error that names no file is the model's.
+  template <class F>
+  void of_model(size_t index, const F& f) {
+    try {
+      f();
+    } catch (const Error& error) {
+      if (!error.where().file.empty() || error.kind() == ErrorKind::kInterrupted) throw;
+      Where where = error.where();
+      where.file = models_[index].checkpoint->folder().string();
+      throw Error(error.kind(), where, error.problem(), error.detail());
+    }
   }
 
   // Stage 0 is the embedding, the others are layers.
@@ -112,7 +180,7 @@ class Evaluator {
         parts_.begin_source();
       else
         parts_.begin_candidate();
-      walks_[index]->run_stage(stage);
+      of_model(index, [&] { walks_[index]->run_stage(stage); });
       if (index > 0 && stage > 0) add_errors(index, stage - 1);
     }
   }
@@ -139,7 +207,7 @@ class Evaluator {
     for (uint64_t row = 0; row < vocabulary; row += kHeadRows) {
       for (size_t index = 0; index < walks_.size(); ++index) {
         begin("head", index);
-        walks_[index]->head_until(std::min<uint64_t>(row + kHeadRows, vocabulary));
+        of_model(index, [&] { walks_[index]->head_until(std::min<uint64_t>(row + kHeadRows, vocabulary)); });
       }
       meeting.clear();
     }
@@ -210,6 +278,7 @@ class Evaluator {
     result_.device.compute_seconds += use.compute_seconds;
     for (const auto& [part, seconds] : use.parts) result_.device.parts[part] += seconds;
     result_.models[index].read_bytes = walks_[index]->read_bytes();
+    result_.models[index].rounded = rounded(index);
     result_.read_wait_seconds += walks_[index]->read_wait_seconds();
   }
 
@@ -236,6 +305,9 @@ class Evaluator {
   uint64_t bytes_ = 0;  // that all will read
   EvaluationProgress progress_;
   Evaluation result_;
+  std::optional<SavedEvaluation> saved_;
+  Clock::time_point saved_until_;
+  Clock::duration save_took_ = {};
 };
 
 // Of a linear in a layer.
@@ -249,7 +321,7 @@ uint64_t widest_input(const Model& model) {
 void require_predictions(const CalibrationRows& rows) {
   if (std::ranges::any_of(rows.ids, [](const auto& row) { return row.size() > 1; })) return;
   throw Error(ErrorKind::kBadInput, {}, "no row has two tokens, so that no token is predicted",
-              {.hint = "give longer texts, or --text-rows packed"});
+              {.hint = "give longer texts or rows (--text-seq), or --text-rows packed"});
 }
 
 }  // namespace

@@ -231,19 +231,6 @@ std::string holder_text() {
   return fmt::format("process {} on {}, since {}\n", ::getpid(), host_name(), utc_now());
 }
 
-std::unique_ptr<FileLock> lock_or_refuse(FileSystem& files, const Path& folder) {
-  const Path path = folder / "lock";
-  // `status` holds it for a moment.
-  for (int attempt = 0; attempt < kLockAttempts; ++attempt) {
-    if (attempt > 0) std::this_thread::sleep_for(kLockPause);
-    if (auto lock = files.try_lock(path, holder_text())) return lock;
-  }
-  const std::string holder = read_holder(files, path);
-  throw Error(ErrorKind::kRefused, {.file = folder.string()},
-              "another process is at work here: " + (holder.empty() ? "unknown" : holder),
-              {.hint = "wait for it, or stop it first"});
-}
-
 std::string short_text(const Json& value) {
   return value.is_null() ? "nothing" : value.is_string() ? value.get<std::string>() : text_of(value);
 }
@@ -347,6 +334,19 @@ Replayed replay_journal(FileSystem& files, const Path& path, const Json& first) 
 }
 
 }  // namespace
+
+std::unique_ptr<FileLock> lock_work_folder(FileSystem& files, const Path& folder) {
+  const Path path = folder / "lock";
+  // `status` holds it for a moment.
+  for (int attempt = 0; attempt < kLockAttempts; ++attempt) {
+    if (attempt > 0) std::this_thread::sleep_for(kLockPause);
+    if (auto lock = files.try_lock(path, holder_text())) return lock;
+  }
+  const std::string holder = read_holder(files, path);
+  throw Error(ErrorKind::kRefused, {.file = folder.string()},
+              "another process is at work here: " + (holder.empty() ? "unknown" : holder),
+              {.hint = "wait for it, or stop it first"});
+}
 
 std::string utc_now() {
   const std::time_t now = std::time(nullptr);
@@ -487,7 +487,7 @@ Job Job::open(FileSystem& files, const Path& folder, const Path& work_folder,
   Job job;
   job.files_ = &files;
   job.folder_ = folder;
-  job.lock_ = lock_or_refuse(files, folder);
+  job.lock_ = lock_work_folder(files, folder);
   if (std::optional<JobDocument> record = read_job_document(files, folder)) {
     require_same_job(record->description, description, folder.string());
     if (!work_folder.empty() && files.real_path(work_folder) != files.real_path(record->work_folder)) {

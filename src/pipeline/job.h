@@ -175,6 +175,9 @@ class Job {
   bool resumed_ = false;
 };
 
+// Locks FOLDER/lock for this process. kRefused, naming the holder, where another one is at work there.
+std::unique_ptr<FileLock> lock_work_folder(FileSystem& files, const std::filesystem::path& folder);
+
 std::string utc_now();
 // Of what utc_now() gave: seconds since 1970; nullopt for other texts.
 std::optional<int64_t> utc_seconds(const std::string& text);

@@ -59,6 +59,13 @@ std::map<std::string, std::string> source_front_matter(const Checkpoint& source)
   return entries;
 }
 
+// FP8 weights are all that a recipe can make besides.
+bool makes_nvfp4(const Plan& plan) {
+  return std::ranges::any_of(plan.tensors, [](const PlannedTensor& tensor) {
+    return tensor.make == Make::kNvfp4Weight || tensor.make == Make::kCastWeight;
+  });
+}
+
 std::string front_matter(const Checkpoint& source, const Plan& plan, const std::string& base) {
   const bool quantizes = plan.command == "quantize";
   std::map<std::string, std::string> entries = source_front_matter(source);
@@ -70,7 +77,7 @@ std::string front_matter(const Checkpoint& source, const Plan& plan, const std::
   }
   std::string text = "---\n";
   for (const auto& [key, line] : entries) text += line;
-  return text + "tags:\n" + (quantizes ? "- nvfp4\n" : "") + "- nibblecast\n---\n\n";
+  return text + "tags:\n" + (quantizes && makes_nvfp4(plan) ? "- nvfp4\n" : "") + "- nibblecast\n---\n\n";
 }
 
 std::string_view method_name(WeightMethod method) {
@@ -214,9 +221,9 @@ std::string model_card(const Checkpoint& source, const Plan& plan, const Activat
   std::string text = front_matter(source, plan, known);
   if (plan.command != "quantize")
     return text + fmt::format("# {}: {}\n\n", name, plan.made) + what_was_made(plan) + kFiles;
-  text += fmt::format("# {} in NVFP4\n\n", name) + what_was_made(plan) + weights_line(plan, record) +
-          blocks_line(record) + losses_line(record) + activations_line(plan, activations) +
-          perplexity_line(record) + size_line(source, plan) + "\n";
+  text += fmt::format("# {} in {}\n\n", name, makes_nvfp4(plan) ? "NVFP4" : "FP8") + what_was_made(plan) +
+          weights_line(plan, record) + blocks_line(record) + losses_line(record) +
+          activations_line(plan, activations) + perplexity_line(record) + size_line(source, plan) + "\n";
   return text + engines_text(plan) + kFiles;
 }
 

@@ -8,9 +8,8 @@
 namespace nibblecast {
 namespace {
 
-const Work& whole_pass() {
-  static const Work work{.write = [](uint32_t) { return false; }, .forward_from = 0};
-  return work;
+Work pass_from(uint64_t layer) {
+  return {.write = [](uint32_t) { return false; }, .forward_from = layer};
 }
 
 }  // namespace
@@ -20,7 +19,7 @@ ModelWalk::ModelWalk(const Checkpoint& source, const Plan& plan,
     : source_(source),
       plan_(plan),
       options_(options),
-      units_(list_units(source, plan, whole_pass())),
+      units_(list_units(source, plan, pass_from(options.first_layer))),
       pass_(source, plan, rows, options.device),
       scales_reader_(source),
       head_(&source.at(head_weight(plan))) {
@@ -31,6 +30,7 @@ ModelWalk::ModelWalk(const Checkpoint& source, const Plan& plan,
   for (const Unit& unit : units_) reads.push_back(unit.reads);
   reader_.emplace(std::move(files), std::move(reads), options.read_memory_bytes, options.read_threads,
                   read_buffers(options.device));
+  if (options.first_layer > 0) forward().resume_at(options.first_layer);
   if (options.tick) forward().set_tick([this](double) { options_.tick(); });
 }
 

@@ -19,12 +19,14 @@ struct WalkOptions {
   ForwardDevice device = {};
   uint64_t read_memory_bytes = 0;
   size_t read_threads = kIoThreads;
-  bool round_inputs = false;        // of linears with an input_scale
+  bool round_inputs = false;  // of linears with an input_scale
+  uint64_t first_layer = 0;   // the streams that enter it are put into forward() before; 0: the embedding
   std::function<void()> tick = {};  // called now and then; may throw, which ends the walk
 };
 
-// Order of calls: run_stage() for all stages but the last, ascending; begin_head(), head_until() ascending to
-// the vocabulary's size, losses(). One caller. Errors as those of the forward pass and the reader.
+// Order of calls: run_stage() for all stages but the last, ascending, from that of `first_layer`;
+// begin_head(), head_until() ascending to the vocabulary's size, losses(). One caller. Errors as those of the
+// forward pass and the reader.
 class ModelWalk {
  public:
   // `plan`: make_forward_plan() of `source`; both outlive this.

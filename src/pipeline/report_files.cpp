@@ -114,8 +114,15 @@ void require_own_file(FileSystem& files, const Path& path, bool (*is_own)(FileSy
               {.hint = "name another place with -o, or remove the file"});
 }
 
-void require_own_folder(FileSystem& files, const Path& folder) {
-  if (!files.status(folder / "config.json") || files.status(folder / kRecordName)) return;
+void require_own_folder(FileSystem& files, const Path& page) {
+  const Path folder = page.has_parent_path() ? page.parent_path() : Path(".");
+  if (!files.status(folder / "config.json")) return;
+  if (files.status(folder / kRecordName)) {
+    // Under another name an engine might load it: tokenizer.json, say.
+    if (page.filename() == kReportPageName) return;
+    throw Error(ErrorKind::kRefused, {.file = page.string()}, "a checkpoint's report has one name",
+                {.expected = kReportPageName, .hint = "name it that, or another folder"});
+  }
   throw Error(ErrorKind::kRefused, {.file = folder.string()},
               "is a checkpoint that nibblecast did not make; nothing is written into it",
               {.hint = "name another folder with -o"});
@@ -194,8 +201,7 @@ std::string report_page(const Json& document) {
 Path write_report(FileSystem& files, const Path& page, const Json& document) {
   Path figures = page;
   figures.replace_extension(".json");
-  const Path folder = page.has_parent_path() ? page.parent_path() : Path(".");
-  require_own_folder(files, folder);
+  require_own_folder(files, page);
   require_own_file(files, page, is_page);
   require_own_file(files, figures, is_report);
   write_text_durably(files, figures, document.dump(1, ' ', true, Json::error_handler_t::replace) + "\n");

@@ -108,8 +108,8 @@ TEST_F(Rows, RefusesWithLineAndOffset) {
   refuse("{\"input_ids\": [1.5]}", "input_ids[0]");
   refuse("{\"input_ids\": [99999999999999999999999]}", "input_ids[0]");
   refuse("{\"input_ids\": \"1\"}", "'input_ids' is not a list");
-  refuse("{\"text\": \"\"}\n", "no calibration rows");
-  refuse("", "no calibration rows");
+  refuse("{\"text\": \"\"}\n", "no rows can be made of it");
+  refuse("", "no rows can be made of it");
   refuse("plain\xc3", "at byte 5", "not UTF-8");
   refuse(std::string("ab\0c", 4), "at byte 2", "NUL");
 }

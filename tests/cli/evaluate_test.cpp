@@ -1,8 +1,11 @@
 // `evaluate`: perplexity against transformers', divergences that are known, and what is refused.
 #include <gmock/gmock.h>
 
+#include <chrono>
 #include <cmath>
+#include <csignal>
 #include <cstring>
+#include <thread>
 
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/safetensors.h"
@@ -110,6 +113,12 @@ TEST_F(Evaluate, ActivationsAreRoundedByDefault) {
   EXPECT_GT(with["models"][1]["against_source"]["kl_mean"], 0.0);
   EXPECT_GT(with["models"][1]["layers"][0]["ffn_error"], 0.0);
   EXPECT_EQ(with["models"][1]["layers"][0]["mixer_error"], 0.0);  // the experts alone have scales
+  EXPECT_EQ(with["models"][0]["rounded_blocks"], 0);
+  EXPECT_GT(with["models"][1]["rounded_blocks"], 0);
+  quantize(source, "small", {"--input-scale", "0.00001"});
+  const Json small = evaluate({source, path("small")}, text);
+  EXPECT_GT(small["models"][1]["saturated_blocks"].get<uint64_t>(),
+            with["models"][1]["saturated_blocks"].get<uint64_t>());
   expect_no_divergence(evaluate({source, path("cast")}, text, {"--activations", "none"})["models"][1]);
 }
 
@@ -163,6 +172,68 @@ TEST_F(Evaluate, StackedExpertsHaveNoInputScales) {
   quantize(path("stacked"), "single", {"--input-scale", "1.0"});
   const Json json = evaluate({path("stacked"), path("single")}, rows(2, 20));
   EXPECT_GT(json["models"][1]["against_source"]["kl_mean"].get<double>(), 0);
+}
+
+void kill_after(CliProcess& process, std::chrono::milliseconds time) {
+  std::this_thread::sleep_for(time);
+  process.signal(SIGKILL);
+  process.wait();
+}
+
+// Killed anywhere, it goes on with the same figures to the bit.
+TEST_F(Evaluate, KilledItGoesOnWithTheSameFigures) {
+  const std::string source = tiny_checkpoint().string(), texts = rows(4, 60);
+  quantize(source, "max", {"--calib", texts, "--weight-method", "max"});
+  const std::vector<std::string> command = {"evaluate", source,        path("max"), "--text",
+                                            texts,      "--text-rows", "docs",      "-o",
+                                            path(""),   "--quiet",     "--json"};
+  const auto figures = [](const std::string& out) {
+    Json json = Json::parse(out);
+    for (const char* of_this_run : {"seconds", "bytes", "peak_memory_bytes", "device", "resumed_at_layer"})
+      json.erase(of_this_run);
+    for (Json& model : json["models"]) model.erase("bytes");
+    return json;
+  };
+  const Json expected = figures(run_cli(command).out);
+  std::vector<std::string> kept = command;
+  kept.insert(kept.end(), {"--work-dir", path("work")});
+  size_t resumed = 0;
+  for (int attempt = 0; attempt < 30; ++attempt) {
+    CliProcess process(kept);
+    kill_after(process, std::chrono::milliseconds(5 + 7 * attempt));
+    const CliResult finished = run_cli(kept);
+    ASSERT_EQ(finished.exit_code, 0) << finished.err;
+    EXPECT_EQ(figures(finished.out), expected) << attempt;
+    resumed += Json::parse(finished.out)["resumed_at_layer"] != 0;
+    EXPECT_FALSE(fs::exists(path("work/evaluation.json")));
+  }
+  EXPECT_GT(resumed, 0u) << "no kill came between two layers";
+}
+
+TEST_F(Evaluate, AnothersStateIsRefusedAndADamagedOneBegunAgain) {
+  const std::string source = tiny_checkpoint().string(), texts = rows(4, 60);
+  const std::vector<std::string> command = {"evaluate", source,    "--text", texts,        "--text-rows",
+                                            "docs",     "--quiet", "--json", "--work-dir", path("work")};
+  const std::string state = path("work/evaluation.json");
+  const auto stopped = [&] {  // with a state
+    for (int after = 5; !fs::exists(state); after += 3) {
+      CliProcess process(command);
+      kill_after(process, std::chrono::milliseconds(after));
+      ASSERT_LT(after, 3000);
+    }
+  };
+  stopped();
+  std::vector<std::string> other = command;
+  other.insert(other.end(), {"--compute-dtype", "float32"});
+  const CliResult refused = run_cli(other);
+  EXPECT_EQ(refused.exit_code, 5);
+  EXPECT_THAT(refused.out, HasSubstr("state of another evaluation"));
+  for (const auto& entry : fs::directory_iterator(path("work/model-0")))
+    write_file(entry.path(), std::string(fs::file_size(entry.path()), 'x'));
+  const Json again = run_json(command);
+  EXPECT_EQ(again["resumed_at_layer"], 0);
+  write_file(state, "{}");
+  EXPECT_EQ(run_cli(command).exit_code, 5);
 }
 
 TEST_F(Evaluate, LogitsThatAreNoNumbersAreNoAgreement) {

@@ -45,7 +45,7 @@ TEST_F(Refusals, Activations) {
   expect_refusal(3, "there is no such file", {"--amax", path("nothing")});
   expect_refusal(3, "is a folder", {"--amax", source()});
   expect_refusal(2, "exclude each other", {"--calib", texts() + ":5", "--calib-size", "5"});
-  expect_refusal(3, "no calibration rows", {"--calib", file("empty.txt", "")});
+  expect_refusal(3, "no rows can be made of it", {"--calib", file("empty.txt", "")});
   expect_refusal(3, "binary.txt", {"--calib", file("binary.txt", std::string("a\0b", 3))});
   expect_refusal(3, "ids.jsonl", {"--calib", file("ids.jsonl", "{\"input_ids\": [1, 99999999]}\n")});
   expect_refusal(3, "ids.jsonl", {"--calib", file("ids.jsonl", "{\"input_ids\": [-1]}\n")});

@@ -111,8 +111,9 @@ template <class T>
 const T* CpuOps<T>::rounded(const T* x, size_t count, size_t width, float input_scale) {
   if (input_scale == 0) return x;
   T* const to = rounded_.take(count * width);
-  for_rows(count,
-           [&](size_t row) { round_nvfp4_input(x + row * width, width, input_scale, to + row * width); });
+  for_rows(count, [&](size_t row) {
+    rounded_blocks_.add(width / 16, round_nvfp4_input(x + row * width, width, input_scale, to + row * width));
+  });
   return to;
 }
 

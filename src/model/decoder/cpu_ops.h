@@ -72,6 +72,7 @@ class CpuOps {
     f();
   }
   void begin_layer();  // no findings yet
+  std::optional<RoundedBlocks> rounded_blocks() const { return rounded_blocks_.value(); }
   void set_tick(ForwardPass::Tick tick) { tick_ = std::move(tick); }
   // From here on show() and show_routing() show what they are given, if anybody looks.
   void watch(LayerWatch watch) { watch_ = std::move(watch); }
@@ -195,6 +196,7 @@ class CpuOps {
   ForwardPass::Tick tick_;
   LayerWatch watch_;
   Workspace<T> rounded_;  // of the linear in progress
+  RoundedCounter rounded_blocks_;
 };
 
 }  // namespace nibblecast

@@ -71,6 +71,7 @@ class CudaOps {
     profile_.compute(computing_, f);
   }
   void begin_layer();
+  std::optional<RoundedBlocks> rounded_blocks() const { return std::nullopt; }  // kernels do not count
   void watch(LayerWatch watch) { watch_ = std::move(watch); }
   void show(LayerPart part, size_t first, size_t count, const float* values);
   void show_routing(const RoutingBuffers& routing, size_t top) const {

@@ -61,6 +61,7 @@ class DecoderPass final : public ForwardPass {
   }
 
   void set_input_scales(InputScales scales) override { input_scales_ = std::move(scales); }
+  std::optional<RoundedBlocks> rounded_blocks() const override { return device_.rounded_blocks(); }
   void begin_layer() override {
     next_mlp_ = 0;
     routed_ = false;

@@ -1,5 +1,7 @@
 // The first half of a layer: compressed and raw keys of whole rows, then queries, a group of heads at a time.
 
+#include "ops/attention.h"
+
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -8,7 +10,6 @@
 #include "base/parallel.h"
 #include "model/families/deepseek_v4/checks.h"
 #include "model/families/deepseek_v4/state.h"
-#include "ops/attention.h"
 #include "ops/indexer.h"
 #include "ops/linear.h"
 #include "ops/rmsnorm.h"
@@ -109,7 +110,7 @@ class Attention {
     const float scale = state_.input_scale(module);
     if (scale == 0) return x;
     T* const rounded = rounded_.take(rows * width);
-    round_inputs(x, rows, width, scale, rounded);
+    round_inputs(state_, x, rows, width, scale, rounded);
     return rounded;
   }
   const T* mixed_for(const std::string& module) {

@@ -133,8 +133,8 @@ void run_router(ForwardState<T>& state, const FfnWeights& weights) {
   state.mixes.resize(tokens);
   state.sum.take(tokens * state.config.hidden_size);
   state.assigned.assign(experts, {});
-  for (const std::string& tap : {std::string(v4_tap::kExpertsIn), std::string(v4_tap::kExpertsMid),
-                                 weighted_tap(v4_tap::kExpertsMid)})
+  for (const std::string& tap :
+       {std::string(v4_tap::kExpertsIn), std::string(v4_tap::kExpertsMid), weighted_tap(v4_tap::kExpertsMid)})
     state.amax.taps[tap].assign(experts, 0);
   state.amax.tokens.assign(experts, 0);
   Amax x_amax;
@@ -161,10 +161,10 @@ void run_expert(ForwardState<T>& state, uint64_t expert, const MlpWeights& weigh
     const size_t rows = gather(state, tokens, x, x_amax);
     std::vector<float> row_weights(rows);
     for (size_t row = 0; row < tokens.size(); ++row) row_weights[row] = tokens[row].weight;
-    if (weights.in_scale != 0) round_inputs(x, rows, width, weights.in_scale, x);
+    if (weights.in_scale != 0) round_inputs(state, x, rows, width, weights.in_scale, x);
     activate(x, rows, weights, static_cast<float>(state.config.swiglu_limit), row_weights.data(), act,
              unweighted, weighted);
-    if (weights.mid_scale != 0) round_inputs(act, rows, inner, weights.mid_scale, act);
+    if (weights.mid_scale != 0) round_inputs(state, act, rows, inner, weights.mid_scale, act);
     linears<T, 1>(act, rows, inner, {weights.w2}, {0, width},
                   [&](const Tile& tile, const std::array<const float*, 1>& sums) {
                     const size_t end = std::min(tile.row + tile.rows, tokens.size());
@@ -195,10 +195,10 @@ void finish_ffn(ForwardState<T>& state) {
   for (size_t begin = 0; begin < state.tokens(); begin += kExpertTokens) {
     const size_t rows = std::min(kExpertTokens, state.tokens() - begin);
     T* x = state.x_ffn.data() + begin * width;  // read here for the last time, then the output
-    if (weights.in_scale != 0) round_inputs(x, rows, width, weights.in_scale, x);
+    if (weights.in_scale != 0) round_inputs(state, x, rows, width, weights.in_scale, x);
     activate(x, rows, weights, static_cast<float>(state.config.swiglu_limit), nullptr, act, act_amax,
              act_amax);
-    if (weights.mid_scale != 0) round_inputs(act, rows, inner, weights.mid_scale, act);
+    if (weights.mid_scale != 0) round_inputs(state, act, rows, inner, weights.mid_scale, act);
     linears<T, 1>(act, rows, inner, {weights.w2}, {0, width},
                   [&](const Tile& tile, const std::array<const float*, 1>& sums) {
                     for (size_t row = 0; row < tile.rows; ++row) {

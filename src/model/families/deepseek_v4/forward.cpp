@@ -10,11 +10,11 @@
 #include "base/error.h"
 #include "base/parallel.h"
 #include "formats/nvfp4_input.h"
+#include "model/embedding.h"
 #include "model/families/deepseek_v4/checks.h"
 #include "model/families/deepseek_v4/head.h"
 #include "model/families/deepseek_v4/state.h"
 #include "model/families/deepseek_v4/tensors.h"
-#include "model/embedding.h"
 #include "ops/rmsnorm.h"
 
 namespace nibblecast {
@@ -39,9 +39,11 @@ void ForwardState<T>::show(LayerPart part, size_t first, size_t count, const T* 
 }
 
 template <class T>
-void round_inputs(const T* x, size_t rows, size_t width, float input_scale, T* y) {
-  parallel_for(rows,
-               [&](size_t row) { round_nvfp4_input(x + row * width, width, input_scale, y + row * width); });
+void round_inputs(ForwardState<T>& state, const T* x, size_t rows, size_t width, float input_scale, T* y) {
+  parallel_for(rows, [&](size_t row) {
+    state.rounded_blocks.add(width / 16,
+                             round_nvfp4_input(x + row * width, width, input_scale, y + row * width));
+  });
 }
 
 template <class T>
@@ -124,6 +126,11 @@ uint64_t DeepseekV4Forward<T>::memory_bytes(const DeepseekV4Config& config, uint
 template <class T>
 void DeepseekV4Forward<T>::set_tick(std::function<void(double done)> tick) {
   state_->tick = std::move(tick);
+}
+
+template <class T>
+RoundedBlocks DeepseekV4Forward<T>::rounded_blocks() const {
+  return state_->rounded_blocks.value();
 }
 
 template <class T>
@@ -215,8 +222,8 @@ RowLosses DeepseekV4Forward<T>::row_losses() const {
 
 template struct ForwardState<float>;
 template struct ForwardState<bf16>;
-template void round_inputs(const float*, size_t, size_t, float, float*);
-template void round_inputs(const bf16*, size_t, size_t, float, bf16*);
+template void round_inputs(ForwardState<float>&, const float*, size_t, size_t, float, float*);
+template void round_inputs(ForwardState<bf16>&, const bf16*, size_t, size_t, float, bf16*);
 template void mix_and_norm(const ForwardState<float>&, const HyperConnection&, const std::vector<float>&,
                            size_t, size_t, float*, StreamMix*, Amax&);
 template void mix_and_norm(const ForwardState<bf16>&, const HyperConnection&, const std::vector<float>&,

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <utility>
 
-#include "model/families/deepseek_v4/forward.h"
 #include "model/dense_tensors.h"
+#include "model/families/deepseek_v4/forward.h"
 
 namespace nibblecast {
 
@@ -24,6 +24,7 @@ class CpuForwardPass : public ForwardPass {
       : forward_(config, std::move(rows)) {}
 
   void set_tick(Tick tick) override { forward_.set_tick(std::move(tick)); }
+  std::optional<RoundedBlocks> rounded_blocks() const override { return forward_.rounded_blocks(); }
   void set_input_scales(InputScales scales) override { forward_.set_input_scales(std::move(scales)); }
   void watch(LayerWatch watch) override { forward_.watch(std::move(watch)); }
   void embed(uint64_t first, uint64_t count, std::span<const std::byte> bytes) override {

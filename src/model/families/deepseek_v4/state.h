@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "model/families/deepseek_v4/forward.h"
 #include "model/families/deepseek_v4/family.h"
+#include "model/families/deepseek_v4/forward.h"
 #include "model/families/deepseek_v4/rows.h"
 #include "model/families/deepseek_v4/tensors.h"
 #include "model/families/deepseek_v4/weights.h"
@@ -56,6 +56,7 @@ struct ForwardState {
   LayerAmax amax;
   std::function<void(double done)> tick;  // may be empty
   InputScales input_scales;               // by full name
+  RoundedCounter rounded_blocks;
   LayerWatch watch;
 
   void report(double done, size_t of) const {
@@ -76,9 +77,9 @@ struct ForwardState {
   void record(const char* tap, const std::string& name, const Amax& input);
 };
 
-// x [rows, width] -> y, which may be x, in NVFP4 and back (formats/nvfp4_input.h).
+// x [rows, width] -> y, which may be x, in NVFP4 and back (formats/nvfp4_input.h), and counted.
 template <class T>
-void round_inputs(const T* x, size_t rows, size_t width, float input_scale, T* y);
+void round_inputs(ForwardState<T>& state, const T* x, size_t rows, size_t width, float input_scale, T* y);
 
 // Before a half of a layer, for tokens [first, first + count), count <= kHyperRows: the streams mixed into x
 // [count, D] and normed, all in FP32, rounded once; the largest |x| to `seen`.
