@@ -59,6 +59,9 @@ class File {
   virtual void close() = 0;
   // nullopt where it is not known.
   virtual std::optional<FileStamp> stamp() { return std::nullopt; }
+  // Its bytes come over a line: what is asked for travels, so nothing is gained by asking for whole pages,
+  // and many requests are to be under way.
+  virtual bool is_remote() const { return false; }
 
   // Whole range or Error; an end of file inside the range is kIo "ends early".
   void read(uint64_t offset, std::span<std::byte> to);
@@ -88,6 +91,8 @@ struct FileStatus {
   bool is_folder = false;
   bool is_symlink = false;  // of the name itself; the other fields describe its target
   std::optional<FileStamp> stamp = {};
+  std::string version =
+      {};  // by which a server knows this content (a checksum or ETag); empty for a file here
 };
 
 // A disk (a mounted file system), as a path sees it: in the nearest folder above the path that is there.

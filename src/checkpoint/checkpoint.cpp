@@ -161,6 +161,7 @@ void Checkpoint::read_shards() {
     SafetensorsHeader header = read_safetensors_header(*file);
     const auto status = files_->status(folder_ / shards_[shard].name);
     shards_[shard].mtime_ns = status ? status->mtime_ns : 0;
+    shards_[shard].version = status ? status->version : "";
     shards_[shard].size_bytes = header.tensors.empty() ? header.data_offset : header.tensors.back().end();
     shards_[shard].data_offset = header.data_offset;
     shards_[shard].header_json = std::move(header.json);

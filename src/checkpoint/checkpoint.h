@@ -24,7 +24,8 @@ namespace nibblecast {
 struct Shard {
   std::string name = {};  // "model-00001-of-00064.safetensors"
   uint64_t size_bytes = 0;
-  int64_t mtime_ns = 0;  // when it was opened
+  int64_t mtime_ns = 0;      // when it was opened
+  std::string version = {};  // of a file on a server, FileStatus::version
   uint64_t data_offset = 0;
   std::string header_json = {};                      // as it stands in the file
   std::map<std::string, std::string> metadata = {};  // the header's __metadata__

@@ -3,6 +3,7 @@
 #include <string_view>
 
 #include "checkpoint/printable.h"
+#include "remote/address.h"
 
 namespace nibblecast {
 namespace {
@@ -31,6 +32,7 @@ std::string incomplete_file(FileSystem& files, const Path& folder) {
 }  // namespace
 
 std::string hub_repository(const Path& folder) {
+  if (is_address(folder)) return hub_id_of_address(folder);
   constexpr std::string_view kPrefix = "models--";
   for (const Path& part : std::filesystem::absolute(folder).lexically_normal()) {
     std::string name = part.string();
@@ -43,6 +45,7 @@ std::string hub_repository(const Path& folder) {
 }
 
 std::string missing_files_hint(FileSystem& files, const Path& folder) {
+  if (is_address(folder)) return "the server does not have them: is it the right model, and revision?";
   const std::string repository = hub_repository(folder);
   const std::string command = repository.empty()
                                   ? "`hf download OWNER/NAME --local-dir " + printable(folder.string()) + "`"

@@ -10,7 +10,8 @@
 namespace nibblecast {
 
 // "deepseek-ai/DeepSeek-V4-Pro" of a folder in the Hub's cache
-// (.../models--deepseek-ai--DeepSeek-V4-Pro/snapshots/REVISION); empty for any other path.
+// (.../models--deepseek-ai--DeepSeek-V4-Pro/snapshots/REVISION), or of hf://deepseek-ai/DeepSeek-V4-Pro;
+// empty for any other path.
 std::string hub_repository(const std::filesystem::path& folder);
 
 // What to do about files that are missing in `folder`: the command that gets them, and whether a download has

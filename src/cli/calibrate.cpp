@@ -129,7 +129,7 @@ void add_calibrate(CLI::App& app, CommonOptions& common, Action& action) {
   CLI::App& command =
       add_command(app, "calibrate", "Measures activations: calibration only, for quantize --amax.",
                   "nibblecast calibrate V4-Flash --calib texts.jsonl -o amax.safetensors");
-  add_path(command, "SRC", arguments->source, "", "checkpoint folder")->required();
+  add_path(command, "SRC", arguments->source, "", "checkpoint folder or hf://OWNER/NAME")->required();
   add_rows_options(command, arguments->activations);
   command.get_option("--calib")->required();
   add_path(command, "-o,--output", arguments->output, "FILE", "the amax file, written after every layer")

@@ -127,7 +127,7 @@ void add_evaluate(CLI::App& app, CommonOptions& common, Action& action) {
   CLI::App& command =
       add_command(app, "evaluate", "Measures what checkpoints lost against their source, on texts.",
                   "nibblecast evaluate V4-Flash V4-Flash-NVFP4 --text texts.jsonl");
-  add_path(command, "SRC", arguments->source, "", "checkpoint folder")->required();
+  add_path(command, "SRC", arguments->source, "", "checkpoint folder or hf://OWNER/NAME")->required();
   add_paths(command, "DST", arguments->candidates, "checkpoints to be held against it");
   add_path(command, "-o,--output", arguments->folder, "DIR",
            "where the report goes; default: into DST, if nibblecast made it");

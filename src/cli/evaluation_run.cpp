@@ -127,7 +127,7 @@ std::string evaluation_identity(const std::vector<EvaluatedModel>& models, const
   for (const EvaluatedModel& model : models) {
     Json files = Json::array();
     for (const Shard& shard : model.checkpoint->shards())
-      files.push_back({shard.name, shard.size_bytes, shard.mtime_ns});
+      files.push_back({shard.name, shard.size_bytes, shard.mtime_ns, shard.version});
     checkpoints.push_back({{"identity", source_identity(*model.checkpoint)}, {"files", std::move(files)}});
   }
   return identity_hash({{"version", NIBBLECAST_VERSION},

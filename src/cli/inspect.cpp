@@ -37,7 +37,8 @@ void add_inspect(CLI::App& app, CommonOptions& common, Action& action) {
   const auto arguments = std::make_shared<InspectArguments>();
   CLI::App& command = add_command(app, "inspect", "Says what is in a checkpoint, a tensor or an amax file.",
                                   "nibblecast inspect V4-Flash --tensor layers.3.ffn.experts.0.w1");
-  add_path(command, "PATH", arguments->path, "", "checkpoint folder, safetensors file or amax file")
+  add_path(command, "PATH", arguments->path, "",
+           "checkpoint folder, hf://OWNER/NAME, safetensors or amax file")
       ->required();
   add_text(command, "--tensor", arguments->tensor, "NAME",
            "one tensor, or a module's weight with its scales");

@@ -3,6 +3,8 @@
 #include <filesystem>
 #include <system_error>
 
+#include "remote/address.h"
+
 namespace nibblecast {
 namespace {
 
@@ -23,6 +25,7 @@ bool can_go_up(const Path& path) {
 
 std::string normal_path(const std::string& path) {
   if (path.empty()) return path;
+  if (is_address(path)) return path.substr(0, path.find_last_not_of('/') + 1);
   const Path given = path;
   Path normal = given.root_path().empty() ? Path() : Path("/");
   for (const Path& part : given.relative_path()) {

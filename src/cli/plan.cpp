@@ -99,7 +99,8 @@ void add_plan(CLI::App& app, CommonOptions& common, Action& action) {
   CLI::App& command =
       add_command(app, "plan", "Says what quantize would make and what it takes, or why it would refuse.",
                   "nibblecast plan V4-Flash /data/V4-Flash-NVFP4 --calib texts.jsonl");
-  add_path(command, "SRC", arguments->source, "", "checkpoint folder; headers, config and norms are read")
+  add_path(command, "SRC", arguments->source, "",
+           "checkpoint folder or hf://OWNER/NAME; headers, config and norms are read")
       ->required();
   add_path(command, "DST", arguments->destination, "", "where the output would be; default: beside SRC");
   add_rows_options(command, arguments->activations);

@@ -281,7 +281,7 @@ void add_quantize(CLI::App& app, CommonOptions& common, Action& action) {
   const auto arguments = std::make_shared<QuantizeArguments>();
   CLI::App& command = add_command(app, "quantize", "Makes the NVFP4 checkpoint DST of the release SRC.",
                                   "nibblecast quantize V4-Flash V4-Flash-NVFP4 --calib texts.jsonl");
-  add_path(command, "SRC", arguments->source, "", "checkpoint folder; never written to")->required();
+  add_path(command, "SRC", arguments->source, "", "checkpoint folder or hf://OWNER/NAME; never written to")->required();
   add_path(command, "DST", arguments->destination, "",
            "new or empty folder, or where this job was interrupted")
       ->required();

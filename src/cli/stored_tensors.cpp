@@ -20,6 +20,7 @@ StoredFiles StoredFiles::open(const std::string& path) {
   } else {
     const Checkpoint checkpoint = open_source(path, false);
     for (const Shard& shard : checkpoint.shards()) stored.shards_.push_back(checkpoint.folder() / shard.name);
+    stored.files_ = &checkpoint.files();
     stored.tensors_.assign(checkpoint.tensors().begin(), checkpoint.tensors().end());
     stored.config_ = checkpoint.config();
   }
@@ -44,7 +45,7 @@ uint64_t StoredFiles::data_bytes() const {
 
 std::vector<std::byte> StoredFiles::read(const Tensor& tensor, uint64_t begin, uint64_t size_bytes) const {
   std::vector<std::byte> bytes(size_bytes);
-  system_files().open(shards_[tensor.shard], Access::kRead)->read(tensor.offset + begin, bytes);
+  files_->open(shards_[tensor.shard], Access::kRead)->read(tensor.offset + begin, bytes);
   return bytes;
 }
 

@@ -40,6 +40,7 @@ class StoredFiles {
  private:
   void index_names();
 
+  FileSystem* files_ = &system_files();
   std::vector<std::filesystem::path> shards_;
   std::vector<Tensor> tensors_;
   std::unordered_map<std::string_view, size_t> by_name_;

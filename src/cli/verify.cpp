@@ -187,7 +187,8 @@ void add_verify(CLI::App& app, CommonOptions& common, Action& action) {
   const auto arguments = std::make_shared<VerifyArguments>();
   CLI::App& command = add_command(app, "verify", "Proves DST against SRC: reads every byte of both.",
                                   "nibblecast verify DeepSeek-V4-Flash DeepSeek-V4-Flash-NVFP4");
-  add_path(command, "SRC", arguments->source, "", "the source checkpoint")->required();
+  add_path(command, "SRC", arguments->source, "", "the source checkpoint: folder or hf://OWNER/NAME")
+      ->required();
   add_path(command, "DST", arguments->destination, "", "what was made of it");
   CLI::Option* const own = command.add_flag("--checksums", arguments->checksums,
                                             "one folder: against its own record, without SRC");

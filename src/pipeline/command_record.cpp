@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/shell.h"
+#include "remote/address.h"
 
 namespace nibblecast {
 namespace {
@@ -63,7 +64,8 @@ std::string command_text(const CommandRecord& command) { return text_of(command.
 
 std::string published_command_text(const CommandRecord& command) {
   std::vector<std::string> words;
-  for (const std::string& word : command.arguments) words.push_back(without_folders(word));
+  for (const std::string& word : command.arguments)
+    words.push_back(hub_id_of_address(word).empty() ? without_folders(word) : word);
   return text_of(std::move(words));
 }
 

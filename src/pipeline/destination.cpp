@@ -9,6 +9,7 @@
 #include "base/json.h"
 #include "pipeline/kept_shards.h"
 #include "pipeline/output.h"
+#include "remote/address.h"
 
 namespace nibblecast {
 namespace {
@@ -39,6 +40,7 @@ bool lies_in(FileSystem& files, const Path& path, const Path& folder) {
 
 DestinationState check_destination(FileSystem& files, const Path& source, const Path& destination,
                                    const JobDescription& job) {
+  if (is_address(destination)) refuse(destination, "is an address", "name a folder: servers are only read");
   if (lies_in(files, destination, source) || lies_in(files, source, destination)) {
     refuse(destination, "source and destination lie inside one another (source: " + source.string() + ")",
            "choose a folder elsewhere: the source is never written to");

@@ -16,6 +16,7 @@
 #include "base/hash.h"
 #include "base/shell.h"
 #include "plan/plan.h"
+#include "remote/address.h"
 
 namespace nibblecast {
 namespace {
@@ -292,12 +293,13 @@ void require_same_source(const Json& before, const Json& now) {
     const Json &was = before.at("shards")[shard], &is = now.at("shards")[shard];
     if (was == is) continue;
     const std::string path = now.at("path").get<std::string>() + "/" + is.at("name").get<std::string>();
-    for (const char* field : {"name", "size_bytes", "header"}) {
-      if (was.at(field) == is.at(field)) continue;
+    for (const char* field : {"name", "size_bytes", "header", "version"}) {
+      const Json before_it = was.value(field, Json()), now_it = is.value(field, Json());
+      if (before_it == now_it) continue;
       throw Error(
           ErrorKind::kRefused, {.file = path}, "was changed since this job began",
-          {.expected = fmt::format("{} {}", field, short_text(was.at(field))),
-           .found = short_text(is.at(field)),
+          {.expected = fmt::format("{} {}", field, short_text(before_it)),
+           .found = short_text(now_it),
            .hint = "what was made of it is not to be trusted: restore the file with its time, or begin "
                    "again in another folder"});
     }
@@ -420,9 +422,12 @@ JobDescription describe_job(const Checkpoint& source, Json identity, Json totals
                       {"size_bytes", shard.size_bytes},
                       {"mtime_ns", shard.mtime_ns},
                       {"header", header.hex()}});
+    if (!shard.version.empty()) shards.back()["version"] = shard.version;
   }
   return {.identity = std::move(identity),
-          .source = {{"path", std::filesystem::absolute(source.folder()).lexically_normal().string()},
+          .source = {{"path", is_address(source.folder())
+                                  ? source.folder().string()
+                                  : std::filesystem::absolute(source.folder()).lexically_normal().string()},
                      {"shards", std::move(shards)}},
           .totals = std::move(totals),
           .options = Json::object(),

@@ -123,7 +123,9 @@ Json checksums_document(const Plan& plan, const RunRecord& record) {
 void require_unchanged_source(const Checkpoint& source) {
   for (const Shard& shard : source.shards()) {
     const auto status = source.files().status(source.folder() / shard.name);
-    if (status && status->size_bytes == shard.size_bytes && status->mtime_ns == shard.mtime_ns) continue;
+    if (status && status->size_bytes == shard.size_bytes && status->mtime_ns == shard.mtime_ns &&
+        status->version == shard.version)
+      continue;
     throw Error(ErrorKind::kRefused, {.file = (source.folder() / shard.name).string()},
                 "was changed while it was read",
                 {.hint = "what was made of it is not to be trusted: begin again in another folder"});

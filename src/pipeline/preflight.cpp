@@ -11,8 +11,10 @@
 #include "model/device_memory.h"
 #include "model/forward_checks.h"
 #include "pipeline/group_maker.h"
+#include "pipeline/line_probe.h"
 #include "pipeline/output.h"
 #include "plan/forward_plan.h"
+#include "remote/address.h"
 
 namespace nibblecast {
 namespace {
@@ -89,7 +91,8 @@ class Checks {
     FileSystem& files = source_.files();
     result_.disk_folder = destination;
     if (destination.empty()) {
-      result_.disk_folder = files.real_path(source_.folder()).parent_path();
+      result_.disk_folder = is_address(source_.folder()) ? std::filesystem::current_path()
+                                                         : files.real_path(source_.folder()).parent_path();
     } else {
       try {
         result_.destination = check_destination(files, source_.folder(), destination, result_.job);
@@ -136,6 +139,8 @@ class Checks {
     if (forward) result_.checkpoint_every = std::max<uint64_t>(1, options_.checkpoint_every);
     if (!always && !(choose && result_.work.streams_bytes > kSmallStreams)) return;
     result_.disk = probe_disk(source_.files(), result_.disk_folder);
+    const auto line = always && result_.disk ? probe_line(source_) : std::nullopt;
+    if (line) result_.disk->read_bytes_per_second = *line;
     // Without rows, `plan` says what calibrating would take.
     const bool computes = forward || (plan_.needs_activations() && !activations_.amax);
     if (computes && !(result_.compute.flops_per_second > 0))

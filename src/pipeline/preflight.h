@@ -57,7 +57,7 @@ struct Preflight {
   ProbedRates probed() const { return {.disk = disk, .compute = compute}; }
 };
 
-// `destination` empty: beside the source. `measure`: disk and products in any case, for an estimate of the
+// `destination` empty: beside the source, or in the current folder where that is on a server. `measure`: disk and products in any case, for an estimate of the
 // time.
 Preflight preflight(const Checkpoint& source, const Plan& plan, const Activations& activations,
                     const std::filesystem::path& destination, const JobOptions& options,

@@ -5,9 +5,11 @@
 #include <cctype>
 #include <string_view>
 
+#include "checkpoint/hub_download.h"
 #include "checkpoint/run_record.h"
 #include "pipeline/report.h"
 #include "plan/engines.h"
+#include "remote/address.h"
 
 namespace nibblecast {
 namespace {
@@ -80,19 +82,12 @@ std::vector<Engine> loading_engines(const Plan& plan) {
 }
 
 std::string hub_id(const Path& folder) {
-  constexpr std::string_view kPrefix = "models--";
-  const Path whole = std::filesystem::absolute(folder).lexically_normal();
-  for (const Path& part : whole) {
-    std::string name = part.string();
-    if (!name.starts_with(kPrefix)) continue;
-    name.erase(0, kPrefix.size());
-    const size_t dashes = name.find("--");
-    return dashes == std::string::npos ? "" : name.replace(dashes, 2, "/");
-  }
-  return "";
+  const std::string id = hub_repository(folder);
+  return id.find('/') == id.npos ? "" : id;
 }
 
 std::string folder_name(const Path& folder) {
+  if (is_address(folder)) return name_of_address(folder);
   const Path whole = std::filesystem::absolute(folder).lexically_normal();
   return (whole.has_filename() ? whole : whole.parent_path()).filename().string();
 }

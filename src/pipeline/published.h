@@ -27,7 +27,8 @@ std::filesystem::path name_in_output(const std::filesystem::path& side_file);
 // The engines whose loaders' rules the output keeps.
 std::vector<Engine> loading_engines(const Plan& plan);
 
-// "OWNER/NAME" where `folder` is ".../models--OWNER--NAME/snapshots/REVISION" of a Hub cache, else empty.
+// "OWNER/NAME" where `folder` is ".../models--OWNER--NAME/snapshots/REVISION" of a Hub cache, or
+// hf://OWNER/NAME, else empty.
 std::string hub_id(const std::filesystem::path& folder);
 
 // The last part of a path, whatever slashes follow it.

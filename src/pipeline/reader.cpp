@@ -12,6 +12,14 @@ uint64_t padded_bytes(const ReadUnit& unit) {
   return std::max<uint64_t>(bytes, kDirectAlignment);
 }
 
+bool has_remote(const std::vector<std::unique_ptr<File>>& files) {
+  return std::ranges::any_of(files, [](const auto& file) { return file->is_remote(); });
+}
+
+size_t thread_count(const std::vector<std::unique_ptr<File>>& files, size_t threads) {
+  return has_remote(files) ? std::max(threads, kRemoteThreads) : threads;
+}
+
 uint64_t request_bytes(size_t threads) {
   return std::max<uint64_t>(1 << 20, round_down(kIoThreads * kIoRequestBytes / threads, kDirectAlignment));
 }
@@ -29,9 +37,9 @@ Reader::Reader(std::vector<std::unique_ptr<File>> files, std::vector<ReadUnit> u
                size_t threads, BufferAllocator allocate)
     : files_(std::move(files)),
       units_(std::move(units)),
-      request_bytes_(request_bytes(threads)),
+      request_bytes_(request_bytes(thread_count(files_, threads))),
       pool_(memory_bytes, allocate),
-      threads_(threads) {
+      threads_(thread_count(files_, threads)) {
   if (allocate != nullptr) {
     for (const ReadUnit& unit : units_)
       least_buffer_bytes_ = std::max(least_buffer_bytes_, padded_bytes(unit));
@@ -66,13 +74,17 @@ void Reader::begin(const ReadUnit& unit, Buffer buffer) {
   for (const FileRange& range : unit) {
     const uint64_t page = round_down(range.begin, kDirectAlignment);
     pending->ranges.emplace_back(at + (range.begin - page), range.size_bytes);
-    // Whole pages, but never past the end of the file; a last part of a page goes as a request of its own.
+    File* const file = files_[range.file].get();
+    const bool remote = file->is_remote();
+    // Whole pages, but never past the end of the file; a last part of a page goes as a request of its own. Of
+    // a server's file what is wanted and no byte more.
     const uint64_t end =
-        std::min(page + range.padded_bytes(), std::max(file_sizes_[range.file], range.end()));
-    for (uint64_t offset = page; offset < end;) {
+        remote ? range.end()
+               : std::min(page + range.padded_bytes(), std::max(file_sizes_[range.file], range.end()));
+    for (uint64_t offset = remote ? range.begin : page; offset < end;) {
       uint64_t size = std::min(request_bytes_, end - offset);
-      if (size > kDirectAlignment) size = round_down(size, kDirectAlignment);
-      requests.push_back({files_[range.file].get(), offset, {at + (offset - page), size}});
+      if (size > kDirectAlignment && !remote) size = round_down(size, kDirectAlignment);
+      requests.push_back({file, offset, {at + (offset - page), size}});
       offset += size;
     }
     at += range.padded_bytes();

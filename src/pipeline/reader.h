@@ -16,6 +16,10 @@
 
 namespace nibblecast {
 
+// Of files on a server, whose answers are slower to begin than a disk's, over connections that are each
+// slower than the line.
+inline constexpr size_t kRemoteThreads = 16;
+
 // What is needed at once; its ranges land in one buffer.
 using ReadUnit = std::vector<FileRange>;
 
@@ -38,9 +42,10 @@ class Reader {
     std::vector<std::span<std::byte>> ranges_;
   };
 
-  // Begins to read. As many bytes are under way whatever the number of threads. `memory_bytes` bounds the
-  // units read and not yet given back (one unit may exceed it). With an allocator, whose memory is costly to
-  // make, all buffers are as large as the largest unit, so that each serves all.
+  // Begins to read. As many bytes are under way whatever the number of threads, of which files on a server
+  // get kRemoteThreads at least. `memory_bytes` bounds the units read and not yet given back (one unit may
+  // exceed it). With an allocator, whose memory is costly to make, all buffers are as large as the largest
+  // unit, so that each serves all.
   Reader(std::vector<std::unique_ptr<File>> files, std::vector<ReadUnit> units, uint64_t memory_bytes,
          size_t threads = kIoThreads, BufferAllocator allocate = nullptr);
   ~Reader();

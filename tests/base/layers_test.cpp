@@ -12,8 +12,9 @@
 namespace nibblecast {
 namespace {
 
-const std::vector<std::string> kLowestFirst = {"base",  "checkpoint",  "formats", "weights", "ops",
-                                               "model", "calibration", "plan",    "pipeline", "cli"};
+const std::vector<std::string> kLowestFirst = {"base",    "remote",   "checkpoint", "formats",
+                                               "weights", "ops",      "model",      "calibration",
+                                               "plan",    "pipeline", "cli"};
 
 size_t level(const std::string& folder) {
   return static_cast<size_t>(std::find(kLowestFirst.begin(), kLowestFirst.end(), folder) -

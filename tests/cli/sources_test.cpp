@@ -257,20 +257,22 @@ TEST_F(Sources, DownloadsThatAreNotWhole) {
               HasSubstr("(1234.incomplete is there): `hf download deepseek-ai/Tiny` goes on with it"));
 }
 
-TEST_F(Sources, AnAddressIsNoFolder) {
+TEST_F(Sources, OtherAddressesAreNamed) {
   const std::pair<const char*, const char*> cases[] = {
-      {"https://huggingface.co/deepseek-ai/DeepSeek-V4-Pro", "`hf download deepseek-ai/DeepSeek-V4-Pro`"},
-      {"https://huggingface.co/deepseek-ai/DeepSeek-V4-Pro/tree/main/",
-       "`hf download deepseek-ai/DeepSeek-V4-Pro`"},
-      {"hf://deepseek-ai/DeepSeek-V4-Pro", "`hf download deepseek-ai/DeepSeek-V4-Pro`"},
-      {"https://example.com/x", "`hf download OWNER/NAME`"},
-      {"s3://bucket/model", "is an address, not a folder"},
+      {"s3://bucket/model", "is an address that is not read"},
+      {"hf://deepseek-ai", "does not name owner and model"},
+      {"hf://datasets/a/b", "names something inside a model"},
+      {"https://user:secret@example.com/x", "an address with a user name or password is not read"},
   };
-  for (const auto& [address, hint] : cases) {
+  for (const auto& [address, words] : cases) {
     const CliResult result = run_cli({"plan", address});
-    EXPECT_EQ(result.exit_code, 3) << address;
-    EXPECT_THAT(result.err, HasSubstr(hint));
+    EXPECT_NE(result.exit_code, 0) << address;
+    EXPECT_THAT(result.err, HasSubstr(words));
+    EXPECT_THAT(result.err, ::testing::Not(HasSubstr("secret")));
   }
+  const CliResult verified = run_cli({"verify", "--source", "hf://deepseek-ai/DeepSeek-V4-Pro"});
+  EXPECT_EQ(verified.exit_code, 2);
+  EXPECT_THAT(verified.err, HasSubstr("is an address, and this needs a folder"));
 }
 
 TEST_F(Sources, AFileThatIsNoFileIsBadInput) {
