@@ -1,12 +1,13 @@
 # `make demo` and `make test` do everything on a bare Debian or Ubuntu machine: install, build, run.
 # The build itself is CMake's (CMakePresets.json); these are its front doors.
-.PHONY: help deps configure build parquet demo test clang-deps asan tsan scalar fuzz sanitize tidy tidy-changed format
+.PHONY: help deps configure build parquet demo test clang-deps asan asan-once tsan scalar fuzz sanitize ci tidy tidy-changed format
 
 help:
 	@echo "make demo     install what is missing, build, and take a tiny DeepSeek-V4 through the whole job"
 	@echo "make test     install what is missing, build, and run every test"
 	@echo "make build    the program, at build/release/nibblecast"
 	@echo "make parquet  the program again, reading Parquet files too (gets Arrow C++ from PyPI, 55 MB)"
+	@echo "make ci       what runs for every change: test, asan (but for suites of hundreds of jobs), tsan, scalar"
 	@echo "make sanitize asan, tsan and scalar:"
 	@echo "  make asan   every test under AddressSanitizer and UBSan, and libFuzzer, briefly, over the readers of"
 	@echo "              other people's bytes"
@@ -23,8 +24,9 @@ clang-deps:
 
 # $(call configure,PRESET): silent unless it fails.
 configure = mkdir -p build && { cmake --preset $(1) >build/$(1).configure.log 2>&1 || { cat build/$(1).configure.log; exit 1; }; }
-# $(call check,PRESET,PREFIX): configures, builds, tests; both as PREFIX COMMAND, since a build runs tests to list them.
-check = $(call configure,$(1)) && $(2) cmake --build --preset $(1) && $(2) ctest --preset $(1) -j 2
+# $(call check,PRESET,PREFIX,OPTIONS): configures, builds, tests; both as PREFIX COMMAND, since a build runs tests to
+# list them.
+check = $(call configure,$(1)) && $(2) cmake --build --preset $(1) && $(2) ctest --preset $(1) -j 2 $(3)
 # ThreadSanitizer (clang before 18) starts only where addresses are random in 28 bits or less: not at all is less.
 # Where the system forbids that (some containers), as it is.
 not_random = $(shell setarch -R true 2>/dev/null && echo setarch -R)
@@ -50,6 +52,10 @@ test: deps
 asan: clang-deps
 	@$(call check,asan)
 
+# Without the suites of faults and kills, whose jobs run hundreds of times, and without fuzzing by time.
+asan-once: clang-deps
+	@$(call check,asan,,-LE 'faults|fuzz')
+
 tsan: clang-deps
 	@$(call check,tsan,$(not_random))
 
@@ -57,6 +63,8 @@ scalar: deps
 	@$(call check,scalar)
 
 sanitize: asan tsan scalar
+
+ci: test asan-once tsan scalar
 
 fuzz: clang-deps
 	@$(call configure,asan)

@@ -65,7 +65,8 @@ function(nc_isa_sources isa)
 endfunction()
 
 # nc_test(name SOURCES... [LINK targets...] [LABELS label]). Labels: gpu; oracle: wants the shared models;
-# kernels: also in the build without kernels (preset `scalar`); unit: the others.
+# kernels: also in the build without kernels (preset `scalar`); faults: whole jobs, hundreds of times; unit: the
+# others.
 function(nc_test name)
   cmake_parse_arguments(ARG "" "" "SOURCES;LINK;LABELS" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
