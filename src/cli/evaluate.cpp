@@ -103,7 +103,8 @@ int run(const EvaluateArguments& arguments, const CommonOptions& common) {
   options.state_folder = arguments.work_folder;
   options.identity = evaluation_identity(models.models(), rows, arguments, device.forward);
   printer.end();
-  for (const auto* warnings : {&device.warnings, &rows.warnings})
+  const std::vector<std::string> other_configs = models.warnings();
+  for (const auto* warnings : {&device.warnings, &rows.warnings, &other_configs})
     for (const std::string& warning : *warnings) print_warning(warning);
   const Evaluation evaluation = run_evaluation(models.models(), rows, options, common);
   const EvaluationOutcome outcome{.evaluation = evaluation,

@@ -19,15 +19,12 @@
 namespace nibblecast {
 namespace {
 
-constexpr uint64_t kDefaultRows = 16, kDefaultLength = 2048;
-
 class Shares {
  public:
-  Shares(const std::vector<EvaluatedModel>& models, const CalibrationRows& rows, const CommonOptions& common,
+  Shares(const std::vector<EvaluatedModel>& models, const Workload& workload, const CommonOptions& common,
          const ForwardDevice& device, bool round_inputs)
       : models_(models), common_(common), limit_(common.memory_limit()) {
     const size_t count = models.size();
-    const Workload workload{rows.ids.size(), rows.tokens(), rows.longest()};
     options_.device = device;
     options_.device.memory_bytes /= count;
     options_.round_inputs = round_inputs;
@@ -36,6 +33,11 @@ class Shares {
     if (round_inputs) reserve_for_inputs(rounded_inputs_bytes(model, workload), count);
     const uint64_t share = (limit_ - std::min(limit_, peak_bytes_)) / count;
     for (size_t index = 0; index < count; ++index) add(index, workload, share);
+  }
+
+  uint64_t peak_bytes() const { return peak_bytes_; }
+  void require_memory() const {
+    const size_t count = models_.size();
     if (peak_bytes_ <= limit_) return;
     throw Error(ErrorKind::kRefused, {},
                 fmt::format("{} needs {} of memory and may use {}",
@@ -85,8 +87,8 @@ class Shares {
 
 EvaluationArguments::EvaluationArguments(const std::string& option) {
   text.option = option;
-  text.default_size = kDefaultRows;
-  text.rows.length = kDefaultLength;
+  text.default_size = kUsualEvaluation.rows;
+  text.rows.length = kUsualEvaluation.longest_row;
   text.rows.policy = RowsPolicy::kPacked;
 }
 
@@ -111,6 +113,18 @@ std::vector<std::string> OpenModels::identities() const {
   return all;
 }
 
+std::vector<std::string> OpenModels::warnings() const {
+  std::vector<std::string> warnings;
+  for (size_t index = 1; index < plans_.size(); ++index) {
+    if (computes_alike(*plans_[0].model, *plans_[index].model)) continue;
+    warnings.push_back(
+        checkpoints_[index].folder().string() +
+        ": its config.json makes it compute otherwise than the source (RoPE, eps, heads or the "
+        "like): what is measured is that, too");
+  }
+  return warnings;
+}
+
 std::optional<TokenTexts> OpenModels::token_texts() const {
   return TokenTexts::load(source().files(), source().folder() / "tokenizer.json");
 }
@@ -118,7 +132,14 @@ std::optional<TokenTexts> OpenModels::token_texts() const {
 EvaluationOptions evaluation_options(const std::vector<EvaluatedModel>& models, const CalibrationRows& rows,
                                      const CommonOptions& common, const ForwardDevice& device,
                                      bool round_inputs) {
-  return Shares(models, rows, common, device, round_inputs).options();
+  const Shares shares(models, {rows.ids.size(), rows.tokens(), rows.longest()}, common, device, round_inputs);
+  shares.require_memory();
+  return shares.options();
+}
+
+uint64_t evaluation_peak_bytes(const std::vector<EvaluatedModel>& models, const Workload& workload,
+                               const CommonOptions& common, const ForwardDevice& device, bool round_inputs) {
+  return Shares(models, workload, common, device, round_inputs).peak_bytes();
 }
 
 std::string evaluation_identity(const std::vector<EvaluatedModel>& models, const CalibrationRows& rows,

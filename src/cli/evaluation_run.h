@@ -37,12 +37,19 @@ class OpenModels {
   const Vocabulary& vocabulary() const { return plans_[0].model->vocabulary; }
   std::vector<EvaluatedModel> models() const;
   std::vector<std::string> identities() const;
+  // Candidates whose config.json makes them compute otherwise than the source: what is measured is that, too.
+  std::vector<std::string> warnings() const;
   std::optional<TokenTexts> token_texts() const;
 
  private:
   std::vector<Checkpoint> checkpoints_;
   std::vector<Plan> plans_;
 };
+
+// What evaluating so many models at once takes, here or there; each as large as `models` say.
+uint64_t evaluation_peak_bytes(const std::vector<EvaluatedModel>& models, const Workload& workload,
+                               const CommonOptions& common, const ForwardDevice& device, bool round_inputs);
+inline constexpr Workload kUsualEvaluation{.rows = 16, .tokens = 16 * 2048, .longest_row = 2048};
 
 // Shares memory and device out evenly among the models. kRefused where there is too little.
 EvaluationOptions evaluation_options(const std::vector<EvaluatedModel>& models, const CalibrationRows& rows,

@@ -9,12 +9,14 @@
 #include "cli/activations.h"
 #include "cli/commands.h"
 #include "cli/console.h"
+#include "cli/evaluation_run.h"
 #include "cli/job_options.h"
 #include "cli/plan_report.h"
 #include "cli/reply.h"
 #include "cli/source.h"
 #include "cli/summary.h"
 #include "model/family.h"
+#include "plan/forward_plan.h"
 #include "plan/recipe_modules.h"
 
 namespace nibblecast {
@@ -59,6 +61,19 @@ int explain(const Checkpoint& source, const PlanArguments& arguments, bool json)
   return 0;
 }
 
+// Nothing where no forward pass reads the model.
+std::optional<uint64_t> evaluation_bytes(const Checkpoint& source, const Plan& plan,
+                                         const CommonOptions& common, const ForwardDevice& device) {
+  try {
+    require_forward_storage(source, *plan.model);
+    const EvaluatedModel model{&source, &plan};  // the output is no larger
+    return evaluation_peak_bytes({model, model}, kUsualEvaluation, common, device, true);
+  } catch (const Error& error) {
+    if (error.kind() == ErrorKind::kInternal) throw;
+    return std::nullopt;
+  }
+}
+
 int run(const PlanArguments& arguments, const CommonOptions& common) {
   const ActivationOptions& from = arguments.activations;
   require_one_origin(from);
@@ -79,6 +94,7 @@ int run(const PlanArguments& arguments, const CommonOptions& common) {
   if (found.disk) report.seconds = estimated_seconds(plan, found.workload, *found.disk, found.compute);
   report.calibration_seconds = usual_calibration_seconds(plan, found);
   report.breaches = breaches_of(plan);
+  report.evaluation_bytes = evaluation_bytes(source, plan, common, device.forward);
   if (common.json) {
     set_reply(plan_json(report));
     return report_findings(found.findings) ? static_cast<int>(ErrorKind::kRefused) : 0;

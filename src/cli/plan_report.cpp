@@ -10,6 +10,7 @@
 
 #include "checkpoint/parameters.h"
 #include "cli/console.h"
+#include "cli/evaluation_run.h"
 #include "cli/run_summary.h"
 #include "cli/summary.h"
 #include "cli/text.h"
@@ -225,6 +226,10 @@ std::string cost_text(const PlanReport& report) {
                                    size_text(memory.fixed_bytes), size_text(memory.read_bytes),
                                    size_text(memory.write_bytes), size_text(memory.make_bytes),
                                    size_text(memory.dense_bytes), size_text(memory.forward_bytes)));
+  if (report.evaluation_bytes)
+    text += summary_line("", fmt::format("{} for `evaluate SRC DST`, {} rows of {} tokens",
+                                         size_text(*report.evaluation_bytes), kUsualEvaluation.rows,
+                                         kUsualEvaluation.longest_row));
   text += device_text(report);
   text += summary_line(
       "disk", fmt::format("{} bytes needed, {} free at {}", grouped(report.preflight.disk_need),
@@ -357,6 +362,7 @@ Json plan_json(const PlanReport& report) {
           {"output", output_json(plan)},
           {"memory",
            {{"peak", memory.peak_bytes()},
+            {"evaluate", report.evaluation_bytes ? Json(*report.evaluation_bytes) : Json()},
             {"limit", report.preflight.memory_limit},
             {"fixed", memory.fixed_bytes},
             {"read", memory.read_bytes},

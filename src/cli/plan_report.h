@@ -20,6 +20,7 @@ struct PlanReport {
   std::optional<double> seconds;                   // nothing where the disk could not be measured
   std::optional<double> calibration_seconds = {};  // of 128 rows of 512 tokens, where they have to come yet
   std::vector<Breach> breaches;                    // of all engines
+  std::optional<uint64_t> evaluation_bytes = {};   // `evaluate SRC DST` of the usual rows, in memory
 };
 
 // Of the default calibration, where activations are needed and none were named; else nothing.

@@ -28,7 +28,8 @@ int say_finished(const std::string& destination, bool json) {
 }  // namespace
 
 void add_plan_run_options(CLI::App& app, PlanRunArguments& arguments, CommonOptions& common) {
-  add_path(app, "SRC", arguments.source, "", "checkpoint folder or hf://OWNER/NAME; never written to")->required();
+  add_path(app, "SRC", arguments.source, "", "checkpoint folder or hf://OWNER/NAME; never written to")
+      ->required();
   add_path(app, "DST", arguments.destination, "", "new or empty folder, or where this job was interrupted")
       ->required();
   add_base_model(app, arguments.base_model);

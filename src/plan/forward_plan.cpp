@@ -135,6 +135,17 @@ void require_same_model(const Plan& plan, const Plan& other, const std::string& 
   if (!same_modules(a.table.globals, b.table.globals)) refuse("", "another embedding or head");
 }
 
+bool computes_alike(const Model& a, const Model& b) {
+  const auto* const own = std::get_if<DeepseekV4Config>(&a.spec);
+  const auto* const other = std::get_if<DeepseekV4Config>(&b.spec);
+  if (own == nullptr || other == nullptr) return a.spec == b.spec;
+  DeepseekV4Config config = *other;  // how weights are stored is no matter
+  config.expert_dtype = own->expert_dtype;
+  config.tile_rows = own->tile_rows, config.tile_cols = own->tile_cols;
+  config.bos_token_id = own->bos_token_id, config.eos_token_id = own->eos_token_id;
+  return *own == config;
+}
+
 LayerInputScales input_scales_of(const Checkpoint& source, const Plan& plan, uint64_t layer,
                                  TensorReader& reader) {
   const LayerTable& table = plan.model->table.layers[layer];

@@ -21,6 +21,9 @@ Plan make_forward_plan(const Checkpoint& source, ComputeDtype dtype);
 // and shapes, and the same vocabulary.
 void require_same_model(const Plan& plan, const Plan& other, const std::string& other_folder);
 
+// Whether both compute the same of the same weights: RoPE, eps, heads, clamps...
+bool computes_alike(const Model& a, const Model& b);
+
 // The scales that the inputs of a layer's linears are rounded with: of NVFP4 linears with an input_scale.
 struct LayerInputScales {
   InputScales modules = {};  // of all

@@ -53,6 +53,7 @@ struct DeepseekV4Config {
   uint64_t tile_rows = 128, tile_cols = 128;  // quantization_config.weight_block_size
   std::string expert_dtype;                   // "fp4", "fp8", or empty where absent
 
+  bool operator==(const DeepseekV4Config&) const = default;
   bool is_hash_layer(uint64_t layer) const { return layer < num_hash_layers; }
 
   // Refuses (kBadInput / kUnsupported, naming `file`, the key, expected, found): missing, mistyped, absurd or
