@@ -13,7 +13,8 @@ import os
 import subprocess
 import sys
 
-CACHE_SCALES = (".attn.q_scale", ".attn.k_scale", ".attn.v_scale", ".attn.prob_scale")
+CACHE_SCALES = (".attn.q_scale", ".attn.k_scale", ".attn.v_scale", ".attn.prob_scale",
+                ".attn.q_zero_point", ".attn.k_zero_point", ".attn.v_zero_point")
 
 os.environ.update(VLLM_LOGGING_LEVEL="ERROR", VLLM_TARGET_DEVICE="cpu", VLLM_CONFIGURE_LOGGING="0")
 
@@ -47,6 +48,9 @@ def pretend_kernels():
     """What loading is for is chosen by what kernels there are: any is right, as none runs."""
     import vllm.model_executor.kernels.linear as linear
     import vllm.model_executor.layers.fused_moe.oracle.nvfp4 as oracle
+    import vllm.model_executor.layers.quantization.compressed_tensors.compressed_tensors_moe.compressed_tensors_moe_w4a4_nvfp4 as moe
+    import vllm.model_executor.layers.quantization.compressed_tensors.schemes.compressed_tensors_w4a4_nvfp4 as dense
+    import vllm.model_executor.layers.quantization.compressed_tensors.schemes.compressed_tensors_w8a8_fp8 as fp8
     import vllm.model_executor.layers.quantization.modelopt as modelopt
 
     class NoKernel:
@@ -57,10 +61,11 @@ def pretend_kernels():
             return None
 
     for name in ("init_nvfp4_linear_kernel", "init_fp8_linear_kernel"):
-        for module in (linear, modelopt):
+        for module in (linear, modelopt, dense, fp8):
             if hasattr(module, name):
                 setattr(module, name, NoKernel)
-    modelopt.select_nvfp4_moe_backend = lambda *args, **kwargs: (oracle.NvFp4MoeBackend.EMULATION, NoKernel)
+    for module in (modelopt, moe):
+        module.select_nvfp4_moe_backend = lambda *args, **kwargs: (oracle.NvFp4MoeBackend.EMULATION, NoKernel)
 
 
 def build(folder):
@@ -103,6 +108,13 @@ def kv_scale_stored(folder, parameter):
     return False
 
 
+def is_weight_only(quantization):
+    if "quant_algo" in quantization:
+        return quantization["quant_algo"] == "W4A16_NVFP4"
+    groups = quantization.get("config_groups", {}).values()
+    return bool(groups) and all(group.get("input_activations") is None for group in groups)
+
+
 def check(folder):
     logging.disable(logging.WARNING)
     pretend_sm100()
@@ -113,8 +125,8 @@ def check(folder):
     first, second = load(0), load(1)
     missing = [name for name in first if not bool((first[name] == second[name]).all())]
     missing = [name for name in missing if not name.endswith(CACHE_SCALES) or kv_scale_stored(folder, name)]
-    if (config.model_config.hf_config.quantization_config or {}).get("quant_algo") == "W4A16_NVFP4":
-        missing = [name for name in missing if not name.endswith("input_scale")]  # built, and dropped unread
+    if is_weight_only(config.model_config.hf_config.quantization_config or {}):  # built, and dropped unread
+        missing = [name for name in missing if not name.endswith(("input_scale", "input_global_scale"))]
     print(f"{folder}: quantization {config.model_config.quantization}; {len(first)} parameters; "
           + ", ".join(f"{count} {name}" for name, count in sorted(built.items())))
     for name in missing:

@@ -228,7 +228,8 @@ void add_quantize_options(CLI::App& app, QuantizeOptions& options) {
   add_choice<OutputFormat>(app, "--format", options.format,
                            {{"auto", OutputFormat::kAuto},
                             {"modelopt-v4", OutputFormat::kModelOptV4},
-                            {"modelopt", OutputFormat::kModelOpt}},
+                            {"modelopt", OutputFormat::kModelOpt},
+                            {"compressed-tensors", OutputFormat::kCompressedTensors}},
                            "how the output names things (auto: the family's)");
   add_parsed<RecipeMethod>(app, "--weight-method", options.weight_method, parse_recipe_method,
                            "cast|max|mse|four_over_six", "instead of the recipe's");

@@ -13,6 +13,7 @@
 #include "cli/run_summary.h"
 #include "cli/summary.h"
 #include "cli/text.h"
+#include "weights/container.h"
 
 namespace nibblecast {
 namespace {
@@ -25,7 +26,8 @@ struct Count {
 };
 
 std::string_view part_of(std::string_view name) {
-  for (const std::string_view suffix : {".weight_scale_2", ".weight_scale", ".input_scale", ".scale"}) {
+  for (const std::string_view suffix : {".weight_scale_2", ".weight_scale", ".input_scale", ".scale",
+                                        ".weight_global_scale", ".input_global_scale"}) {
     if (name.ends_with(suffix)) return suffix.substr(1);
   }
   return "weight";
@@ -38,9 +40,9 @@ struct Overview {
   std::set<uint64_t> layers;
 };
 
-std::string format_name(const StoredFiles& stored, const std::string& module) {
+std::string format_name(const StoredFiles& stored, const std::string& module, const Tensor& weight) {
   if (const auto packed = stored.packed(module)) return packed->container;
-  return std::string(dtype_name(stored.find(module + ".weight")->dtype));
+  return std::string(dtype_name(weight.dtype));
 }
 
 Overview overview_of(const StoredFiles& stored) {
@@ -52,8 +54,9 @@ Overview overview_of(const StoredFiles& stored) {
     count.bytes += tensor.size_bytes;
     const std::optional<uint64_t> layer = tensor_layer(name);
     if (layer) overview.layers.insert(*layer);
-    if (!name.ends_with(".weight")) continue;
-    const std::string format = format_name(stored, std::string(name.substr(0, name.size() - 7)));
+    const std::string module(module_of_weight(name));
+    if (module.empty()) continue;
+    const std::string format = format_name(stored, module, tensor);
     ++overview.modules[format];
     if (layer && tensor_role(name) == "routed experts") overview.expert_layers[format].insert(*layer);
   }

@@ -16,13 +16,13 @@
 #include "formats/nvfp4.h"
 #include "formats/stored_linear.h"
 #include "model/family.h"
+#include "weights/container.h"
 
 namespace nibblecast {
 namespace {
 
 constexpr uint64_t kChunkBytes = 16 << 20;
 constexpr size_t kShownValues = 16;
-constexpr std::string_view kWeight = ".weight";
 constexpr size_t kShownBlocks = 4;
 
 template <class T>
@@ -213,10 +213,12 @@ void show_blocks(const StoredFiles& stored, const std::string& module, const Lin
                                          shape_text(scale.shape), scales.text()));
   shown.json["weight_format"] = parts.container;
   shown.json["scales"] = scales.json();
-  for (const char* name : {"weight_scale_2", "input_scale"}) {
+  const bool inverted = parts.format.reciprocal_scales;
+  for (const char* name : {inverted ? "weight_global_scale" : "weight_scale_2",
+                           inverted ? "input_global_scale" : "input_scale"}) {
     if (parts.format.stored != StoredFormat::kNvfp4) break;
     const double value = scalar(stored, stored.find(fmt::format("{}.{}", module, name)));
-    shown.text += summary_line("", fmt::format("{:<15} {:.9g}", name, value));
+    shown.text += summary_line("", fmt::format("{:<{}} {:.9g}", name, inverted ? 19 : 15, value));
     shown.json[name] = std::isfinite(value) ? Json(value) : Json();
   }
   Json blocks = Json::array();
@@ -239,6 +241,7 @@ void show_blocks(const StoredFiles& stored, const std::string& module, const Lin
 const Tensor* find_named(const StoredFiles& stored, const std::string& name) {
   if (const Tensor* tensor = stored.find(name)) return tensor;
   if (const Tensor* tensor = stored.find(name + ".weight")) return tensor;
+  if (const Tensor* tensor = stored.find(name + ".weight_packed")) return tensor;
   try {
     const Model model = read_model(stored.config(), "config.json");
     const ModuleIndex modules(model.table);
@@ -271,8 +274,7 @@ Shown show_tensor(const StoredFiles& stored, const std::string& name) {
   shown.json = {{"name", tensor->name},   {"dtype", dtype_name(tensor->dtype)},
                 {"shape", tensor->shape}, {"bytes", tensor->size_bytes},
                 {"shard", shard},         {"offset", tensor->offset}};
-  if (tensor->name.ends_with(kWeight)) {
-    const std::string module = tensor->name.substr(0, tensor->name.size() - kWeight.size());
+  if (const std::string module(module_of_weight(tensor->name)); !module.empty()) {
     if (const auto parts = stored.packed(module)) {
       show_blocks(stored, module, *parts, shown);
       return shown;

@@ -81,8 +81,9 @@ void require_finished(const std::string& output) {
 }
 
 bool holds_nvfp4(const Checkpoint& checkpoint) {
-  return std::ranges::any_of(checkpoint.tensors(),
-                             [](const Tensor& tensor) { return tensor.name.ends_with(".weight_scale_2"); });
+  return std::ranges::any_of(checkpoint.tensors(), [](const Tensor& tensor) {
+    return tensor.name.ends_with(".weight_scale_2") || tensor.name.ends_with(".weight_global_scale");
+  });
 }
 
 // Where no plan fits SRC because it is what quantize makes, the two were likely named in the wrong order.

@@ -244,6 +244,7 @@ struct IdentityPart {
 const std::vector<IdentityPart>& identity_parts() {
   static const std::vector<IdentityPart> parts = {
       {"recipe", {"command", "--recipe", "--weight-method", "--dtype", "--names"}},
+      {"output format", {"--format"}},
       {"kv cache", {"--kv-cache"}},
       {"compute dtype", {"--compute-dtype"}},
       {"input scale", {"--input-scale"}},

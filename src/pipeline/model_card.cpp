@@ -180,9 +180,8 @@ std::string engines_text(const Plan& plan) {
 }
 
 std::string what_was_made(const Plan& plan) {
-  const auto made = std::ranges::count_if(plan.tensors, [](const PlannedTensor& tensor) {
-    return tensor.make != Make::kKeep && tensor.begins_tensor();
-  });
+  const auto made = std::ranges::count_if(
+      plan.tensors, [](const PlannedTensor& tensor) { return !tensor.is_copy() && tensor.begins_tensor(); });
   return fmt::format(
       "Made by nibblecast {}: {} of {} made anew, everything else is the source's, byte for byte.\n\n",
       NIBBLECAST_VERSION, with_commas(static_cast<uint64_t>(made)),

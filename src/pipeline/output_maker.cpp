@@ -1,11 +1,16 @@
 #include "pipeline/output_maker.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <string>
 #include <utility>
 
+#include "base/error.h"
 #include "base/parallel.h"
+#include "formats/reciprocal.h"
 #include "pipeline/kept_shards.h"
 #include "pipeline/output.h"
 #include "plan/linear.h"
@@ -87,7 +92,8 @@ void OutputMaker::open(const std::filesystem::path& destination) {
 }
 
 // What was read back need not be the next time.
-void OutputMaker::stamp_again(const std::vector<std::unique_ptr<File>>& shards, const std::vector<uint32_t>& read_back) {
+void OutputMaker::stamp_again(const std::vector<std::unique_ptr<File>>& shards,
+                              const std::vector<uint32_t>& read_back) {
   ShardStamps stamps;
   for (const uint32_t shard : read_back) {
     shards[shard]->sync();  // a copy that somebody put there may not be durable
@@ -99,8 +105,7 @@ void OutputMaker::stamp_again(const std::vector<std::unique_ptr<File>>& shards, 
 void OutputMaker::set_constant_input_scales() {
   if (plan_.options.input_scale != InputScalePolicy::kConstant) return;
   for (uint32_t index = 0; index < plan_.tensors.size(); ++index) {
-    if (plan_.tensors[index].make == Make::kInputScale)
-      set_scalar(index, plan_.options.constant_input_scale);
+    if (plan_.tensors[index].make == Make::kInputScale) set_scalar(index, plan_.options.constant_input_scale);
   }
 }
 
@@ -120,9 +125,11 @@ void OutputMaker::copy(const Unit& unit, std::span<const std::byte> bytes, const
     const auto part = bytes.subspan(begin, piece.size_bytes);
     begin += piece.size_bytes;
     if (!piece.write) continue;
-    std::ranges::copy(part, batch[place->range].data() + place->offset);
+    const auto to = batch[place->range].subspan(place->offset, piece.size_bytes);
+    std::ranges::copy(part, to.begin());
+    if (plan_.tensors[piece.tensor].reciprocal) invert(to);
     ++place;
-    add_kept(piece, part, nonfinite, done);
+    add_kept(piece, to, nonfinite, done);
   }
   submit(std::move(batch), std::move(done), stage);
 }
@@ -174,8 +181,7 @@ void OutputMaker::make(const Unit& unit, std::span<const StoredLinear> views, st
             .block_scale = {}};
     if (task.linear->block_scale != kNone) task.block_scale = *next++;
   }
-  const std::vector<MadeLinear> made =
-      make_group(source_, plan_, tasks, Kernels::kFast, device_maker_.get());
+  const std::vector<MadeLinear> made = make_group(source_, plan_, tasks, Kernels::kFast, device_maker_.get());
   DoneUnit done;
   if (unit.rows > 0) {
     add_rows(unit, places.tensors[0], bytes[0], made[0].counts, done);
@@ -218,8 +224,14 @@ void OutputMaker::count(uint32_t weight, const MadeCounts& counts) {
 
 void OutputMaker::set_scalar(uint32_t index, float value) {
   const Tensor& tensor = plan_.tensors[index].out;
+  const float stored = plan_.tensors[index].stored(value);
+  if (!std::isfinite(stored)) {
+    throw Error(ErrorKind::kUnsupported, {.tensor = tensor.name},
+                fmt::format("a scale of {} has no reciprocal in float32", value),
+                {.hint = "--format modelopt stores the scale itself"});
+  }
   const uint64_t at = tensor.offset - plan_.shards[tensor.shard].scalars_begin;
-  std::memcpy(scalars_[tensor.shard].data() + at, &value, sizeof value);
+  std::memcpy(scalars_[tensor.shard].data() + at, &stored, sizeof stored);
 }
 
 void OutputMaker::report_read_back(uint64_t done, uint64_t of) const {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <deque>
+#include <set>
 #include <unordered_set>
 
 #include "checkpoint/printable.h"
@@ -15,6 +16,7 @@
 #include "plan/convert.h"
 #include "plan/dequantize.h"
 #include "plan/engines.h"
+#include "plan/retarget.h"
 
 namespace nibblecast {
 namespace {
@@ -70,14 +72,17 @@ class Verifier {
                                                    printable(recorded_.made)));
       return make_dequantize_plan(source_, {});
     }
-    if (recorded_.command == "convert") return make_convert_plan(source_);
+    if (recorded_.command == "convert") {
+      const auto format = parse_retarget(recorded_.made);
+      return format ? make_retarget_plan(source_, *format) : make_convert_plan(source_);
+    }
     return make_plan(source_, recorded_.options);
   }
 
   // Tensors that the plan makes anew are all there under the source's names, dtypes and shapes.
   bool is_source_copy() const {
-    const bool all_kept = std::ranges::all_of(
-        plan_.tensors, [](const PlannedTensor& tensor) { return tensor.make == Make::kKeep; });
+    const bool all_kept =
+        std::ranges::all_of(plan_.tensors, [](const PlannedTensor& tensor) { return tensor.is_copy(); });
     return !all_kept && std::ranges::all_of(source_.tensors(), [&](const Tensor& tensor) {
       const Tensor* found = output_.find(tensor.name);
       return found != nullptr && found->dtype == tensor.dtype && found->shape == tensor.shape;
@@ -122,7 +127,8 @@ class Verifier {
       return nullptr;
     }
     // Loaders take a scalar in either shape.
-    const bool scalar = planned.shape.empty() && found->shape == Shape{1};
+    const auto is_scalar = [](const Shape& shape) { return shape.empty() || shape == Shape{1}; };
+    const bool scalar = is_scalar(planned.shape) && is_scalar(found->shape);
     if (found->dtype == planned.dtype && (found->shape == planned.shape || scalar)) return found;
     problems_.add("tensors",
                   fmt::format("{}: must be {} {}; found {} {}", planned.name, dtype_name(planned.dtype),
@@ -132,11 +138,13 @@ class Verifier {
 
   // Of what is there; an unreadable shard has been reported, and its tensors' absence is no breach.
   void check_engines() {
-    if (!output_.all_shards_read || plan_.command != "quantize") return;
-    for (const Breach& breach :
-         check_contracts(*plan_.model, output_.config, output_.hf_quant_config, output_.tensors)) {
+    if (!output_.all_shards_read || !plan_.has_dialect()) return;
+    for (const Breach& breach : check_contracts(*plan_.model, plan_.options.format, output_.config,
+                                                output_.hf_quant_config, output_.tensors)) {
       const std::string line = fmt::format("{}: {}", engine_name(breach.engine), breach.rule);
-      if (options_.engines.value_or(recorded_.options.engines).contains(breach.engine))
+      const std::set<Engine> asked = options_.engines.value_or(
+          plan_.command == "quantize" ? recorded_.options.engines : std::set<Engine>());
+      if (asked.contains(breach.engine))
         problems_.add("engine contracts", line);
       else
         report_.notes.push_back(line);

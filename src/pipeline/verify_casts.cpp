@@ -56,7 +56,8 @@ void CastChecker::compare(const Step& step, const std::vector<LinearPair>& pairs
     const CastPair pair = {.source = std::get<Mxfp4View>(pairs[index].source),
                            .codes = codes_at(pairs[index].weight),
                            .block_scales = codes_at(pairs[index].block_scale),
-                           .scale_2 = check_.scales[linears[index].weight_scale],
+                           .scale_2 = check_.plan.tensors[linears[index].weight_scale].stored(
+                               check_.scales[linears[index].weight_scale]),
                            .k_max = plain_k_max_of(linears, pairs, linears[index].share),
                            .negative_zero = check_.negative_zero};
     check_scale_2(linears[index], pair);

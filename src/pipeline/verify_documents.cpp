@@ -239,7 +239,7 @@ void check_documents(const OutputFolder& output, const Plan& plan, ProblemList& 
   if (output.has_hf_quant_config == plan.hf_quant_config.is_null()) {
     problems.add("files", fmt::format("hf_quant_config.json: {}",
                                       output.has_hf_quant_config
-                                          ? "must not be there: no module is nvfp4 or fp8"
+                                          ? "must not be there: the plan has none"
                                           : "is missing; was the run that made this folder interrupted?"));
   } else if (!output.hf_quant_config.is_null()) {
     take_over(at_or_null(output.hf_quant_config, "producer"), "producer", hf_quant_config);

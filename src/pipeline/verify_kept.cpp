@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/parallel.h"
+#include "formats/reciprocal.h"
 
 namespace nibblecast {
 
@@ -19,8 +20,14 @@ void KeptChecker::compare(const Step& step, const Reader::Loaded& loaded) {
     const uint64_t size = step.pieces[index].size_bytes;
     nonfinite[index] = count_nonfinite(check_.plan.tensors[step.pieces[index].planned].out.dtype,
                                        at_place(step, loaded, 2 * index, size));
+    const std::span<const std::byte> source = at_place(step, loaded, 2 * index, size);
+    std::vector<std::byte> inverted;
+    if (check_.plan.tensors[step.pieces[index].planned].reciprocal) {
+      inverted.assign(source.begin(), source.end());
+      invert(inverted);
+    }
     differences[index] =
-        compare_bytes(at_place(step, loaded, 2 * index, size), at_place(step, loaded, 2 * index + 1, size));
+        compare_bytes(inverted.empty() ? source : inverted, at_place(step, loaded, 2 * index + 1, size));
   });
   for (size_t index = 0; index < step.pieces.size(); ++index) {
     const KeptPiece& piece = step.pieces[index];
@@ -34,8 +41,9 @@ void KeptChecker::report() {
   for (const auto& [planned, difference] : changed_.by_tensor()) {
     problems_.add(
         "kept tensors",
-        fmt::format("{}: {} of {} bytes differ from the source's, the first at byte {} of the tensor",
+        fmt::format("{}: {} of {} bytes differ from {}, the first at byte {} of the tensor",
                     check_.plan.tensors[planned].out.name, difference.bytes, source_bytes(planned),
+                    check_.plan.tensors[planned].reciprocal ? "the source's reciprocal" : "the source's",
                     difference.first));
   }
   for (const auto& [planned, found] : nonfinite_) {

@@ -108,10 +108,12 @@ void MadeChecker::compare_linear(const Step& step, const LinearPair& pair, const
     compare_tensor(linear.block_scale, 0, pair.block_scale, made.scales[index]);
   if (check_.plan.tensors[linear.weight].make == Make::kMxfp4Weight || right.counts.blocks.blocks > 0)
     compare_values(linear, pair, right.counts.blocks);
-  const float found = linear.weight_scale == kNone ? right.weight_scale : check_.scales[linear.weight_scale];
-  if (found == right.weight_scale) return;
-  problems_.add("weight scales", fmt::format("{}: must be {}; found {}", name(linear.weight_scale),
-                                             right.weight_scale, found));
+  if (linear.weight_scale == kNone) return;
+  const float found = check_.scales[linear.weight_scale],
+              stored = check_.plan.tensors[linear.weight_scale].stored(right.weight_scale);
+  if (found == stored) return;
+  problems_.add("weight scales",
+                fmt::format("{}: must be {}; found {}", name(linear.weight_scale), stored, found));
 }
 
 // `found` begins at byte `begin` of the tensor.
@@ -139,7 +141,8 @@ StoredLinear MadeChecker::output_of(const PlannedLinear& linear, const LinearPai
   const size_t rows = rows_of(pair.source), cols = cols_of(pair.source);
   const uint8_t *codes = codes_at(pair.weight), *scales = codes_at(pair.block_scale);
   if (linear.weight_scale == kNone) return Mxfp4View{codes, scales, rows, cols};
-  return Nvfp4View{codes, scales, check_.scales[linear.weight_scale], rows, cols};
+  const float scale_2 = check_.plan.tensors[linear.weight_scale].stored(check_.scales[linear.weight_scale]);
+  return Nvfp4View{codes, scales, scale_2, rows, cols};
 }
 
 void MadeChecker::report() {

@@ -119,13 +119,15 @@ class ScaleCheck {
     }
     if (counts.size() < 2) return;
     const auto most = std::ranges::max_element(counts, {}, [](const auto& count) { return count.second; });
-    for (const uint32_t scale : scales) check_value(scale, std::bit_cast<float>(most->first));
+    for (const uint32_t scale : scales) check_stored(scale, std::bit_cast<float>(most->first));
   }
 
-  void check_value(uint32_t index, float expected) {
-    if (matches_[index] == nullptr || same_bits(values_[index], expected)) return;
-    problems_.add("input scales", fmt::format("{}: must be {} by policy `{}`; found {}", name(index),
-                                              expected, input_scale_text(plan_.options), values_[index]));
+  void check_value(uint32_t index, float value) { check_stored(index, plan_.tensors[index].stored(value)); }
+
+  void check_stored(uint32_t index, float stored) {
+    if (matches_[index] == nullptr || same_bits(values_[index], stored)) return;
+    problems_.add("input scales", fmt::format("{}: must be {} by policy `{}`; found {}", name(index), stored,
+                                              input_scale_text(plan_.options), values_[index]));
   }
 
   const Checkpoint& source_;

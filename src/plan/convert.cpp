@@ -108,7 +108,7 @@ class ConvertPlanner {
       throw Error(ErrorKind::kUnsupported, source_.where(weight), "its columns are no whole blocks of MXFP4",
                   {.expected = "a multiple of 32", .found = std::to_string(cols), .hint = {}});
     }
-    replace_linear(packed.linear, {.make = Make::kMxfp4Weight}, replacements_);
+    replace_linear(packed.linear, {.make = Make::kMxfp4Weight}, {}, replacements_);
     if (packed.input_scale != kNone) replacements_.in_place[packed.input_scale].clear();
     linears_.push_back(packed.linear);
   }
@@ -207,7 +207,7 @@ class ConvertPlanner {
   void order_work() {
     const auto indices = indices_by_name(plan_);
     std::vector<PlannedLinear> linears;
-    for (const SourceLinear& linear : linears_) linears.push_back(planned_linear(linear, indices));
+    for (const SourceLinear& linear : linears_) linears.push_back(planned_linear(linear, {}, indices));
     add_only_stage(source_, linears, plan_);
   }
 

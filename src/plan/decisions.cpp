@@ -17,7 +17,7 @@ class Decider {
   Decider(const Checkpoint& source, const Model& model, const QuantizeOptions& options, Recipe recipe)
       : source_(source),
         table_(model.table),
-        options_(options),
+        dialect_(dialect_of(options.format)),
         tiles_(tile_size(source.config(), (source.folder() / "config.json").string())) {
     made_.recipe = std::move(recipe);
     made_.modules = resolve_modules(made_.recipe, table_, tiles_);
@@ -46,7 +46,7 @@ class Decider {
       decisions.add_part(fmt::format("{} {} {} {}{}", decision.linear.module, static_cast<int>(make.make),
                                      static_cast<int>(resolved.recipe.method), make.quantize_input,
                                      decision.try_cast ? " try" : ""));
-      replace_linear(decision.linear, make, made_.replacements);
+      replace_linear(decision.linear, make, dialect_.names, made_.replacements);
       made_.widened += resolved.recipe.format == WeightFormat::kKeep && !stays(format);
       made_.linears.push_back(std::move(decision));
     }
@@ -99,10 +99,10 @@ class Decider {
            has_blocks_of_32(format.cols, format.tile_cols);
   }
 
-  // ModelOpt's form has no word for what the source has quantized otherwise: as BF16 it is what the form says
-  // of it, a module that is not quantized.
+  // Where the dialect has no word for what the source has quantized otherwise: as BF16 it is what documents
+  // say of it, a module that is not quantized.
   bool stays(const LinearFormat& format) const {
-    return options_.format == OutputFormat::kModelOptV4 || format.stored == StoredFormat::kBf16 ||
+    return dialect_.keeps_quantized || format.stored == StoredFormat::kBf16 ||
            format.stored == StoredFormat::kF32;
   }
 
@@ -116,7 +116,7 @@ class Decider {
       const std::optional<LinearParts> parts = find_linear(source_, module, tiles_);
       if (!parts || stays(parts->format)) continue;
       made_.drafts.push_back({.module = module, .source = source_of(source_, *parts)});
-      replace_linear(made_.drafts.back(), {.make = Make::kWideWeight}, made_.replacements);
+      replace_linear(made_.drafts.back(), {.make = Make::kWideWeight}, dialect_.names, made_.replacements);
       ++made_.widened;
     }
   }
@@ -133,7 +133,7 @@ class Decider {
 
   // FP8 keys and values with measured scales, as ModelOpt has them: one of each a layer.
   void add_cache_scales() {
-    if (options_.format != OutputFormat::kModelOpt) return;  // refused where the documents are made
+    if (dialect_.format != OutputFormat::kModelOpt) return;  // refused where the documents are made
     refuse_latent_cache();
     for (size_t module = 0; module < made_.modules.size(); ++module) {
       const Role role = made_.modules[module].module->id.role;
@@ -158,7 +158,7 @@ class Decider {
 
   const Checkpoint& source_;
   const ModelTable& table_;
-  const QuantizeOptions& options_;
+  const Dialect& dialect_;
   const TileSize tiles_;
   Dtype fp8_scales_ = Dtype::kF8E8M0;  // of weights that become FP8 blocks
   Decisions made_;

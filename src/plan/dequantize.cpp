@@ -39,7 +39,7 @@ class DequantizePlanner {
 
  private:
   void widen(const PackedLinear& packed) {
-    replace_linear(packed.linear, {.make = Make::kWideWeight, .dtype = dtype_}, replacements_);
+    replace_linear(packed.linear, {.make = Make::kWideWeight, .dtype = dtype_}, {}, replacements_);
     if (packed.input_scale != kNone) replacements_.in_place[packed.input_scale].clear();
     linears_.push_back(packed.linear);
   }

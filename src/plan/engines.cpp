@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "plan/engines/compressed_tensors.h"
 #include "plan/engines/deepseek_v4_rules.h"
 #include "plan/engines/modelopt.h"
 
@@ -36,11 +37,18 @@ std::vector<Breach> check_engine_contracts(const Json& config, const Json& hf_qu
   return std::move(breaches).take();
 }
 
-std::vector<Breach> check_contracts(const Model& model, const Json& config, const Json& hf_quant_config,
-                                    std::span<const Tensor> tensors) {
-  return std::holds_alternative<DeepseekV4Config>(model.spec)
-             ? check_engine_contracts(config, hf_quant_config, tensors)
-             : check_modelopt_contracts(model, config, hf_quant_config, tensors);
+std::vector<Breach> check_contracts(const Model& model, OutputFormat format, const Json& config,
+                                    const Json& hf_quant_config, std::span<const Tensor> tensors) {
+  switch (format) {
+    case OutputFormat::kAuto:
+    case OutputFormat::kModelOptV4:
+      return check_engine_contracts(config, hf_quant_config, tensors);
+    case OutputFormat::kModelOpt:
+      return check_modelopt_contracts(model, config, hf_quant_config, tensors);
+    case OutputFormat::kCompressedTensors:
+      return check_compressed_tensors_contracts(model, config, hf_quant_config, tensors);
+  }
+  return {};
 }
 
 }  // namespace nibblecast

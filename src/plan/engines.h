@@ -30,9 +30,10 @@ struct Breach {
 std::vector<Breach> check_engine_contracts(const Json& config, const Json& hf_quant_config,
                                            std::span<const Tensor> tensors);
 
-// The same by the rules of the model's dialect: DeepSeek-V4's, or plan/engines/modelopt.h.
-std::vector<Breach> check_contracts(const Model& model, const Json& config, const Json& hf_quant_config,
-                                    std::span<const Tensor> tensors);
+// The same by the rules of a dialect: DeepSeek-V4's, plan/engines/modelopt.h or
+// plan/engines/compressed_tensors.h. `format` is none but kAuto.
+std::vector<Breach> check_contracts(const Model& model, OutputFormat format, const Json& config,
+                                    const Json& hf_quant_config, std::span<const Tensor> tensors);
 
 struct Plan;
 // Of the output that the plan makes.

@@ -52,6 +52,7 @@ class ShardLayout {
     const auto add = [&](const OutputTensor& tensor, uint32_t index) {
       PlannedTensor planned{.out = {.name = tensor.name, .dtype = tensor.dtype, .shape = tensor.shape},
                             .make = tensor.make,
+                            .reciprocal = tensor.reciprocal,
                             .source = {},
                             .part = tensor.part};
       if (tensor.make == Make::kKeep) planned.source = tensor.source == kNone ? index : tensor.source;

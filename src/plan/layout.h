@@ -19,6 +19,7 @@ struct OutputTensor {
   Shape shape;
   std::optional<StackPart> part = {};  // all parts of a stack stand in place of one source tensor, in order
   uint32_t source = kNone;             // of a kKeep that stands in place of another: whose bytes it has
+  bool reciprocal = false;             // PlannedTensor's
 };
 
 // By source tensor.

@@ -10,17 +10,27 @@
 namespace nibblecast {
 namespace {
 
-// Names of the tensors that a linear may consist of, in a release and in ModelOpt's dialect.
+// Names of the tensors that a linear may consist of, in a release and in a dialect.
 struct Names {
-  std::string weight, release_scale, block_scale, weight_scale_2, weight_scale, input_scale;
-  explicit Names(const std::string& module)
+  std::string weight, release_scale, weight_scale, input_scale;             // of all but NVFP4
+  std::string nvfp4_weight, nvfp4_block_scale, scale_2, nvfp4_input_scale;  // as the dialect has them
+  Names(const std::string& module, const LinearNames& dialect)
       : weight(module + ".weight"),
         release_scale(module + ".scale"),
-        block_scale(module + ".weight_scale"),
-        weight_scale_2(module + ".weight_scale_2"),
         weight_scale(module + ".weight_scale"),
-        input_scale(module + ".input_scale") {}
+        input_scale(module + ".input_scale"),
+        nvfp4_weight(module + std::string(dialect.weight)),
+        nvfp4_block_scale(module + std::string(dialect.block_scale)),
+        scale_2(module + std::string(dialect.scale_2)),
+        nvfp4_input_scale(module + std::string(dialect.input_scale)) {}
 };
+
+OutputTensor scalar(Make make, std::string name, const LinearNames& dialect, bool reciprocal) {
+  OutputTensor tensor{make, std::move(name), Dtype::kF32, {}};
+  if (dialect.scalars_have_axis) tensor.shape = {1};
+  tensor.reciprocal = reciprocal;
+  return tensor;
+}
 
 constexpr uint64_t kChunkBytes = 16 << 20;
 
@@ -32,8 +42,10 @@ void put(const std::vector<OutputTensor>& tensors, std::vector<OutputTensor>& pl
 
 }  // namespace
 
-void replace_linear(const SourceLinear& linear, const LinearMake& make, Replacements& replacements) {
-  const Names names(linear.module);
+void replace_linear(const SourceLinear& linear, const LinearMake& make, const LinearNames& dialect,
+                    Replacements& replacements) {
+  const Names names(linear.module, dialect);
+  const bool is_nvfp4 = make.make == Make::kCastWeight || make.make == Make::kNvfp4Weight;
   const LinearSource& from = linear.source;
   const Shape shape = {from.format.rows, from.format.cols};
   std::vector<OutputTensor> weight, scale, scalars;
@@ -41,13 +53,13 @@ void replace_linear(const SourceLinear& linear, const LinearMake& make, Replacem
   switch (make.make) {
     case Make::kCastWeight:
     case Make::kNvfp4Weight:
-      weight = {{make.make, names.weight, Dtype::kU8, packed()}};
-      scale = {{Make::kBlockScale, names.block_scale, Dtype::kF8E4M3, {shape[0], shape[1] / 16}}};
-      scalars = {{Make::kWeightScale, names.weight_scale_2, Dtype::kF32, {}}};
+      weight = {{make.make, names.nvfp4_weight, Dtype::kU8, packed()}};
+      scale = {{Make::kBlockScale, names.nvfp4_block_scale, Dtype::kF8E4M3, {shape[0], shape[1] / 16}}};
+      scalars = {scalar(Make::kWeightScale, names.scale_2, dialect, dialect.reciprocal_scales)};
       break;
     case Make::kFp8Weight:
       weight = {{make.make, names.weight, Dtype::kF8E4M3, shape}};
-      scalars = {{Make::kWeightScale, names.weight_scale, Dtype::kF32, {}}};
+      scalars = {scalar(Make::kWeightScale, names.weight_scale, dialect, false)};
       break;
     case Make::kFp8BlockWeight:
       weight = {{make.make, names.weight, Dtype::kF8E4M3, shape}};
@@ -66,7 +78,10 @@ void replace_linear(const SourceLinear& linear, const LinearMake& make, Replacem
     default:
       return;  // kept: every tensor stands for itself
   }
-  if (make.quantize_input) scalars.push_back({Make::kInputScale, names.input_scale, Dtype::kF32, {}});
+  if (make.quantize_input) {
+    scalars.push_back(scalar(Make::kInputScale, is_nvfp4 ? names.nvfp4_input_scale : names.input_scale,
+                             dialect, is_nvfp4 && dialect.reciprocal_scales));
+  }
   // A new scale follows its weight where the source has none.
   if (from.scale.is_there())
     replacements.in_place[from.scale.tensor] = std::move(scale);
@@ -77,21 +92,26 @@ void replace_linear(const SourceLinear& linear, const LinearMake& make, Replacem
   if (from.scale_2.is_there()) replacements.in_place[from.scale_2.tensor].clear();
 }
 
-PlannedLinear planned_linear(const SourceLinear& linear,
+PlannedLinear planned_linear(const SourceLinear& linear, const LinearNames& dialect,
                              const std::unordered_map<std::string, uint32_t>& indices) {
-  const Names names(linear.module);
+  const Names names(linear.module, dialect);
   const auto find = [&](const std::string& name) {
     const auto found = indices.find(name);
     return found == indices.end() ? kNone : found->second;
   };
-  PlannedLinear planned{
-      .source = linear.source, .weight = find(names.weight), .input_scale = find(names.input_scale)};
-  planned.weight_scale = find(names.weight_scale_2);
+  const auto find_either = [&](const std::string& first, const std::string& second) {
+    const uint32_t found = find(first);
+    return found == kNone ? find(second) : found;
+  };
+  PlannedLinear planned{.source = linear.source,
+                        .weight = find_either(names.nvfp4_weight, names.weight),
+                        .input_scale = find_either(names.nvfp4_input_scale, names.input_scale)};
+  planned.weight_scale = find(names.scale_2);
   if (planned.weight_scale == kNone) {
     planned.block_scale = find(names.release_scale);
     if (planned.block_scale == kNone) planned.weight_scale = find(names.weight_scale);
   } else {
-    planned.block_scale = find(names.block_scale);
+    planned.block_scale = find(names.nvfp4_block_scale);
   }
   return planned;
 }

@@ -7,6 +7,7 @@
 #include <unordered_map>
 
 #include "checkpoint/checkpoint.h"
+#include "plan/dialects/dialect.h"
 #include "plan/layout.h"
 #include "plan/plan.h"
 
@@ -27,12 +28,13 @@ struct LinearMake {
   uint64_t tile_rows = 128, tile_cols = 128;
 };
 
-// Says in `replacements` what stands in place of the linear's tensors.
-void replace_linear(const SourceLinear& linear, const LinearMake& make, Replacements& replacements);
+// Says in `replacements` what stands in place of the linear's tensors, under which names.
+void replace_linear(const SourceLinear& linear, const LinearMake& make, const LinearNames& dialect,
+                    Replacements& replacements);
 
 // Of a plan that is laid out: the linear with its tensors there; `module`, `method` and `share` are the
 // caller's.
-PlannedLinear planned_linear(const SourceLinear& linear,
+PlannedLinear planned_linear(const SourceLinear& linear, const LinearNames& dialect,
                              const std::unordered_map<std::string, uint32_t>& indices);
 
 // Every tensor stands for itself.

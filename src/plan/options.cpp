@@ -31,12 +31,15 @@ std::string_view output_format_name(OutputFormat format) {
       return "modelopt-v4";
     case OutputFormat::kModelOpt:
       return "modelopt";
+    case OutputFormat::kCompressedTensors:
+      return "compressed-tensors";
   }
   return "?";
 }
 
 std::optional<OutputFormat> parse_output_format(std::string_view name) {
-  for (const OutputFormat format : {OutputFormat::kAuto, OutputFormat::kModelOptV4, OutputFormat::kModelOpt})
+  for (const OutputFormat format : {OutputFormat::kAuto, OutputFormat::kModelOptV4, OutputFormat::kModelOpt,
+                                    OutputFormat::kCompressedTensors})
     if (output_format_name(format) == name) return format;
   return std::nullopt;
 }

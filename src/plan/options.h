@@ -33,11 +33,13 @@ std::string_view engine_name(Engine engine);  // "vllm", "sglang", "trtllm"
 
 // How the output names its tensors and says what it is.
 enum class OutputFormat {
-  kAuto,        // the family's own, where it has one, else kModelOpt
-  kModelOptV4,  // ModelOpt's form of DeepSeek-V4, beside the release's FP8 (checkpoint/manifest.h)
-  kModelOpt,    // ModelOpt's unified Hugging Face form (plan/dialects/modelopt.h)
+  kAuto,               // the family's own, where it has one, else kModelOpt
+  kModelOptV4,         // ModelOpt's form of DeepSeek-V4, beside the release's FP8 (checkpoint/manifest.h)
+  kModelOpt,           // ModelOpt's unified Hugging Face form (plan/dialects/modelopt.h)
+  kCompressedTensors,  // llm-compressor's, nvfp4-pack-quantized (plan/dialects/compressed_tensors.h)
 };
-std::string_view output_format_name(OutputFormat format);  // "auto", "modelopt-v4", "modelopt"
+// "auto", "modelopt-v4", "modelopt", "compressed-tensors"
+std::string_view output_format_name(OutputFormat format);
 std::optional<OutputFormat> parse_output_format(std::string_view name);
 
 inline constexpr std::string_view kAutoRecipe = "auto";

@@ -10,13 +10,12 @@
 #include "base/build_info.h"
 #include "base/error.h"
 #include "base/hash.h"
-#include "checkpoint/manifest.h"
 #include "checkpoint/quantization.h"
 #include "model/family.h"
 #include "plan/auto_recipe.h"
 #include "plan/bounds.h"
 #include "plan/decisions.h"
-#include "plan/dialects/modelopt.h"
+#include "plan/dialects/dialect.h"
 #include "plan/engines.h"
 #include "plan/layout.h"
 #include "plan/linear.h"
@@ -60,10 +59,11 @@ class Planner {
  private:
   void warn_of_widened() {
     if (made_.widened == 0) return;
-    warn(fmt::format(
-        "{} weights that the recipe keeps are FP8 or FP4 in the source and become BF16: ModelOpt's "
-        "form cannot say what they are",
-        made_.widened));
+    warn(
+        fmt::format("{} weights that the recipe keeps are FP8 or FP4 in the source and become BF16: --format "
+                    "{} cannot say "
+                    "what they are",
+                    made_.widened, output_format_name(plan_.options.format)));
   }
 
   // Draft layers that config.json declares and the files lack, as where transformers saved the model.
@@ -87,7 +87,15 @@ class Planner {
 
   // The JSON documents of the output, and what recipe and engines say of them.
   void describe() {
-    plan_.options.format == OutputFormat::kModelOptV4 ? describe_as_v4() : describe_as_modelopt();
+    Documents documents = dialect_of(plan_.options.format)
+                              .documents({.source = source_,
+                                          .model = *plan_.model,
+                                          .modules = made_.modules,
+                                          .kv_cache = made_.recipe.kv_cache,
+                                          .version = NIBBLECAST_VERSION});
+    plan_.config = std::move(documents.config);
+    plan_.hf_quant_config = std::move(documents.hf_quant_config);
+    for (std::string& sentence : documents.warnings) warn(std::move(sentence));
     index_output(source_, plan_);
     for (std::string& sentence : unmatched_patterns(made_.recipe, made_.modules)) warn(std::move(sentence));
     if (std::ranges::all_of(plan_.tensors, [](const auto& tensor) { return tensor.make == Make::kKeep; })) {
@@ -100,24 +108,6 @@ class Planner {
            .remedy = "`nibblecast plan --explain MODULE` says what becomes of a module, and why"});
     }
     ask_engines();
-  }
-
-  void describe_as_v4() {
-    const std::vector<ManifestModule> modules = manifest_modules(made_.modules);
-    const Manifest manifest{.modules = modules,
-                            .fp8_kv_cache = made_.recipe.kv_cache == KvCache::kFp8Cast,
-                            .producer_version = NIBBLECAST_VERSION};
-    plan_.config = output_config(source_.config(), manifest);
-    plan_.hf_quant_config = output_hf_quant_config(manifest);
-    if (std::optional<std::string> sentence = check_kv_cache(made_.recipe.kv_cache))
-      warn(std::move(*sentence));
-  }
-
-  void describe_as_modelopt() {
-    ModelOptDocuments documents = modelopt_documents(source_, plan_.model->table, made_.modules,
-                                                     made_.recipe.kv_cache, NIBBLECAST_VERSION);
-    plan_.config = std::move(documents.config);
-    plan_.hf_quant_config = std::move(documents.hf_quant_config);
   }
 
   void warn(std::string reason) {
@@ -191,7 +181,7 @@ std::vector<uint32_t> Plan::tried_casts() const {
 std::vector<Breach> breaches_of(const Plan& plan) {
   std::vector<Tensor> outs;
   for (const PlannedTensor& tensor : plan.tensors) outs.push_back(tensor.out);
-  return check_contracts(*plan.model, plan.config, plan.hf_quant_config, outs);
+  return check_contracts(*plan.model, plan.options.format, plan.config, plan.hf_quant_config, outs);
 }
 
 float most_of(const Plan& plan, const Tap& tap, const TapBound& bound) {
@@ -202,14 +192,16 @@ float most_of(const Plan& plan, const Tap& tap, const TapBound& bound) {
 
 QuantizeOptions resolved_options(QuantizeOptions options, const Model& model) {
   if (options.recipe == kAutoRecipe && options.recipe_text.empty()) options.recipe = auto_recipe(model);
-  const bool is_v4 = std::holds_alternative<DeepseekV4Config>(model.spec);
-  const OutputFormat own = is_v4 ? OutputFormat::kModelOptV4 : OutputFormat::kModelOpt;
-  if (options.format == OutputFormat::kAuto) options.format = own;
-  if (options.format == own) return options;
+  const std::vector<OutputFormat> formats = formats_of(model);
+  if (options.format == OutputFormat::kAuto) options.format = formats.front();
+  if (std::ranges::find(formats, options.format) != formats.end()) return options;
+  std::string names;
+  for (const OutputFormat format : formats)
+    names += (names.empty() ? "" : " or ") + std::string(output_format_name(format));
   throw Error(ErrorKind::kUnsupported, {},
               fmt::format("--format {}: {} models are not written so", output_format_name(options.format),
                           model.model_type),
-              {.expected = std::string(output_format_name(own)), .found = {}, .hint = "leave --format out"});
+              {.expected = names, .found = {}, .hint = "leave --format out"});
 }
 
 Recipe recipe_of(FileSystem& files, const QuantizeOptions& options) {
@@ -243,6 +235,7 @@ Json plan_identity(const Plan& plan, const Checkpoint& source, std::string_view 
           {"source", source_identity(source)},
           {"weights", plan.weights},
           {"recipe", plan.made},
+          {"output format", output_format_name(options.format)},
           {"kv cache", options.kv_cache ? kv_cache_name(*options.kv_cache) : "recipe"},
           {"compute dtype", compute_dtype_name(options.compute_dtype)},
           {"input scale", input_scale_text(options)},

@@ -47,11 +47,16 @@ struct StackPart {
 struct PlannedTensor {
   Tensor out;  // name, dtype, shape; shard and offset in the output
   Make make = Make::kKeep;
+  // F32 whose every value x, made as `make` says, is stored as 1 / x, rounded once: its dialect wants it so.
+  bool reciprocal = false;
   std::optional<uint32_t> source = {};  // index into the source's tensors(): kKeep only
   std::optional<StackPart> part = {};   // `out` is one: its own place, its own shape, a name for messages
 
   const std::string& name_in_file() const { return part ? part->whole : out.name; }
   bool begins_tensor() const { return !part || part->index == 0; }
+  bool is_copy() const { return make == Make::kKeep && !reciprocal; }  // the source's bytes
+  // From the value of a scalar to what is stored, and back: of powers of two exactly, else to the last bit.
+  float stored(float value) const { return reciprocal ? 1 / value : value; }
 };
 
 struct PlannedShard {
@@ -138,6 +143,7 @@ struct Plan {
   bool refused() const;
   bool needs_activations() const;  // there is an input_scale that hangs on them
   std::vector<uint32_t> tried_casts() const;  // weights of linears with try_cast, in the order of work
+  bool has_dialect() const { return options.format != OutputFormat::kAuto; }  // so documents name its formats
   uint64_t layers() const { return model ? model->layers() : 0; }
 };
 

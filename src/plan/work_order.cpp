@@ -18,7 +18,11 @@ constexpr const char *kCachedKeys = "attn.k", *kCachedValues = "attn.v";  // tap
 class WorkOrder {
  public:
   WorkOrder(const Checkpoint& source, const Decisions& made, Plan& plan)
-      : source_(source), made_(made), table_(plan.model->table), plan_(plan) {}
+      : source_(source),
+        made_(made),
+        names_(dialect_of(plan.options.format).names),
+        table_(plan.model->table),
+        plan_(plan) {}
 
   void make() {
     plan_.stages.resize(plan_.layers() + 2);
@@ -28,7 +32,8 @@ class WorkOrder {
     for (; first < made_.modules.size() && made_.modules[first].module->id.layer < 0; ++first)
       add_lone(first, indices);
     for (const SourceLinear& draft : made_.drafts)
-      add_group({.expert = {}, .linears = {planned_linear(draft, indices)}}, plan_.stages.back(), plan_);
+      add_group({.expert = {}, .linears = {planned_linear(draft, names_, indices)}}, plan_.stages.back(),
+                plan_);
     for (uint64_t layer = 0; layer < plan_.layers(); ++layer) {
       const size_t count = table_.layers[layer].modules.size();
       add_dense_groups(layer, first, count, indices);
@@ -71,7 +76,7 @@ class WorkOrder {
   using Indices = std::unordered_map<std::string, uint32_t>;
 
   PlannedLinear linear_of(size_t module, const Indices& indices) const {
-    PlannedLinear linear = planned_linear(made_.linears[module].linear, indices);
+    PlannedLinear linear = planned_linear(made_.linears[module].linear, names_, indices);
     linear.module = made_.modules[module].module;
     linear.method = requantize_method(made_.modules[module].recipe.method);
     linear.try_cast = made_.linears[module].try_cast;
@@ -146,6 +151,7 @@ class WorkOrder {
 
   const Checkpoint& source_;
   const Decisions& made_;
+  const LinearNames& names_;
   const ModelTable& table_;
   Plan& plan_;
 };

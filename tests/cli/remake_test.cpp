@@ -85,7 +85,12 @@ TEST_F(Remake, UsageErrors) {
   EXPECT_EQ(error({"convert", "a", "b", "--to", "fp8"}),
             "nibblecast: error: --to: unknown value 'fp8' (expected mxfp4); see nibblecast convert --help\n");
   EXPECT_EQ(error({"convert", "a", "b"}),
-            "nibblecast: error: --to is required; see nibblecast convert --help\n");
+            "nibblecast: error: one of --to and --format is required; see nibblecast convert --help\n");
+  EXPECT_EQ(error({"convert", "a", "b", "--to", "mxfp4", "--format", "modelopt"}),
+            "nibblecast: error: one of --to and --format is required; see nibblecast convert --help\n");
+  EXPECT_EQ(error({"convert", "a", "b", "--format", "gguf"}),
+            "nibblecast: error: --format: unknown value 'gguf' (expected modelopt or compressed-tensors); see "
+            "nibblecast convert --help\n");
 }
 
 }  // namespace

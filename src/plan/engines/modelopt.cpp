@@ -6,29 +6,14 @@
 #include <map>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 
 #include "plan/engines/breach_list.h"
 #include "plan/engines/modelopt_documents.h"
+#include "plan/engines/tensor_rules.h"
 #include "plan/engines/units.h"
 
 namespace nibblecast {
 namespace {
-
-// What a tensor of a module must be.
-enum class Needs : uint8_t {
-  kAbsent,
-  kWhole,   // [out, in]
-  kPacked,  // [out, in / 2]
-  kBlocks,  // [out, in / 16]
-  kOne,     // one value
-};
-
-struct TensorRule {
-  std::string_view kind;  // the name's end
-  Needs needs;
-  std::vector<Dtype> dtypes = {};
-};
 
 // The tensors that a module of each algorithm has.
 const std::map<std::string_view, std::vector<TensorRule>>& tensor_rules() {
@@ -75,9 +60,8 @@ bool is_stored_so(const Tensor& weight, std::string_view algorithm) {
 
 class Checker {
  public:
-  Checker(const Model& model, std::span<const Tensor> tensors) : model_(model) {
-    for (const Tensor& tensor : tensors) tensors_[tensor.name] = &tensor;
-  }
+  Checker(const Model& model, std::span<const Tensor> tensors)
+      : model_(model), tensors_(tensors, breaches_) {}
 
   std::vector<Breach> check(const Json& config, const Json& hf_quant_config) && {
     check_modelopt_documents(model_.model_type, config, hf_quant_config, breaches_);
@@ -132,45 +116,8 @@ class Checker {
       return;
     }
     for (const WeightModule* module : unit.modules) {
-      for (const TensorRule& rule : rules->second) check_tensor(*module, rule, engines);
+      for (const TensorRule& rule : rules->second) tensors_.check(*module, rule, engines);
     }
-  }
-
-  void check_tensor(const WeightModule& module, const TensorRule& rule, std::span<const Engine> engines) {
-    const Tensor* tensor = find(fmt::format("{}.{}", module.name, rule.kind));
-    const bool wanted = rule.needs != Needs::kAbsent;
-    if ((tensor != nullptr) != wanted) {
-      breaches_.add(engines, module.name,
-                    fmt::format("{} must be {}", rule.kind, wanted ? "present" : "absent"));
-      return;
-    }
-    if (!wanted) return;
-    if (std::ranges::find(rule.dtypes, tensor->dtype) == rule.dtypes.end()) {
-      breaches_.add(engines, module.name,
-                    fmt::format("{} must be {}; found {}", rule.kind, dtype_name(rule.dtypes.front()),
-                                dtype_name(tensor->dtype)));
-    }
-    if (!fits(*tensor, module.shape, rule.needs)) {
-      breaches_.add(engines, module.name,
-                    fmt::format("{} has the shape {}, of a linear {}", rule.kind, shape_text(tensor->shape),
-                                shape_text(module.shape)));
-    }
-  }
-
-  static bool fits(const Tensor& tensor, const Shape& linear, Needs needs) {
-    switch (needs) {
-      case Needs::kAbsent:
-        return true;
-      case Needs::kWhole:
-        return tensor.shape == linear;
-      case Needs::kPacked:
-        return linear[1] % 2 == 0 && tensor.shape == Shape{linear[0], linear[1] / 2};
-      case Needs::kBlocks:
-        return linear[1] % 16 == 0 && tensor.shape == Shape{linear[0], linear[1] / 16};
-      case Needs::kOne:
-        return element_count(tensor.shape) == 1;
-    }
-    return false;
   }
 
   // Measured scales of an FP8 cache are optional; engines take 1 where there are none.
@@ -181,19 +128,16 @@ class Checker {
         if (!is_key && module.id.role != Role::kV) continue;
         const TensorRule rule = {is_key ? "k_scale" : "v_scale", Needs::kOne, {Dtype::kF32}};
         if (find(fmt::format("{}.{}", module.name, rule.kind)) != nullptr)
-          check_tensor(module, rule, kAllEngines);
+          tensors_.check(module, rule, kAllEngines);
       }
     }
   }
 
-  const Tensor* find(const std::string& name) const {
-    const auto found = tensors_.find(name);
-    return found == tensors_.end() ? nullptr : found->second;
-  }
+  const Tensor* find(const std::string& name) const { return tensors_.find(name); }
 
   const Model& model_;
-  std::unordered_map<std::string_view, const Tensor*> tensors_;
   BreachList breaches_;
+  TensorRules tensors_;
 };
 
 }  // namespace

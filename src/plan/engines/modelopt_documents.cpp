@@ -147,6 +147,8 @@ const std::vector<ModelClass>& model_classes() {
   return kClasses;
 }
 
+}  // namespace
+
 void check_model_class(const std::string& model_type, const Json& config, BreachList& breaches) {
   const auto known = std::ranges::find(model_classes(), model_type, &ModelClass::model_type);
   if (known == model_classes().end()) {
@@ -167,8 +169,6 @@ void check_model_class(const std::string& model_type, const Json& config, Breach
         fmt::format("architectures must name {}; found {}", known->architecture, found_text(architectures)));
   }
 }
-
-}  // namespace
 
 void check_modelopt_documents(const std::string& model_type, const Json& config, const Json& hf_quant_config,
                               BreachList& breaches) {

@@ -38,6 +38,9 @@ class ModelOptReading {
   std::vector<std::string> excluded_;
 };
 
+// Which engines have a model class for the family, and that the config names it; of every dialect.
+void check_model_class(const std::string& model_type, const Json& config, BreachList& breaches);
+
 // Rules of the documents' keys, and that both say the same.
 void check_modelopt_documents(const std::string& model_type, const Json& config, const Json& hf_quant_config,
                               BreachList& breaches);

@@ -1,0 +1,46 @@
+// plan/engines/compressed_tensors_documents.h - quantization_config of compressed-tensors' form as engines
+// read it.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/json.h"
+#include "plan/engines/breach_list.h"
+#include "plan/engines/units.h"
+
+namespace nibblecast {
+
+// What engines make of a group's numbers: "NVFP4", "NVFP4A16", "FP8" (one scale, static inputs), or kUnknown.
+inline constexpr std::string_view kUnknown = "unknown";
+std::string_view scheme_of_group(const Json& group);
+
+class CompressedTensorsReading {
+ public:
+  CompressedTensorsReading(Engine engine, std::string model_type, const Json& config);
+
+  // The scheme by which the engine builds the unit, or kPlain (modelopt_documents.h); a sentence in
+  // `conflict` where the engine refuses the checkpoint instead.
+  std::string scheme_of(const EngineUnit& unit, std::string& conflict) const;
+
+ private:
+  struct Target {
+    std::string text, scheme;
+  };
+
+  std::vector<std::string> looked_up(const EngineUnit& unit) const;
+  // Of one linear by its name; empty: no target has it.
+  std::string scheme_of_name(const std::string& name, bool is_linear) const;
+
+  Engine engine_;
+  std::string model_type_;
+  std::vector<Target> targets_;
+  std::vector<std::string> ignored_;
+};
+
+// Rules of the keys.
+void check_compressed_tensors_keys(const Json& quantization, const Json& hf_quant_config,
+                                   BreachList& breaches);
+
+}  // namespace nibblecast
