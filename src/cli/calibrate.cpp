@@ -7,8 +7,8 @@
 #include "cli/commands.h"
 #include "cli/console.h"
 #include "cli/interrupt.h"
-#include "cli/job_run.h"
 #include "cli/job_options.h"
+#include "cli/job_run.h"
 #include "cli/progress.h"
 #include "cli/reply.h"
 #include "cli/require.h"
@@ -75,9 +75,8 @@ int run(const CalibrateArguments& arguments, const CommonOptions& common) {
       load_activations(arguments.activations, source, plan, device.forward, common.memory_limit());
   const bool whole = require_own_amax(arguments.output, source, plan, *activations.rows);
   const Conditions conditions = with_strict(arguments.conditions, arguments.job.strict, plan);
-  Preflight found =
-      preflight_calibration(source, plan, activations, arguments.output, arguments.job,
-                            means_of(common, device, plan, source.files()));
+  Preflight found = preflight_calibration(source, plan, activations, arguments.output, arguments.job,
+                                          means_of(common, device, plan, source.files()));
   refuse_unmet(arguments.conditions, source, plan, activations, found.findings);
   if (report_findings(found.findings)) return static_cast<int>(ErrorKind::kRefused);
   if (whole && !source.files().status(calibration_job_folder(arguments.output))) {
@@ -136,6 +135,8 @@ void add_calibrate(CLI::App& app, CommonOptions& common, Action& action) {
   add_path(command, "-o,--output", arguments->output, "FILE", "the amax file, written after every layer")
       ->required();
   add_compute_dtype(command, arguments->options);
+  command.add_flag("--second-moments", arguments->options.second_moments,
+                   "measure the mean square of every channel too: for --weight-method wmse");
   add_job_options(command, arguments->job);
   add_require(command, arguments->conditions, kCalibrationConditions);
   add_threads_options(command, common);

@@ -50,14 +50,17 @@ OutputPlaces places_of(const Plan& plan, const Unit& unit) {
 
 }  // namespace
 
-OutputMaker::OutputMaker(const Checkpoint& source, const Plan& plan, Job& job, const RunOptions& options,
-                         const std::filesystem::path& destination, RunRecord& record)
+OutputMaker::OutputMaker(const Checkpoint& source, const Plan& plan, const Activations& activations, Job& job,
+                         const RunOptions& options, const std::filesystem::path& destination,
+                         RunRecord& record)
     : source_(source),
       plan_(plan),
       job_(job),
       options_(options),
       record_(record),
       durable_(job.state().tensors) {
+  if (plan.needs_second_moments())
+    channel_weights_.emplace(plan, activations.amax.value().layers, activations.origin);
   open(destination);
   for (const auto& [tensor, value] : job.state().scalars) set_scalar(tensor, value);
   set_constant_input_scales();
@@ -87,7 +90,8 @@ void OutputMaker::open(const std::filesystem::path& destination) {
 }
 
 // What was read back need not be the next time.
-void OutputMaker::stamp_again(const std::vector<std::unique_ptr<File>>& shards, const std::vector<uint32_t>& read_back) {
+void OutputMaker::stamp_again(const std::vector<std::unique_ptr<File>>& shards,
+                              const std::vector<uint32_t>& read_back) {
   ShardStamps stamps;
   for (const uint32_t shard : read_back) {
     shards[shard]->sync();  // a copy that somebody put there may not be durable
@@ -99,8 +103,7 @@ void OutputMaker::stamp_again(const std::vector<std::unique_ptr<File>>& shards, 
 void OutputMaker::set_constant_input_scales() {
   if (plan_.options.input_scale != InputScalePolicy::kConstant) return;
   for (uint32_t index = 0; index < plan_.tensors.size(); ++index) {
-    if (plan_.tensors[index].make == Make::kInputScale)
-      set_scalar(index, plan_.options.constant_input_scale);
+    if (plan_.tensors[index].make == Make::kInputScale) set_scalar(index, plan_.options.constant_input_scale);
   }
 }
 
@@ -173,9 +176,10 @@ void OutputMaker::make(const Unit& unit, std::span<const StoredLinear> views, st
             .weight = *next++,
             .block_scale = {}};
     if (task.linear->block_scale != kNone) task.block_scale = *next++;
+    if (needs_second_moments(plan_, *task.linear))
+      task.channel_weights = channel_weights_->of(*task.linear, unit.group->expert);
   }
-  const std::vector<MadeLinear> made =
-      make_group(source_, plan_, tasks, Kernels::kFast, device_maker_.get());
+  const std::vector<MadeLinear> made = make_group(source_, plan_, tasks, Kernels::kFast, device_maker_.get());
   DoneUnit done;
   if (unit.rows > 0) {
     add_rows(unit, places.tensors[0], bytes[0], made[0].counts, done);

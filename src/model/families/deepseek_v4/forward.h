@@ -1,8 +1,8 @@
-// model/families/deepseek_v4/forward.h - DeepSeek-V4's forward pass over calibration rows, one layer at a time, the weights
-// of a layer handed in as they are stored. Reference: the official inference/model.py, current revision,
-// without its simulated FP8/FP4 rounding of activations, KV and indexer. T is the compute dtype: bf16
-// (FP32 accumulation; activations rounded to BF16 where they enter a product or are kept, and once over a
-// chain of element-wise steps, where the reference rounds after each) or float (no rounding).
+// model/families/deepseek_v4/forward.h - DeepSeek-V4's forward pass over calibration rows, one layer at a
+// time, the weights of a layer handed in as they are stored. Reference: the official inference/model.py,
+// current revision, without its simulated FP8/FP4 rounding of activations, KV and indexer. T is the compute
+// dtype: bf16 (FP32 accumulation; activations rounded to BF16 where they enter a product or are kept, and
+// once over a chain of element-wise steps, where the reference rounds after each) or float (no rounding).
 //
 // Order of calls, per layer: begin_layer(), expert() for every routed expert in ascending order, end_layer().
 // Results do not depend on the number of threads. One object, one caller; it uses all threads itself.
@@ -43,6 +43,7 @@ class DeepseekV4Forward {
   // As those of ForwardPass.
   void set_input_scales(InputScales scales);
   void watch(LayerWatch watch);
+  void measure_second_moments();
 
   // Rows [first, first + count) of embed.weight (BF16 [V, D]) in `bytes`; call until all V were seen.
   void embed(uint64_t first, uint64_t count, std::span<const std::byte> bytes);

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <utility>
 
-#include "model/families/deepseek_v4/forward.h"
 #include "model/dense_tensors.h"
+#include "model/families/deepseek_v4/forward.h"
 
 namespace nibblecast {
 
@@ -26,6 +26,7 @@ class CpuForwardPass : public ForwardPass {
   void set_tick(Tick tick) override { forward_.set_tick(std::move(tick)); }
   void set_input_scales(InputScales scales) override { forward_.set_input_scales(std::move(scales)); }
   void watch(LayerWatch watch) override { forward_.watch(std::move(watch)); }
+  void measure_second_moments() override { forward_.measure_second_moments(); }
   void embed(uint64_t first, uint64_t count, std::span<const std::byte> bytes) override {
     forward_.embed(first, count, bytes);
   }
