@@ -5,6 +5,7 @@
 //   build/release/bench/formats_bench
 #include <benchmark/benchmark.h>
 
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <random>
@@ -16,10 +17,12 @@
 #include "formats/fp8_block.h"
 #include "formats/fp8_quantize.h"
 #include "formats/fp8_to_mxfp4.h"
+#include "formats/kernels.h"
 #include "formats/mxfp4.h"
 #include "formats/mxfp4_to_nvfp4.h"
 #include "formats/nonfinite.h"
 #include "formats/nvfp4_quantize.h"
+#include "formats/nvfp4_scales.h"
 #include "formats/stored_linear.h"
 
 namespace nibblecast {
@@ -119,6 +122,46 @@ const std::vector<bf16>& weights() {
   return made;
 }
 
+// Four octaves, as the mean squares of activations have.
+const std::vector<float>& channel_weights() {
+  static const std::vector<float> made = [] {
+    std::vector<float> values(kCols);
+    std::minstd_rand random(4);
+    std::uniform_real_distribution<float> exponent(-2, 2);
+    for (float& value : values) value = std::exp2(exponent(random));
+    return values;
+  }();
+  return made;
+}
+
+#if NIBBLECAST_X86_KERNELS
+// The sweep alone, over FP32 values: all 126 candidates, or those that can win. Picks must be equal.
+void sweep(benchmark::State& state, bool weighted, bool prune, std::string isa) {
+  const Nvfp4Kernels& kernels = isa == "avx512" ? kNvfp4Avx512 : kNvfp4Avx2;
+  constexpr size_t kBlocks = 512 * kCols / 16;
+  std::vector<float> values(16 * kBlocks), channels(16 * kBlocks);
+  for (size_t i = 0; i < values.size(); ++i)
+    values[i] = to_float(weights()[i]), channels[i] = channel_weights()[i % kCols];
+  const float amax = scan_amax(values.data(), values.size()).amax;
+  SweepScales scales = sweep_scales({WeightMethod::kMse, amax, nvfp4_scale_2(WeightMethod::kMse, amax)});
+  std::vector<uint8_t> picks(kBlocks), expected(kBlocks);
+  const auto run = [&](std::vector<uint8_t>& to) {
+    kernels.sweep_wide(values.data(), kBlocks, scales, weighted ? channels.data() : nullptr, to.data());
+  };
+  run(picks);
+  scales.doubles = false;  // without it nothing is left out
+  run(expected);
+  check_same(state, picks, expected, kBlocks);
+  scales.doubles = prune;
+  for (auto _ : state) {
+    run(picks);
+    benchmark::ClobberMemory();
+  }
+  set_bytes(state, values.size() * sizeof(float));
+}
+
+#endif
+
 // Everything of one weight on one thread: amax, table, encoding; BF16 bytes read.
 void quantize(benchmark::State& state, WeightMethod method, bool losses, std::string isa) {
   set_cpu_isa(isa);
@@ -128,10 +171,12 @@ void quantize(benchmark::State& state, WeightMethod method, bool losses, std::st
   std::vector<RowLoss> sums(kMethodRows);
   const auto run = [&](size_t rows) {
     Nvfp4Quantizer quantizer(method, scan_amax(values.data(), values.size()).amax);
-    quantizer.encode(values.data(), rows, kCols, codes.data(), scales.data(), losses ? sums.data() : nullptr);
+    quantizer.encode(values.data(), rows, kCols, codes.data(), scales.data(), losses ? sums.data() : nullptr,
+                     channel_weights().data());
     return quantizer;
   };
-  run(8).encode_ref(values.data(), 8, kCols, expected.data(), expected_scales.data());
+  run(8).encode_ref(values.data(), 8, kCols, expected.data(), expected_scales.data(), nullptr,
+                    channel_weights().data());
   check_same(state, codes, expected, expected.size());
   check_same(state, scales, expected_scales, expected_scales.size());
   const size_t rows = isa == "scalar" ? kMethodRows / 64 : kMethodRows;
@@ -250,6 +295,18 @@ void register_all() {
     benchmark::RegisterBenchmark(("quantize/four_over_six/" + name).c_str(), quantize,
                                  WeightMethod::kFourOverSix, false, name);
     benchmark::RegisterBenchmark(("quantize/mse/" + name).c_str(), quantize, WeightMethod::kMse, false, name);
+    benchmark::RegisterBenchmark(("quantize/wmse/" + name).c_str(), quantize, WeightMethod::kWmse, false,
+                                 name);
+#if NIBBLECAST_X86_KERNELS
+    for (const bool weighted : {false, true}) {
+      if (isa == CpuIsa::kScalar) break;
+      for (const bool prune : {false, true}) {
+        const std::string what =
+            std::string(weighted ? "weighted/" : "plain/") + (prune ? "pruned/" : "all/");
+        benchmark::RegisterBenchmark(("sweep/" + what + name).c_str(), sweep, weighted, prune, name);
+      }
+    }
+#endif
     benchmark::RegisterBenchmark(("fp8_quantize/" + name).c_str(), fp8_tiles, name);
   }
   benchmark::RegisterBenchmark("cast/keep", cast, NegativeZero::kKeep, false);

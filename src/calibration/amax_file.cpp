@@ -20,10 +20,12 @@ namespace {
 
 constexpr std::string_view kFirstFormat = "nibblecast.amax/1";
 constexpr std::string_view kSuffix = ".amax";
+constexpr std::string_view kMomentSuffix = ".second_moment";
 constexpr std::string_view kTokens = "experts.tokens";
 constexpr uint64_t kMaxLayer = 9999;
 // Each layer has a few hundred numbers; a file far beyond that is not what its name says.
 constexpr uint64_t kMaxTensorBytes = 1 << 20;
+constexpr uint64_t kMaxMomentBytes = 1 << 30;  // a number a channel, of each expert
 
 // Version 1: what follows "layers.N." -> the tap. Linears of one tap had an entry each.
 constexpr std::pair<std::string_view, std::string_view> kFirstNames[] = {
@@ -89,6 +91,14 @@ void add_amax(Builder& builder, const LayerAmax& layer) {
   }
 }
 
+void add_moments(Builder& builder, const LayerAmax& layer) {
+  for (const auto& [tap, values] : layer.second_moments) {
+    const uint64_t experts = is_of_experts(tap) ? layer.tokens.size() : 0;
+    builder.add<float>(layer_prefix(layer.layer) + tap + std::string(kMomentSuffix), Dtype::kF32,
+                       experts == 0 ? Shape{values.size()} : Shape{experts, values.size() / experts}, values);
+  }
+}
+
 // ---- reading
 
 struct LayerName {
@@ -139,6 +149,7 @@ class Reader {
       layer.tokens = read_vector<int64_t>(tensor, Dtype::kI64);
       return;
     }
+    if (!is_first_ && name->rest.ends_with(kMomentSuffix)) return read_moments(tensor, *name, layer);
     const std::string tap = tap_of(name->rest);
     if (tap.empty()) fail_name(tensor);
     const bool per_expert = is_of_experts(tap);
@@ -149,10 +160,22 @@ class Reader {
     std::ranges::transform(values, kept, kept.begin(), [](float a, float b) { return std::max(a, b); });
   }
 
+  void read_moments(const Tensor& tensor, const LayerName& name, LayerAmax& layer) {
+    const std::string tap(name.rest.substr(0, name.rest.size() - kMomentSuffix.size()));
+    if (tap.empty()) fail_name(tensor);
+    const bool per_expert = is_of_experts(tap);
+    const size_t dimensions = per_expert ? 2 : 1;
+    check_kind(tensor, Dtype::kF32, tensor.shape.size() == dimensions && tensor.size_bytes > 0,
+               per_expert ? "[experts, channels]" : "[channels]", kMaxMomentBytes);
+    if (per_expert) check_experts(tensor);
+    layer.second_moments[tap] = read_values<float>(tensor);
+  }
+
   // Of what follows "layers.N."; empty where it names none.
   std::string tap_of(std::string_view rest) const {
     if (is_first_) {
-      const auto found = std::ranges::find(kFirstNames, rest, &std::pair<std::string_view, std::string_view>::first);
+      const auto found =
+          std::ranges::find(kFirstNames, rest, &std::pair<std::string_view, std::string_view>::first);
       return found == std::end(kFirstNames) ? "" : std::string(found->second);
     }
     if (!rest.ends_with(kSuffix)) return "";
@@ -161,7 +184,8 @@ class Reader {
 
   [[noreturn]] void fail_name(const Tensor& tensor) const {
     fail(tensor, "no name of an amax file",
-         {.expected = is_first_ ? "layers.N.<module>.input_amax of DeepSeek-V4's modules" : "layers.N.<tap>.amax",
+         {.expected = is_first_ ? "layers.N.<module>.input_amax of DeepSeek-V4's modules"
+                                : "layers.N.<tap>.amax or .second_moment",
           .hint = "see docs/formats/amax.md"});
   }
 
@@ -177,8 +201,9 @@ class Reader {
     return read_values<T>(tensor);
   }
 
-  void check_kind(const Tensor& tensor, Dtype dtype, bool shape_fits, const char* shape) const {
-    if (tensor.dtype == dtype && shape_fits && tensor.size_bytes <= kMaxTensorBytes) return;
+  void check_kind(const Tensor& tensor, Dtype dtype, bool shape_fits, const char* shape,
+                  uint64_t most_bytes = kMaxTensorBytes) const {
+    if (tensor.dtype == dtype && shape_fits && tensor.size_bytes <= most_bytes) return;
     fail(tensor, "wrong dtype or shape",
          {.expected = fmt::format("{} {}", dtype_name(dtype), shape),
           .found = fmt::format("{} {}", dtype_name(tensor.dtype), shape_text(tensor.shape))});
@@ -232,7 +257,8 @@ std::vector<uint64_t> experts_without_tokens(const LayerAmax& layer) {
     if (layer.tokens[expert] == 0) starved.push_back(expert);
   }
   if (!layer.tokens.empty()) return starved;
-  const auto first = std::ranges::find_if(layer.taps, [](const auto& tap) { return is_of_experts(tap.first); });
+  const auto first =
+      std::ranges::find_if(layer.taps, [](const auto& tap) { return is_of_experts(tap.first); });
   if (first == layer.taps.end()) return starved;
   for (size_t expert = 0; expert < first->second.size(); ++expert) {
     if (first->second[expert] == 0) starved.push_back(expert);
@@ -257,6 +283,7 @@ void write_amax(FileSystem& files, const std::filesystem::path& path, const Amax
   // The 8-byte values first: then all are aligned.
   for (const LayerAmax& layer : amax.layers) add_tokens(builder, layer);
   for (const LayerAmax& layer : amax.layers) add_amax(builder, layer);
+  for (const LayerAmax& layer : amax.layers) add_moments(builder, layer);
   auto metadata = amax.metadata;
   metadata["format"] = kAmaxFormat;
   write_text_durably(files, path, builder.file(metadata));

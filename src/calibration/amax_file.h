@@ -36,7 +36,8 @@ void write_amax(FileSystem& files, const std::filesystem::path& path, const Amax
 
 // Version 2, or version 1, which names DeepSeek-V4's modules instead of taps. Accepts a file that holds just
 // some of the tensors. Refuses (kBadInput, by tensor): another format, unknown names, wrong dtypes or shapes,
-// NaN, infinite or negative values, vectors of one layer with different lengths.
+// NaN, infinite or negative values, vectors of one layer with different lengths. Second moments of routed
+// experts are written with the layer's tokens.
 AmaxFile read_amax(FileSystem& files, const std::filesystem::path& path);
 
 }  // namespace nibblecast

@@ -127,7 +127,15 @@ void require_one_origin(const ActivationOptions& options) {
 }
 
 void require_origin(const ActivationOptions& options, const Plan& plan) {
-  if (!options.amax.empty() && plan.options.input_scale == InputScalePolicy::kConstant) {
+  if (plan.needs_second_moments() && options.amax.empty()) {
+    throw Error(
+        ErrorKind::kUsage, {}, "weight_method wmse needs second moments of the activations",
+        {.hint =
+             "measure them first: `nibblecast calibrate SRC --calib TEXTS --second-moments -o FILE`, then "
+             "give --amax FILE in place of --calib; or take --weight-method mse, which needs none"});
+  }
+  if (!options.amax.empty() && plan.options.input_scale == InputScalePolicy::kConstant &&
+      !plan.needs_second_moments()) {
     throw Error(ErrorKind::kUsage, {}, "--amax and a constant --input-scale exclude each other",
                 {.hint = "nothing of the amax file would be used"});
   }
@@ -195,6 +203,13 @@ bool require_own_amax(const std::string& output, const Checkpoint& source, const
                 {.expected = own.at(key),
                  .found = said == found.metadata.end() ? "none" : printable(said->second),
                  .hint = "name another file, or remove it"});
+  }
+  const bool has_moments =
+      std::ranges::all_of(found.layers, [](const LayerAmax& layer) { return !layer.second_moments.empty(); });
+  if (plan.options.second_moments && !has_moments) {
+    throw Error(ErrorKind::kRefused, {.file = output},
+                "is this calibration's amax file without second moments",
+                {.hint = "name another file, or remove it"});
   }
   return found.layers.size() == plan.layers();
 }

@@ -135,6 +135,8 @@ void add_calibrate(CLI::App& app, CommonOptions& common, Action& action) {
   add_path(command, "-o,--output", arguments->output, "FILE", "the amax file, written after every layer")
       ->required();
   add_compute_dtype(command, arguments->options.compute_dtype);
+  command.add_flag("--second-moments", arguments->options.second_moments,
+                   "measure the mean square of every channel too: for --weight-method wmse");
   add_job_options(command, arguments->job);
   add_require(command, arguments->conditions, kCalibrationConditions);
   add_threads_options(command, common);

@@ -232,7 +232,7 @@ void add_quantize_options(CLI::App& app, QuantizeOptions& options) {
                             {"compressed-tensors", OutputFormat::kCompressedTensors}},
                            "how the output names things (auto: the family's)");
   add_parsed<RecipeMethod>(app, "--weight-method", options.weight_method, parse_recipe_method,
-                           "cast|max|mse|four_over_six", "instead of the recipe's");
+                           "cast|max|mse|four_over_six|wmse", "instead of the recipe's");
   add_parsed<KvCache>(app, "--kv-cache", options.kv_cache, parse_kv_cache, "none|fp8_cast|fp8|nvfp4_cast",
                       "instead of the recipe's");
   add_compute_dtype(app, options.compute_dtype);

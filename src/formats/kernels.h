@@ -32,17 +32,21 @@ struct Mxfp4Values {
   alignas(64) uint16_t bits[256][16];
 };
 
-// What the kMse search of one group looks up: the squared error of a BF16 magnitude depends on the candidate
-// and nothing else. Magnitudes below the first row become 0 under every candidate, so their error is their
-// square.
-inline constexpr size_t kMseChunk = 16;  // candidates searched together
-inline constexpr size_t kMseChunks = 8;  // 126 candidates and two of infinite error
+// What a sweep over the 126 block scales of a group looks at (formats/nvfp4_sweep.h).
+inline constexpr size_t kSweepScales = 126;  // ascending
+inline constexpr size_t kSweepRow = 128;     // with two more, so that rows lie at 64 bytes
+struct SweepScales {
+  alignas(64) float scales[kSweepRow];  // the two more are 1, which no sweep chooses
+  alignas(64) float limits[kSweepRow];  // 6 * scale; of the two more infinite
+  bool doubles = false;                 // scales[k + 8] == 2 * scales[k] for k >= 7
+};
+
+// The squared error of a BF16 magnitude depends on the scale and nothing else. Magnitudes below the first row
+// become 0 under every scale, so their error is their square.
 struct MseRows {
-  uint32_t first = 0, rows = 0;   // BF16 bits of the first row's magnitude; how many follow. At least one
-  const float* errors = nullptr;  // [rows, 128], at 64 bytes
-  const float* minima = nullptr;  // [rows, 8], at 32 bytes: the least error of each chunk
-  const uint8_t* first_chunk =
-      nullptr;  // [rows]: the chunk to look at first if the block's amax is this row's
+  uint32_t first = 0, rows = 0;    // BF16 bits of the first row's magnitude; how many follow. At least one
+  const float* errors = nullptr;   // [rows, 128], at 64 bytes
+  const uint8_t* start = nullptr;  // [rows]: the first scale under which the magnitude is at most 6, or 125
 };
 
 // The parts of Nvfp4Quantizer::encode, over consecutive blocks of 16 values of a type.
@@ -61,10 +65,13 @@ struct Nvfp4Kernels {
   Nvfp4ValueKernels<float> wide;
   // row[i] = squared_error(magnitude, scales[i]), i < 128.
   void (*error_row)(float magnitude, const float* scales, float* row);
-  // picks[b]: index of the best candidate, the first of equals.
-  void (*pick_candidates)(const bf16* values, size_t blocks, const MseRows& table, uint8_t* picks);
-  // The same without a table, of the 126 candidates' scales, ascending.
-  void (*search_candidates)(const float* values, size_t blocks, const float* scales, uint8_t* picks);
+  // picks[b]: index of the scale of least loss, the first of equals. weights [16 * blocks]: each squared
+  // error times that of its value; null: plain.
+  void (*sweep)(const bf16* values, size_t blocks, const MseRows& table, const SweepScales& scales,
+                const float* weights, uint8_t* picks);
+  // The same without a table.
+  void (*sweep_wide)(const float* values, size_t blocks, const SweepScales& scales, const float* weights,
+                     uint8_t* picks);
   // out[16 * blocks] = the values; scales[byte]: e4m3(byte) * scale_2.
   void (*decode)(const uint8_t* codes, const uint8_t* block_scales, size_t blocks, const float* scales,
                  float* out);

@@ -18,8 +18,6 @@ namespace nibblecast {
 namespace {
 
 constexpr size_t kBlock = 16;
-constexpr size_t kMseRow = kMseChunk * kMseChunks;
-
 const Nvfp4Kernels* kernels() {
 #if NIBBLECAST_X86_KERNELS
   switch (cpu_isa()) {
@@ -34,56 +32,46 @@ const Nvfp4Kernels* kernels() {
   return nullptr;
 }
 
+bool is_sweep(WeightMethod method) { return method == WeightMethod::kMse || method == WeightMethod::kWmse; }
+
 uint32_t magnitude_bits(float amax) { return std::bit_cast<uint32_t>(amax) >> 16; }
 
 }  // namespace
 
 struct MseTable {
+  SweepScales sweep;
   MseRows rows;
-  Buffer errors, minima;
-  std::vector<uint8_t> first_chunk;
-  uint8_t block_scales[kMseRow] = {};
-  alignas(64) float search_scales[kMseRow] = {};
+  Buffer errors;
+  std::vector<uint8_t> start;
+  uint8_t block_scales[kMseCandidates] = {};
 
   MseTable(const Nvfp4Scales& scales, float amax);
 
  private:
-  void fill_row(uint32_t row, float* errors_row, float* minima_row);
+  uint8_t start_of(float magnitude) const;
 };
 
-MseTable::MseTable(const Nvfp4Scales& scales, float amax) {
-  for (size_t k = 0; k < kMseCandidates; ++k) {
-    block_scales[k] = scales.static_scale(scales.candidate_amax(k));
-    search_scales[k] = scales.search_scale(scales.candidate_amax(k));
-  }
+MseTable::MseTable(const Nvfp4Scales& scales, float amax) : sweep(sweep_scales(scales)) {
+  for (size_t k = 0; k < kMseCandidates; ++k) block_scales[k] = scales.static_scale(scales.candidate_amax(k));
   // The least candidate scale is above amax * 2^-21 or 0, and a quarter of it still becomes 0.
   const uint32_t last = magnitude_bits(amax), octaves = 23;
   rows.first = last / 128 < octaves ? 0 : (last / 128 - octaves) * 128;
   rows.rows = last - rows.first + 1;
-  errors = Buffer(rows.rows * kMseRow * sizeof(float));
-  minima = Buffer(rows.rows * kMseChunks * sizeof(float));
-  first_chunk.resize(rows.rows);
+  errors = Buffer(rows.rows * kSweepRow * sizeof(float));
+  start.resize(rows.rows);
   auto* error = reinterpret_cast<float*>(errors.data());
-  auto* minimum = reinterpret_cast<float*>(minima.data());
-  for (uint32_t row = 0; row < rows.rows; ++row)
-    fill_row(row, error + row * kMseRow, minimum + row * kMseChunks);
+  for (uint32_t row = 0; row < rows.rows; ++row) {
+    const float magnitude = std::bit_cast<float>((rows.first + row) << 16);
+    kernels()->error_row(magnitude, sweep.scales, error + row * kSweepRow);
+    start[row] = start_of(magnitude);
+  }
   rows.errors = error;
-  rows.minima = minimum;
-  rows.first_chunk = first_chunk.data();
+  rows.start = start.data();
 }
 
-void MseTable::fill_row(uint32_t row, float* errors_row, float* minima_row) {
-  const float magnitude = std::bit_cast<float>((rows.first + row) << 16);
-  kernels()->error_row(magnitude, search_scales, errors_row);
-  std::fill(errors_row + kMseCandidates, errors_row + kMseRow, std::numeric_limits<float>::infinity());
-  for (size_t chunk = 0; chunk < kMseChunks; ++chunk) {
-    const float* begin = errors_row + chunk * kMseChunk;
-    minima_row[chunk] = *std::min_element(begin, begin + kMseChunk);
-  }
-  // Often the best lies from where the magnitude is 6 steps on.
-  size_t k = 0;
-  while (k + 1 < kMseCandidates && search_scales[k] * 6 < magnitude) ++k;
-  first_chunk[row] = static_cast<uint8_t>(k / kMseChunk);
+uint8_t MseTable::start_of(float magnitude) const {
+  const float* const end = sweep.limits + kMseCandidates - 1;
+  return static_cast<uint8_t>(std::lower_bound(sweep.limits, end, magnitude) - sweep.limits);
 }
 
 namespace {
@@ -91,13 +79,13 @@ namespace {
 const Nvfp4ValueKernels<bf16>& value_kernels(const Nvfp4Kernels& kernels, bf16) { return kernels.narrow; }
 const Nvfp4ValueKernels<float>& value_kernels(const Nvfp4Kernels& kernels, float) { return kernels.wide; }
 
-void pick_candidates(const Nvfp4Kernels& kernels, const MseTable& mse, const bf16* values, size_t blocks,
-                     uint8_t* picks) {
-  kernels.pick_candidates(values, blocks, mse.rows, picks);
+void sweep(const Nvfp4Kernels& kernels, const MseTable& mse, const bf16* values, size_t blocks,
+           const float* weights, uint8_t* picks) {
+  kernels.sweep(values, blocks, mse.rows, mse.sweep, weights, picks);
 }
-void pick_candidates(const Nvfp4Kernels& kernels, const MseTable& mse, const float* values, size_t blocks,
-                     uint8_t* picks) {
-  kernels.search_candidates(values, blocks, mse.search_scales, picks);
+void sweep(const Nvfp4Kernels& kernels, const MseTable& mse, const float* values, size_t blocks,
+           const float* weights, uint8_t* picks) {
+  kernels.sweep_wide(values, blocks, mse.sweep, weights, picks);
 }
 
 // Some blocks at a time, so that what is between the steps stays in the first-level cache.
@@ -115,13 +103,14 @@ class BlockEncoder {
       divisor_of_[code] = decode_e4m3(static_cast<uint8_t>(code)) * scale_2;
   }
 
-  // sums: 16 of errors, then 16 of squares; or null.
-  void encode(const T* values, size_t blocks, uint8_t* codes, uint8_t* block_scales, double* sums) {
+  // sums: 16 of errors, then 16 of squares; or null. weights [16 * blocks]; or null.
+  void encode(const T* values, size_t blocks, uint8_t* codes, uint8_t* block_scales, double* sums,
+              const float* weights) {
     for (size_t begin = 0; begin < blocks; begin += kBatch) {
       const size_t count = std::min(kBatch, blocks - begin);
       const T* from = values + begin * kBlock;
       uint8_t *to = codes + begin * kBlock / 2, *scales = block_scales + begin;
-      choose_scales(from, count, scales);
+      choose_scales(from, count, scales, weights == nullptr ? nullptr : weights + begin * kBlock);
       for (size_t i = 0; i < count; ++i) divisors_[i] = divisor_of_[scales[i]];
       kernel_.encode(from, divisors_, count, to);
       if (sums == nullptr) continue;
@@ -133,9 +122,9 @@ class BlockEncoder {
  private:
   static constexpr size_t kBatch = 256;
 
-  void choose_scales(const T* values, size_t count, uint8_t* scales) {
-    if (method_ == WeightMethod::kMse) {
-      pick_candidates(kernels_, *mse_, values, count, scales);
+  void choose_scales(const T* values, size_t count, uint8_t* scales, const float* weights) {
+    if (mse_ != nullptr) {
+      sweep(kernels_, *mse_, values, count, weights, scales);
       for (size_t i = 0; i < count; ++i) scales[i] = mse_->block_scales[scales[i]];
       return;
     }
@@ -208,7 +197,7 @@ float nvfp4_scale_2(WeightMethod method, float amax) {
 Nvfp4Quantizer::Nvfp4Quantizer(WeightMethod method, float amax)
     : method_(method), amax_(amax), scale_2_(nvfp4_scale_2(method, amax)) {
   assert(std::isfinite(amax) && amax >= 0);
-  if (method == WeightMethod::kMse && amax > 0 && kernels() != nullptr)
+  if (is_sweep(method) && amax > 0 && kernels() != nullptr)
     mse_ = std::make_unique<const MseTable>(Nvfp4Scales(method, amax, scale_2_), amax);
 }
 
@@ -218,21 +207,27 @@ Nvfp4Quantizer& Nvfp4Quantizer::operator=(Nvfp4Quantizer&&) noexcept = default;
 
 template <class T>
 void Nvfp4Quantizer::encode(const T* values, size_t rows, size_t cols, uint8_t* codes, uint8_t* block_scales,
-                            RowLoss* losses) const {
-  assert(cols % kBlock == 0);
+                            RowLoss* losses, const float* channel_weights) const {
+  assert(cols % kBlock == 0 && (method_ != WeightMethod::kWmse || channel_weights != nullptr));
   const Nvfp4Kernels* kernel = kernels();
-  if (kernel == nullptr || amax_ == 0) return encode_ref(values, rows, cols, codes, block_scales, losses);
+  if (kernel == nullptr || amax_ == 0)
+    return encode_plain(values, rows, cols, codes, block_scales, losses, channel_weights, true);
   BlockEncoder<T> encoder(*kernel, method_, amax_, scale_2_, mse_.get());
+  const float* const weights = method_ == WeightMethod::kWmse ? channel_weights : nullptr;
   const size_t blocks = cols / kBlock;
-  if (losses == nullptr) return encoder.encode(values, rows * blocks, codes, block_scales, nullptr);
+  if (losses == nullptr && weights == nullptr)
+    return encoder.encode(values, rows * blocks, codes, block_scales, nullptr, nullptr);
   for (size_t row = 0; row < rows; ++row) {
     double sums[2 * kBlock] = {};
-    encoder.encode(values + row * cols, blocks, codes + row * cols / 2, block_scales + row * blocks, sums);
-    losses[row] = add_up(sums);
+    encoder.encode(values + row * cols, blocks, codes + row * cols / 2, block_scales + row * blocks,
+                   losses == nullptr ? nullptr : sums, weights);
+    if (losses != nullptr) losses[row] = add_up(sums);
   }
 }
 
-template void Nvfp4Quantizer::encode(const bf16*, size_t, size_t, uint8_t*, uint8_t*, RowLoss*) const;
-template void Nvfp4Quantizer::encode(const float*, size_t, size_t, uint8_t*, uint8_t*, RowLoss*) const;
+template void Nvfp4Quantizer::encode(const bf16*, size_t, size_t, uint8_t*, uint8_t*, RowLoss*,
+                                     const float*) const;
+template void Nvfp4Quantizer::encode(const float*, size_t, size_t, uint8_t*, uint8_t*, RowLoss*,
+                                     const float*) const;
 
 }  // namespace nibblecast

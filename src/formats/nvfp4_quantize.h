@@ -8,6 +8,7 @@
 //
 //   kMax          the block's amax goes to 6
 //   kMse          of the 126 E4M3 numbers the block scale of least squared error, the smallest such
+//   kWmse         the same, each squared error times its channel's weight (formats/channel_weights.h)
 //   kFourOverSix  the block's amax goes to 6 or to 4, whichever has less squared error, 6 on ties; block
 //   scales
 //                 are normalized to 256 instead of 448, so that 1.5 times the largest is still an E4M3 number
@@ -26,7 +27,7 @@
 
 namespace nibblecast {
 
-enum class WeightMethod { kMax, kMse, kFourOverSix };
+enum class WeightMethod { kMax, kMse, kFourOverSix, kWmse };
 
 struct AmaxScan {
   float amax = 0;                    // largest magnitude of the finite values seen
@@ -48,9 +49,9 @@ struct RowLoss {
 // weight_scale_2 of a group of this amax: amax / 2688; with kFourOverSix amax / 1536; 1 for amax 0.
 float nvfp4_scale_2(WeightMethod method, float amax);
 
-struct MseTable;  // kMse: the candidates, and the squared error of each BF16 magnitude under each of them
+struct MseTable;  // kMse, kWmse: the candidates, and the squared error of each BF16 magnitude under each
 
-// Immutable; encode may run in several threads. With kMse it holds up to 1.6 MB.
+// Immutable; encode may run in several threads. With kMse and kWmse it holds up to 1.6 MB.
 class Nvfp4Quantizer {
  public:
   // Requires amax finite and >= 0.
@@ -62,16 +63,21 @@ class Nvfp4Quantizer {
   float scale_2() const { return scale_2_; }
 
   // values [rows, cols], cols % 16 == 0, finite, none above the amax in magnitude -> codes [rows, cols / 2]
-  // and block_scales [rows, cols / 16], which may be unaligned. losses [rows], unless null.
+  // and block_scales [rows, cols / 16], which may be unaligned. losses [rows], unless null; unweighted with
+  // any method. channel_weights [cols], finite and > 0: of kWmse, which must have them; others look at none.
   template <class T>
   void encode(const T* values, size_t rows, size_t cols, uint8_t* codes, uint8_t* block_scales,
-              RowLoss* losses = nullptr) const;
-  // The definition; same bytes and sums.
+              RowLoss* losses = nullptr, const float* channel_weights = nullptr) const;
+  // The definition: kMse and kWmse try all candidates. Same bytes and sums.
   template <class T>
   void encode_ref(const T* values, size_t rows, size_t cols, uint8_t* codes, uint8_t* block_scales,
-                  RowLoss* losses = nullptr) const;
+                  RowLoss* losses = nullptr, const float* channel_weights = nullptr) const;
 
  private:
+  template <class T>
+  void encode_plain(const T* values, size_t rows, size_t cols, uint8_t* codes, uint8_t* block_scales,
+                    RowLoss* losses, const float* channel_weights, bool prune) const;
+
   WeightMethod method_;
   float amax_;
   float scale_2_;

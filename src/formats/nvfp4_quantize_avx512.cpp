@@ -1,13 +1,12 @@
 #include <immintrin.h>
 
 #include "formats/kernels.h"
+#include "formats/nvfp4_sweep.h"
 
 namespace nibblecast {
 namespace {
 
 constexpr size_t kBlock = 16;
-constexpr size_t kRow = kMseChunk * kMseChunks;
-constexpr size_t kCandidates = 126;
 
 __m256i load_bits(const bf16* values) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(values)); }
 
@@ -63,13 +62,17 @@ void block_amax(const float* values, size_t blocks, float* amax) {
     amax[block] = _mm512_reduce_max_ps(load_magnitudes(values + kBlock * block));
 }
 
-float block_loss(__m512 magnitudes, float scale) {
-  const __m512 errors = squared_errors(magnitudes, _mm512_set1_ps(scale));
+// As sum_of_16.
+float sum_of(__m512 errors) {
   alignas(32) float pairs[8];
   _mm256_store_ps(pairs, _mm256_add_ps(_mm512_castps512_ps256(errors), _mm512_extractf32x8_ps(errors, 1)));
   float sum = pairs[0];
   for (int i = 1; i < 8; ++i) sum += pairs[i];
   return sum;
+}
+
+float block_loss(__m512 magnitudes, float scale) {
+  return sum_of(squared_errors(magnitudes, _mm512_set1_ps(scale)));
 }
 
 template <class T>
@@ -79,118 +82,173 @@ void block_losses(const T* values, const float* scales, size_t blocks, float* lo
 }
 
 void error_row(float magnitude, const float* scales, float* row) {
-  for (size_t i = 0; i < kRow; i += 16)
+  for (size_t i = 0; i < kSweepRow; i += 16)
     _mm512_storeu_ps(row + i, squared_errors(_mm512_set1_ps(magnitude), _mm512_loadu_ps(scales + i)));
 }
 
-// The table's rows of a block's 16 values. Values without a row get one here.
-struct BlockRows {
-  const float* rows[kBlock];
-  alignas(64) float small[kBlock][kRow];
+// What blocks have alike, of nvfp4_sweep.h. Weights: whether each error has one.
+template <bool kWeights>
+class Losses {
+ public:
+  unsigned at_most(float loss) const { return _mm512_cmp_ps_mask(losses_, _mm512_set1_ps(loss), _CMP_LE_OQ); }
+
+ protected:
+  Losses(const SweepScales& scales, __m512 magnitudes, const float* weights)
+      : scales_(scales), magnitudes_(magnitudes), weights_(weights) {}
+
+  // Of the block's values in order.
+  __m512 weighted(__m512 errors) const {
+    if constexpr (kWeights) return _mm512_mul_ps(errors, _mm512_loadu_ps(weights_));
+    return errors;
+  }
+  // error(i): of value i under 16 scales from `first` on.
+  // What is lost at least under scales 0 .. k.
+  float floor_of_all(size_t k) const {
+    const __m512 above =
+        _mm512_max_ps(_mm512_sub_ps(magnitudes_, _mm512_set1_ps(scales_.limits[k])), _mm512_setzero_ps());
+    return sum_of(weighted(_mm512_mul_ps(above, above)));
+  }
+  template <class Error>
+  Least least_of(size_t first, const Error& error) {
+    const auto pair = [&](size_t i) {
+      return _mm512_add_ps(of_value(error(i), i), of_value(error(i + 8), i + 8));
+    };
+    __m512 sum = pair(0);
+    for (size_t i = 1; i < 8; ++i) sum = _mm512_add_ps(sum, pair(i));
+    losses_ = sum;
+    const float least = _mm512_reduce_min_ps(sum);
+    return {least, first + static_cast<size_t>(__builtin_ctz(at_most(least)))};
+  }
+
+  const SweepScales& scales_;
+  const __m512 magnitudes_;
+  const float* const weights_;
+
+ private:
+  __m512 of_value(__m512 errors, size_t i) const {
+    if constexpr (kWeights) return _mm512_mul_ps(errors, _mm512_set1_ps(weights_[i]));
+    return errors;
+  }
+
+  __m512 losses_;
 };
 
-void find_rows(const uint16_t* magnitudes, const MseRows& table, BlockRows& found) {
-  for (size_t i = 0; i < kBlock; ++i) {
-    const uint32_t bits = magnitudes[i];
-    if (bits >= table.first) {
-      found.rows[i] = table.errors + (bits - table.first) * kRow;
-      continue;
+// Errors come from the table's rows of the values; a value without a row gets one here.
+template <bool kWeights>
+class TableBlock : public Losses<kWeights> {
+ public:
+  TableBlock(const SweepScales& scales, const float* weights, const uint16_t* bits, uint32_t amax,
+             const MseRows& table)
+      : Losses<kWeights>(scales, to_floats(_mm256_load_si256(reinterpret_cast<const __m256i*>(bits))),
+                         weights),
+        start_(table.start[amax - table.first]),
+        amax_row_(table.errors + (amax - table.first) * kSweepRow) {
+    for (size_t i = 0; i < kBlock; ++i) {
+      if (bits[i] >= table.first)
+        rows_[i] = table.errors + (bits[i] - table.first) * kSweepRow;
+      else
+        add_small(i, bits[i]);
     }
-    const __m512 value = _mm512_castsi512_ps(_mm512_set1_epi32(static_cast<int>(bits << 16)));
-    for (size_t k = 0; k < kRow; k += 16) _mm512_store_ps(found.small[i] + k, _mm512_mul_ps(value, value));
-    found.rows[i] = found.small[i];
   }
-}
 
-__m512 chunk_losses(const BlockRows& block, size_t chunk) {
-  const auto pair = [&](size_t i) {
-    const size_t at = chunk * kMseChunk;
-    return _mm512_add_ps(_mm512_load_ps(block.rows[i] + at), _mm512_load_ps(block.rows[i + 8] + at));
-  };
-  __m512 sum = pair(0);
-  for (size_t i = 1; i < 8; ++i) sum = _mm512_add_ps(sum, pair(i));
-  return sum;
-}
-
-// A candidate's loss is at least the error of the block's largest value alone, because adding what is not
-// negative never makes a float less. So a chunk whose least such error is above the best loss is left out.
-uint8_t pick_candidate(const uint16_t* magnitudes, const MseRows& table, BlockRows& rows) {
-  uint32_t amax = 0;
-  for (size_t i = 0; i < kBlock; ++i) amax = magnitudes[i] > amax ? magnitudes[i] : amax;
-  if (amax < table.first) return 0;
-  find_rows(magnitudes, table, rows);
-  const __m256 minima = _mm256_load_ps(table.minima + (amax - table.first) * kMseChunks);
-  float least = __builtin_inff();
-  size_t best = kRow;
-  unsigned left = (1u << kMseChunks) - 1;
-  for (size_t chunk = table.first_chunk[amax - table.first];; chunk = __builtin_ctz(left)) {
-    const __m512 losses = chunk_losses(rows, chunk);
-    const float chunk_least = _mm512_reduce_min_ps(losses);
-    const __mmask16 equal = _mm512_cmpeq_ps_mask(losses, _mm512_set1_ps(chunk_least));
-    const size_t index = chunk * kMseChunk + __builtin_ctz(equal);
-    if (chunk_least < least || (chunk_least == least && index < best)) {
-      least = chunk_least;
-      best = index;
-    }
-    left &= ~(1u << chunk) & _mm256_cmp_ps_mask(minima, _mm256_set1_ps(least), _CMP_LE_OQ);
-    if (left == 0) return static_cast<uint8_t>(best);
+  size_t start() const { return start_; }
+  // Unweighted, the largest value alone, where it saturates.
+  float floor(size_t k) const {
+    if constexpr (kWeights) return this->floor_of_all(k);
+    return k < start_ ? amax_row_[k] : 0;
   }
-}
+  Least window(size_t first) {
+    return this->least_of(first, [&](size_t i) { return _mm512_loadu_ps(rows_[i] + first); });
+  }
+  float loss(size_t k) const {
+    alignas(64) float errors[kBlock];
+    for (size_t i = 0; i < kBlock; ++i) errors[i] = rows_[i][k];
+    return sum_of(this->weighted(_mm512_load_ps(errors)));
+  }
 
-void pick_candidates(const bf16* values, size_t blocks, const MseRows& table, uint8_t* picks) {
-  BlockRows rows;
+ private:
+  void add_small(size_t i, uint16_t bits) {
+    const __m512 value = _mm512_castsi512_ps(_mm512_set1_epi32(bits << 16));
+    for (size_t k = 0; k < kSweepRow; k += 16) _mm512_store_ps(small_[i] + k, _mm512_mul_ps(value, value));
+    rows_[i] = small_[i];
+  }
+
+  const size_t start_;
+  const float* const amax_row_;
+  const float* rows_[kBlock];
+  alignas(64) float small_[kBlock][kSweepRow];
+};
+
+template <bool kWeights>
+void sweep_rows(const bf16* values, size_t blocks, const MseRows& table, const SweepScales& scales,
+                const float* weights, uint8_t* picks) {
   alignas(32) uint16_t magnitudes[kBlock];
   const __m256i last = _mm256_set1_epi16(static_cast<int16_t>(table.first + table.rows - 1));
   for (size_t block = 0; block < blocks; ++block) {
     const __m256i bits = _mm256_min_epu16(magnitude_bits(values + kBlock * block), last);
     _mm256_store_si256(reinterpret_cast<__m256i*>(magnitudes), bits);
-    picks[block] = pick_candidate(magnitudes, table, rows);
+    uint32_t amax = 0;
+    for (size_t i = 0; i < kBlock; ++i) amax = magnitudes[i] > amax ? magnitudes[i] : amax;
+    picks[block] = 0;
+    if (amax < table.first) continue;  // 0 under every scale
+    TableBlock<kWeights> found(scales, weights + kBlock * block * kWeights, magnitudes, amax, table);
+    picks[block] = sweep_block(found, scales.doubles);
   }
 }
 
-// The first scale under which the block's amax becomes at most 6, or the last one.
-size_t first_of_search(const float* scales, float amax) {
-  size_t low = 0, high = kCandidates - 1;
-  while (low < high) {
-    const size_t middle = (low + high) / 2;
-    if (scales[middle] * 6.0f < amax)
-      low = middle + 1;
-    else
-      high = middle;
-  }
-  return low;
+void sweep(const bf16* values, size_t blocks, const MseRows& table, const SweepScales& scales,
+           const float* weights, uint8_t* picks) {
+  (weights == nullptr ? sweep_rows<false> : sweep_rows<true>)(values, blocks, table, scales, weights, picks);
 }
 
-// From there down until the amax alone, which saturates, has an error above the least loss, and up until all
-// values become 0: no other can win.
-uint8_t search_candidate(const float* values, const float* scales) {
-  const __m512 magnitudes = load_magnitudes(values);
-  const float amax = _mm512_reduce_max_ps(magnitudes);
-  const size_t start = first_of_search(scales, amax);
-  float least = __builtin_inff();
-  size_t best = kRow;
-  const auto consider = [&](size_t k) {
-    const float loss = block_loss(magnitudes, scales[k]);
-    if (loss < least || (loss == least && k < best)) {
-      least = loss;
-      best = k;
+template <bool kWeights>
+class WideBlock : public Losses<kWeights> {
+ public:
+  WideBlock(const SweepScales& scales, const float* weights, const float* values)
+      : Losses<kWeights>(scales, load_magnitudes(values), weights) {
+    _mm512_store_ps(each_, this->magnitudes_);
+    amax_ = _mm512_reduce_max_ps(this->magnitudes_);
+  }
+
+  size_t start() const {
+    const __m512 amax = _mm512_set1_ps(amax_);
+    size_t below = 0;
+    for (size_t k = 0; k < kSweepRow; k += 16) {
+      const __mmask16 less = _mm512_cmp_ps_mask(_mm512_load_ps(this->scales_.limits + k), amax, _CMP_LT_OQ);
+      below += static_cast<size_t>(__builtin_popcount(less));
     }
-  };
-  for (size_t k = start + 1; k-- > 0;) {
-    consider(k);
-    const float error = amax - 6.0f * scales[k];
-    if (error >= 0 && error * error > least) break;
+    return below < kSweepScales ? below : kSweepScales - 1;
   }
-  for (size_t k = start + 1; k < kCandidates; ++k) {
-    consider(k);
-    if (amax / scales[k] <= 0.25f) break;
+  Least window(size_t first) {
+    const __m512 scales = _mm512_loadu_ps(this->scales_.scales + first);
+    return this->least_of(first, [&](size_t i) { return squared_errors(_mm512_set1_ps(each_[i]), scales); });
   }
-  return static_cast<uint8_t>(best);
+  float floor(size_t k) const {
+    if constexpr (kWeights) return this->floor_of_all(k);
+    const float above = amax_ - this->scales_.limits[k];
+    return above > 0 ? above * above : 0;
+  }
+  float loss(size_t k) const {
+    return sum_of(this->weighted(squared_errors(this->magnitudes_, _mm512_set1_ps(this->scales_.scales[k]))));
+  }
+
+ private:
+  float amax_;
+  alignas(64) float each_[kBlock];
+};
+
+template <bool kWeights>
+void sweep_values(const float* values, size_t blocks, const SweepScales& scales, const float* weights,
+                  uint8_t* picks) {
+  for (size_t block = 0; block < blocks; ++block) {
+    WideBlock<kWeights> found(scales, weights + kBlock * block * kWeights, values + kBlock * block);
+    picks[block] = sweep_block(found, scales.doubles);
+  }
 }
 
-void search_candidates(const float* values, size_t blocks, const float* scales, uint8_t* picks) {
-  for (size_t block = 0; block < blocks; ++block)
-    picks[block] = search_candidate(values + kBlock * block, scales);
+void sweep_wide(const float* values, size_t blocks, const SweepScales& scales, const float* weights,
+                uint8_t* picks) {
+  (weights == nullptr ? sweep_values<false> : sweep_values<true>)(values, blocks, scales, weights, picks);
 }
 
 template <class T>
@@ -233,8 +291,8 @@ void add_losses(const T* values, const float* decoded, size_t blocks, double* er
 const Nvfp4Kernels kNvfp4Avx512 = {{block_amax, block_losses<bf16>, encode<bf16>, add_losses<bf16>},
                                    {block_amax, block_losses<float>, encode<float>, add_losses<float>},
                                    error_row,
-                                   pick_candidates,
-                                   search_candidates,
+                                   sweep,
+                                   sweep_wide,
                                    decode_nvfp4_avx512};
 
 }  // namespace nibblecast

@@ -356,7 +356,7 @@ void scan_amax_cuda(CudaStreamHandle stream, const T* values, size_t count, size
 template <class T>
 void encode_nvfp4_cuda(CudaStreamHandle stream, WeightMethod method, const float* amax, const T* values,
                        size_t rows, size_t cols, uint8_t* codes, uint8_t* block_scales, RowLoss* losses) {
-  assert(cols % kBlock == 0);
+  assert(cols % kBlock == 0 && method != WeightMethod::kWmse);
   const size_t blocks = rows * (cols / kBlock);
   if (blocks > 0) {
     const auto launch = method == WeightMethod::kMax   ? launch_encode<WeightMethod::kMax, T>

@@ -21,7 +21,7 @@ template <class T>
 void scan_amax_cuda(CudaStreamHandle stream, const T* values, size_t count, size_t first_index, float* amax,
                     uint64_t* non_finite);
 
-// Nvfp4Quantizer(method, *amax).encode(...). `values` at 16 bytes, `codes` at 8. What becomes of values that
+// Nvfp4Quantizer(method, *amax).encode(...), of any method but kWmse. `values` at 16 bytes, `codes` at 8. What becomes of values that
 // are not finite is undefined.
 template <class T>
 void encode_nvfp4_cuda(CudaStreamHandle stream, WeightMethod method, const float* amax, const T* values,

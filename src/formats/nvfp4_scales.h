@@ -6,11 +6,12 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "formats/kernels.h"
 #include "formats/nvfp4_quantize.h"
 
 namespace nibblecast {
 
-inline constexpr size_t kMseCandidates = 126;  // the positive finite E4M3 numbers
+inline constexpr size_t kMseCandidates = kSweepScales;  // the positive finite E4M3 numbers
 
 // What a weight method makes of the group's amax G > 0. (ModelOpt: nvfp4_tensor.py, calib/mse.py,
 // fp4_kernel.py compute_fp4_scales, tensor_quant.py _fp8_eager.)
@@ -41,6 +42,13 @@ float sum_of_16(const float* errors);
 
 template <class T>
 AmaxScan scan_amax_ref(const T* values, size_t count);
+
+// The index of the sweep's choice for a block of 16 values: of all candidates, or of those that can have the
+// least loss. The same. `weights` [16]; null: all 1.
+uint8_t sweep_all(const float* values, const float* weights, const SweepScales& scales);
+uint8_t sweep_pruned(const float* values, const float* weights, const SweepScales& scales);
+// The candidates of a group.
+SweepScales sweep_scales(const Nvfp4Scales& scales);
 
 // (|x| - q * scale)^2 with q the nearest E2M1 magnitude to |x| / scale; scale 0: x^2.
 float squared_error(float x, float scale);

@@ -1,5 +1,5 @@
-// model/activation_amax.h - what calibration records of one layer: the largest |x| that entered its linears,
-// tap by tap (model/model_table.h).
+// model/activation_amax.h - what calibration records of one layer, tap by tap (model/model_table.h): the
+// largest |x| that entered its linears, and if asked for the mean x^2 of each channel.
 #pragma once
 
 #include <cstdint>
@@ -16,6 +16,10 @@ struct LayerAmax {
   // weighted tap also NAME_weighted: times the routing weight, which includes what scales it.
   std::map<std::string, std::vector<float>> taps = {};
   std::vector<int64_t> tokens = {};  // routed to each expert; empty in a dense layer
+  // By the tap's name: the mean of x^2 over the tokens of each channel, [width], or [experts, width] (0 for
+  // an expert without tokens). FP32 of a double sum over tokens in their order, so the same whatever threads
+  // and chunks. Empty unless they were asked for (ForwardPass::measure_second_moments).
+  std::map<std::string, std::vector<float>> second_moments = {};
 
   bool operator==(const LayerAmax&) const = default;
 };

@@ -1,5 +1,6 @@
 #include "model/forward_checks.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "base/error.h"
@@ -52,6 +53,14 @@ void check_streams(const std::string& module, float amax) {
 void check_embedding(const std::string& tensor, float amax) {
   if (std::isfinite(amax)) return;
   throw Error(ErrorKind::kBadInput, {.tensor = tensor}, "holds values that are not finite");
+}
+
+void check_moments(uint64_t layer, const std::string& tap, std::span<const float> moments) {
+  const auto wrong = std::ranges::find_if(moments, [](float moment) { return !std::isfinite(moment); });
+  if (wrong == moments.end()) return;
+  throw Error(ErrorKind::kUnsupported, {.tensor = "layers." + std::to_string(layer) + "." + tap},
+              "the mean square of channel " + std::to_string(wrong - moments.begin()) + " is beyond FP32",
+              {.hint = "leave out --second-moments"});
 }
 
 void refuse_nan_score(const std::string& module) {

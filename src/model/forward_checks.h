@@ -1,8 +1,9 @@
 // model/forward_checks.h - what a forward pass refuses of what it is given and of what it computed, in the
-// same words for every model and on every device. `module` is a full module name. kBadInput unless another kind
-// is named.
+// same words for every model and on every device. `module` is a full module name. kBadInput unless another
+// kind is named.
 #pragma once
 
+#include <span>
 #include <string>
 
 #include "formats/stored_linear.h"
@@ -19,6 +20,9 @@ void check_shape(const std::string& module, const StoredLinear& weight, size_t r
 void check_input(const std::string& module, float amax);
 void check_streams(const std::string& module, float amax);
 void check_embedding(const std::string& tensor, float amax);
+
+// kUnsupported: a second moment of the layer's tap that FP32 cannot hold.
+void check_moments(uint64_t layer, const std::string& tap, std::span<const float> moments);
 
 [[noreturn]] void refuse_nan_score(const std::string& module);
 

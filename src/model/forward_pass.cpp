@@ -16,6 +16,11 @@ void ForwardPass::set_input_scales(InputScales scales) {
               {.hint = "give --activations none, or --device cpu"});
 }
 
+void ForwardPass::measure_second_moments() {
+  throw Error(ErrorKind::kUnsupported, {}, "this forward pass measures no second moments",
+              {.hint = "give --device cpu, or leave out --second-moments"});
+}
+
 template <class T>
 std::unique_ptr<ForwardPass> make_forward_pass(const Model& model, std::vector<std::vector<int32_t>> rows,
                                                const ForwardDevice& device) {

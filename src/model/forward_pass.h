@@ -106,6 +106,8 @@ class ForwardPass {
   virtual std::optional<RoundedBlocks> rounded_blocks() const { return std::nullopt; }
   // Of the layers from here on. A pass that shows nothing calls nothing.
   virtual void watch(LayerWatch) {}
+  // From the next layer on layer_amax() has second moments too. kUnsupported where the pass measures none.
+  virtual void measure_second_moments();
   virtual void begin_layer() = 0;
   virtual void expert(uint64_t expert, const StoredExpert& weights, const Owner& owner) = 0;
   virtual void end_layer() = 0;

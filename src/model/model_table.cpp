@@ -14,6 +14,11 @@ const PlainTensor* LayerTable::find_plain(Role role) const {
   return found == plain.end() ? nullptr : &*found;
 }
 
+uint64_t LayerTable::channels_of(size_t tap) const {
+  const auto found = std::ranges::find(modules, tap, &WeightModule::tap);
+  return found == modules.end() ? 0 : found->shape[1];
+}
+
 std::string experts_name(const WeightModule& expert) {
   const std::string number = "." + std::to_string(expert.id.expert) + ".";
   return expert.name.substr(0, expert.name.rfind(number));

@@ -100,6 +100,8 @@ struct LayerTable {
   }
   const WeightModule* find(const ModuleId& id) const;
   const PlainTensor* find_plain(Role role) const;
+  // Columns of the linears that read a tap (of a grouped one, of one group); 0: none does.
+  uint64_t channels_of(size_t tap) const;
 };
 
 struct ModelTable {

@@ -57,6 +57,7 @@ void ForwardDriver::note_second_pass() {
 void ForwardDriver::begin_pass() {
   pass_.reset();  // first, so that a device holds only one
   pass_.emplace(source_, plan_, activations_.rows->ids, options_.device);
+  if (plan_.options.second_moments) pass_->forward().measure_second_moments();
   if (options_.progress) pass_->forward().set_tick([this](double done) { progress_.tick(done); });
 }
 
@@ -138,10 +139,9 @@ void ForwardDriver::settle() {
   record_.device = pass_->forward().device_use();
   const auto before = job_.state().layers.find(layer);
   if (before != job_.state().layers.end() && before->second != record_.layers.back()) {
-    throw Error(
-        ErrorKind::kInternal, {.file = job_.work_folder().string()},
-        fmt::format("layer {} gives other activations than before the interruption", layer),
-        {.hint = "is this the same machine, and is its memory sound? Begin again in another folder"});
+    throw Error(ErrorKind::kInternal, {.file = job_.work_folder().string()},
+                fmt::format("layer {} gives other activations than before the interruption", layer),
+                {.hint = "is this the same machine, and is its memory sound? Begin again in another folder"});
   }
   job_.journal().append(layer_entry(record_.layers.back()));
   save_amax(source_, plan_, activations_, options_, record_);

@@ -196,7 +196,8 @@ class GroupMaker {
       const auto kernel = reference_ ? &Nvfp4Quantizer::encode_ref<T> : &Nvfp4Quantizer::encode<T>;
       (quantizer.*kernel)(read_rows<T>(index, row, rows).data(), rows, cols(index),
                           bytes_at(task.weight, row * cols(index) / 2),
-                          bytes_at(task.block_scale, row * cols(index) / 16), &losses[row]);
+                          bytes_at(task.block_scale, row * cols(index) / 16), &losses[row],
+                          task.channel_weights.empty() ? nullptr : task.channel_weights.data());
     });
     made_[index].weight_scale = quantizer.scale_2();
     made_[index].counts.loss = total_loss(losses);

@@ -32,6 +32,7 @@ struct LinearTask {
   StoredLinear source;
   uint64_t first_row = 0;  // of source.rows, in the tensor
   std::span<std::byte> weight, block_scale;
+  std::vector<float> channel_weights = {};  // [cols]: of WeightMethod::kWmse (Nvfp4Quantizer::encode)
 };
 
 struct MadeLinear {

@@ -5,10 +5,12 @@
 
 #include <algorithm>
 #include <bit>
+#include <charconv>
 #include <chrono>
 #include <cmath>
 #include <ctime>
 #include <functional>
+#include <iterator>
 #include <thread>
 
 #include "base/build_info.h"
@@ -51,11 +53,35 @@ std::vector<float> to_floats(const Json& array) {
   return values;
 }
 
+// Of many: eight digits each, the first the highest.
+std::string hex_floats(const std::vector<float>& values) {
+  std::string text;
+  text.reserve(8 * values.size());
+  for (const float value : values)
+    fmt::format_to(std::back_inserter(text), "{:08x}", std::bit_cast<uint32_t>(value));
+  return text;
+}
+
+std::vector<float> of_hex_floats(const std::string& text) {
+  std::vector<float> values;
+  values.reserve(text.size() / 8);
+  for (size_t at = 0; at + 8 <= text.size(); at += 8) {
+    uint32_t bits = 0;
+    std::from_chars(text.data() + at, text.data() + at + 8, bits, 16);
+    values.push_back(std::bit_cast<float>(bits));
+  }
+  return values;
+}
+
 LayerAmax to_layer(const Json& entry) {
   LayerAmax layer;
   layer.layer = entry.at("layer");
   for (const auto& [tap, bits] : entry.at("taps").items()) layer.taps[tap] = to_floats(bits);
   layer.tokens = entry.at("tokens").get<std::vector<int64_t>>();
+  if (entry.contains("second_moments")) {
+    for (const auto& [tap, bits] : entry.at("second_moments").items())
+      layer.second_moments[tap] = of_hex_floats(bits.get<std::string>());
+  }
   return layer;
 }
 
@@ -249,6 +275,7 @@ const std::vector<IdentityPart>& identity_parts() {
       {"compute dtype", {"--compute-dtype"}},
       {"input scale", {"--input-scale"}},
       {"w2 input", {"--w2-input"}},
+      {"second moments", {"--second-moments"}},
       {"negative zero", {"--negative-zero"}},
       {"calibration rows or amax file",
        {"--calib", "--calib-size", "--calib-seq", "--calib-rows", "--calib-key", "--bos", "--amax"}},
@@ -390,7 +417,9 @@ Json done_entry(const DoneUnit& unit) {
 Json layer_entry(const LayerAmax& layer) {
   Json taps = Json::object();
   for (const auto& [tap, values] : layer.taps) taps[tap] = floats(values);
-  return {{"layer", {{"layer", layer.layer}, {"taps", std::move(taps)}, {"tokens", layer.tokens}}}};
+  Json entry = {{"layer", layer.layer}, {"taps", std::move(taps)}, {"tokens", layer.tokens}};
+  for (const auto& [tap, values] : layer.second_moments) entry["second_moments"][tap] = hex_floats(values);
+  return {{"layer", std::move(entry)}};
 }
 
 Json perplexity_entry(const Perplexity& perplexity) {

@@ -88,6 +88,8 @@ std::string_view method_name(WeightMethod method) {
       return "mse";
     case WeightMethod::kFourOverSix:
       return "four_over_six";
+    case WeightMethod::kWmse:
+      return "wmse";
   }
   return "?";
 }

@@ -55,14 +55,17 @@ OutputPlaces places_of(const Plan& plan, const Unit& unit) {
 
 }  // namespace
 
-OutputMaker::OutputMaker(const Checkpoint& source, const Plan& plan, Job& job, const RunOptions& options,
-                         const std::filesystem::path& destination, RunRecord& record)
+OutputMaker::OutputMaker(const Checkpoint& source, const Plan& plan, const Activations& activations, Job& job,
+                         const RunOptions& options, const std::filesystem::path& destination,
+                         RunRecord& record)
     : source_(source),
       plan_(plan),
       job_(job),
       options_(options),
       record_(record),
       durable_(job.state().tensors) {
+  if (plan.needs_second_moments())
+    channel_weights_.emplace(plan, activations.amax.value().layers, activations.origin);
   open(destination);
   for (const auto& [tensor, value] : job.state().scalars) set_scalar(tensor, value);
   set_constant_input_scales();
@@ -180,6 +183,8 @@ void OutputMaker::make(const Unit& unit, std::span<const StoredLinear> views, st
             .weight = *next++,
             .block_scale = {}};
     if (task.linear->block_scale != kNone) task.block_scale = *next++;
+    if (needs_second_moments(plan_, *task.linear))
+      task.channel_weights = channel_weights_->of(*task.linear, unit.group->expert);
   }
   const std::vector<MadeLinear> made = make_group(source_, plan_, tasks, Kernels::kFast, device_maker_.get());
   DoneUnit done;

@@ -21,6 +21,7 @@
 #include "pipeline/units.h"
 #include "pipeline/writer.h"
 #include "plan/plan.h"
+#include "plan/second_moments.h"
 
 namespace nibblecast {
 
@@ -30,8 +31,8 @@ class OutputMaker {
   // Shards that an earlier attempt wrote into are gone on with. What is lost is journaled before a shard gets
   // its size again: nothing may speak for the zeros in it. `record` gets what is found out; it and all others
   // outlive this.
-  OutputMaker(const Checkpoint& source, const Plan& plan, Job& job, const RunOptions& options,
-              const std::filesystem::path& destination, RunRecord& record);
+  OutputMaker(const Checkpoint& source, const Plan& plan, const Activations& activations, Job& job,
+              const RunOptions& options, const std::filesystem::path& destination, RunRecord& record);
 
   // Whether this tensor is still to be made.
   bool writes(uint32_t tensor) const { return !durable_.contains(tensor); }
@@ -74,8 +75,9 @@ class OutputMaker {
   std::unique_ptr<Nvfp4Maker> device_maker_;
   std::optional<Writer> writer_;
   std::optional<Committer> committer_;
-  Hash kept_hash_;  // of the kept tensor in progress
-  Hash rows_hash_;  // of the tensor that is made by rows
+  std::optional<ChannelWeights> channel_weights_;  // where the plan needs them
+  Hash kept_hash_;                                 // of the kept tensor in progress
+  Hash rows_hash_;                                 // of the tensor that is made by rows
   MadeCounts rows_counts_;
 };
 

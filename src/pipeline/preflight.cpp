@@ -55,6 +55,24 @@ class Checks {
     if (options.checkpoint_every >= plan.layers()) result_.work.streams_bytes = 0;
   }
 
+  // What the weight methods need to know of activations.
+  void check_weight_methods() {
+    if (!plan_.needs_second_moments()) return;
+    if (!activations_.amax) {
+      refuse("weight_method wmse needs second moments of the activations before it makes weights",
+             "measure them first: `nibblecast calibrate SRC --calib TEXTS --second-moments -o FILE`, then "
+             "give --amax "
+             "FILE in place of --calib; or take --weight-method mse, which needs none");
+    }
+    if (result_.device.cuda)
+      refuse("weight_method wmse is not made on a GPU", "give --device cpu, or another --weight-method");
+  }
+
+  void check_moments_device() {
+    if (plan_.options.second_moments && result_.device.cuda)
+      refuse("second moments are not measured on a GPU", "give --device cpu, or leave out --second-moments");
+  }
+
   void check_memory_need(bool writes) {
     result_.memory_limit = means_.memory_bytes;
     ForwardDevice& device = result_.device;
@@ -247,6 +265,7 @@ size_t Preflight::read_threads() const {
 Preflight preflight(const Checkpoint& source, const Plan& plan, const Activations& activations,
                     const Path& destination, const JobOptions& options, const JobMeans& means, bool measure) {
   Checks checks(source, plan, activations, options, means);
+  checks.check_weight_methods();
   checks.check_memory_need(true);
   checks.check_place(destination);
   checks.measure(measure);
@@ -257,6 +276,7 @@ Preflight preflight_calibration(const Checkpoint& source, const Plan& plan, cons
                                 const Path& amax_output, const JobOptions& options, const JobMeans& means) {
   Checks checks(source, plan, activations, options, means);
   checks.result().job.totals = {{"tensors", 0}, {"bytes", 0}, {"layers", plan.layers()}};
+  checks.check_moments_device();
   checks.check_memory_need(false);
   const Path folder = calibration_job_folder(amax_output);
   checks.result().disk_folder = std::filesystem::absolute(amax_output).parent_path();

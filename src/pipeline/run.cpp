@@ -35,7 +35,8 @@ class Run {
     record_.checksums.resize(plan.tensors.size());
     if (activations.amax) record_.perplexity = find_perplexity(activations.amax->metadata);
     if (!forward_.active()) check_perplexity(record_.perplexity, options_.max_perplexity);
-    if (destination != nullptr) output_.emplace(source, plan, job, options, *destination, record_);
+    if (destination != nullptr)
+      output_.emplace(source, plan, activations, job, options, *destination, record_);
     take_over_counts(source, plan, job.state(), record_, nonfinite_);
     work_.forward_from = forward_.forward_from();
     work_.write = [this](uint32_t tensor) { return output_ && output_->writes(tensor); };

@@ -9,6 +9,7 @@
 #include "pipeline/group_maker.h"
 #include "pipeline/group_parts.h"
 #include "pipeline/verify_linears.h"
+#include "plan/amax_fit.h"
 #include "plan/linear.h"
 
 namespace nibblecast {
@@ -65,7 +66,7 @@ struct MadeChecker::Made {
   std::vector<MadeLinear> linears;
 };
 
-MadeChecker::Made MadeChecker::make(const Step& step, const std::vector<LinearPair>& linears) const {
+MadeChecker::Made MadeChecker::make(const Step& step, const std::vector<LinearPair>& linears) {
   Made made{.weights = std::vector<std::vector<std::byte>>(linears.size()),
             .scales = std::vector<std::vector<std::byte>>(linears.size()),
             .linears = {}};
@@ -80,12 +81,37 @@ MadeChecker::Made MadeChecker::make(const Step& step, const std::vector<LinearPa
                      .first_row = step.first_row,
                      .weight = made.weights[index],
                      .block_scale = made.scales[index]});
+    if (needs_second_moments(check_.plan, linear))
+      tasks.back().channel_weights = channel_weights_->of(linear, step.group->expert);
   }
   made.linears = make_group(check_.source, check_.plan, tasks, Kernels::kReference);
   return made;
 }
 
+MadeChecker::MadeChecker(const DataCheck& check, ProblemList& problems, VerifyReport& report)
+    : check_(check), problems_(problems), report_(report) {
+  if (!check.plan.needs_second_moments()) return;
+  const std::filesystem::path path = check.output.path / "calibration" / "amax.safetensors";
+  try {
+    amax_ = read_amax(check.files, path);
+    require_fitting_amax(check.plan, *amax_, path.string());
+    channel_weights_.emplace(check.plan, amax_->layers, path.string());
+  } catch (const Error& error) {
+    problems_.add("second moments",
+                  fmt::format("weights made by wmse cannot be made again without their second moments: {}",
+                              error.what()));
+  }
+}
+
+// Whether all that the group's weights are made of is known.
+bool MadeChecker::can_make(const PlannedGroup& group) const {
+  return channel_weights_ || std::ranges::none_of(group.linears, [&](const PlannedLinear& linear) {
+           return needs_second_moments(check_.plan, linear);
+         });
+}
+
 void MadeChecker::compare(const Step& step, const std::vector<LinearPair>& linears) {
+  if (!can_make(*step.group)) return;
   try {
     const Made made = make(step, linears);
     for (size_t index = 0; index < linears.size(); ++index) {

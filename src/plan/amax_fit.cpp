@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "checkpoint/printable.h"
 #include "plan/input_scale.h"
+#include "plan/second_moments.h"
 
 namespace nibblecast {
 namespace {
@@ -34,6 +35,7 @@ class Fit {
   void require() const {
     for (const LayerAmax& layer : amax_.layers) require_known(layer);
     require_complete();
+    require_moments();
     for (const Stage& stage : plan_.stages) {
       const LayerAmax* layer = stage.layer ? find_layer(amax_.layers, *stage.layer) : nullptr;
       if (layer == nullptr) continue;
@@ -86,10 +88,42 @@ class Fit {
       const uint64_t count = std::max<uint64_t>(1, tap->experts);
       if (values.size() != count) refuse_experts(name, count, values.size());
     }
+    for (const auto& [entry, values] : layer.second_moments) {
+      const auto tap = std::ranges::find(table.taps, entry, &Tap::name);
+      const std::string name = printable(moment_entry(layer.layer, entry));
+      if (tap == table.taps.end() || table.channels_of(static_cast<size_t>(tap - table.taps.begin())) == 0)
+        fail(name, "the model has no such input", "an input of the model's linears", "");
+      const std::string misfit = moments_misfit(table, *tap, layer);
+      if (!misfit.empty()) fail(name, "does not fit the model", "a number for each channel", misfit);
+    }
   }
 
   [[noreturn]] void refuse_experts(const std::string& name, uint64_t expected, uint64_t found) const {
     fail(name, "the model has another number of experts", std::to_string(expected), std::to_string(found));
+  }
+
+  void require_moments() const {
+    std::vector<std::string> missing;
+    for (const Stage& stage : plan_.stages) {
+      for (const PlannedGroup& group : stage.groups) {
+        for (const PlannedLinear& linear : group.linears) {
+          if (!needs_second_moments(plan_, linear)) continue;
+          const LayerAmax* layer = find_layer(amax_.layers, *stage.layer);
+          const std::string& tap = tap_of(plan_, linear).name;
+          const std::string entry = moment_entry(*stage.layer, tap);
+          if ((layer == nullptr || !layer->second_moments.contains(tap)) &&
+              std::ranges::find(missing, entry) == missing.end())
+            missing.push_back(entry);
+        }
+      }
+    }
+    if (missing.empty()) return;
+    throw Error(
+        ErrorKind::kBadInput, {.file = file_}, "holds no " + first_names(missing),
+        {.expected = "the second moments that weight_method wmse needs",
+         .found = fmt::format("{} of {} layers", amax_.layers.size(), plan_.layers()),
+         .hint = "`nibblecast calibrate SRC --calib TEXTS --second-moments -o FILE` measures them; or give "
+                 "another --weight-method"});
   }
 
   void require_complete() const {

@@ -16,6 +16,7 @@
 #include "calibration/rows.h"
 #include "ops/cross_entropy.h"
 #include "ops/matmul.h"
+#include "plan/second_moments.h"
 
 namespace nibblecast {
 namespace {
@@ -194,6 +195,11 @@ MemoryCost memory_cost(const Checkpoint& source, const Plan& plan, const Workloa
     for (const Stage& stage : plan.stages) {
       if (stage.layer) cost.dense_bytes = std::max(cost.dense_bytes, dense_bytes(plan, stage));
     }
+  }
+  if (workload.tokens > 0 && plan.options.second_moments) {
+    // Sums of a layer; means in the record, the journal's state and entry, and the file as it is written.
+    const MomentCounts moments = moment_counts(*plan.model);
+    cost.forward_bytes += moments.largest_layer * 5 * sizeof(double) + moments.all * 4 * sizeof(float);
   }
   if (workload.tokens > 0)
     cost.forward_bytes += std::min(kSaveStreamsBytes, work_cost(plan, workload).streams_bytes);

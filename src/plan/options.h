@@ -54,6 +54,7 @@ struct QuantizeOptions {
   InputScalePolicy input_scale = InputScalePolicy::kLayer;
   float constant_input_scale = 1;  // of kConstant: finite and > 0
   W2Input w2_input = W2Input::kMax;
+  bool second_moments = false;  // `calibrate` measures them too (LayerAmax::second_moments)
   NegativeZero negative_zero = NegativeZero::kKeep;
   std::set<Engine> engines = {Engine::kVllm, Engine::kSglang};  // whose contract a breach is a refusal of
 };

@@ -19,6 +19,7 @@
 #include "plan/engines.h"
 #include "plan/layout.h"
 #include "plan/linear.h"
+#include "plan/second_moments.h"
 #include "plan/weight_sample.h"
 #include "plan/work_order.h"
 
@@ -167,6 +168,16 @@ bool Plan::needs_activations() const {
   });
 }
 
+bool Plan::needs_second_moments() const {
+  const auto of_group = [&](const PlannedGroup& group) {
+    return std::ranges::any_of(group.linears, [&](const PlannedLinear& linear) {
+      return nibblecast::needs_second_moments(*this, linear);
+    });
+  };
+  return std::ranges::any_of(stages,
+                             [&](const Stage& stage) { return std::ranges::any_of(stage.groups, of_group); });
+}
+
 std::vector<uint32_t> Plan::tried_casts() const {
   std::vector<uint32_t> tried;
   for (const Stage& stage : stages) {
@@ -240,6 +251,7 @@ Json plan_identity(const Plan& plan, const Checkpoint& source, std::string_view 
           {"compute dtype", compute_dtype_name(options.compute_dtype)},
           {"input scale", input_scale_text(options)},
           {"w2 input", kW2Inputs[static_cast<int>(options.w2_input)]},
+          {"second moments", options.second_moments},
           {"negative zero", options.negative_zero == NegativeZero::kKeep ? "keep" : "modelopt"},
           {"calibration rows or amax file", activations}};
 }

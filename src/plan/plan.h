@@ -1,7 +1,8 @@
 // plan/plan.h - the Plan: everything a run will do, as a value, known before the first byte is written.
 //
-// `make_plan` reads headers, config, norm vectors and a sample of the weights, nothing else. `quantize` executes the Plan, `verify`
-// checks an output against it, `plan` prints it. A Plan with a refusal in `findings` is never executed.
+// `make_plan` reads headers, config, norm vectors and a sample of the weights, nothing else. `quantize`
+// executes the Plan, `verify` checks an output against it, `plan` prints it. A Plan with a refusal in
+// `findings` is never executed.
 #pragma once
 
 #include <cstdint>
@@ -97,8 +98,8 @@ struct PlannedCacheScale {
 
 // The order of work: what must have been read before the next stage can begin.
 struct Stage {
-  std::optional<uint64_t> layer;     // nothing: embedding (first stage), or head, norm, draft layers (last one)
-  std::vector<uint32_t> kept;        // indices into Plan::tensors, in the source's order; no streaming MLP's
+  std::optional<uint64_t> layer;  // nothing: embedding (first stage), or head, norm, draft layers (last one)
+  std::vector<uint32_t> kept;     // indices into Plan::tensors, in the source's order; no streaming MLP's
   std::vector<PlannedGroup> groups;  // dense ones, then the MLPs ascending
   std::vector<PlannedCacheScale> cache_scales = {};
 };
@@ -106,7 +107,8 @@ struct Stage {
 // What weights alone prove of a tap's values.
 struct TapBound {
   float most = std::numeric_limits<float>::infinity();  // an RMSNorm's: sqrt(width) * max |weight|; a clamp's
-  float most_weighted = std::numeric_limits<float>::infinity();  // of a weighted tap, times the routing weight
+  float most_weighted =
+      std::numeric_limits<float>::infinity();  // of a weighted tap, times the routing weight
   // min |weight| of the norm: the largest value of a normalized row is at least 1. Of a token whose row is
   // not nearly zero (eps). 0: nothing is known.
   float least = 0;
@@ -124,16 +126,16 @@ struct Plan {
   std::string command = "quantize";  // or another that makes a checkpoint: "dequantize", "convert"
   std::string weights;               // weight_sample() of the source
   std::string made;  // the recipe's name and a hash of what it decides, or another command's name and options
-  std::shared_ptr<const Model> model;   // null where a command needs none
-  std::vector<PlannedTensor> tensors;   // by shard, then offset
-  std::vector<PlannedShard> shards;     // same order and names as the source's
-  std::vector<Stage> stages;            // embedding, layers ascending, the rest; of other commands only one
+  std::shared_ptr<const Model> model;  // null where a command needs none
+  std::vector<PlannedTensor> tensors;  // by shard, then offset
+  std::vector<PlannedShard> shards;    // same order and names as the source's
+  std::vector<Stage> stages;           // embedding, layers ascending, the rest; of other commands only one
   std::vector<std::vector<TapBound>> bounds;  // [layer][tap], where the plan has layers
-  Json config, hf_quant_config, index;  // of the output; hf_quant_config or index null: no such file
-  std::string config_text, index_text;  // as the files shall hold them; empty: the documents, formatted
-  uint64_t source_bytes = 0;            // tensor data of the source
-  uint64_t output_bytes = 0;            // tensor data of the output
-  uint64_t output_file_bytes = 0;       // shards with their headers
+  Json config, hf_quant_config, index;        // of the output; hf_quant_config or index null: no such file
+  std::string config_text, index_text;        // as the files shall hold them; empty: the documents, formatted
+  uint64_t source_bytes = 0;                  // tensor data of the source
+  uint64_t output_bytes = 0;                  // tensor data of the output
+  uint64_t output_file_bytes = 0;             // shards with their headers
   // Of the largest group: the unit of streaming.
   uint64_t largest_source_bytes = 0, largest_made_bytes = 0;
   double flops_per_token = 0;  // of the forward pass, products only
@@ -141,7 +143,8 @@ struct Plan {
 
   uint64_t file_tensors() const;  // as the shards' headers count them: a stacked one is one
   bool refused() const;
-  bool needs_activations() const;  // there is an input_scale that hangs on them
+  bool needs_activations() const;             // there is an input_scale that hangs on them
+  bool needs_second_moments() const;          // a weight method does (kWmse)
   std::vector<uint32_t> tried_casts() const;  // weights of linears with try_cast, in the order of work
   bool has_dialect() const { return options.format != OutputFormat::kAuto; }  // so documents name its formats
   uint64_t layers() const { return model ? model->layers() : 0; }
@@ -151,7 +154,8 @@ struct Plan {
 float most_of(const Plan& plan, const Tap& tap, const TapBound& bound);
 
 // Throws kBadInput / kUnsupported, naming file and tensor, for what makes a Plan impossible: unknown, missing
-// or ill-shaped tensors, weights in a container that is not read. What merely must not be run is in `findings`.
+// or ill-shaped tensors, weights in a container that is not read. What merely must not be run is in
+// `findings`.
 Plan make_plan(const Checkpoint& source, const QuantizeOptions& options);
 
 // The options with what `auto` stands for in them: the recipe and the output's format. kUnsupported: a format

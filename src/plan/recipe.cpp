@@ -17,10 +17,9 @@ namespace nibblecast {
 namespace {
 
 constexpr std::pair<RecipeMethod, std::string_view> kMethods[] = {
-    {RecipeMethod::kCast, "cast"},
-    {RecipeMethod::kMax, "max"},
-    {RecipeMethod::kMse, "mse"},
-    {RecipeMethod::kFourOverSix, "four_over_six"},
+    {RecipeMethod::kCast, "cast"}, {RecipeMethod::kMax, "max"},
+    {RecipeMethod::kMse, "mse"},   {RecipeMethod::kFourOverSix, "four_over_six"},
+    {RecipeMethod::kWmse, "wmse"},
 };
 constexpr std::pair<KvCache, std::string_view> kKvCaches[] = {
     {KvCache::kNone, "none"},
@@ -108,7 +107,7 @@ class RecipeReader {
         rule.format = one_of(value, key, parse_weight_format, "keep, nvfp4, fp8, fp8_block, bf16, f32");
       } else if (key == "weight_method") {
         place.method = &value;
-        rule.method = one_of(value, key, parse_recipe_method, "cast, max, mse, four_over_six");
+        rule.method = one_of(value, key, parse_recipe_method, "cast, max, mse, four_over_six, wmse");
       } else if (key == "quantize_input") {
         place.quantize_input = &value;
         rule.quantize_input = one_of(value, key, boolean, "true, false");
@@ -223,6 +222,8 @@ WeightMethod requantize_method(RecipeMethod method) {
       return WeightMethod::kMse;
     case RecipeMethod::kFourOverSix:
       return WeightMethod::kFourOverSix;
+    case RecipeMethod::kWmse:
+      return WeightMethod::kWmse;
   }
   return WeightMethod::kMax;
 }

@@ -26,10 +26,11 @@ enum class RecipeMethod {
   kMax,          // from the tensor's and each block's largest magnitude
   kMse,          // per block the best of 126 E4M3 scales by squared error
   kFourOverSix,  // per block the better of two: its largest magnitude at 6, or at 4
+  kWmse,         // as kMse, errors weighted with the mean square of what enters their channel
 };
 // Of a weight that is not cast.
 WeightMethod requantize_method(RecipeMethod method);
-std::string_view recipe_method_name(RecipeMethod method);  // "cast", "max", "mse", "four_over_six"
+std::string_view recipe_method_name(RecipeMethod method);  // "cast", "max", "mse", "four_over_six", "wmse"
 std::optional<RecipeMethod> parse_recipe_method(std::string_view name);
 
 // The format that serving is told to use for the KV cache.
@@ -82,9 +83,9 @@ Recipe parse_recipe(std::string_view text, const std::string& origin);
 // `hub_name` may be empty. Pure; linear in rules and names.
 ModuleRecipe resolve(const Recipe& recipe, std::string_view official_name, std::string_view hub_name);
 
-// For DeepSeek-V4, whose KV is one latent (plan/dialects/modelopt.h for others): nothing for kNone; for kFp8Cast a sentence that the metadata
-// changes nothing there, as V4's engines choose the KV format themselves. Throws kUnsupported for kFp8 and
-// kNvfp4Cast, with the reason.
+// For DeepSeek-V4, whose KV is one latent (plan/dialects/modelopt.h for others): nothing for kNone; for
+// kFp8Cast a sentence that the metadata changes nothing there, as V4's engines choose the KV format
+// themselves. Throws kUnsupported for kFp8 and kNvfp4Cast, with the reason.
 std::optional<std::string> check_kv_cache(KvCache kv_cache);
 
 }  // namespace nibblecast

@@ -89,6 +89,39 @@ TEST_F(AmaxFileTest, NamesAndDtypesAreTheFormats) {
   EXPECT_EQ(header.metadata.at("format"), "nibblecast.amax/2");
 }
 
+TEST_F(AmaxFileTest, SecondMomentsAreOneMoreTensorATap) {
+  AmaxFile amax = example();
+  amax.layers[0].second_moments = {{"attn.in", {1, 2, 3}}};
+  amax.layers[1].second_moments = {{"experts.in", {1, 2, 3, 0, 0, 0}}};
+  write_amax(system_files(), path_, amax);
+  EXPECT_EQ(read_amax(system_files(), path_).layers, amax.layers);
+  const auto header = read_safetensors_header(*system_files().open(path_, Access::kRead));
+  std::map<std::string, std::string> moments;
+  for (const Tensor& t : header.tensors)
+    if (t.name.ends_with(".second_moment")) moments[t.name] = shape_text(t.shape);
+  EXPECT_EQ(moments, (std::map<std::string, std::string>{{"layers.0.attn.in.second_moment", "[3]"},
+                                                         {"layers.12.experts.in.second_moment", "[2, 3]"}}));
+}
+
+TEST_F(AmaxFileTest, SecondMomentsOfAnotherKindAreRefused) {
+  write({tensor("layers.0.attn.in.second_moment", Dtype::kF32, {2, 1})}, floats({1, 2}));
+  refuse("layers.0.attn.in.second_moment", "F32 [channels]", "[2, 1]");
+  write({tensor("layers.0.experts.in.second_moment", Dtype::kF32, {2})}, floats({1, 2}));
+  refuse("layers.0.experts.in.second_moment", "F32 [experts, channels]");
+  write({tensor("layers.0.attn.in.second_moment", Dtype::kF32, {0})}, "");
+  refuse("layers.0.attn.in.second_moment");
+  write({tensor("layers.0..second_moment", Dtype::kF32, {1})}, floats({1}));
+  refuse("no name of an amax file");
+  for (const float value : {-1.0f, std::numeric_limits<float>::infinity(), std::nanf("")}) {
+    write({tensor("layers.0.attn.in.second_moment", Dtype::kF32, {2})}, floats({1, value}));
+    refuse("value 1 is none");
+  }
+  write({tensor("layers.0.experts.in.amax", Dtype::kF32, {3}),
+         tensor("layers.0.experts.in.second_moment", Dtype::kF32, {2, 1})},
+        floats({1, 2, 3, 4, 5}));
+  refuse("vectors of one layer differ in length");
+}
+
 TEST_F(AmaxFileTest, ReadsAFileThatHoldsOneVector) {
   write({tensor("layers.3.experts.in.amax", Dtype::kF32, {2})}, floats({1, 2}));
   const AmaxFile amax = read_amax(system_files(), path_);

@@ -169,7 +169,8 @@ TEST(CommandLine, UsageErrorsAreOneLine) {
       {{"quantize", "a", "b", "--calib", "x", "--amax", "y"},
        "--calib and --amax exclude each other; --calib measures, --amax takes what was measured"},
       {{"plan", "a", "--weight-method", "best"},
-       "--weight-method: unknown value 'best' (expected cast|max|mse|four_over_six); see nibblecast plan "
+       "--weight-method: unknown value 'best' (expected cast|max|mse|four_over_six|wmse); see nibblecast "
+       "plan "
        "--help"},
       {{"plan", "a", "--cpu-isa", "mmx"},
        "unknown instruction set 'mmx' (expected auto, scalar, avx2 or avx512)"},

@@ -55,6 +55,7 @@ class AttentionBlock {
     T* const x = device_.load(first, count);
     const auto seen = device_.seen(LayerFinding::kAttentionOut);
     device_.norm(x, count, hidden_, norm_, norm_spec_, buffers.in, device_.seen(LayerFinding::kAttentionIn));
+    device_.add_moments(LayerFinding::kAttentionIn, buffers.in, count, hidden_);
     projections_.run(first, count, k, v);
     device_.see(k, count, keys, device_.seen(LayerFinding::kKeys));
     device_.see(v, count, values, device_.seen(LayerFinding::kValues));
@@ -62,6 +63,7 @@ class AttentionBlock {
                    projections_.gates_output() ? nullptr : seen);
     if (projections_.gates_output())
       device_.gate_elements(buffers.gates, count, shape_.heads * shape_.value_width, buffers.out, seen);
+    device_.add_moments(LayerFinding::kAttentionOut, buffers.out, count, shape_.heads * shape_.value_width);
     device_.product(buffers.out, count, o_, buffers.sums);
     device_.show(LayerPart::kMixer, first, count, buffers.sums);
     device_.add(buffers.sums, count, hidden_, x, device_.seen(LayerFinding::kAttentionStream));

@@ -95,6 +95,7 @@ void CpuOps<T>::write_residual(uint64_t begin, std::span<const std::byte> bytes)
 template <class T>
 void CpuOps<T>::begin_layer() {
   findings_ = std::vector<Amax>(findings_.size());
+  moments_.clear();
 }
 
 template <class T>

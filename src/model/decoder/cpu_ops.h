@@ -37,6 +37,7 @@ class CpuOps {
   using Matrix = StoredLinear;  // [out, in]
   using Seen = Amax*;
   static constexpr DecoderSizes kSizes = kCpuSizes;
+  static constexpr bool kHasMoments = true;
 
   CpuOps(const Model& model, TokenRows rows, const ForwardDevice&);
 
@@ -105,6 +106,13 @@ class CpuOps {
   void spread_latent(const LatentHeads& shape, const float* expanded, const T* shared, size_t count, T* k,
                      T* v);
   void see(const T* x, size_t count, size_t width, Seen seen);
+  // From measure_moments() on adds up the squares of an input's next tokens [count, width]. Of a device that
+  // has it.
+  void measure_moments() { measures_moments_ = true; }
+  void add_moments(size_t finding, const T* x, size_t count, size_t width) {
+    if (measures_moments_) moments_[finding].add(x, count, width);
+  }
+  const MomentFindings& moments() const { return moments_; }  // of the layer; none unless they are measured
   // x = round(x + y).
   void add(const float* y, size_t count, size_t width, T* x, Seen seen);
   // Columns of rows x [count, x_width] to rows of y, `y_stride` apart, rounded.
@@ -192,6 +200,8 @@ class CpuOps {
   std::unique_ptr<ResidualBuffers<T>> residual_;
   std::unique_ptr<WorkBuffers<T>> work_;
   std::vector<Amax> findings_;
+  MomentFindings moments_;
+  bool measures_moments_ = false;
   std::deque<std::vector<float>> vectors_;
   ForwardPass::Tick tick_;
   LayerWatch watch_;

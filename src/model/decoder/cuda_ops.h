@@ -95,6 +95,8 @@ class CudaOps {
   void spread_latent(const LatentHeads& shape, const float* expanded, const T* shared, size_t count, T* k,
                      T* v);
   void see(const T* x, size_t count, size_t width, Seen seen);
+  static constexpr bool kHasMoments = false;
+  void add_moments(size_t, const T*, size_t, size_t) {}
   void add(const float* y, size_t count, size_t width, T* x, Seen seen);
   template <class To>
   void copy_columns(const float* x, size_t count, size_t x_width, const ColumnBlocks& blocks, To* y,

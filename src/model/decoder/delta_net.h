@@ -44,9 +44,11 @@ class DeltaNetBlock {
     T* const x = device_.load(first, count);
     device_.norm(x, count, hidden_, weights_.norm, norm_, buffers.in,
                  device_.seen(LayerFinding::kAttentionIn));
+    device_.add_moments(LayerFinding::kAttentionIn, buffers.in, count, hidden_);
     input_ == DeltaNetInput::kSplit ? project(count) : project_by_head(count);
     device_.delta_net(shape_, weights_.vectors, group, begin, count,
                       device_.seen(LayerFinding::kAttentionOut));
+    device_.add_moments(LayerFinding::kAttentionOut, buffers.out, count, shape_.values());
     device_.product(buffers.out, count, weights_.o, buffers.sums);
     device_.show(LayerPart::kMixer, first, count, buffers.sums);
     device_.add(buffers.sums, count, hidden_, x, device_.seen(LayerFinding::kAttentionStream));

@@ -13,13 +13,15 @@
 namespace nibblecast {
 
 // down(activation(gate(in), up(in))) of `count` rows of `in` to y [padded, D]; rows from `count` to `padded`
-// mean nothing. row_weights [count] (null: none) enter nothing but `weighted`.
+// mean nothing. row_weights [count] (null: none) enter nothing but `weighted`. `mid` and `weighted` (null:
+// none) are findings of what enters down.
 template <class D>
-void run_mlp(D& device, const Activation& activation, const typename D::Element* in, size_t count,
-             size_t padded, const GatedMlp<D>& weights, const float* row_weights, float* y,
-             typename D::Seen mid, typename D::Seen weighted) {
+void run_mlp(D& device, const MlpSpec& mlp, const typename D::Element* in, size_t count, size_t padded,
+             const GatedMlp<D>& weights, const float* row_weights, float* y, size_t mid,
+             typename D::Seen weighted) {
   auto* const act = device.work().ffn.act;
-  device.activate(activation, in, count, padded, weights, row_weights, act, mid, weighted);
+  device.activate(mlp.activation, in, count, padded, weights, row_weights, act, device.seen(mid), weighted);
+  device.add_moments(mid, act, count, mlp.width);
   device.product(act, padded, weights.down, y);
 }
 
@@ -39,8 +41,8 @@ void run_dense_mlp(D& device, const DecoderSpec& spec, const MlpSpec& mlp, const
   for_mlp_tokens(device, [&](size_t begin, size_t count) {
     auto* const x = device.load(begin, count);
     device.norm(x, count, spec.hidden, norm, spec.norm, buffers.in, device.seen(LayerFinding::kFfnIn));
-    run_mlp(device, mlp.activation, buffers.in, count, count, weights, nullptr, buffers.y,
-            device.seen(LayerFinding::kMid), nullptr);
+    device.add_moments(LayerFinding::kFfnIn, buffers.in, count, spec.hidden);
+    run_mlp(device, mlp, buffers.in, count, count, weights, nullptr, buffers.y, LayerFinding::kMid, nullptr);
     device.show(LayerPart::kFfn, begin, count, buffers.y);
     device.add(buffers.y, count, spec.hidden, x, device.seen(LayerFinding::kFfnStream));
     device.store(begin, count, x);
@@ -56,11 +58,12 @@ void run_router(D& device, const DecoderSpec& spec, const MoeSpec& moe, const De
     float* const sum = device.residual().sum + begin * spec.hidden;
     device.norm(device.load(begin, count), count, spec.hidden, weights.norm, spec.norm, buffers.in,
                 device.seen(LayerFinding::kFfnIn));
+    device.add_moments(LayerFinding::kFfnIn, buffers.in, count, spec.hidden);
     device.product(buffers.in, count, weights.router, buffers.logits);
     device.route(moe.router, weights.choice_bias, buffers.logits, begin, count);
     if (moe.shared) {
-      run_mlp(device, moe.shared->activation, buffers.in, count, count, weights.shared, nullptr, sum,
-              device.seen(LayerFinding::kSharedMid), nullptr);
+      run_mlp(device, *moe.shared, buffers.in, count, count, weights.shared, nullptr, sum,
+              LayerFinding::kSharedMid, nullptr);
       if (moe.shared_gate) device.gate_rows(buffers.in, count, weights.shared_gate, sum);
     } else {
       device.clear(sum, count * spec.hidden);
@@ -81,9 +84,9 @@ void run_expert(D& device, const DecoderSpec& spec, const MoeSpec& moe, const fl
     device.gather(routing.list_tokens + at, count, padded, buffers.in);
     device.norm(buffers.in, count, spec.hidden, norm, spec.norm, buffers.in,
                 device.seen(LayerFinding::expert_in(expert)));
-    run_mlp(device, moe.expert.activation, buffers.in, count, padded, weights, routing.list_weights + at,
-            buffers.y, device.seen(LayerFinding::expert_mid(expert)),
-            device.seen(LayerFinding::expert_mid_weighted(expert)));
+    device.add_moments(LayerFinding::expert_in(expert), buffers.in, count, spec.hidden);
+    run_mlp(device, moe.expert, buffers.in, count, padded, weights, routing.list_weights + at, buffers.y,
+            LayerFinding::expert_mid(expert), device.seen(LayerFinding::expert_mid_weighted(expert)));
     device.scatter_add(buffers.y, routing.list_tokens + at, routing.list_weights + at, count);
     device.report_part(done + count, tokens);
   }

@@ -122,6 +122,34 @@ LayerAmax read_findings(const LayerTable& table, uint64_t layer, std::span<const
   return amax;
 }
 
+std::map<std::string, std::vector<float>> read_moments(const LayerTable& table, uint64_t layer,
+                                                       const MomentFindings& found) {
+  std::map<std::string, std::vector<float>> moments;
+  const auto means = [&](size_t finding) {
+    const auto place = found.find(finding);
+    return place == found.end() ? std::vector<float>() : place->second.means();
+  };
+  for (size_t tap = 0; tap < table.taps.size(); ++tap) {
+    const std::string& name = table.taps[tap].name;
+    const uint64_t channels = table.channels_of(tap);
+    if (channels == 0) continue;  // keys and values are no linear's input
+    if (table.taps[tap].experts == 0) {
+      const TapPlace* place = std::ranges::find(kPlaces, std::string_view(name), &TapPlace::tap);
+      if (place != std::end(kPlaces)) moments[name] = means(place->finding);
+    } else {
+      const auto at = name == "experts.in" ? LayerFinding::expert_in : LayerFinding::expert_mid;
+      std::vector<float>& all = moments[name];
+      for (size_t expert = 0; expert < table.experts; ++expert) {
+        std::vector<float> own = means(at(expert));
+        own.resize(channels);  // without tokens: 0
+        all.insert(all.end(), own.begin(), own.end());
+      }
+    }
+    check_moments(layer, name, moments[name]);
+  }
+  return moments;
+}
+
 void check_routing(const LayerTable& table, std::span<const uint32_t> bits) {
   const FindingsReader reader(table, bits);
   reader.check_attention();

@@ -5,11 +5,15 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <span>
+#include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "model/activation_amax.h"
 #include "model/model_table.h"
+#include "ops/second_moments.h"
 
 namespace nibblecast {
 
@@ -43,6 +47,12 @@ struct LayerFinding {
 // kInternal where the table has a tap that is not measured.
 LayerAmax read_findings(const LayerTable& table, uint64_t layer, std::span<const uint32_t> bits,
                         std::vector<int64_t> tokens);
+
+// By LayerFinding, of the places that were looked at.
+using MomentFindings = std::unordered_map<size_t, SecondMoments>;
+// The layer's taps from them (LayerAmax::second_moments). kUnsupported where FP32 cannot hold one.
+std::map<std::string, std::vector<float>> read_moments(const LayerTable& table, uint64_t layer,
+                                                       const MomentFindings& found);
 
 // Of what comes before the router, and the router's own fault.
 void check_routing(const LayerTable& table, std::span<const uint32_t> bits);

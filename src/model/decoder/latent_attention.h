@@ -34,6 +34,7 @@ class MlaProjections {
       device_.product(buffers.in, count, weights_.q_a, buffers.sums);
       device_.norm(buffers.sums, count, mla_.q_rank, weights_.q_norm, norm_, buffers.rank,
                    device_.seen(LayerFinding::kQueryRank));
+      device_.add_moments(LayerFinding::kQueryRank, buffers.rank, count, mla_.q_rank);
       device_.product(buffers.rank, count, weights_.q_b, buffers.sums);
     }
     device_.turn_heads(buffers.sums, count, mla_.heads.heads, mla_.heads.key_width(), nullptr, rope_, first,
@@ -47,6 +48,7 @@ class MlaProjections {
     device_.product_rows(buffers.in, count, kv_a, mla_.kv_rank, mla_.heads.shared, buffers.position);
     device_.norm(buffers.sums, count, mla_.kv_rank, weights_.kv_norm, norm_, buffers.rank,
                  device_.seen(LayerFinding::kKvRank));
+    device_.add_moments(LayerFinding::kKvRank, buffers.rank, count, mla_.kv_rank);
     device_.turn_heads(buffers.position, count, 1, mla_.heads.shared, nullptr, rope_, first, buffers.shared);
     device_.product(buffers.rank, count, weights_.kv_b, buffers.sums);
     device_.spread_latent(mla_.heads, buffers.sums, buffers.shared, count, k, v);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cassert>
+#include <map>
 #include <optional>
 #include <span>
 #include <string>
@@ -62,6 +63,14 @@ class DecoderPass final : public ForwardPass {
 
   void set_input_scales(InputScales scales) override { input_scales_ = std::move(scales); }
   std::optional<RoundedBlocks> rounded_blocks() const override { return device_.rounded_blocks(); }
+  void measure_second_moments() override {
+    if constexpr (D::kHasMoments) {
+      device_.measure_moments();
+      measures_moments_ = true;
+    } else {
+      ForwardPass::measure_second_moments();
+    }
+  }
   void begin_layer() override {
     next_mlp_ = 0;
     routed_ = false;
@@ -94,13 +103,19 @@ class DecoderPass final : public ForwardPass {
       device_.compute([&] { add_experts(device_, spec_); });
     }
     device_.fetch_findings();
+    if constexpr (D::kHasMoments) {
+      if (measures_moments_) ended_moments_ = read_moments(table(), layer_, device_.moments());
+    }
     ended_ = layer_;
     ended_tokens_ = moe() == nullptr ? std::vector<int64_t>() : lists_.counts();
     ++layer_;
   }
   bool layer_done() const override { return device_.findings_fetched(); }
   LayerAmax layer_amax() override {
-    return read_findings(model_.table.layers[ended_], ended_, device_.findings(), std::move(ended_tokens_));
+    LayerAmax amax =
+        read_findings(model_.table.layers[ended_], ended_, device_.findings(), std::move(ended_tokens_));
+    amax.second_moments = std::move(ended_moments_);
+    return amax;
   }
 
   void begin_head(LogitsSink sink) override {
@@ -188,6 +203,8 @@ class DecoderPass final : public ForwardPass {
   bool routed_ = false;  // lists_ are of this layer
   uint64_t ended_ = 0;   // the layer of layer_amax()
   std::vector<int64_t> ended_tokens_;
+  bool measures_moments_ = false;
+  std::map<std::string, std::vector<float>> ended_moments_;
 };
 
 }  // namespace nibblecast

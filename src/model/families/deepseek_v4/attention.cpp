@@ -74,7 +74,9 @@ class Attention {
     begin_ = rows[0].begin;
     count_ = tokens;
     mix();
+    state_.add_moments(v4_tap::kAttentionIn, x_.data(), count_, config_.hidden_size);
     make_queries_rank();
+    state_.add_moments(v4_tap::kQueryRank, qr_.data(), count_, config_.q_lora_rank);
     make_raw_keys();
     if (weights_.compressor) make_entry_keys();
     chosen_words_ = 0;
@@ -263,12 +265,14 @@ class Attention {
         const size_t token = rows_[block.row].begin - begin_ + block.first - begin;
         attend_block(block, group, heads, q + token * width);
       });
+      state_.add_moments(v4_tap::kAttentionOut, q, count, width, group * width);
       linear(input(q, count, width, "attn.wo_a"), count, width, weights_.wo_a, {group * rank, rank},
              u + group * rank, groups * rank);
       const double part = static_cast<double>(group + 1) / static_cast<double>(groups + 1);
       state_.report(static_cast<double>(begin_ + begin) + part * static_cast<double>(count), state_.tokens());
     }
     parallel_for(count, [&](size_t token) { u_amax_.add(amax(u + token * groups * rank, groups * rank)); });
+    state_.add_moments(v4_tap::kOutRank, u, count, groups * rank);
     linear(input(u, count, groups * rank, "attn.wo_b"), count, weights_.wo_b, y);
     state_.show(LayerPart::kMixer, begin_ + begin, count, y);
     parallel_for(count, [&](size_t token) {

@@ -140,6 +140,7 @@ void run_router(ForwardState<T>& state, const FfnWeights& weights) {
   Amax x_amax;
   prepare(state, weights, x_amax);
   state.record(v4_tap::kFfnIn, "ffn.gate", x_amax);
+  state.add_moments(v4_tap::kFfnIn, state.x_ffn.data(), state.tokens(), state.config.hidden_size);
   assign(state, weights);
   if (state.watch.routing) state.watch.routing(state.chosen);
   state.shared.keep(weights.shared);
@@ -161,9 +162,11 @@ void run_expert(ForwardState<T>& state, uint64_t expert, const MlpWeights& weigh
     const size_t rows = gather(state, tokens, x, x_amax);
     std::vector<float> row_weights(rows);
     for (size_t row = 0; row < tokens.size(); ++row) row_weights[row] = tokens[row].weight;
+    state.add_moments(v4_tap::kExpertsIn, x, tokens.size(), width);
     if (weights.in_scale != 0) round_inputs(state, x, rows, width, weights.in_scale, x);
     activate(x, rows, weights, static_cast<float>(state.config.swiglu_limit), row_weights.data(), act,
              unweighted, weighted);
+    state.add_moments(v4_tap::kExpertsMid, act, tokens.size(), inner);
     if (weights.mid_scale != 0) round_inputs(state, act, rows, inner, weights.mid_scale, act);
     linears<T, 1>(act, rows, inner, {weights.w2}, {0, width},
                   [&](const Tile& tile, const std::array<const float*, 1>& sums) {
@@ -176,6 +179,8 @@ void run_expert(ForwardState<T>& state, uint64_t expert, const MlpWeights& weigh
                   });
     state.report(static_cast<double>(begin + tokens.size()), assigned.size());
   }
+  state.end_moments(v4_tap::kExpertsIn, width);
+  state.end_moments(v4_tap::kExpertsMid, inner);
   const std::string name = "ffn.experts." + std::to_string(expert);
   state.check(name + ".w1", x_amax);
   state.check(name + ".w2", unweighted);
@@ -198,6 +203,7 @@ void finish_ffn(ForwardState<T>& state) {
     if (weights.in_scale != 0) round_inputs(state, x, rows, width, weights.in_scale, x);
     activate(x, rows, weights, static_cast<float>(state.config.swiglu_limit), nullptr, act, act_amax,
              act_amax);
+    state.add_moments(v4_tap::kSharedMid, act, rows, inner);
     if (weights.mid_scale != 0) round_inputs(state, act, rows, inner, weights.mid_scale, act);
     linears<T, 1>(act, rows, inner, {weights.w2}, {0, width},
                   [&](const Tile& tile, const std::array<const float*, 1>& sums) {

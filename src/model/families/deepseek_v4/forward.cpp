@@ -31,6 +31,16 @@ void ForwardState<T>::record(const char* tap, const std::string& name, const Ama
 }
 
 template <class T>
+void ForwardState<T>::end_moments(const char* tap, size_t width) {
+  if (!measures_moments) return;
+  std::vector<float> own = moments[tap].means();
+  own.resize(width);  // without tokens: 0
+  moments.erase(tap);
+  std::vector<float>& all = amax.second_moments[tap];
+  all.insert(all.end(), own.begin(), own.end());
+}
+
+template <class T>
 void ForwardState<T>::show(LayerPart part, size_t first, size_t count, const T* y) const {
   if (!watch.part) return;
   std::vector<float> values(count * config.hidden_size);
@@ -144,6 +154,11 @@ void DeepseekV4Forward<T>::watch(LayerWatch watch) {
 }
 
 template <class T>
+void DeepseekV4Forward<T>::measure_second_moments() {
+  state_->measures_moments = true;
+}
+
+template <class T>
 void DeepseekV4Forward<T>::embed(uint64_t first, uint64_t count, std::span<const std::byte> bytes) {
   State& state = *state_;
   const EmbeddingShape shape = embedding_shape(state.config);
@@ -190,6 +205,9 @@ LayerAmax DeepseekV4Forward<T>::end_layer() {
   assert(state.in_layer && state.next_expert == state.config.n_routed_experts);
   finish_ffn<T>(state);
   state.in_layer = false;
+  for (const auto& [tap, moments] : state.moments) state.amax.second_moments[tap] = moments.means();
+  state.moments.clear();
+  for (const auto& [tap, moments] : state.amax.second_moments) check_moments(state.layer, tap, moments);
   ++state.layer;
   return std::move(state.amax);
 }

@@ -44,6 +44,7 @@ class DeepseekV4Forward {
   void set_input_scales(InputScales scales);
   RoundedBlocks rounded_blocks() const;
   void watch(LayerWatch watch);
+  void measure_second_moments();
 
   // Rows [first, first + count) of embed.weight (BF16 [V, D]) in `bytes`; call until all V were seen.
   void embed(uint64_t first, uint64_t count, std::span<const std::byte> bytes);

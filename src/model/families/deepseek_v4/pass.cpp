@@ -27,6 +27,7 @@ class CpuForwardPass : public ForwardPass {
   std::optional<RoundedBlocks> rounded_blocks() const override { return forward_.rounded_blocks(); }
   void set_input_scales(InputScales scales) override { forward_.set_input_scales(std::move(scales)); }
   void watch(LayerWatch watch) override { forward_.watch(std::move(watch)); }
+  void measure_second_moments() override { forward_.measure_second_moments(); }
   void embed(uint64_t first, uint64_t count, std::span<const std::byte> bytes) override {
     forward_.embed(first, count, bytes);
   }

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,7 @@
 #include "model/families/deepseek_v4/weights.h"
 #include "ops/amax.h"
 #include "ops/rope.h"
+#include "ops/second_moments.h"
 #include "ops/workspace.h"
 
 namespace nibblecast {
@@ -57,6 +59,9 @@ struct ForwardState {
   std::function<void(double done)> tick;  // may be empty
   InputScales input_scales;               // by full name
   RoundedCounter rounded_blocks;
+  bool measures_moments = false;
+  std::map<std::string, SecondMoments>
+      moments;  // of the layer's taps; of routed experts: of the one in progress
   LayerWatch watch;
 
   void report(double done, size_t of) const {
@@ -71,6 +76,12 @@ struct ForwardState {
   }
   // To whoever watches: y [count, D] of tokens from `first` on.
   void show(LayerPart part, size_t first, size_t count, const T* y) const;
+  // Of a tap's next tokens; nothing unless moments are measured.
+  void add_moments(const char* tap, const T* x, size_t count, size_t width, size_t first = 0) {
+    if (measures_moments) moments[tap].add(x, count, width, first);
+  }
+  // Of expert `expert`, whose inputs were [width] wide, behind those of the experts before.
+  void end_moments(const char* tap, size_t width);
   // Error kBadInput if the input of module `name` was not finite.
   void check(const std::string& name, const Amax& input) const;
   // check(), and into the record of `tap`, whose first linear `name` is.
