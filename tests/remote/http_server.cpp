@@ -40,6 +40,7 @@ std::optional<std::string> read_head(int socket, std::string& buffer) {
 ServerRequest parse_head(const std::string& head) {
   ServerRequest request;
   const size_t begin = head.find(' ') + 1;
+  request.method = head.substr(0, begin - 1);
   request.target = head.substr(begin, head.find(' ', begin) - begin);
   for (size_t at = head.find("\r\n") + 2; at < head.size();) {
     const size_t end = head.find("\r\n", at), colon = head.find(':', at);
@@ -107,13 +108,15 @@ void HttpServer::accept_all() {
 void HttpServer::serve(int socket) {
   std::string buffer;
   while (const auto head = read_head(socket, buffer)) {
-    if (!send_reply(socket, answer_(parse_head(*head)))) break;
+    const ServerRequest request = parse_head(*head);
+    if (!send_reply(socket, answer_(request), request.method != "HEAD")) break;
   }
   ::shutdown(socket, SHUT_RDWR);  // closed at the end, when no other can have its number
 }
 
-bool HttpServer::send_reply(int socket, const ServerReply& reply) {
+bool HttpServer::send_reply(int socket, const ServerReply& reply, bool with_body) {
   if (reply.drop) return false;
+  std::this_thread::sleep_for(std::chrono::duration<double>(line.delay_seconds));
   std::string head = "HTTP/1.1 " + std::to_string(reply.status) + " -\r\n";
   bool has_length = false;
   for (const auto& [name, value] : reply.fields) {
@@ -121,8 +124,29 @@ bool HttpServer::send_reply(int socket, const ServerReply& reply) {
     has_length |= name == "Content-Length";
   }
   if (!has_length) head += "Content-Length: " + std::to_string(reply.body.size()) + "\r\n";
+  if (!with_body) return send_all(socket, head + "\r\n");
   const std::string_view body = std::string_view(reply.body).substr(0, reply.cut_after);
-  return send_all(socket, head + "\r\n") && send_all(socket, body) && body.size() == reply.body.size();
+  return send_all(socket, head + "\r\n") && send_body(socket, body) && body.size() == reply.body.size();
+}
+
+bool HttpServer::send_body(int socket, std::string_view body) {
+  constexpr size_t kPieceBytes = 64 << 10;
+  if (line.bytes_per_second == 0) return send_all(socket, body);
+  while (!body.empty()) {
+    const std::string_view piece = body.substr(0, kPieceBytes);
+    const std::chrono::duration<double> takes(static_cast<double>(piece.size()) / line.bytes_per_second);
+    std::chrono::steady_clock::time_point turn;
+    {
+      const std::lock_guard lock(mutex_);
+      line_free_ = std::max(line_free_, std::chrono::steady_clock::now()) +
+                   std::chrono::duration_cast<std::chrono::steady_clock::duration>(takes);
+      turn = line_free_;
+    }
+    std::this_thread::sleep_until(turn);
+    if (!send_all(socket, piece)) return false;
+    body.remove_prefix(piece.size());
+  }
+  return true;
 }
 
 }  // namespace nibblecast::testing

@@ -56,15 +56,18 @@ void HubServer::change(const std::string& name, std::string text) {
 
 ServerReply HubServer::answer_hub(const ServerRequest& request) {
   ++requests_;
-  const std::string path = request.target.substr(0, request.target.find('?'));
-  const std::string query = request.target.substr(std::min(path.size() + 1, request.target.size()));
-  const std::string api = "/api/models/" + id_ + "/", resolve = "/" + id_ + "/resolve/" + kCommit + "/";
+  std::string path = request.target.substr(0, request.target.find('?'));
+  if (const std::string main = "/" + id_ + "/resolve/main/"; path.starts_with(main))
+    path.replace(0, main.size(), "/" + id_ + "/resolve/" + kCommit + "/");
+  const std::string query =
+      request.target.substr(std::min(request.target.find('?'), request.target.size() - 1) + 1);
+  const std::string api = "/api/models/" + id_, resolve = "/" + id_ + "/resolve/" + kCommit + "/";
   const auto authorization = request.fields.find("authorization");
   ServerReply reply = refusal(404, "RepoNotFound", "Repository not found");
   if (!token.empty() && (authorization == request.fields.end() || authorization->second != "Bearer " + token))
     reply = refusal(401, "RepoNotFound", "Repository not found");
-  else if (path.starts_with(api))
-    reply = answer_api(path.substr(api.size()), query);
+  else if (path == api || path.starts_with(api + "/"))
+    reply = answer_api(path.substr(std::min(api.size() + 1, path.size())), query);
   else if (path.starts_with(resolve))
     reply = is_gated ? refusal(403, "GatedRepo", "Access to this model is restricted")
                      : answer_resolve(path.substr(resolve.size()), request);
@@ -74,9 +77,15 @@ ServerReply HubServer::answer_hub(const ServerRequest& request) {
 
 ServerReply HubServer::answer_api(const std::string& path, const std::string& query) {
   const std::string commit = kCommit;
-  if (path == "revision/main" || path == "revision/" + commit)
-    return {.body = Json{{"id", id_}, {"sha", commit}, {"gated", is_gated}}.dump()};
-  if (path != "tree/" + commit) return refusal(404, "RevisionNotFound", "Invalid rev id");
+  const auto is_page = [&](const std::string& kind) {
+    return path == kind + "main" || path == kind + commit;
+  };
+  if (path.empty() || is_page("revision/")) {
+    Json siblings = Json::array();
+    for (const auto& [name, file] : files_) siblings.push_back({{"rfilename", name}});
+    return {.body = Json{{"id", id_}, {"sha", commit}, {"gated", is_gated}, {"siblings", siblings}}.dump()};
+  }
+  if (!is_page("tree/")) return refusal(404, "RevisionNotFound", "Invalid rev id");
   const size_t cursor = query.find("cursor=");
   const size_t first = cursor == query.npos ? 0 : std::stoul(query.substr(cursor + 7));
   Json items = Json::array({{{"type", "directory"}, {"oid", commit}, {"size", 0}, {"path", "folder"}}});
@@ -156,6 +165,7 @@ ServerReply HubServer::content(const std::string& name, const ServerRequest& req
 }
 
 void HubServer::count(const std::string& name, uint64_t first, const std::string& body) {
+  if (!is_counting) return;
   std::vector<int>& counts = sent_[name];
   const size_t end = first + body.size();
   counts.resize(std::max(counts.size(), end));

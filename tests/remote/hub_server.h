@@ -33,12 +33,14 @@ class HubServer {
 
   std::string endpoint() const { return hub_->url(); }
   const std::string& id() const { return id_; }
-  std::map<std::string, File>& files() { return files_; }  // before the first request
+  void set_line(const LineShape& line) { store_->line = hub_->line = line; }  // before the first request
+  std::map<std::string, File>& files() { return files_; }                     // before the first request
   // Another content under the name, that the listing does not know of.
   void change(const std::string& name, std::string content);
 
   // What a test may set before requests, and read after them.
   std::string token = {};                  // must be sent to the Hub; empty: none is wanted
+  bool is_counting = true;                 // what was sent, below; four bytes for each of a file's
   bool is_gated = false;                   // nobody gets more than the listing
   size_t page_entries = 1000;              // of the listing
   std::atomic<int> link_uses = 1'000'000;  // of a signed link, then it has expired
