@@ -65,18 +65,6 @@ std::optional<std::string> glob_of(std::string_view regex) {
   return ends ? glob : glob + "*";
 }
 
-bool matches(const std::string& target, const std::string& name) {
-  if (!target.starts_with(kPattern)) return target == name;
-  const auto glob = glob_of(std::string_view(target).substr(kPattern.size()));
-  return glob && glob_match(*glob, name);
-}
-
-// SGLang takes the end of a path too. (srt/layers/quantization/compressed_tensors/utils.py)
-bool ignores(Engine engine, const std::string& target, const std::string& name) {
-  if (matches(target, name)) return true;
-  return engine == kSglang && !target.starts_with(kPattern) && name.ends_with("." + target);
-}
-
 struct KeyRule {
   const char* key;
   std::vector<Json> values;
@@ -124,15 +112,41 @@ std::string_view scheme_of_group(const Json& group) {
   return fits(weights, fp8) && fits(inputs, fp8) ? "FP8" : kUnknown;
 }
 
+void TargetList::add(const std::string& target, std::string_view value) {
+  if (!target.starts_with(kPattern)) {
+    names_.emplace(target, value);  // the first group that names it
+  } else if (auto glob = glob_of(std::string_view(target).substr(kPattern.size()))) {
+    patterns_.emplace_back(std::move(*glob), value);
+  }
+}
+
+std::string_view TargetList::find(const std::string& name) const {
+  if (const auto found = names_.find(name); found != names_.end()) return found->second;
+  for (const auto& [pattern, value] : patterns_)
+    if (glob_match(pattern, name)) return value;
+  return {};
+}
+
+std::string_view TargetList::find_end(const std::string& name) const {
+  for (size_t dot = name.find('.'); dot != std::string::npos; dot = name.find('.', dot + 1))
+    if (const auto found = names_.find(name.substr(dot + 1)); found != names_.end()) return found->second;
+  return find(name);
+}
+
+std::string_view TargetList::linear() const {
+  const auto found = names_.find(std::string(kClass));
+  return found == names_.end() ? std::string_view() : std::string_view(found->second);
+}
+
 CompressedTensorsReading::CompressedTensorsReading(Engine engine, std::string model_type, const Json& config)
     : engine_(engine), model_type_(std::move(model_type)) {
   const Json quantization = at_or_null(config, "quantization_config");
-  ignored_ = strings_of(at_or_null(quantization, "ignore"));
+  for (const std::string& target : strings_of(at_or_null(quantization, "ignore"))) ignored_.add(target, kPlain);
   const Json groups = at_or_null(quantization, "config_groups");
   if (!groups.is_object()) return;
   for (const auto& [unused, group] : groups.items()) {
-    for (std::string& target : strings_of(at_or_null(group, "targets")))
-      targets_.push_back({std::move(target), std::string(scheme_of_group(group))});
+    for (const std::string& target : strings_of(at_or_null(group, "targets")))
+      targets_.add(target, scheme_of_group(group));
   }
 }
 
@@ -154,13 +168,11 @@ std::vector<std::string> CompressedTensorsReading::looked_up(const EngineUnit& u
 }
 
 std::string CompressedTensorsReading::scheme_of_name(const std::string& name, bool is_linear) const {
-  const auto ignored = [&](const std::string& target) { return ignores(engine_, target, name); };
-  if (std::ranges::any_of(ignored_, ignored)) return std::string(kPlain);
-  for (const Target& target : targets_)
-    if (matches(target.text, name)) return target.scheme;
-  for (const Target& target : targets_)
-    if (is_linear && target.text == kClass) return target.scheme;
-  return "";
+  // SGLang takes the end of a path too. (srt/layers/quantization/compressed_tensors/utils.py)
+  const std::string_view ignored = engine_ == kSglang ? ignored_.find_end(name) : ignored_.find(name);
+  if (!ignored.empty()) return std::string(ignored);
+  const std::string_view scheme = targets_.find(name);
+  return std::string(scheme.empty() && is_linear ? targets_.linear() : scheme);
 }
 
 std::string CompressedTensorsReading::scheme_of(const EngineUnit& unit, std::string& conflict) const {

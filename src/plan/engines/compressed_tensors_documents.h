@@ -4,6 +4,8 @@
 
 #include <string>
 #include <string_view>
+#include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "base/json.h"
@@ -16,6 +18,22 @@ namespace nibblecast {
 inline constexpr std::string_view kUnknown = "unknown";
 std::string_view scheme_of_group(const Json& group);
 
+// Targets, or what is ignored: names, patterns and classes, each with what holds for it.
+class TargetList {
+ public:
+  void add(const std::string& target, std::string_view value);
+  // By the name itself, then by the first pattern that fits; empty: neither.
+  std::string_view find(const std::string& name) const;
+  // The same of `name` or the end of it behind a dot.
+  std::string_view find_end(const std::string& name) const;
+  // Of the class "Linear".
+  std::string_view linear() const;
+
+ private:
+  std::unordered_map<std::string, std::string> names_;
+  std::vector<std::pair<std::string, std::string>> patterns_;  // as plan/glob.h reads them
+};
+
 class CompressedTensorsReading {
  public:
   CompressedTensorsReading(Engine engine, std::string model_type, const Json& config);
@@ -25,18 +43,14 @@ class CompressedTensorsReading {
   std::string scheme_of(const EngineUnit& unit, std::string& conflict) const;
 
  private:
-  struct Target {
-    std::string text, scheme;
-  };
-
   std::vector<std::string> looked_up(const EngineUnit& unit) const;
   // Of one linear by its name; empty: no target has it.
   std::string scheme_of_name(const std::string& name, bool is_linear) const;
 
   Engine engine_;
   std::string model_type_;
-  std::vector<Target> targets_;
-  std::vector<std::string> ignored_;
+  TargetList targets_;  // with their schemes
+  TargetList ignored_;
 };
 
 // Rules of the keys.
