@@ -69,7 +69,6 @@ std::string url_quoted(std::string_view text, std::string_view kept) {
 }
 
 std::optional<ContentRange> parse_content_range(std::string_view text) {
-  ContentRange range;
   if (!take(text, "bytes ")) return std::nullopt;
   const auto first = take_number(text);
   if (!first || !take(text, "-")) return std::nullopt;
