@@ -2,12 +2,25 @@
 
 #include <fmt/format.h>
 
+#include <cstring>
+#include <span>
 #include <vector>
 
 #include "base/parallel.h"
-#include "formats/reciprocal.h"
 
 namespace nibblecast {
+namespace {
+
+// Of F32 values, by themselves and not by the writer's code.
+std::vector<std::byte> reciprocals(std::span<const std::byte> values) {
+  std::vector<float> floats(values.size() / sizeof(float));
+  std::memcpy(floats.data(), values.data(), floats.size() * sizeof(float));
+  for (float& value : floats) value = 1 / value;
+  const auto bytes = std::as_bytes(std::span(floats));
+  return {bytes.begin(), bytes.end()};
+}
+
+}  // namespace
 
 uint64_t KeptChecker::source_bytes(uint32_t planned) const {
   return check_.source.tensors()[*check_.plan.tensors[planned].source].size_bytes;
@@ -22,10 +35,7 @@ void KeptChecker::compare(const Step& step, const Reader::Loaded& loaded) {
                                        at_place(step, loaded, 2 * index, size));
     const std::span<const std::byte> source = at_place(step, loaded, 2 * index, size);
     std::vector<std::byte> inverted;
-    if (check_.plan.tensors[step.pieces[index].planned].reciprocal) {
-      inverted.assign(source.begin(), source.end());
-      invert(inverted);
-    }
+    if (check_.plan.tensors[step.pieces[index].planned].reciprocal) inverted = reciprocals(source);
     differences[index] =
         compare_bytes(inverted.empty() ? source : inverted, at_place(step, loaded, 2 * index + 1, size));
   });
