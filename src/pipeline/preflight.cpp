@@ -12,6 +12,7 @@
 #include "model/forward_checks.h"
 #include "pipeline/group_maker.h"
 #include "pipeline/output.h"
+#include "plan/second_moments.h"
 
 namespace nibblecast {
 namespace {
@@ -277,7 +278,9 @@ Preflight preflight_calibration(const Checkpoint& source, const Plan& plan, cons
   if (const auto record = read_job_document(source.files(), folder)) {
     require_same_job(record->description, checks.result().job, folder.string());
   }
-  checks.check_space(1 << 20);
+  // The file and the one that takes its place, and the journal's entries in hexadecimal digits.
+  const uint64_t moments = plan.options.second_moments ? moment_counts(*plan.model).all : 0;
+  checks.check_space((1 << 20) + moments * (2 * sizeof(float) + 8));
   checks.measure(false);
   return checks.finish();
 }
