@@ -210,6 +210,20 @@ TEST_P(SecondMomentsRun, MeasuringInTheSameRunIsRefusedWithAdvice) {
               Contains(::testing::Field(&Finding::remedy, HasSubstr("--second-moments -o FILE"))));
 }
 
+TEST_P(SecondMomentsRun, AGpuIsRefusedByName) {
+  JobMeans means{.memory_bytes = 8ull << 30};
+  means.device = {.cuda = 0, .memory_bytes = 8ull << 30};
+  const Plan plan = quantization(RecipeMethod::kWmse);
+  Activations known;
+  known.amax = testing::plain_amax(plan);
+  EXPECT_THAT(preflight(*source_, plan, known, {}, {}, means, false).findings,
+              Contains(::testing::Field(&Finding::reason, HasSubstr("wmse is not made on a GPU"))));
+  const Plan measuring = calibration();
+  const Activations rows = Activations::from_rows(tiny_rows(measuring.model->vocabulary.size), "test");
+  EXPECT_THAT(preflight_calibration(*source_, measuring, rows, "/amax", {}, means).findings,
+              Contains(::testing::Field(&Finding::reason, HasSubstr("not measured on a GPU"))));
+}
+
 INSTANTIATE_TEST_SUITE_P(Models, SecondMomentsRun, ::testing::ValuesIn(testing::small_models()),
                          testing::model_name);
 
