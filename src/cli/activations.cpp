@@ -72,6 +72,19 @@ AmaxFile read_existing_amax(FileSystem& files, const std::string& path) {
   }
 }
 
+// Of this calibration's own file: it has second moments where this run would measure them, and only there.
+void require_same_moments(const std::string& output, const Plan& plan, const AmaxFile& found) {
+  const bool asked = plan.options.second_moments;
+  if (std::ranges::all_of(found.layers,
+                          [&](const LayerAmax& layer) { return layer.second_moments.empty() != asked; }))
+    return;
+  throw Error(ErrorKind::kRefused, {.file = output},
+              asked ? "is this calibration's amax file without second moments"
+                    : "holds second moments too, which this run would not measure",
+              {.hint = asked ? "name another file, or remove it"
+                             : "give `calibrate` --second-moments, name another file, or remove it"});
+}
+
 // The libraries' messages speak of --calib.
 std::string renamed(std::string text, const std::string& option) {
   constexpr std::string_view kCalib = "--calib";
@@ -204,13 +217,7 @@ bool require_own_amax(const std::string& output, const Checkpoint& source, const
                  .found = said == found.metadata.end() ? "none" : printable(said->second),
                  .hint = "name another file, or remove it"});
   }
-  const bool has_moments =
-      std::ranges::all_of(found.layers, [](const LayerAmax& layer) { return !layer.second_moments.empty(); });
-  if (plan.options.second_moments && !has_moments) {
-    throw Error(ErrorKind::kRefused, {.file = output},
-                "is this calibration's amax file without second moments",
-                {.hint = "name another file, or remove it"});
-  }
+  require_same_moments(output, plan, found);
   return found.layers.size() == plan.layers();
 }
 

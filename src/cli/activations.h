@@ -31,7 +31,8 @@ CalibrationRows load_rows(const ActivationOptions& options, const Checkpoint& so
 void check_amax_output(const std::string& output, const ActivationOptions& options,
                        const QuantizeOptions& recipe, const Checkpoint& source);
 // kRefused unless what stands at `output`, if anything does, is what a calibration of this model on these
-// rows left: its metadata say so. Whether it holds all layers.
+// rows left: its metadata say so, and it has second moments just where this run would measure them. Whether
+// it holds all layers.
 bool require_own_amax(const std::string& output, const Checkpoint& source, const Plan& plan,
                       const CalibrationRows& rows);
 

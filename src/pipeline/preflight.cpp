@@ -14,6 +14,7 @@
 #include "pipeline/line_probe.h"
 #include "pipeline/output.h"
 #include "plan/forward_plan.h"
+#include "plan/second_moments.h"
 #include "remote/address.h"
 
 namespace nibblecast {
@@ -284,7 +285,9 @@ Preflight preflight_calibration(const Checkpoint& source, const Plan& plan, cons
   if (const auto record = read_job_document(source.files(), folder)) {
     require_same_job(record->description, checks.result().job, folder.string());
   }
-  checks.check_space(1 << 20);
+  // The file and the one that takes its place, and the journal's entries in hexadecimal digits.
+  const uint64_t moments = plan.options.second_moments ? moment_counts(*plan.model).all : 0;
+  checks.check_space((1 << 20) + moments * (2 * sizeof(float) + 8));
   checks.measure(false);
   return checks.finish();
 }

@@ -184,6 +184,8 @@ MemoryCost memory_cost(const Checkpoint& source, const Plan& plan, const Workloa
   MemoryCost cost;
   cost.fixed_bytes = kProgramBytes + (source.tensors().size() + plan.tensors.size()) * kBytesPerTensor;
   cost.make_bytes = make_bytes(plan, threads);
+  // What was read, in the record, and as it is written again.
+  if (plan.needs_second_moments()) cost.fixed_bytes += moment_counts(*plan.model).all * 4 * sizeof(float);
   const bool on_device = device.cuda && workload.tokens > 0;
   if (on_device) {
     add_device_cost(plan, workload, device, cost);

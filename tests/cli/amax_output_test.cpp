@@ -60,6 +60,37 @@ TEST_F(AmaxOutput, NoFileIsOverwrittenThatIsNotThisJobs) {
   expect_refused(path("a"), "is an input of this command");
 }
 
+// From texts to weights that second moments decided, and what is refused on the way.
+TEST_F(AmaxOutput, WmseNeedsAFileWithSecondMoments) {
+  const std::vector<std::string> wmse = {"--recipe", "nvfp4", "--weight-method", "wmse",
+                                         "--engine", "none",  "--quiet"};
+  const auto quantize = [&](std::vector<std::string> from) {
+    std::vector<std::string> command = {"quantize", source(), path("out")};
+    command.insert(command.end(), from.begin(), from.end());
+    command.insert(command.end(), wmse.begin(), wmse.end());
+    return run_cli(command);
+  };
+  const CliResult same_run = quantize({"--calib", texts()});
+  EXPECT_EQ(same_run.exit_code, 2) << same_run.err;
+  EXPECT_TRUE(contains(same_run.err, "--second-moments -o FILE")) << same_run.err;
+  ASSERT_EQ(calibrate(texts(), path("plain")).exit_code, 0);
+  const CliResult without = quantize({"--amax", path("plain")});
+  EXPECT_EQ(without.exit_code, 3) << without.err;
+  EXPECT_TRUE(contains(without.err, "holds no layers.0.attn.in.second_moment")) << without.err;
+  EXPECT_EQ(calibrate(texts(), path("plain"), {"--second-moments"}).exit_code, 5);
+  ASSERT_EQ(calibrate(texts(), path("moments"), {"--second-moments"}).exit_code, 0);
+  const CliResult other = calibrate(texts(), path("moments"));
+  EXPECT_EQ(other.exit_code, 5);
+  EXPECT_TRUE(contains(other.err, "holds second moments too")) << other.err;
+  const CliResult made = quantize({"--amax", path("moments")});
+  EXPECT_EQ(made.exit_code, 0) << made.err;
+  const CliResult verified = run_cli({"verify", source(), path("out"), "--engine", "none", "--quiet"});
+  EXPECT_EQ(verified.exit_code, 0) << verified.err << verified.out;
+  const CliResult explained = run_cli(
+      {"plan", source(), "--recipe", "nvfp4", "--weight-method", "wmse", "--explain", "layers.0.attn.wq_a"});
+  EXPECT_TRUE(contains(explained.out, "wmse")) << explained.out << explained.err;
+}
+
 TEST_F(AmaxOutput, AFinishedOneOfTheSameCalibrationIsDone) {
   ASSERT_EQ(calibrate(texts(), path("amax")).exit_code, 0);
   const std::string made = read_file(path("amax"));

@@ -136,6 +136,28 @@ TEST_P(SecondMomentsRun, WmseIsMadeAndFoundRight) {
   EXPECT_EQ(weighted, again);
 }
 
+// Of what the rule names, and no more than it needs.
+TEST_P(SecondMomentsRun, ARuleOfARecipeMayAskForIt) {
+  calibrate_to("/amax", calibration());
+  AmaxFile amax = read_amax(files_, "/amax");
+  for (LayerAmax& layer : amax.layers)
+    std::erase_if(layer.second_moments, [](const auto& tap) { return !tap.first.starts_with("attn.out"); });
+  write_amax(files_, "/amax", amax);
+  QuantizeOptions options;
+  options.recipe = "mine.yaml";
+  options.recipe_text =
+      "rules:\n- {modules: ['*.attn.wo_b', '*.self_attn.o_proj'], format: nvfp4, weight_method: wmse, "
+      "quantize_input: false}\n";
+  options.engines = {};
+  const Plan plan = plan_of(options);
+  EXPECT_TRUE(plan.needs_second_moments());
+  EXPECT_FALSE(plan.needs_activations());
+  const Activations activations = Activations::from_amax(files_, "/amax");
+  require_fitting_amax(plan, *activations.amax, "/amax");
+  run_job(*source_, plan, activations, "/out");
+  EXPECT_THAT(problems(), ::testing::IsEmpty());
+}
+
 // It cannot say what the weights should be without them.
 TEST_P(SecondMomentsRun, VerifyNamesMomentsThatAreMissingOrOthers) {
   calibrate_to("/amax", calibration());
@@ -186,6 +208,20 @@ TEST_P(SecondMomentsRun, MeasuringInTheSameRunIsRefusedWithAdvice) {
   EXPECT_TRUE(found.refused());
   EXPECT_THAT(found.findings,
               Contains(::testing::Field(&Finding::remedy, HasSubstr("--second-moments -o FILE"))));
+}
+
+TEST_P(SecondMomentsRun, AGpuIsRefusedByName) {
+  JobMeans means{.memory_bytes = 8ull << 30};
+  means.device = {.cuda = 0, .memory_bytes = 8ull << 30};
+  const Plan plan = quantization(RecipeMethod::kWmse);
+  Activations known;
+  known.amax = testing::plain_amax(plan);
+  EXPECT_THAT(preflight(*source_, plan, known, {}, {}, means, false).findings,
+              Contains(::testing::Field(&Finding::reason, HasSubstr("wmse is not made on a GPU"))));
+  const Plan measuring = calibration();
+  const Activations rows = Activations::from_rows(tiny_rows(measuring.model->vocabulary.size), "test");
+  EXPECT_THAT(preflight_calibration(*source_, measuring, rows, "/amax", {}, means).findings,
+              Contains(::testing::Field(&Finding::reason, HasSubstr("not measured on a GPU"))));
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, SecondMomentsRun, ::testing::ValuesIn(testing::small_models()),
