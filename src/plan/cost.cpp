@@ -17,6 +17,8 @@
 #include "ops/cross_entropy.h"
 #include "ops/matmul.h"
 #include "plan/second_moments.h"
+#include "remote/address.h"
+#include "remote/remote_folder.h"
 
 namespace nibblecast {
 namespace {
@@ -179,10 +181,24 @@ uint64_t largest_expert_bytes(const Plan& plan) {
   return most;
 }
 
+namespace {
+
+// Of a source on a server: what is held of its files (headers, and what the plan has looked at), and
+// connections with their buffers.
+uint64_t remote_bytes(const Checkpoint& source) {
+  constexpr uint64_t kConnections = 32 * kMiB, kLookedAt = 48 * kMiB;
+  uint64_t headers = 0;
+  for (const Shard& shard : source.shards()) headers += shard.data_offset;
+  return kConnections + std::min<uint64_t>(kMostHeldBytes, headers + kLookedAt);
+}
+
+}  // namespace
+
 MemoryCost memory_cost(const Checkpoint& source, const Plan& plan, const Workload& workload, size_t threads,
                        uint64_t limit_bytes, const ForwardDevice& device, bool writes) {
   MemoryCost cost;
   cost.fixed_bytes = kProgramBytes + (source.tensors().size() + plan.tensors.size()) * kBytesPerTensor;
+  if (is_address(source.folder())) cost.fixed_bytes += remote_bytes(source);
   cost.make_bytes = make_bytes(plan, threads);
   // What was read, in the record, and as it is written again.
   if (plan.needs_second_moments()) cost.fixed_bytes += moment_counts(*plan.model).all * 4 * sizeof(float);

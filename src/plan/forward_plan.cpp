@@ -7,6 +7,7 @@
 #include <set>
 
 #include "base/error.h"
+#include "checkpoint/fetch_ahead.h"
 #include "checkpoint/quantization.h"
 #include "model/family.h"
 #include "plan/inventory.h"
@@ -102,6 +103,16 @@ bool same_modules(const LayerTable& a, const LayerTable& b) {
          });
 }
 
+std::vector<TensorBegin> stored_input_scales(const Checkpoint& source, const LayerTable& table,
+                                             const TileSize& tiles) {
+  std::vector<TensorBegin> scales;
+  for (const WeightModule& module : table.modules) {
+    const Tensor* scale = find_linear(source, module.name, tiles).value().input_scale;
+    if (scale != nullptr) scales.push_back({scale, scale->size_bytes});
+  }
+  return scales;
+}
+
 }  // namespace
 
 void require_forward_storage(const Checkpoint& source, const Model& model) {
@@ -153,6 +164,7 @@ LayerInputScales input_scales_of(const Checkpoint& source, const Plan& plan, uin
   // By tap: a layer's routed experts have two, their inputs and what enters down.
   std::map<uint16_t, float> largest;
   std::vector<std::pair<const WeightModule*, float>> found;
+  fetch_ahead(source, stored_input_scales(source, table, tiles));
   for (const WeightModule& module : table.modules) {
     const std::optional<LinearParts> parts = find_linear(source, module.name, tiles);
     // Stacked experts are plain weights, and FP8's scale is another one.

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/hash.h"
+#include "checkpoint/fetch_ahead.h"
 
 namespace nibblecast {
 namespace {
@@ -21,6 +22,16 @@ bool is_sampled(std::string_view name) {
   return rest.starts_with("0.") || rest.empty() || rest.front() < '0' || rest.front() > '9';
 }
 
+// Of vectors all, up to a bound: norms are wanted whole soon after.
+std::vector<TensorBegin> begins_of(const std::vector<const Tensor*>& sampled) {
+  std::vector<TensorBegin> begins;
+  for (const Tensor* tensor : sampled) {
+    const uint64_t wanted = tensor->shape.size() == 1 ? 4 * kSampledBytes : kSampledBytes;
+    begins.push_back({tensor, std::min(tensor->size_bytes, wanted)});
+  }
+  return begins;
+}
+
 }  // namespace
 
 std::string weight_sample(const Checkpoint& source) {
@@ -29,6 +40,7 @@ std::string weight_sample(const Checkpoint& source) {
     if (is_sampled(tensor.name)) sampled.push_back(&tensor);
   }
   std::ranges::sort(sampled, {}, &Tensor::name);
+  fetch_ahead(source, begins_of(sampled));
   TensorReader reader(source);
   Hash hash;
   std::vector<std::byte> bytes;

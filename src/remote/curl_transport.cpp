@@ -151,6 +151,8 @@ class CurlTransport : public HttpTransport {
     if (exchange.error) std::rethrow_exception(exchange.error);
     if (code != CURLE_OK && !exchange.ended) {
       exchange.reply.failure = text[0] != 0 ? text.data() : curl_easy_strerror(code);
+      if (code == CURLE_PEER_FAILED_VERIFICATION)
+        exchange.reply.failure += " (SSL_CERT_FILE names the certificates to trust)";
       exchange.reply.may_pass = may_pass(code);
     }
     return std::move(exchange.reply);

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstdlib>
 #include <ctime>
 #include <thread>
 
@@ -58,8 +59,12 @@ std::string outcome_text(const HttpReply& reply) {
 }
 
 std::optional<double> asked_pause(const HttpReply& reply) {
-  const std::string field = reply.head.field("retry-after");
-  return field.empty() ? std::nullopt : parse_retry_after(field, std::time(nullptr));
+  constexpr std::string_view kSeconds = ";t=";
+  const std::string field = reply.head.field("retry-after"), limit = reply.head.field("ratelimit");
+  if (!field.empty()) return parse_retry_after(field, std::time(nullptr));
+  const size_t seconds = limit.find(kSeconds);
+  if (reply.head.status != 429 || seconds == limit.npos) return std::nullopt;
+  return std::atof(limit.c_str() + seconds + kSeconds.size());
 }
 
 std::string redirected(const std::string& url, const HttpReply& reply, const std::string& file) {

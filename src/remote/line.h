@@ -51,6 +51,7 @@ class Tries {
 bool may_pass(const HttpReply& reply);
 // "HTTP 503", "HTTP 200, cut: ...", or the failure.
 std::string outcome_text(const HttpReply& reply);
+// Seconds, of Retry-After, or of the Hub's RateLimit: "api";r=0;t=55.
 std::optional<double> asked_pause(const HttpReply& reply);
 
 // Where a redirect of `url` leads. Error kIo where it leaves HTTPS.

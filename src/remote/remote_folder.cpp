@@ -16,10 +16,17 @@ namespace {
 
 // A file so small, if it holds no weights, is fetched whole and held against its checksum.
 constexpr uint64_t kWholeBytes = 1 << 20;
+constexpr uint64_t kMostGitBytes = 16 << 20;
 constexpr uint64_t kHeadBytes = 64 << 10;
 constexpr uint64_t kLengthBytes = 8, kMostHeaderBytes = 100'000'000;
 constexpr size_t kHeaderThreads = 16;
 constexpr size_t kSha1Digits = 40;
+
+// Small files, and what the Hub keeps in git: it may answer a range of that with all of it.
+bool comes_whole(const RemoteEntry& entry) {
+  const bool is_git = entry.is_checksum && entry.version.size() == kSha1Digits;
+  return entry.size_bytes <= (is_git ? kMostGitBytes : kWholeBytes) && !entry.name.ends_with(".safetensors");
+}
 
 [[noreturn]] void refuse_writing(const std::string& path) {
   throw Error(ErrorKind::kRefused, {.file = path}, "is on a server, which is never written to");
@@ -42,7 +49,7 @@ struct RemoteFolder::Content {
         local(std::move(file.local)) {}
 
   void read(uint64_t offset, std::span<std::byte> to, bool keep) {
-    if (source.entry().size_bytes <= kWholeBytes && !source.entry().name.ends_with(".safetensors")) {
+    if (comes_whole(source.entry())) {
       hold_whole();
       keep = true;
     }

@@ -109,6 +109,9 @@ TEST_F(RangeSourceTest, WhatDoesNotPassIsGivenUp) {
   expect_refused(ErrorKind::kIo, "the server asks to wait 86400 seconds", [](const ServerRequest&) {
     return ServerReply{.status = 429, .fields = {{"Retry-After", "86400"}}};
   });
+  expect_refused(ErrorKind::kIo, "the server asks to wait 3599 seconds", [](const ServerRequest&) {
+    return ServerReply{.status = 429, .fields = {{"RateLimit", "\"resolvers\";r=0;t=3599"}}};
+  });
   expect_refused(ErrorKind::kIo, "tried 6 times",
                  [](const ServerRequest&) { return ServerReply{.drop = true}; });
   expect_refused(ErrorKind::kIo, "HTTP 418", [](const ServerRequest&) { return ServerReply{.status = 418}; });

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <random>
 
+#include "checkpoint/fetch_ahead.h"
 #include "pipeline/pipeline_testing.h"
 #include "pipeline/reader.h"
 #include "pipeline/small_models.h"
@@ -63,6 +64,28 @@ TEST_F(RemoteFilesTest, AJobMakesTheSameBytesAndAsksForEachOnce) {
   for (const auto& [name, file] : hub.files()) EXPECT_LE(hub.most_often_sent(name), 1) << name;
   for (const std::string& shard : shards_of(hub))
     EXPECT_EQ(hub.sent(shard), hub.files()[shard].content.size()) << shard;
+}
+
+TEST_F(RemoteFilesTest, WhatIsFetchedAheadIsNotAskedForAgain) {
+  HubServer hub(path("source"));
+  const Checkpoint source = open(hub);
+  std::vector<TensorBegin> parts;
+  for (const Tensor& tensor : source.tensors())
+    parts.push_back({&tensor, std::min<uint64_t>(tensor.size_bytes, 999)});
+  const size_t before = hub.requests();
+  fetch_ahead(source, parts);
+  const size_t fetched = hub.requests();
+  EXPECT_LT(fetched - before, parts.size());
+  const Checkpoint local = Checkpoint::open(path("source"), system_files());
+  TensorReader here(local), there(source);
+  for (const TensorBegin& part : parts) {
+    std::vector<std::byte> a(part.size_bytes), b(part.size_bytes);
+    here.read(*local.find(part.tensor->name), 0, a);
+    there.read(*part.tensor, 0, b);
+    EXPECT_EQ(a, b) << part.tensor->name;
+  }
+  EXPECT_EQ(hub.requests(), fetched);
+  for (const auto& [name, file] : hub.files()) EXPECT_LE(hub.most_often_sent(name), 1) << name;
 }
 
 TEST_F(RemoteFilesTest, AChangedShardIsAnotherJob) {
@@ -176,16 +199,20 @@ void spoil(std::mt19937& random, ServerReply& reply) {
 
 TEST_F(RemoteFilesTest, RandomFaultsGiveTheRightBytesOrAnError) {
   int right = 0, wrong = 0;
+  HubServer hub(path("source"));
+  hub.is_counting = false;
+  std::mt19937 random;
+  std::mutex mutex;
+  hub.spoil_store = hub.spoil_hub = [&](const ServerRequest&, ServerReply& reply) {
+    const std::lock_guard lock(mutex);
+    spoil(random, reply);
+  };
   for (unsigned seed = 0; seed < 200; ++seed) {
-    HubServer hub(path("source"));
-    std::mt19937 random(seed);
-    std::mutex mutex;
-    hub.spoil_store = hub.spoil_hub = [&](const ServerRequest&, ServerReply& reply) {
+    {
       const std::lock_guard lock(mutex);
-      spoil(random, reply);
-    };
+      random.seed(seed);
+    }
     try {
-      RemoteFiles files(system_files());
       const auto opened = open_hub(hub);
       std::vector<std::unique_ptr<File>> shards;
       std::vector<ReadUnit> units;
