@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Opens the pages that `nibblecast report` writes in headless Chromium and holds them against report.json.
 
-    tools/check_report.py NIBBLECAST [DST ...] [--screenshots FOLDER]
+    tools/check_report.py NIBBLECAST [DST|PAGE.html ...] [--screenshots FOLDER]
 
-The pages: of each finished output DST, and of one that is made up here, 61 layers of 384 experts. Checked: nothing on the
+The pages: those that are named, that of each finished output DST, and of one that is made up here, 61 layers of 384 experts. Checked: nothing on the
 console; no request; every section; every number that the page shows, and the place that it names in report.json; tooltips;
 light and dark; 400 px without sideways scrolling; paper; below 2 MB; texts of the record are no markup.
 
@@ -340,13 +340,15 @@ def main():
         evaluation = work / "evaluation.json"
         evaluation.write_text(json.dumps(made_up_evaluation(61)))
         pages = []
-        for output, more in [(made_up, []), (made_up, ["--evaluation", evaluation])] + [(output, []) for output in arguments.outputs]:
+        outputs = [output for output in arguments.outputs if output.suffix != ".html"]
+        for output, more in [(made_up, []), (made_up, ["--evaluation", evaluation])] + [(output, []) for output in outputs]:
             page = work / f"{output.name}{'-evaluated' if more else ''}" / "page" / "report.html"
             page.parent.mkdir(parents=True, exist_ok=True)
             subprocess.run([arguments.nibblecast, "report", output, "-o", page, *more], check=True, stdout=subprocess.DEVNULL)
             pages.append(page.rename(page.parent.parent / page.name))
             page.with_suffix(".json").rename(page.parent.parent / "report.json")
         assert "/secret" not in pages[1].read_text(), "a folder is on the page"
+        pages += [page.resolve() for page in arguments.outputs if page.suffix == ".html"]
         browser = Browser(chromium, work / "profile")
         try:
             for page in pages:

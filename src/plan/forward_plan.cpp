@@ -107,8 +107,10 @@ std::vector<TensorBegin> stored_input_scales(const Checkpoint& source, const Lay
                                              const TileSize& tiles) {
   std::vector<TensorBegin> scales;
   for (const WeightModule& module : table.modules) {
-    const Tensor* scale = find_linear(source, module.name, tiles).value().input_scale;
-    if (scale != nullptr) scales.push_back({scale, scale->size_bytes});
+    const std::optional<LinearParts> parts =
+        find_linear(source, module.name, tiles);  // none of stacked experts
+    if (parts && parts->input_scale != nullptr)
+      scales.push_back({parts->input_scale, parts->input_scale->size_bytes});
   }
   return scales;
 }

@@ -7,6 +7,10 @@ const report = JSON.parse(document.getElementById("report").textContent);
 const tip = d3.select("#tip");
 const drawings = [];  // functions that draw a chart anew: on another width, on another theme
 
+// Of a checkpoint that was only evaluated.
+const madeByOthers = report.made_by === "evaluate";
+const kUnknown = "Not known: nibblecast did not make this checkpoint.";
+
 // ---- numbers
 
 const count = d3.format(",");
@@ -205,7 +209,7 @@ function drawSizes() {
 function drawBlocks() {
   const here = section("blocks"), blocks = report.blocks;
   if (blocks.total === 0) {
-    sentence(here, "No block was cast from MXFP4.");
+    sentence(here, madeByOthers ? kUnknown : "No block was cast from MXFP4.");
     return;
   }
   sentence(here, "A block is 32 values that share a scale. A cast keeps its values exactly, unless the scale lies outside the range of E4M3; then the block is requantized.");
@@ -273,7 +277,7 @@ function layerPanel(parent, title, series, options) {
 function drawRequantized() {
   const here = section("requantized"), found = report.requantized;
   if (!found) {
-    sentence(here, "None: no weight was quantized by another method than the cast.");
+    sentence(here, madeByOthers ? kUnknown : "None: no weight was quantized to NVFP4 by another method than the cast.");
     return;
   }
   const text = here.append("p");
@@ -540,7 +544,7 @@ function drawRun() {
   const dated = attempts.filter(attempt => isNumber(+attempt.from) && isNumber(+attempt.to));
   if (attempts.length > 1 && dated.length > 0) drawTimes(here, attempts, dated);
   const seconds = attempt => (attempt.to - attempt.from) / 1000;
-  table(here, [words("began (UTC)", attempt => attempt.began.replace("T", " ").replace("Z", "")),
+  if (attempts.length > 0) table(here, [words("began (UTC)", attempt => attempt.began.replace("T", " ").replace("Z", "")),
                {head: "took", number: true, cell: (cell, attempt) => cell.text(duration(seconds(attempt)))},
                {head: "ended", cell: (cell, attempt) => cell.attr("class", attempt.end === "finished" ? "good" : "bad").text(attempt.end || "killed")},
                words("version", attempt => attempt.version)], attempts);
