@@ -110,11 +110,11 @@ void require_checkpoint_folder(const std::string& path, bool require_config) {
   if (files.status(Path(path) / "snapshots")) {
     fail(path, "is a model's root in the Hub cache", "give the snapshot: " + snapshot_of(path).string());
   }
-  if (require_config && !files.status(Path(path) / "config.json")) {
-    fail(path, "holds no config.json",
-         files.status(Path(path) / ".nibblecast") ? "it is an unfinished output"
-                                                  : missing_files_hint(files, path));
-  }
+  if (files.status(Path(path) / "config.json")) return;
+  if (files.status(Path(path) / ".nibblecast"))
+    fail(path, "is an unfinished output: it holds no config.json yet",
+         "`nibblecast status` says how far it is");
+  if (require_config) fail(path, "holds no config.json", missing_files_hint(files, path));
 }
 
 Checkpoint open_source(const std::string& path, bool require_config) {

@@ -64,6 +64,14 @@ void expect_no_difference(const Json& json) {
   }
 }
 
+TEST_F(CompareCommand, AnUnfinishedOutputIsCalledThat) {
+  std::filesystem::create_directories(path("out/.nibblecast"));
+  write_file(path("out/model.safetensors.partial"), "");
+  const CliResult result = run_cli({"compare", tiny_checkpoint().string(), path("out")});
+  EXPECT_EQ(result.exit_code, 3);
+  EXPECT_NE(result.err.find("is an unfinished output"), std::string::npos) << result.err;
+}
+
 // Experts in one tensor are held against single ones; what only one has is never "equal".
 TEST_F(CompareCommand, StackedExpertsAgainstSingleOnes) {
   ASSERT_EQ(run_cli({"synth", "qwen3.5-moe-tiny", path("stacked"), "--quiet"}).exit_code, 0);
