@@ -13,6 +13,7 @@
 #include "cli/run_summary.h"
 #include "cli/summary.h"
 #include "cli/text.h"
+#include "weights/container.h"
 
 namespace nibblecast {
 namespace {
@@ -25,7 +26,8 @@ struct Count {
 };
 
 std::string_view part_of(std::string_view name) {
-  for (const std::string_view suffix : {".weight_scale_2", ".weight_scale", ".input_scale", ".scale"}) {
+  for (const std::string_view suffix : {".weight_scale_2", ".weight_scale", ".weight_global_scale",
+                                        ".input_global_scale", ".weight_shape", ".input_scale", ".scale"}) {
     if (name.ends_with(suffix)) return suffix.substr(1);
   }
   return "weight";
@@ -40,7 +42,9 @@ struct Overview {
 
 std::string format_name(const StoredFiles& stored, const std::string& module) {
   if (const auto packed = stored.packed(module)) return packed->container;
-  return std::string(dtype_name(stored.find(module + ".weight")->dtype));
+  const Tensor* weight = stored.find(module + ".weight");
+  if (weight == nullptr) weight = stored.find(module + ".weight_packed");
+  return std::string(dtype_name(weight->dtype));
 }
 
 Overview overview_of(const StoredFiles& stored) {
@@ -52,8 +56,9 @@ Overview overview_of(const StoredFiles& stored) {
     count.bytes += tensor.size_bytes;
     const std::optional<uint64_t> layer = tensor_layer(name);
     if (layer) overview.layers.insert(*layer);
-    if (!name.ends_with(".weight")) continue;
-    const std::string format = format_name(stored, std::string(name.substr(0, name.size() - 7)));
+    const std::string module(module_of_weight(name));
+    if (module.empty()) continue;
+    const std::string format = format_name(stored, module);
     ++overview.modules[format];
     if (layer && tensor_role(name) == "routed experts") overview.expert_layers[format].insert(*layer);
   }

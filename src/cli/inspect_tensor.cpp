@@ -22,7 +22,6 @@ namespace {
 
 constexpr uint64_t kChunkBytes = 16 << 20;
 constexpr size_t kShownValues = 16;
-constexpr std::string_view kWeight = ".weight";
 constexpr size_t kShownBlocks = 4;
 
 template <class T>
@@ -185,6 +184,7 @@ float scalar(const StoredFiles& stored, const Tensor* tensor) {
 BlockLayout layout_of(const LinearFormat& format) {
   if (format.stored == StoredFormat::kMxfp4) return {32, 16};
   if (format.stored == StoredFormat::kNvfp4) return {16, 8};
+  if (format.stored == StoredFormat::kInt4) return {format.tile_cols, format.tile_cols / 2};
   return {format.tile_cols, format.tile_cols};
 }
 
@@ -235,15 +235,20 @@ void show_blocks(const StoredFiles& stored, const std::string& module, const Lin
   shown.json["blocks"] = std::move(blocks);
 }
 
+const Tensor* find_weight(const StoredFiles& stored, const std::string& module) {
+  const Tensor* plain = stored.find(module + ".weight");
+  return plain != nullptr ? plain : stored.find(module + ".weight_packed");
+}
+
 // By the name it has, that of its module, or transformers' for either.
 const Tensor* find_named(const StoredFiles& stored, const std::string& name) {
   if (const Tensor* tensor = stored.find(name)) return tensor;
-  if (const Tensor* tensor = stored.find(name + ".weight")) return tensor;
+  if (const Tensor* tensor = find_weight(stored, name)) return tensor;
   try {
     const Model model = read_model(stored.config(), "config.json");
     const ModuleIndex modules(model.table);
     const WeightModule* module = modules.find(name);
-    if (module != nullptr) return stored.find(module->name + ".weight");
+    if (module != nullptr) return find_weight(stored, module->name);
     const size_t dot = name.rfind('.');  // a scale, by transformers' name of its module
     module = dot == std::string::npos ? nullptr : modules.find(name.substr(0, dot));
     return module == nullptr ? nullptr : stored.find(module->name + name.substr(dot));
@@ -271,8 +276,7 @@ Shown show_tensor(const StoredFiles& stored, const std::string& name) {
   shown.json = {{"name", tensor->name},   {"dtype", dtype_name(tensor->dtype)},
                 {"shape", tensor->shape}, {"bytes", tensor->size_bytes},
                 {"shard", shard},         {"offset", tensor->offset}};
-  if (tensor->name.ends_with(kWeight)) {
-    const std::string module = tensor->name.substr(0, tensor->name.size() - kWeight.size());
+  if (const std::string module(module_of_weight(tensor->name)); !module.empty()) {
     if (const auto parts = stored.packed(module)) {
       show_blocks(stored, module, *parts, shown);
       return shown;
