@@ -14,16 +14,21 @@ bool is_scale(std::string_view name) {
   return std::ranges::any_of(kEndings, [&](std::string_view ending) { return name.ends_with(ending); });
 }
 
+// Values in an element of a tensor.
+uint64_t values_in_element(const Tensor& tensor) {
+  const bool is_packed = tensor.name.ends_with(".weight_packed");
+  if (tensor.dtype == Dtype::kI32) return is_packed ? 8 : 0;
+  if (tensor.dtype == Dtype::kI64) return 0;
+  const bool is_byte = tensor.dtype == Dtype::kI8 || tensor.dtype == Dtype::kU8;
+  return is_byte && (is_packed || tensor.name.ends_with(".weight")) ? 2 : 1;
+}
+
 }  // namespace
 
 uint64_t parameter_count(std::span<const Tensor> tensors) {
   uint64_t count = 0;
-  for (const Tensor& tensor : tensors) {
-    if (is_scale(tensor.name) || tensor.dtype == Dtype::kI64 || tensor.dtype == Dtype::kI32) continue;
-    const bool is_packed = (tensor.dtype == Dtype::kI8 || tensor.dtype == Dtype::kU8) &&
-                           (tensor.name.ends_with(".weight") || tensor.name.ends_with(".weight_packed"));
-    count += element_count(tensor.shape).value_or(0) * (is_packed ? 2 : 1);
-  }
+  for (const Tensor& tensor : tensors)
+    if (!is_scale(tensor.name)) count += element_count(tensor.shape).value_or(0) * values_in_element(tensor);
   return count;
 }
 

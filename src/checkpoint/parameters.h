@@ -8,9 +8,9 @@
 
 namespace nibblecast {
 
-// Values of all weights: two for a byte of a packed FP4 weight (X.weight or X.weight_packed of I8 or U8).
-// Scales (X.scale, X.weight_scale, X.weight_scale_2, X.input_scale, X.weight_global_scale,
-// X.input_global_scale) and tables of integers are none. Draft layers count.
+// Values of all weights: two for a byte of a packed FP4 weight (X.weight, X.weight_packed of I8 or U8), eight
+// for a word of packed integers (X.weight_packed of I32). Scales, by all their names, and tables of integers
+// are none. Draft layers count.
 uint64_t parameter_count(std::span<const Tensor> tensors);
 
 }  // namespace nibblecast

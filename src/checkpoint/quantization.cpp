@@ -18,8 +18,10 @@ constexpr std::array<std::string_view, 2> kSectionKeys = {"quantization_config",
 // What config.json may say of weights that are told by their tensors.
 constexpr std::array<std::string_view, 6> kMethods = {
     "fp8", "deepseek_v4_fp8", "modelopt", "modelopt_fp4", "modelopt_mixed", "compressed-tensors"};
-constexpr std::array<std::string_view, 5> kFormats = {"dense", "float-quantized", "naive-quantized",
-                                                      "mixed-precision", "nvfp4-pack-quantized"};
+constexpr std::string_view kPackQuantized = "pack-quantized";
+constexpr std::array<std::string_view, 8> kFormats = {
+    "dense",           "float-quantized", "naive-quantized",      "mixed-precision",
+    "mxfp8-quantized", kPackQuantized,    "mxfp4-pack-quantized", "nvfp4-pack-quantized"};
 constexpr std::array<std::string_view, 7> kAlgorithms = {
     "FP8", "FP8_PB_WO", "FP8_PER_CHANNEL_PER_TOKEN", "MXFP8", "NVFP4", "W4A16_NVFP4", "MIXED_PRECISION"};
 
@@ -48,15 +50,62 @@ std::string foreign_value(const std::string& name, const Json& object, const cha
          printable(value->dump(-1, ' ', true, Json::error_handler_t::replace));
 }
 
-// Of compressed-tensors' groups, each of which may have a format.
-std::string foreign_group(const QuantizationSection& section) {
+// Of compressed-tensors: f(name, group) for each group of modules, until it returns something.
+template <class F>
+std::string for_groups(const QuantizationSection& section, const F& f) {
+  if (!section.value->is_object()) return {};
   const auto groups = section.value->find("config_groups");
   if (groups == section.value->end() || !groups->is_object()) return {};
   for (const auto& [name, group] : groups->items()) {
-    std::string stated = foreign_value(section.name + ".config_groups." + name, group, "format", kFormats);
-    if (!stated.empty()) return stated;
+    if (!group.is_object()) continue;
+    if (std::string said = f(section.name + ".config_groups." + name, group); !said.empty()) return said;
   }
   return {};
+}
+
+// "NAME.KEY is 8" where a group's weights are integers and it is none of the values that are read. The value
+// of an absent key is null.
+std::string foreign_integers(const std::string& name, const Json& group) {
+  const Json weights = group.value("weights", Json());
+  if (!weights.is_object() || weights.value("type", Json("int")) != "int") return {};
+  const struct {
+    const char* key;
+    std::vector<Json> known;
+  } kRead[] = {{"num_bits", {4}},
+               {"symmetric", {true, nullptr}},  // null: what compressed-tensors takes then
+               {"strategy", {"group", "channel", nullptr}},
+               {"dynamic", {false, nullptr}},
+               {"actorder", {nullptr, false}},
+               {"block_structure", {nullptr}}};
+  for (const auto& [key, known] : kRead) {
+    const Json value = weights.value(key, Json());
+    if (std::ranges::find(known, value) != known.end()) continue;
+    return printable(name) + ".weights." + key + " is " +
+           printable(value.dump(-1, ' ', true, Json::error_handler_t::replace));
+  }
+  return {};
+}
+
+// Of compressed-tensors' groups, each of which may have a format.
+std::string foreign_group(const QuantizationSection& section) {
+  return for_groups(section, [](const std::string& name, const Json& group) {
+    std::string stated = foreign_value(name, group, "format", kFormats);
+    return stated.empty() ? foreign_integers(name, group) : stated;
+  });
+}
+
+// config.json speaks of integers that are packed as they are read.
+bool states_packed_integers(const Json& config) {
+  for (const QuantizationSection& section : quantization_sections(config)) {
+    const std::string found = for_groups(section, [&](const std::string&, const Json& group) -> std::string {
+      const Json weights = group.value("weights", Json());
+      const Json format = group.value("format", section.value->value("format", Json()));
+      const bool is_int = weights.is_object() && weights.value("type", Json("int")) == "int";
+      return is_int && format == kPackQuantized ? "yes" : "";
+    });
+    if (!found.empty()) return true;
+  }
+  return false;
 }
 
 std::string foreign_statement(const Json& config) {
@@ -104,8 +153,10 @@ struct Sign {
 constexpr std::string_view kGptq = "integers packed by AWQ or GPTQ";
 constexpr std::string_view kPackedInts =
     "integers packed in 32-bit words, as compressed-tensors stores them (pack-quantized)";
-constexpr std::string_view kPackedFp4 = "FP4 as compressed-tensors stores it (mxfp4-pack-quantized)";
-constexpr std::string_view kPackedWeight = ".weight_packed", kGlobalScale = ".weight_global_scale";
+constexpr std::string_view kPackedBytes =
+    "packed bytes, as compressed-tensors names them, without FP4's scales";
+constexpr std::string_view kPackedWeight = ".weight_packed", kGlobalScale = ".weight_global_scale",
+                           kWeightScale = ".weight_scale", kWeightShape = ".weight_shape";
 constexpr std::string_view kBitsAndBytes = "weights quantized by bitsandbytes";
 constexpr std::string_view kBlocks = "MXFP4 in blocks, as gpt-oss stores it";
 constexpr std::string_view kExllama = "weights quantized by ExLlama";
@@ -113,10 +164,11 @@ constexpr std::string_view kQuanto = "weights quantized by Quanto or torchao";
 constexpr Sign kSigns[] = {
     {"scale_inv", Stored::kAny, "FP8 with inverse scales, of stacked experts"},
     {"weight_packed", Stored::kWide, kPackedInts},
-    {"weight_packed", Stored::kAny, kPackedFp4},
+    {"weight_packed", Stored::kAny, kPackedBytes},
     {"weight_zero_point", Stored::kAny, "integers with zero points, as compressed-tensors stores them"},
     {"weight_shape", Stored::kInteger, kPackedInts},
     {"bitmask", Stored::kBytes, "sparse weights of compressed-tensors"},
+    {"weight_g_idx", Stored::kAny, "integers in an order of activations, as compressed-tensors stores them"},
     {"qweight", Stored::kInteger, kGptq},
     {"qzeros", Stored::kInteger, kGptq},
     {"g_idx", Stored::kInteger, kGptq},
@@ -177,7 +229,8 @@ std::string_view module_of(std::string_view name) {
 }
 
 // Whatever packs weights into words keeps their scales beside them.
-std::optional<ForeignFormat> find_words_beside_scales(std::span<const Tensor> tensors) {
+template <class F>
+std::optional<ForeignFormat> find_words_beside_scales(std::span<const Tensor> tensors, const F& is_known) {
   std::set<std::string_view> scaled;
   for (const Tensor& tensor : tensors) {
     const std::string_view module = module_of(tensor.name);
@@ -186,30 +239,39 @@ std::optional<ForeignFormat> find_words_beside_scales(std::span<const Tensor> te
   }
   for (const Tensor& tensor : tensors) {
     if (!is_wide(tensor.dtype) || tensor.shape.size() < 2 || is_table(tensor.name)) continue;
+    if (is_known(tensor)) continue;
     if (!scaled.contains(module_of(tensor.name))) continue;
     return ForeignFormat{.tensor = &tensor, .words = "integers beside scales", .stated = {}};
   }
   return std::nullopt;
 }
 
-// Modules whose packed weights have NVFP4's scales (weights/container.h).
-std::set<std::string_view> packed_nvfp4(std::span<const Tensor> tensors) {
+// Modules whose packed bytes have scales of FP4 (weights/container.h): NVFP4's, or a byte a block.
+std::set<std::string_view> packed_fp4(std::span<const Tensor> tensors) {
   std::set<std::string_view> modules;
   for (const Tensor& tensor : tensors) {
-    if (tensor.name.ends_with(kGlobalScale)) modules.insert(module_of(tensor.name));
+    const bool is_byte = tensor.dtype == Dtype::kU8 || tensor.dtype == Dtype::kF8E8M0;
+    if (tensor.name.ends_with(kGlobalScale) || (tensor.name.ends_with(kWeightScale) && is_byte))
+      modules.insert(module_of(tensor.name));
   }
   return modules;
 }
 
-std::optional<ForeignFormat> find_foreign_tensor(std::span<const Tensor> tensors) {
-  const std::set<std::string_view> known = packed_nvfp4(tensors);
+std::optional<ForeignFormat> find_foreign_tensor(const Json& config, std::span<const Tensor> tensors) {
+  const std::set<std::string_view> fp4 = packed_fp4(tensors);
+  const bool reads_integers = states_packed_integers(config);
+  const auto is_known = [&](const Tensor& tensor) {
+    if (tensor.name.ends_with(kPackedWeight) && tensor.dtype == Dtype::kU8)
+      return fp4.contains(module_of(tensor.name));
+    return reads_integers && (tensor.name.ends_with(kWeightShape) ||
+                              (tensor.name.ends_with(kPackedWeight) && tensor.dtype == Dtype::kI32));
+  };
   for (const Tensor& tensor : tensors) {
-    const bool is_known = tensor.name.ends_with(kPackedWeight) && tensor.dtype == Dtype::kU8 &&
-                          known.contains(module_of(tensor.name));
-    const std::string_view words = is_known ? std::string_view() : sign_of(tensor);
+    if (is_known(tensor)) continue;
+    const std::string_view words = sign_of(tensor);
     if (!words.empty()) return ForeignFormat{.tensor = &tensor, .words = std::string(words), .stated = {}};
   }
-  return find_words_beside_scales(tensors);
+  return find_words_beside_scales(tensors, is_known);
 }
 
 }  // namespace
@@ -232,7 +294,7 @@ std::string ForeignFormat::text() const {
 }
 
 std::optional<ForeignFormat> find_foreign_format(const Json& config, std::span<const Tensor> tensors) {
-  std::optional<ForeignFormat> found = find_foreign_tensor(tensors);
+  std::optional<ForeignFormat> found = find_foreign_tensor(config, tensors);
   std::string stated = foreign_statement(config);
   if (!stated.empty()) {
     if (!found) found.emplace();
@@ -246,11 +308,13 @@ void refuse_foreign_format(const Checkpoint& source) {
   if (!foreign) return;
   const std::string file =
       foreign->tensor != nullptr ? source.where(*foreign->tensor).file : source.folder().string();
-  throw Error(ErrorKind::kUnsupported, {.file = file},
-              "its weights are quantized in a format that this version does not read",
-              {.expected = "plain weights, FP8 and MXFP4 as DeepSeek-V4 and ModelOpt name them, or NVFP4",
-               .found = foreign->text(),
-               .hint = "`nibblecast inspect` shows what is there"});
+  throw Error(
+      ErrorKind::kUnsupported, {.file = file},
+      "its weights are quantized in a format that this version does not read",
+      {.expected = "plain weights, FP8, MXFP4, NVFP4, or symmetric integers of 4 bits as compressed-tensors "
+                   "packs them (docs/models.md)",
+       .found = foreign->text(),
+       .hint = "`nibblecast inspect` shows what is there"});
 }
 
 }  // namespace nibblecast

@@ -30,11 +30,12 @@ struct ForeignFormat {
   std::string text() const;  // "X.qweight: integers packed by AWQ or GPTQ; config.json: ..."
 };
 
-// Known formats are FP8 and MXFP4 as DeepSeek, Qwen and ModelOpt name them, and NVFP4 as ModelOpt and
-// compressed-tensors do; whether their tensors fit together is not looked at here. Foreign is a method or
-// format of config.json that has other names, a tensor whose name belongs to another format (qweight, absmax,
-// W_q, _blocks, weight_packed of integers...), and an integer matrix of 16 or 32 bits beside scales. Tables
-// of integers (tid2eid, position ids) are none.
+// Known formats are FP8 and MXFP4 as DeepSeek, Qwen and ModelOpt name them, NVFP4 as ModelOpt and
+// compressed-tensors do, and the latter's MXFP4 and integers of 4 bits; whether their tensors fit together is
+// not looked at here. Foreign is a method or format of config.json that has other names, integers that it
+// describes otherwise than as symmetric ones of 4 bits in groups, packed integers that it does not describe,
+// a tensor whose name belongs to another format (qweight, absmax, W_q, _blocks, weight_zero_point...), and an
+// integer matrix of 16 or 32 bits beside scales. Tables of integers (tid2eid, position ids) are none.
 std::optional<ForeignFormat> find_foreign_format(const Json& config, std::span<const Tensor> tensors);
 
 // kUnsupported, naming the format and the first tensor.

@@ -26,8 +26,8 @@ struct Count {
 };
 
 std::string_view part_of(std::string_view name) {
-  for (const std::string_view suffix : {".weight_scale_2", ".weight_scale", ".input_scale", ".scale",
-                                        ".weight_global_scale", ".input_global_scale"}) {
+  for (const std::string_view suffix : {".weight_scale_2", ".weight_scale", ".weight_global_scale",
+                                        ".input_global_scale", ".weight_shape", ".input_scale", ".scale"}) {
     if (name.ends_with(suffix)) return suffix.substr(1);
   }
   return "weight";

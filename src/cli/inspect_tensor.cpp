@@ -185,6 +185,7 @@ float scalar(const StoredFiles& stored, const Tensor* tensor) {
 BlockLayout layout_of(const LinearFormat& format) {
   if (format.stored == StoredFormat::kMxfp4) return {32, 16};
   if (format.stored == StoredFormat::kNvfp4) return {16, 8};
+  if (format.stored == StoredFormat::kInt4) return {format.tile_cols, format.tile_cols / 2};
   return {format.tile_cols, format.tile_cols};
 }
 
@@ -237,16 +238,20 @@ void show_blocks(const StoredFiles& stored, const std::string& module, const Lin
   shown.json["blocks"] = std::move(blocks);
 }
 
+const Tensor* find_weight(const StoredFiles& stored, const std::string& module) {
+  const Tensor* plain = stored.find(module + ".weight");
+  return plain != nullptr ? plain : stored.find(module + ".weight_packed");
+}
+
 // By the name it has, that of its module, or transformers' for either.
 const Tensor* find_named(const StoredFiles& stored, const std::string& name) {
   if (const Tensor* tensor = stored.find(name)) return tensor;
-  if (const Tensor* tensor = stored.find(name + ".weight")) return tensor;
-  if (const Tensor* tensor = stored.find(name + ".weight_packed")) return tensor;
+  if (const Tensor* tensor = find_weight(stored, name)) return tensor;
   try {
     const Model model = read_model(stored.config(), "config.json");
     const ModuleIndex modules(model.table);
     const WeightModule* module = modules.find(name);
-    if (module != nullptr) return stored.find(module->name + ".weight");
+    if (module != nullptr) return find_weight(stored, module->name);
     const size_t dot = name.rfind('.');  // a scale, by transformers' name of its module
     module = dot == std::string::npos ? nullptr : modules.find(name.substr(0, dot));
     return module == nullptr ? nullptr : stored.find(module->name + name.substr(dot));

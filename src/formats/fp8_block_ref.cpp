@@ -9,18 +9,22 @@
 
 namespace nibblecast {
 
-float fp8_tile_scale(const Fp8BlockView& weight, size_t tile) {
-  const auto* scales = static_cast<const uint8_t*>(weight.scales);
-  if (weight.scale_type == ScaleType::kE8M0) return decode_e8m0(scales[tile]);
+float stored_scale(const void* scales, ScaleType type, size_t index) {
+  const auto* bytes = static_cast<const uint8_t*>(scales);
+  if (type == ScaleType::kE8M0) return decode_e8m0(bytes[index]);
   float scale = 0;
-  if (weight.scale_type == ScaleType::kBF16) {
+  if (type == ScaleType::kBF16) {
     bf16 narrow;
-    std::memcpy(&narrow.bits, scales + tile * sizeof narrow, sizeof narrow);
+    std::memcpy(&narrow.bits, bytes + index * sizeof narrow, sizeof narrow);
     scale = to_float(narrow);
   } else {
-    std::memcpy(&scale, scales + tile * sizeof(float), sizeof(float));
+    std::memcpy(&scale, bytes + index * sizeof(float), sizeof(float));
   }
   return std::isnan(scale) ? std::numeric_limits<float>::quiet_NaN() : scale;
+}
+
+float fp8_tile_scale(const Fp8BlockView& weight, size_t tile) {
+  return stored_scale(weight.scales, weight.scale_type, tile);
 }
 
 template <class T>

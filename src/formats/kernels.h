@@ -17,8 +17,9 @@
 
 namespace nibblecast {
 
-// The scale of a tile by its index in `weight.scales`. Every NaN is the one quiet NaN 0x7fc00000, so that a
-// product has the same bits whichever operand a compiler puts first.
+// A scale by its index. Every NaN is the one quiet NaN 0x7fc00000, so that a product has the same bits
+// whichever operand a compiler puts first.
+float stored_scale(const void* scales, ScaleType type, size_t index);
 float fp8_tile_scale(const Fp8BlockView& weight, size_t tile);
 
 // Writes the scale of a tile of this amax as quantize_fp8_tiles does; returns its value.
@@ -108,6 +109,10 @@ void scale_e4m3_avx2(const uint8_t* codes, size_t count, float scale, float* out
 void scale_e4m3_avx2(const uint8_t* codes, size_t count, float scale, bf16* out);
 void scale_e4m3_avx512(const uint8_t* codes, size_t count, float scale, float* out);
 void scale_e4m3_avx512(const uint8_t* codes, size_t count, float scale, bf16* out);
+
+// out[i] = (nibble i - 8) * scale, i < count, a multiple of 8. `scale` is no other NaN than 0x7fc00000.
+void scale_int4_avx2(const uint8_t* codes, size_t count, float scale, float* out);
+void scale_int4_avx512(const uint8_t* codes, size_t count, float scale, float* out);
 #endif
 
 }  // namespace nibblecast

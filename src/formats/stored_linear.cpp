@@ -47,6 +47,17 @@ uint64_t write_row(const Nvfp4View& weight, size_t row, T* out) {
   return dequantize_nvfp4(weight, row, 1, out, weight.cols);
 }
 
+uint64_t write_row(const Int4View& weight, size_t row, float* out) {
+  dequantize_int4(weight, row, 1, out, weight.cols);
+  return 0;
+}
+
+uint64_t write_row(const Int4View& weight, size_t row, bf16* out) {
+  const auto wide = std::make_unique_for_overwrite<float[]>(weight.cols);
+  dequantize_int4(weight, row, 1, wide.get(), weight.cols);
+  return narrow_to_bf16(wide.get(), weight.cols, out);
+}
+
 uint64_t write_row(const Fp8BlockView& weight, size_t row, float* out) {
   dequantize_fp8_block(weight, row, 1, out, weight.cols);
   return 0;

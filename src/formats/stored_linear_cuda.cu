@@ -84,6 +84,49 @@ struct Nvfp4Rows {
   }
 };
 
+// Every NaN is the one of e8m0_value. `scales` may be unaligned.
+__device__ float stored_scale(const uint8_t* scales, ScaleType type, size_t index) {
+  if (type == ScaleType::kE8M0) return e8m0_value(scales[index]);
+  float scale;
+  if (type == ScaleType::kBF16) {
+    const uint32_t bits = uint32_t{scales[2 * index + 1]} << 24 | uint32_t{scales[2 * index]} << 16;
+    scale = __uint_as_float(bits);
+  } else {
+    memcpy(&scale, scales + index * sizeof scale, sizeof scale);
+  }
+  return scale == scale ? scale : e8m0_value(255);
+}
+
+struct Int4Rows {
+  static constexpr bool kIsFlat = true, kIsBf16 = false;
+  const uint8_t *codes, *scales;
+  ScaleType scale_type;
+  size_t cols;
+  uint32_t group;
+
+  Int4Rows(const Int4View& view, size_t row)
+      : codes(view.codes + row * (view.cols / 2)),
+        scales(static_cast<const uint8_t*>(view.scales) +
+               row * (view.cols / view.group) * scale_bytes(view.scale_type)),
+        scale_type(view.scale_type),
+        cols(view.cols),
+        group(static_cast<uint32_t>(view.group)) {}
+  bool in_eights() const { return is_aligned(codes, sizeof(uint32_t)); }
+
+  struct Part {
+    uint32_t codes;
+    float scale;
+  };
+  template <size_t kWidth>
+  __device__ Part part(size_t row, size_t col) const {
+    const size_t index = row * cols + col;
+    return {load_nibbles<kWidth>(codes, index), stored_scale(scales, scale_type, index / group)};
+  }
+  __device__ float value(const Part& part, unsigned i) const {
+    return product(static_cast<float>(static_cast<int>(part.codes >> 4 * i & 15) - 8), part.scale);
+  }
+};
+
 struct Fp8BlockRows {
   static constexpr bool kIsFlat = false, kIsBf16 = false;
   const uint8_t *codes, *scales;
@@ -112,26 +155,13 @@ struct Fp8BlockRows {
   __device__ Part part(size_t row, size_t col) const {
     const uint8_t* at = codes + row * cols + col;
     const uint32_t tile_row = static_cast<uint32_t>(first_row + row) / tile_rows;
-    const float scale = tile_scale(size_t{tile_row} * tiles_in_row + static_cast<uint32_t>(col) / tile_cols);
+    const size_t tile = size_t{tile_row} * tiles_in_row + static_cast<uint32_t>(col) / tile_cols;
+    const float scale = stored_scale(scales, scale_type, tile);
     if constexpr (kWidth == kEight) return {*reinterpret_cast<const uint64_t*>(at), scale};
     return {*at, scale};
   }
   __device__ float value(const Part& part, unsigned i) const {
     return product(e4m3_value(static_cast<uint8_t>(part.codes >> 8 * i)), part.scale);
-  }
-
- private:
-  // Every NaN is the one of e8m0_value.
-  __device__ float tile_scale(size_t tile) const {
-    if (scale_type == ScaleType::kE8M0) return e8m0_value(scales[tile]);
-    float scale;
-    if (scale_type == ScaleType::kBF16) {
-      const uint32_t bits = uint32_t{scales[2 * tile + 1]} << 24 | uint32_t{scales[2 * tile]} << 16;
-      scale = __uint_as_float(bits);
-    } else {
-      memcpy(&scale, scales + tile * sizeof scale, sizeof scale);
-    }
-    return scale == scale ? scale : e8m0_value(255);
   }
 };
 
@@ -239,6 +269,12 @@ template <class T>
 void write(CudaStreamHandle stream, const Nvfp4View& view, size_t row, size_t count, T* out,
            size_t out_stride) {
   write_rows(stream, Nvfp4Rows(view, row), count, out, out_stride);
+}
+
+template <class T>
+void write(CudaStreamHandle stream, const Int4View& view, size_t row, size_t count, T* out,
+           size_t out_stride) {
+  write_rows(stream, Int4Rows(view, row), count, out, out_stride);
 }
 
 template <class T>

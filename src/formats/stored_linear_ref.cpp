@@ -37,6 +37,10 @@ void row_ref(const Nvfp4View& weight, size_t row, float* out) {
   dequantize_nvfp4_ref(weight, row, 1, out, weight.cols);
 }
 
+void row_ref(const Int4View& weight, size_t row, float* out) {
+  dequantize_int4_ref(weight, row, 1, out, weight.cols);
+}
+
 }  // namespace
 
 void DequantizeReport::merge(const DequantizeReport& later) {

@@ -17,7 +17,7 @@ namespace {
 }  // namespace
 
 StoredLinear StoredReader::linear(const std::string& module, size_t rows, size_t cols) const {
-  std::array<Tensor, 6> looked_at;  // as many names as a container has at most
+  std::array<Tensor, 8> looked_at;  // as many names as a container has at most
   size_t used = 0;
   const FindTensor find = [&](const std::string& name) -> const Tensor* {
     const auto found = stored_.find(name);
@@ -46,6 +46,8 @@ StoredLinear StoredReader::linear(const std::string& module, size_t rows, size_t
     refuse_fit(module + ".weight", shape_text({rows, cols}), shape_text(parts->weight->shape));
   require_bytes(parts->weight, format.weight_bytes(0, rows).size);
   require_bytes(parts->scale, format.scale_bytes(0, rows).size);
+  if (parts->shape != nullptr)
+    check_weight_shape(format, *parts->shape, bytes_of(parts->shape), where(*parts->shape));
   return format.view(rows, bytes_of(parts->weight).data(), bytes_of(parts->scale).data(),
                      bytes_of(parts->scale_2));
 }

@@ -70,6 +70,9 @@ void for_parts(StoredLinear& weight, const F& f) {
         } else if constexpr (std::is_same_v<View, Mxfp4View>) {
           f(view.codes, view.rows * view.cols / 2);
           f(view.scales, view.rows * view.cols / 32);
+        } else if constexpr (std::is_same_v<View, Int4View>) {
+          f(view.codes, view.rows * view.cols / 2);
+          f(view.scales, view.rows * (view.cols / view.group) * scale_bytes(view.scale_type));
         } else {
           f(view.codes, view.rows * view.cols / 2);
           f(view.block_scales, view.rows * view.cols / 16);

@@ -39,6 +39,10 @@ template <class T>
 void read(const Nvfp4View& weight, size_t row, size_t count, T* out) {
   dequantize_nvfp4(weight, row, count, out, weight.cols);
 }
+template <class T>
+void read(const Int4View& weight, size_t row, size_t count, T* out) {
+  dequantize_int4(weight, row, count, out, weight.cols);
+}
 
 }  // namespace
 

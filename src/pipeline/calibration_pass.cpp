@@ -29,8 +29,7 @@ std::vector<Tensor> CalibrationPass::needed(uint64_t layer) const {
   for (const WeightModule& module : of.modules) {
     if (is_head || module.streams()) continue;
     const LinearParts parts = find_linear(source_, module.name, tiles).value();
-    for (const Tensor* part : {parts.weight, parts.scale, parts.scale_2})
-      if (part != nullptr) tensors.push_back(*part);
+    parts.for_parts([&](const Tensor& part) { tensors.push_back(part); });
   }
   for (const PlainTensor& plain : of.plain) tensors.push_back(source_.at(plain.name));
   return tensors;

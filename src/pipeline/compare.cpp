@@ -38,7 +38,7 @@ struct Item {
 
 bool may_be_weight(Dtype dtype) {
   return dtype == Dtype::kBF16 || dtype == Dtype::kF32 || dtype == Dtype::kF8E4M3 || dtype == Dtype::kI8 ||
-         dtype == Dtype::kU8;
+         dtype == Dtype::kU8 || dtype == Dtype::kI32;
 }
 
 // All of a checkpoint, in its order: a weight takes its scales along.
@@ -77,7 +77,7 @@ class Items {
   void take_scales(uint32_t index) {
     const std::optional<LinearParts> parts = weight_at(index);
     if (!parts) return;
-    for (const Tensor* part : {parts->scale, parts->scale_2})
+    for (const Tensor* part : {parts->scale, parts->scale_2, parts->shape})
       if (part != nullptr) taken_[static_cast<size_t>(part - checkpoint_.tensors().data())] = true;
   }
 
@@ -341,6 +341,8 @@ class Comparison {
     const bool same = pair.a->linear.format == pair.b->linear.format && same_bytes(a, b);
     same_bytes_ = same_bytes_ && same;
     if (!pair.has_values()) return;
+    pair.a->linear.check(a_, a);
+    pair.b->linear.check(b_, b);
     const StoredLinear values_a = pair.a->linear.view(step.count, a);
     errors_.merge(compare_rows(values_a, same ? values_a : pair.b->linear.view(step.count, b), step.count));
   }

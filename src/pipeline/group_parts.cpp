@@ -15,13 +15,14 @@ std::vector<FileRange> group_ranges(const Checkpoint& source, const PlannedGroup
   return ranges;
 }
 
-std::vector<StoredLinear> group_views(const PlannedGroup& group, uint64_t rows,
+std::vector<StoredLinear> group_views(const Checkpoint& source, const PlannedGroup& group, uint64_t rows,
                                       const std::function<std::span<const std::byte>(size_t)>& part) {
   std::vector<StoredLinear> views;
   size_t next = 0;
   for (const PlannedLinear& linear : group.linears) {
     std::vector<std::span<const std::byte>> parts;
     linear.source.for_parts([&](const Slice&) { parts.push_back(part(next++)); });
+    linear.source.check(source, parts);
     views.push_back(linear.source.view(rows == 0 ? linear.source.format.rows : rows, parts));
   }
   return views;

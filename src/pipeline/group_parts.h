@@ -20,8 +20,8 @@ namespace nibblecast {
 std::vector<FileRange> group_ranges(const Checkpoint& source, const PlannedGroup& group, uint64_t first_row,
                                     uint64_t rows);
 
-// The linears in memory: `part(i)` are the bytes of the i-th of those ranges.
-std::vector<StoredLinear> group_views(const PlannedGroup& group, uint64_t rows,
+// The linears in memory: `part(i)` are the bytes of the i-th of those ranges. As LinearSource::check().
+std::vector<StoredLinear> group_views(const Checkpoint& source, const PlannedGroup& group, uint64_t rows,
                                       const std::function<std::span<const std::byte>(size_t)>& part);
 
 // Of an MLP that streams by. A group without a gate has an empty w1.

@@ -86,7 +86,7 @@ void ModelWalk::run_mlp(const Unit& unit, const Loaded& loaded) {
   if (!attended_) forward().begin_layer();
   attended_ = true;
   const std::vector<FileRange> ranges = group_ranges(source_, *unit.group, 0, 0);
-  const std::vector<StoredLinear> views = group_views(*unit.group, 0, [&](size_t part) {
+  const std::vector<StoredLinear> views = group_views(source_, *unit.group, 0, [&](size_t part) {
     const Place& place = unit.places[part];
     return (*loaded)[place.range].subspan(place.offset, ranges[part].size_bytes);
   });

@@ -120,7 +120,7 @@ class Run {
     }
     const std::vector<std::span<const std::byte>> parts = parts_of(unit, loaded);
     const std::vector<StoredLinear> views =
-        group_views(*unit.group, unit.rows, [&](size_t part) { return parts[part]; });
+        group_views(source_, *unit.group, unit.rows, [&](size_t part) { return parts[part]; });
     check_group(source_, *unit.group, unit.first_row, views);
     look_at_kept(unit, parts);
     if (unit.forward && unit.is_mlp()) forward_.mlp(unit, views, owner);

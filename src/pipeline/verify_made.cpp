@@ -47,7 +47,8 @@ std::vector<LinearPair> linears_of(const DataCheck& check, const Step& step, con
   for (const FileRange& range : group_ranges(check.source, *step.group, step.first_row, step.rows))
     parts.push_back(at_place(step, loaded, place++, range.size_bytes));
   std::vector<LinearPair> linears;
-  for (StoredLinear& view : group_views(*step.group, step.rows, [&](size_t part) { return parts[part]; }))
+  for (StoredLinear& view :
+       group_views(check.source, *step.group, step.rows, [&](size_t part) { return parts[part]; }))
     linears.push_back({.source = view, .weight = {}, .block_scale = {}});
   for (size_t index = 0; index < linears.size(); ++index) {
     if (!step.comparable[index]) continue;

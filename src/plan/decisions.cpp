@@ -108,11 +108,10 @@ class Decider {
 
   // The same of draft layers, which no recipe speaks of.
   void widen_drafts() {
-    constexpr std::string_view kSuffix = ".weight";
     for (const Tensor& tensor : source_.tensors()) {
-      if (!table_.passes_through(tensor.name) || !tensor.name.ends_with(kSuffix)) continue;
+      const std::string module(module_of_weight(tensor.name));
+      if (!table_.passes_through(tensor.name) || module.empty()) continue;
       if (tensor.dtype == Dtype::kBF16 || tensor.dtype == Dtype::kF32) continue;
-      const std::string module = tensor.name.substr(0, tensor.name.size() - kSuffix.size());
       const std::optional<LinearParts> parts = find_linear(source_, module, tiles_);
       if (!parts || stays(parts->format)) continue;
       made_.drafts.push_back({.module = module, .source = source_of(source_, *parts)});

@@ -81,7 +81,8 @@ class InventoryTaker {
     if (!parts) refuse_missing(module.name + ".weight");
     const LinearFormat& format = parts->format;
     const bool is_other =
-        format.stored == StoredFormat::kNvfp4 || (module.quantized_in_release && is_plain(format));
+        format.stored == StoredFormat::kNvfp4 ||
+        (module.quantized_in_release && (is_plain(format) || format.stored == StoredFormat::kInt4));
     if (storage_ == Storage::kRelease && is_other) refuse_storage(*parts, module);
     if (Shape{format.rows, format.cols} != module.shape || parts->weight->shape.size() != 2) {
       throw Error(
@@ -90,8 +91,8 @@ class InventoryTaker {
            .found = fmt::format("{} {}", dtype_name(parts->weight->dtype), shape_text(parts->weight->shape)),
            .hint = "is this the config of this checkpoint?"});
     }
-    for (const Tensor* part : {parts->weight, parts->scale, parts->scale_2, parts->input_scale})
-      if (part != nullptr) know(*part, layer);
+    parts->for_parts([&](const Tensor& part) { know(part, layer); });
+    if (parts->input_scale != nullptr) know(*parts->input_scale, layer);
     inventory_.linears.emplace(&module, source_of(source_, *parts));
   }
 

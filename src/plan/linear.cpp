@@ -89,7 +89,8 @@ void replace_linear(const SourceLinear& linear, const LinearMake& make, const Li
     weight.insert(weight.end(), scale.begin(), scale.end());
   put(weight, replacements.in_place[from.weight.tensor]);
   put(scalars, replacements.scalars[from.weight.tensor]);
-  if (from.scale_2.is_there()) replacements.in_place[from.scale_2.tensor].clear();
+  for (const Slice& part : {from.scale_2, from.shape})
+    if (part.is_there()) replacements.in_place[part.tensor].clear();
 }
 
 PlannedLinear planned_linear(const SourceLinear& linear, const LinearNames& dialect,

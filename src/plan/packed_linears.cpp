@@ -27,7 +27,8 @@ std::vector<PackedLinear> find_packed_linears(const Checkpoint& source) {
   };
   for (const Tensor& tensor : source.tensors()) {
     const std::string module(module_of_weight(tensor.name));
-    if (!is_packed(tensor.dtype) || module.empty()) continue;
+    const bool is_words = tensor.dtype == Dtype::kI32 && tensor.name != module + ".weight";
+    if (module.empty() || (!is_packed(tensor.dtype) && !is_words)) continue;
     const LinearParts parts = find_linear(source, module, tiles).value();
     for (const Tensor* part : {parts.weight, parts.scale, parts.scale_2, parts.input_scale}) take(part);
     found.push_back({.linear = {.module = module, .source = source_of(source, parts)}});

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <initializer_list>
@@ -17,9 +18,11 @@ namespace {
 
 constexpr uint64_t kMostTile = 1 << 20;
 constexpr const char *kPlainSuffix = ".weight", *kPackedSuffix = ".weight_packed";
+constexpr const char* kShapeSuffix = ".weight_shape";
+constexpr uint64_t kCodesInWord = 8;  // of int4
 
 // What one scale belongs to.
-enum class Blocks : uint8_t { kNone, kTiles, kTiles128, kTensor, kRow, kOf32, kOf16 };
+enum class Blocks : uint8_t { kNone, kTiles, kTiles128, kTensor, kRow, kOf32, kOf16, kGroups };
 
 class Dtypes {
  public:
@@ -84,11 +87,30 @@ constexpr Container kContainers[] = {
      kPackedSuffix,
      ".input_global_scale",
      true},
+    {"MXFP4",
+     {kU8},
+     ".weight_scale",
+     {kU8, kF8E8M0},
+     Blocks::kOf32,
+     StoredFormat::kMxfp4,
+     nullptr,
+     kPackedSuffix},
+    {"int4",
+     {kI32},
+     ".weight_scale",
+     {kBF16, kF32},
+     Blocks::kGroups,
+     StoredFormat::kInt4,
+     nullptr,
+     kPackedSuffix},
 };
 
 bool holds_one(const Tensor& tensor) { return tensor.size_bytes == dtype_bytes(tensor.dtype); }
-bool is_packed(StoredFormat format) {
-  return format == StoredFormat::kMxfp4 || format == StoredFormat::kNvfp4;
+// Values in an element of the weight's tensor.
+uint64_t values_in_element(StoredFormat format, Dtype dtype) {
+  if (format == StoredFormat::kInt4) return kCodesInWord;
+  const bool is_fp4 = format == StoredFormat::kMxfp4 || format == StoredFormat::kNvfp4;
+  return is_fp4 && dtype != kF4 ? 2 : 1;
 }
 
 class Search {
@@ -119,7 +141,7 @@ class Search {
   uint64_t rows() const { return weight_.shape.size() == 2 ? weight_.shape[0] : 1; }
   // Of values, in a container of this kind.
   uint64_t cols(StoredFormat format) const {
-    return (weight_.shape.empty() ? 1 : weight_.shape.back()) * (is_packed(format) && weight_.dtype != kF4 ? 2 : 1);
+    return (weight_.shape.empty() ? 1 : weight_.shape.back()) * values_in_element(format, weight_.dtype);
   }
 
   Shape scale_shape(const Container& container) const {
@@ -135,6 +157,8 @@ class Search {
         return {rows(), width / 32};
       case Blocks::kOf16:
         return {rows(), width / 16};
+      case Blocks::kGroups:
+        return {rows(), width / (tiles_.group == 0 ? 32 : tiles_.group)};
       default:
         return {};
     }
@@ -143,10 +167,19 @@ class Search {
   bool fits(const Container& container, const Tensor& scale) const {
     if (container.blocks == Blocks::kTensor) return holds_one(scale);
     if (weight_.shape.size() != 2) return false;
+    if (container.blocks == Blocks::kGroups) return has_groups(cols(container.format), scale);
     const Shape expected = scale_shape(container);
     if (scale.shape == expected) return true;
     if (container.blocks == Blocks::kRow) return rows() > 1 && scale.shape == Shape{rows()};
     return container.blocks == Blocks::kTiles128 && scale.shape == Shape{expected[0], 1, expected[1], 1};
+  }
+
+  // Of whole words, as many as the config says.
+  bool has_groups(uint64_t width, const Tensor& scale) const {
+    if (scale.shape.size() != 2 || scale.shape[0] != rows() || scale.shape[1] == 0) return false;
+    const uint64_t group = width / scale.shape[1];
+    return width % scale.shape[1] == 0 && group % kCodesInWord == 0 && group > 0 &&
+           (tiles_.group == 0 || group == tiles_.group);
   }
 
   LinearParts parts_of(const Container& container, const Tensor* scale) const {
@@ -154,6 +187,7 @@ class Search {
     parts.container = container.words;
     if (scale != nullptr) require_matrix(container);
     if (container.scale_2 != nullptr) parts.scale_2 = &scale_2(container);
+    if (container.format == StoredFormat::kInt4) parts.shape = &shape_tensor();
     parts.input_scale = find_(module_ + container.input_scale);
     return parts;
   }
@@ -163,7 +197,7 @@ class Search {
     format.reciprocal_scales = container.reciprocal_scales;
     if (weight_.shape.size() > 2 && weight_.shape.back() > 0)
       format.rows = *element_count(weight_.shape) / weight_.shape.back();
-    if (container.format != StoredFormat::kFp8) return format;
+    if (container.format != StoredFormat::kFp8 && container.format != StoredFormat::kInt4) return format;
     format.scale_type = scale->dtype == kF32    ? ScaleType::kF32
                         : scale->dtype == kBF16 ? ScaleType::kBF16
                                                 : ScaleType::kE8M0;
@@ -179,6 +213,9 @@ class Search {
         break;
       case Blocks::kOf32:
         format.tile_rows = 1, format.tile_cols = 32;
+        break;
+      case Blocks::kGroups:
+        format.tile_rows = 1, format.tile_cols = format.cols / scale->shape[1];
         break;
       default:
         break;
@@ -215,6 +252,17 @@ class Search {
                    .hint = {}});
     }
     return *found;
+  }
+
+  const Tensor& shape_tensor() const {
+    const std::string name = module_ + kShapeSuffix;
+    const Tensor* found = find_(name);
+    if (found == nullptr) refuse_without("'" + name + "'", "shape");
+    if ((found->dtype == kI64 || found->dtype == kI32) && found->shape == Shape{2}) return *found;
+    throw Error(ErrorKind::kBadInput, where_(*found), "does not fit its weight",
+                {.expected = "I64 or I32 [2]",
+                 .found = fmt::format("{} {}", dtype_name(found->dtype), shape_text(found->shape)),
+                 .hint = {}});
   }
 
   // Whether the weight may be of this container, with a scale of this name.
@@ -257,13 +305,13 @@ class Search {
     }
     if (!names.empty()) refuse_without(names);
     throw Error(ErrorKind::kUnsupported, where_(weight_), "is stored in a dtype that no weight has",
-                {.expected = "BF16, F32, or FP8 or FP4 with scales",
+                {.expected = "BF16, F32, or FP8, FP4 or packed int4 with scales",
                  .found = std::string(dtype_name(weight_.dtype)),
                  .hint = {}});
   }
 
   // Names what is there instead.
-  [[noreturn]] void refuse_without(const std::string& names) const {
+  [[noreturn]] void refuse_without(const std::string& names, std::string_view what = "scale") const {
     std::string others;
     for (const char* suffix : {".scale", ".weight_scale", ".weight_scale_inv", ".weight_scale_2",
                                ".weight_global_scale", ".weight_shape", ".input_scale"}) {
@@ -273,7 +321,7 @@ class Search {
       }
     }
     throw Error(others.empty() ? ErrorKind::kBadInput : ErrorKind::kUnsupported, where_(weight_),
-                fmt::format("is {}, and its scale is missing", dtype_name(weight_.dtype)),
+                fmt::format("is {}, and its {} is missing", dtype_name(weight_.dtype), what),
                 {.expected = "a tensor " + names, .found = others});
   }
 
@@ -300,10 +348,32 @@ TileSize parse_tiles(const Json& size, const std::string& file, const std::strin
                .found = size.dump(-1, ' ', true, Json::error_handler_t::replace)});
 }
 
+// Of a section's groups of weights; kMostTile + 1 where they differ, 0 where they say nothing.
+uint64_t group_size(const Json& section) {
+  const Json groups = section.is_object() ? section.value("config_groups", Json()) : Json();
+  if (!groups.is_object()) return 0;
+  uint64_t found = 0;
+  for (const Json& group : groups) {
+    const Json weights = group.is_object() ? group.value("weights", Json()) : Json();
+    if (!weights.is_object() || weights.value("type", Json()) != "int") continue;
+    const Json size = weights.value("group_size", Json());
+    const uint64_t each =
+        size.is_number_integer() && size > 0 && size <= kMostTile ? size.get<uint64_t>() : 0;
+    if (each == 0 || (found != 0 && each != found)) return kMostTile + 1;
+    found = each;
+  }
+  return found;
+}
+
 }  // namespace
 
 TileSize tile_size(const Json& config, const std::string& file) {
   std::optional<TileSize> found;
+  uint64_t group = 0;
+  for (const QuantizationSection& section : quantization_sections(config)) {
+    const uint64_t size = group_size(*section.value);
+    if (size != 0) group = group == 0 || group == size ? size : kMostTile + 1;
+  }
   for (const QuantizationSection& section : quantization_sections(config)) {
     const auto size =
         section.value->is_object() ? section.value->find("weight_block_size") : section.value->end();
@@ -317,7 +387,9 @@ TileSize tile_size(const Json& config, const std::string& file) {
     }
     found = tiles;
   }
-  return found.value_or(TileSize{});
+  TileSize tiles = found.value_or(TileSize{});
+  if (group <= kMostTile) tiles.group = group;
+  return tiles;
 }
 
 uint64_t LinearFormat::scale_rows() const {
@@ -325,7 +397,7 @@ uint64_t LinearFormat::scale_rows() const {
 }
 
 LinearFormat::Bytes LinearFormat::weight_bytes(uint64_t first, uint64_t count) const {
-  static constexpr uint64_t kHalfBytes[] = {4, 8, 2, 1, 1};  // of a value, by StoredFormat
+  static constexpr uint64_t kHalfBytes[] = {4, 8, 2, 1, 1, 1};  // of a value, by StoredFormat
   const uint64_t row = cols * kHalfBytes[static_cast<size_t>(stored)] / 2;
   return {first * row, count * row};
 }
@@ -336,6 +408,7 @@ LinearFormat::Bytes LinearFormat::scale_bytes(uint64_t first, uint64_t count) co
       return {first * (cols / 32), count * (cols / 32)};
     case StoredFormat::kNvfp4:
       return {first * (cols / 16), count * (cols / 16)};
+    case StoredFormat::kInt4:
     case StoredFormat::kFp8: {
       const uint64_t row = ceil_div(cols, tile_cols) * nibblecast::scale_bytes(scale_type);
       const uint64_t begin = first / tile_rows, end = ceil_div(first + count, tile_rows);
@@ -365,6 +438,13 @@ StoredLinear LinearFormat::view(uint64_t count, const std::byte* weight, const s
                           .cols = cols,
                           .tile_rows = tile_rows,
                           .tile_cols = tile_cols};
+    case StoredFormat::kInt4:
+      return Int4View{.codes = codes,
+                      .scales = scales,
+                      .scale_type = scale_type,
+                      .rows = count,
+                      .cols = cols,
+                      .group = tile_cols};
     case StoredFormat::kNvfp4: {
       float value = 1;
       if (scale_2.size() == sizeof value) std::memcpy(&value, scale_2.data(), sizeof value);
@@ -397,6 +477,22 @@ std::string_view module_of_weight(std::string_view tensor) {
   return {};
 }
 
+void check_weight_shape(const LinearFormat& format, const Tensor& tensor, std::span<const std::byte> bytes,
+                        const Where& where) {
+  std::array<int64_t, 2> said = {};
+  if (tensor.dtype == kI64 && bytes.size() == sizeof said) {
+    std::memcpy(said.data(), bytes.data(), sizeof said);
+  } else if (std::array<int32_t, 2> narrow = {}; bytes.size() == sizeof narrow) {
+    std::memcpy(narrow.data(), bytes.data(), sizeof narrow);
+    std::ranges::copy(narrow, said.begin());
+  }
+  if (said == std::array{static_cast<int64_t>(format.rows), static_cast<int64_t>(format.cols)}) return;
+  throw Error(ErrorKind::kBadInput, where, "says another shape than its packed weight has",
+              {.expected = shape_text({format.rows, format.cols}),
+               .found = fmt::format("[{}, {}]", said[0], said[1]),
+               .hint = {}});
+}
+
 std::optional<float> read_input_scale(const Checkpoint& source, const LinearParts& parts,
                                       TensorReader& reader) {
   if (parts.input_scale == nullptr) return std::nullopt;
@@ -420,7 +516,7 @@ std::optional<float> read_input_scale(const Checkpoint& source, const LinearPart
 }
 
 Slice LinearSource::rows_of(const Slice& part, uint64_t first, uint64_t count) const {
-  if (&part == &scale_2) return part;
+  if (&part == &scale_2 || &part == &shape) return part;
   const LinearFormat::Bytes bytes =
       &part == &weight ? format.weight_bytes(first, count) : format.scale_bytes(first, count);
   return {part.tensor, part.begin + bytes.begin, bytes.size};
@@ -432,6 +528,12 @@ StoredLinear LinearSource::view(uint64_t count, std::span<const std::span<const 
                      scale_2.is_there() ? parts[2] : std::span<const std::byte>());
 }
 
+void LinearSource::check(const Checkpoint& source, std::span<const std::span<const std::byte>> parts) const {
+  if (!shape.is_there()) return;
+  const Tensor& tensor = source.tensors()[shape.tensor];
+  check_weight_shape(format, tensor, parts.back(), source.where(tensor));
+}
+
 LinearSource source_of(const Checkpoint& source, const LinearParts& parts) {
   const auto slice = [&](const Tensor* tensor) -> Slice {
     if (tensor == nullptr) return {};
@@ -440,7 +542,8 @@ LinearSource source_of(const Checkpoint& source, const LinearParts& parts) {
   return {.format = parts.format,
           .weight = slice(parts.weight),
           .scale = slice(parts.scale),
-          .scale_2 = slice(parts.scale_2)};
+          .scale_2 = slice(parts.scale_2),
+          .shape = slice(parts.shape)};
 }
 
 LinearSource plain_source(const Checkpoint& source, uint32_t index) {

@@ -38,7 +38,10 @@ TEST(ForeignFormat, IsFoundByTheNamesOfTensors) {
       {{{"mlp.experts.down_proj_qweight", Dtype::kI32}}, "AWQ or GPTQ"},
       {{{"a.weight_packed", Dtype::kI32}, {"a.weight_scale", Dtype::kBF16}},
        "integers packed in 32-bit words, as compressed-tensors stores them (pack-quantized) (I32)"},
-      {{{"a.weight_packed", Dtype::kU8}, {"a.weight_scale", Dtype::kU8}}, "FP4 as compressed-tensors"},
+      {{{"a.weight_packed", Dtype::kU8}, {"a.weight_scale", Dtype::kBF16}},
+       "a.weight_packed: packed bytes, as compressed-tensors names them, without FP4's scales (U8)"},
+      {{{"a.weight_shape", Dtype::kI64, {2}}}, "integers packed in 32-bit words"},
+      {{{"a.weight_g_idx", Dtype::kI32, {4}}}, "integers in an order of activations"},
       {{{"experts.gate_up_proj_scale_inv", Dtype::kF32}},
        "experts.gate_up_proj_scale_inv: FP8 with inverse scales, of stacked experts (F32)"},
       {{{"a.weight", Dtype::kU8}, {"a.weight.absmax", Dtype::kU8}}, "bitsandbytes"},
@@ -72,7 +75,7 @@ TEST(ForeignFormat, IsFoundByTheConfigAtAnyDepth) {
   }
   EXPECT_THAT(foreign({{"vision_config", {{"blocks", Json::array({1, method("awq")})}}}}),
               HasSubstr("vision_config.blocks.1.quantization_config.quant_method"));
-  EXPECT_THAT(foreign({{"compression_config", {{"format", "pack-quantized"}}}}), HasSubstr("pack-quantized"));
+  EXPECT_THAT(foreign({{"compression_config", {{"format", "marlin-24"}}}}), HasSubstr("marlin-24"));
   Json tensors = method("compressed-tensors");
   tensors["quantization_config"]["format"] = "mixed-precision";
   EXPECT_EQ(foreign(tensors), "");
@@ -85,6 +88,59 @@ TEST(ForeignFormat, IsFoundByTheConfigAtAnyDepth) {
   EXPECT_EQ(foreign(method("gptq"), {{"a.qweight", Dtype::kI32}}),
             "a.qweight: integers packed by AWQ or GPTQ (I32); config.json's "
             "quantization_config.quant_method is \"gptq\"");
+}
+
+// As Kimi-K2-Thinking's config.json has it.
+Json packed_integers() {
+  Json config = method("compressed-tensors");
+  config["quantization_config"]["format"] = "pack-quantized";
+  config["quantization_config"]["config_groups"]["group_0"] = {{"input_activations", nullptr},
+                                                               {"targets", {"Linear"}},
+                                                               {"weights",
+                                                                {{"actorder", nullptr},
+                                                                 {"block_structure", nullptr},
+                                                                 {"dynamic", false},
+                                                                 {"group_size", 32},
+                                                                 {"num_bits", 4},
+                                                                 {"observer", "minmax"},
+                                                                 {"strategy", "group"},
+                                                                 {"symmetric", true},
+                                                                 {"type", "int"}}}};
+  return config;
+}
+
+const std::vector<Stored> kPackedIntegers = {
+    {"a.weight_packed", Dtype::kI32}, {"a.weight_scale", Dtype::kBF16}, {"a.weight_shape", Dtype::kI64, {2}}};
+
+TEST(ForeignFormat, PackedIntegersAreReadAsTheConfigDescribesThem) {
+  EXPECT_EQ(foreign(packed_integers(), kPackedIntegers), "");
+  EXPECT_EQ(foreign({{"text_config", packed_integers()}}, kPackedIntegers), "");
+  Json in_group = packed_integers();
+  in_group["quantization_config"]["format"] = "mixed-precision";
+  EXPECT_THAT(foreign(in_group, kPackedIntegers), HasSubstr("integers packed in 32-bit words"));
+  in_group["quantization_config"]["config_groups"]["group_0"]["format"] = "pack-quantized";
+  EXPECT_EQ(foreign(in_group, kPackedIntegers), "");
+  const struct {
+    const char* key;
+    Json value;
+  } kOthers[] = {{"num_bits", 8},       {"num_bits", nullptr},
+                 {"symmetric", false},  {"strategy", "tensor"},
+                 {"strategy", "block"}, {"dynamic", true},
+                 {"actorder", "group"}, {"actorder", "static"},
+                 {"dynamic", "local"},  {"block_structure", {128, 128}}};
+  for (const auto& [key, value] : kOthers) {
+    Json config = packed_integers();
+    config["quantization_config"]["config_groups"]["group_0"]["weights"][key] = value;
+    EXPECT_THAT(foreign(config, kPackedIntegers),
+                HasSubstr("quantization_config.config_groups.group_0.weights." + std::string(key) + " is " +
+                          value.dump()));
+  }
+  std::vector<Stored> with_zeros = kPackedIntegers;
+  with_zeros.push_back({"a.weight_zero_point", Dtype::kI32, {1, 4}});
+  EXPECT_THAT(foreign(packed_integers(), with_zeros),
+              HasSubstr("a.weight_zero_point: integers with zero points"));
+  with_zeros.back() = {"a.weight_g_idx", Dtype::kI32, {16}};
+  EXPECT_THAT(foreign(packed_integers(), with_zeros), HasSubstr("a.weight_g_idx: integers in an order"));
 }
 
 TEST(ForeignFormat, IsNotSeenInWhatIsRead) {
@@ -107,6 +163,8 @@ TEST(ForeignFormat, IsNotSeenInWhatIsRead) {
       {"layers.0.ffn.experts.2.w1.weight_scale", Dtype::kF8E4M3},
       {"layers.0.ffn.experts.2.w1.weight_global_scale", Dtype::kF32, {1}},
       {"layers.0.ffn.experts.2.w1.input_global_scale", Dtype::kF32, {1}},
+      {"layers.0.ffn.experts.3.w1.weight_packed", Dtype::kU8},
+      {"layers.0.ffn.experts.3.w1.weight_scale", Dtype::kU8},
       {"vision.blocks.0.attn.wqkv.weight", Dtype::kBF16},
       {"vision.position_ids", Dtype::kI64, {1, 577}},
       {"table", Dtype::kI32},

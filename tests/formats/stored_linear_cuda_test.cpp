@@ -54,6 +54,12 @@ StoredLinear on_device(Mxfp4View view, DeviceCopies& copies) {
   view.scales = copied(copies, view.scales, view.rows * view.cols / 32);
   return view;
 }
+StoredLinear on_device(Int4View view, DeviceCopies& copies) {
+  const size_t groups = view.group == 0 ? 0 : view.rows * (view.cols / view.group);
+  view.codes = copied(copies, view.codes, view.rows * view.cols / 2);
+  view.scales = copied(copies, view.scales, groups * scale_bytes(view.scale_type));
+  return view;
+}
 StoredLinear on_device(Nvfp4View view, DeviceCopies& copies) {
   view.codes = copied(copies, view.codes, view.rows * view.cols / 2);
   view.block_scales = copied(copies, view.block_scales, view.rows * view.cols / 16);

@@ -84,6 +84,10 @@ TEST_P(StoredLinearTest, EveryFormatAndLengthAsTheReference) {
       expect_reference(Fp8BlockView{from, scale, type, kRows, cols, 2, 7}, 1, 3);
     if (cols % 2 == 0) expect_reference(Nvfp4View{from, scale, 0.0371f, kRows, cols * 8}, 1, 3);
     expect_reference(Mxfp4View{from, scale, kRows, 32 * (cols % 5)}, 1, 3);
+    for (const ScaleType type : {ScaleType::kBF16, ScaleType::kF32}) {
+      const size_t group = 8 * (1 + cols % 7);
+      expect_reference(Int4View{from, scale, type, kRows, group * (cols % 4), group}, 1, 3);
+    }
   }
 }
 
@@ -105,6 +109,8 @@ TEST_P(StoredLinearTest, AlignedRowsAsTheReference) {
         }
         expect(Nvfp4View{bytes.data(), scales.data(), 0x1.8p-9f, kRows, cols});
         expect(Mxfp4View{bytes.data(), scales.data(), kRows, cols});
+        for (const size_t group : {size_t{8}, size_t{32}, cols})
+          expect(Int4View{bytes.data(), scales.data(), ScaleType::kBF16, kRows, cols, group});
       }
     }
   }
@@ -136,6 +142,20 @@ TEST_P(StoredLinearTest, EveryMxfp4CodeAtEveryScale) {
   const Mxfp4View weight = {codes.data(), scales.data(), 256, 32};
   expect_reference(weight, 0, 256);
   expect_reference(weight, 0, 256, {0, 0});
+}
+
+// Every BF16 number as a scale, NaN and infinity too.
+TEST_P(StoredLinearTest, EveryInt4CodeAtEveryScale) {
+  Bytes codes;
+  std::vector<uint16_t> scales;
+  for (uint32_t scale = 0; scale < 65536; ++scale) {
+    for (int pair = 0; pair < 8; ++pair)
+      codes.push_back(static_cast<uint8_t>(2 * pair | (2 * pair + 1) << 4));
+    scales.push_back(static_cast<uint16_t>(scale));
+  }
+  const Int4View weight = {codes.data(), scales.data(), ScaleType::kBF16, 65536, 16, 16};
+  expect_reference(weight, 0, 65536);
+  expect_reference(weight, 0, 65536, {0, 0});
 }
 
 TEST_P(StoredLinearTest, EveryFp8CodeAtEveryScale) {

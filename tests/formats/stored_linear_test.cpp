@@ -53,6 +53,26 @@ TEST_P(DequantizeReportTest, CountsWhatBf16CannotHold) {
       1000u);
 }
 
+TEST_P(DequantizeReportTest, Int4IsCodeLessEightTimesItsGroupsScale) {
+  // Columns 0 ... 15 hold 0 ... 15; 16 ... 31 the same backwards.
+  const Bytes codes = {0x10, 0x32, 0x54, 0x76, 0x98, 0xba, 0xdc, 0xfe,
+                       0xef, 0xcd, 0xab, 0x89, 0x67, 0x45, 0x23, 0x01};
+  const std::vector<float> scales = {0.5f, -3.0f};
+  const Int4View weight = {codes.data(), scales.data(), ScaleType::kF32, 1, 32, 16};
+  std::vector<float> out(32);
+  EXPECT_EQ(dequantize_rows(weight, 0, 1, out.data(), 32), DequantizeReport{});
+  for (int col = 0; col < 16; ++col) {
+    EXPECT_EQ(out[static_cast<size_t>(col)], static_cast<float>(col - 8) * 0.5f);
+    EXPECT_EQ(out[static_cast<size_t>(16 + col)], static_cast<float>(7 - col) * -3.0f);
+  }
+  const std::vector<float> odd = {1 + 0x1p-7f, 0x1p-130f};  // BF16's last bit
+  std::vector<bf16> narrow(32);
+  EXPECT_EQ(
+      dequantize_rows(Int4View{codes.data(), odd.data(), ScaleType::kF32, 1, 32, 16}, 0, 1, narrow.data(), 32)
+          .inexact,
+      8u);  // times 3, 5, 6 and 7, and the same negative
+}
+
 TEST_P(DequantizeReportTest, ReportsWhereTheFirstNonFiniteValueIs) {
   Bytes codes(8 * 64, 0x11), scales(8 * 4, 0x38);
   scales[5 * 4 + 2] = 0x7f;

@@ -108,6 +108,48 @@ TEST_F(Dequantize, Fp8TilesOfAnySizeWithEdges) {
   }
 }
 
+// As compressed-tensors packs Kimi-K2's experts.
+Json packed_integers(const Json& group_size) {
+  const Json weights = {{"type", "int"},
+                        {"num_bits", 4},
+                        {"symmetric", true},
+                        {"strategy", "group"},
+                        {"group_size", group_size}};
+  return {{"quantization_config",
+           {{"quant_method", "compressed-tensors"},
+            {"format", "pack-quantized"},
+            {"config_groups", {{"group_0", {{"weights", weights}}}}}}}};
+}
+
+std::vector<StoredTensor> int4_tensors(int64_t rows, int64_t cols) {
+  return {{"a.weight_packed", Dtype::kI32, {6, 8}},
+          {"a.weight_scale", Dtype::kBF16, {6, 2}},
+          {"a.weight_shape", Dtype::kI64, {2}, bytes_of<int64_t>({rows, cols})}};
+}
+
+TEST_F(Dequantize, PackedIntegers) {
+  write(int4_tensors(6, 64), packed_integers(32));
+  const std::string codes = tensor_bytes(source(), "a.weight_packed");
+  const std::vector<bf16> scales = values_of<bf16>(tensor_bytes(source(), "a.weight_scale"));
+  expect_values("a.weight", [&](size_t at) {
+    return static_cast<float>(nibble(codes, at) - 8) * to_float(scales[at / 32]);
+  });
+  EXPECT_EQ(output().tensors().size(), 1u);
+  EXPECT_TRUE(proof().problems.empty());
+}
+
+TEST_F(Dequantize, PackedIntegersThatFitNothingAreRefused) {
+  refuse(ErrorKind::kBadInput, int4_tensors(6, 64), "a.weight_scale", packed_integers(64));
+  refuse(ErrorKind::kUnsupported, int4_tensors(6, 64), "a.weight_packed");
+  Json eight = packed_integers(32);
+  eight["quantization_config"]["config_groups"]["group_0"]["weights"]["num_bits"] = 8;
+  refuse(ErrorKind::kUnsupported, int4_tensors(6, 64), "config_groups.group_0.weights.num_bits is 8", eight);
+  write(int4_tensors(6, 63), packed_integers(32));
+  expect_error(
+      ErrorKind::kBadInput, [&] { run(Dtype::kBF16); }, "a.weight_shape", "expected [6, 64]",
+      "found [6, 63]");
+}
+
 // As Qwen's FP8 releases have them: the scale is BF16 itself, and goes.
 TEST_F(Dequantize, ScalesInBf16) {
   write({{"a.weight", Dtype::kF8E4M3, {7, 11}}, {"a.weight_scale_inv", Dtype::kBF16, {3, 3}}}, tiles({3, 5}));
@@ -460,14 +502,16 @@ TEST_F(Dequantize, RefusesWhatItCannotReadByName) {
   refuse(ErrorKind::kBadInput, {{"a.weight", Dtype::kI8, {4, 32}}}, "'a.weight'");
   refuse(ErrorKind::kBadInput, {{"a.weight", Dtype::kU8, {4, 32}}}, "'a.weight_scale'");
   refuse(ErrorKind::kBadInput, {fp8, {"a.scale", Dtype::kF32, {2, 2}}}, "expected F8_E8M0 or F32 [1, 2]");
-  refuse(ErrorKind::kUnsupported, {fp8, {"a.scale", Dtype::kI32, {1, 2}}}, "a.scale: integers beside scales (I32)");
+  refuse(ErrorKind::kUnsupported, {fp8, {"a.scale", Dtype::kI32, {1, 2}}},
+         "a.scale: integers beside scales (I32)");
   refuse(ErrorKind::kBadInput, {fp8, {"a.weight_scale", Dtype::kF32, {127}}}, "F32 of one value");
   refuse(ErrorKind::kBadInput,
          {{"a.weight", Dtype::kU8, {4, 12}},
           {"a.weight_scale", Dtype::kF8E4M3, {4, 1}},
           {"a.weight_scale_2", Dtype::kF32, {}}},
          "no whole blocks");
-  refuse(ErrorKind::kUnsupported, {{"a.weight", Dtype::kF8E4M3, {4}}, {"a.scale", Dtype::kF32, {1, 1}}}, "no matrix");
+  refuse(ErrorKind::kUnsupported, {{"a.weight", Dtype::kF8E4M3, {4}}, {"a.scale", Dtype::kF32, {1, 1}}},
+         "no matrix");
   refuse(ErrorKind::kUnsupported, {{"a.codes", Dtype::kU8, {4}}}, "a.codes: codes of AQLM");
   refuse(ErrorKind::kUnsupported, {{"a.stray", Dtype::kU8, {4}}}, "'a.stray'");
   refuse(ErrorKind::kUnsupported, {{"a.weight", Dtype::kF8E5M2, {4, 4}}}, "F8_E5M2");

@@ -354,7 +354,7 @@ TEST_F(Fp8Experts, ADeviceMakesOnlyWhatIsNotCast) {
     linear.source.for_parts(
         [&](const Slice& part) { parts.push_back(reader.read(in.tensors()[part.tensor])); });
   const std::vector<StoredLinear> views =
-      group_views(group, 0, [&](size_t part) { return std::span<const std::byte>(parts[part]); });
+      group_views(in, group, 0, [&](size_t part) { return std::span<const std::byte>(parts[part]); });
   std::vector<std::vector<std::byte>> made_bytes;
   made_bytes.reserve(2 * views.size());
   std::vector<LinearTask> tasks;

@@ -113,6 +113,8 @@ struct Spelling {
   LinearFormat format;
   const char* container;
   Shape scale_2 = {};  // of NVFP4
+  const char* weight_name = "m.weight";
+  Dtype shape = kI64;  // of int4's weight_shape
 };
 
 void PrintTo(const Spelling& spelling, std::ostream* out) { *out << spelling.name; }
@@ -133,6 +135,10 @@ std::vector<Spelling> spellings() {
   };
   using enum ScaleType;
   const LinearFormat mxfp4 = format(StoredFormat::kMxfp4), nvfp4 = format(StoredFormat::kNvfp4);
+  const auto int4 = [](ScaleType type, uint64_t group) {
+    return format(StoredFormat::kInt4, type, 1, group);
+  };
+  const char* const packed = "m.weight_packed";
   const Shape tiles = {2, 3}, blocks = {kRows, kCols / 32};
   return {
       {"bf16", Dtype::kBF16, nullptr, {}, {}, format(StoredFormat::kBf16), "BF16"},
@@ -207,6 +213,45 @@ std::vector<Spelling> spellings() {
       {"nvfp4_f4", Dtype::kF4, ".weight_scale", kF8E4M3, {kRows, kCols / 16}, nvfp4, "NVFP4"},
       {"nvfp4", kU8, ".weight_scale", kF8E4M3, {kRows, kCols / 16}, nvfp4, "NVFP4"},
       {"nvfp4_of_shape_1", kU8, ".weight_scale", kF8E4M3, {kRows, kCols / 16}, nvfp4, "NVFP4", {1}},
+      {"mxfp4_packed", kU8, ".weight_scale", kU8, blocks, mxfp4, "MXFP4", {}, packed},
+      {"mxfp4_packed_e8m0", kU8, ".weight_scale", kF8E8M0, blocks, mxfp4, "MXFP4", {}, packed},
+      {"int4_bf16",
+       kI32,
+       ".weight_scale",
+       Dtype::kBF16,
+       blocks,
+       int4(ScaleType::kBF16, 32),
+       "int4",
+       {},
+       packed},
+      {"int4_f32",
+       kI32,
+       ".weight_scale",
+       Dtype::kF32,
+       blocks,
+       int4(ScaleType::kF32, 32),
+       "int4",
+       {},
+       packed,
+       kI32},
+      {"int4_of_40",
+       kI32,
+       ".weight_scale",
+       Dtype::kBF16,
+       {kRows, 8},
+       int4(ScaleType::kBF16, 40),
+       "int4",
+       {},
+       packed},
+      {"int4_of_rows",
+       kI32,
+       ".weight_scale",
+       Dtype::kBF16,
+       {kRows, 1},
+       int4(ScaleType::kBF16, kCols),
+       "int4",
+       {},
+       packed},
   };
 }
 
@@ -214,40 +259,52 @@ class Containers : public ::testing::TestWithParam<Spelling> {
  protected:
   Containers() {
     const Spelling& one = GetParam();
-    const bool is_packed = one.weight == kI8 || one.weight == kU8;
-    tensors_.add("m.weight", one.weight, {kRows, is_packed ? kCols / 2 : kCols});
+    const uint64_t values = one.weight == kI32 ? 8 : one.weight == kI8 || one.weight == kU8 ? 2 : 1;
+    tensors_.add(one.weight_name, one.weight, {kRows, kCols / values});
     if (one.suffix != nullptr) tensors_.add("m" + std::string(one.suffix), one.scale, one.scale_shape);
+    if (is_int4()) add_shape();
     if (one.format.stored != StoredFormat::kNvfp4) return;
     const float scale_2 = 0.25f;
     std::memcpy(tensors_.add("m.weight_scale_2", Dtype::kF32, one.scale_2).bytes.data(), &scale_2, 4);
   }
 
-  // Of tensor 3, 4 and 5, each 100 bytes into it.
+  static bool is_int4() { return GetParam().format.stored == StoredFormat::kInt4; }
+  void add_shape() {
+    std::vector<std::byte>& bytes = tensors_.add("m.weight_shape", GetParam().shape, {2}).bytes;
+    const int64_t wide[] = {kRows, kCols};
+    const int32_t narrow[] = {kRows, kCols};
+    std::memcpy(bytes.data(), GetParam().shape == kI32 ? static_cast<const void*>(narrow) : wide,
+                bytes.size());
+  }
+
+  // Of tensor 3, 4, 5 and 6, each 100 bytes into it.
   LinearSource source() const {
     const LinearParts parts = tensors_.find().value();
     LinearSource source{.format = parts.format};
-    Slice* const slices[] = {&source.weight, &source.scale, &source.scale_2};
-    const Tensor* const found[] = {parts.weight, parts.scale, parts.scale_2};
-    for (uint32_t part = 0; part < 3; ++part)
+    Slice* const slices[] = {&source.weight, &source.scale, &source.scale_2, &source.shape};
+    const Tensor* const found[] = {parts.weight, parts.scale, parts.scale_2, parts.shape};
+    for (uint32_t part = 0; part < 4; ++part)
       if (found[part] != nullptr) *slices[part] = {3 + part, 100, found[part]->size_bytes};
     return source;
   }
   std::vector<std::span<const std::byte>> bytes() const {
-    std::vector<std::span<const std::byte>> all = {tensors_.at("m.weight").bytes};
+    std::vector<std::span<const std::byte>> all = {tensors_.at(GetParam().weight_name).bytes};
     if (GetParam().suffix != nullptr)
       all.emplace_back(tensors_.at("m" + std::string(GetParam().suffix)).bytes);
     if (GetParam().format.stored == StoredFormat::kNvfp4)
       all.emplace_back(tensors_.at("m.weight_scale_2").bytes);
+    if (is_int4()) all.emplace_back(tensors_.at("m.weight_shape").bytes);
     return all;
   }
 
   float code(uint64_t row, uint64_t col) const {
-    const std::vector<std::byte>& weight = tensors_.at("m.weight").bytes;
+    const std::vector<std::byte>& weight = tensors_.at(GetParam().weight_name).bytes;
     const uint64_t at = row * kCols + col;
     if (GetParam().weight == Dtype::kF32) return f32(&weight[at * 4]);
     if (GetParam().weight == Dtype::kBF16) return bf16_value(&weight[at * 2]);
     if (GetParam().weight == kF8E4M3) return e4m3(static_cast<uint8_t>(weight[at]));
     const auto pair = static_cast<uint8_t>(weight[at / 2]);
+    if (is_int4()) return static_cast<float>(col % 2 == 0 ? pair & 15 : pair >> 4) - 8;
     return e2m1(col % 2 == 0 ? pair & 15 : pair >> 4);
   }
   float scale(uint64_t row, uint64_t col) const {
@@ -270,7 +327,9 @@ class Containers : public ::testing::TestWithParam<Spelling> {
     EXPECT_EQ(dequantize_rows(view, 0, count, values.data(), kCols).non_finite, std::nullopt);
     for (uint64_t row = 0; row < count; ++row) {
       for (uint64_t col = 0; col < kCols; ++col) {
-        ASSERT_EQ(values[row * kCols + col], code(first + row, col) * scale(first + row, col))
+        // In double, rounded once.
+        const double value = double{code(first + row, col)} * double{scale(first + row, col)};
+        ASSERT_EQ(values[row * kCols + col], static_cast<float>(value))
             << "row " << first + row << ", column " << col;
       }
     }
@@ -284,7 +343,8 @@ TEST_P(Containers, AreFoundByTheirTensors) {
   ASSERT_TRUE(parts);
   EXPECT_EQ(parts->format, GetParam().format);
   EXPECT_STREQ(parts->container, GetParam().container);
-  EXPECT_EQ(parts->weight, &tensors_.at("m.weight").tensor);
+  EXPECT_EQ(parts->weight, &tensors_.at(GetParam().weight_name).tensor);
+  EXPECT_EQ(parts->shape != nullptr, is_int4());
   EXPECT_EQ(parts->scale != nullptr, GetParam().suffix != nullptr);
   EXPECT_EQ(parts->scale_2 != nullptr, GetParam().format.stored == StoredFormat::kNvfp4);
   EXPECT_EQ(parts->input_scale, nullptr);
@@ -346,6 +406,97 @@ TEST(PackedNvfp4, LacksNothing) {
   tensors.add("m.weight_scale", kF8E4M3, {2, 2});
   expect_error(
       ErrorKind::kUnsupported, [&] { tensors.find(); }, "m.weight_global_scale");
+  tensors.add("m.weight_scale", kU8, {2, 2});
+  expect_error(
+      ErrorKind::kBadInput, [&] { tensors.find(); }, "'m.weight_scale'",
+      "expected F8_E4M3 [2, 2], U8 or F8_E8M0 [2, 1]", "found U8 [2, 2]");
+}
+
+// ---- integers ----
+
+class PackedInt4 : public ::testing::Test {
+ protected:
+  PackedInt4() {
+    tensors_.add("m.weight_packed", kI32, {4, 16});
+    tensors_.add("m.weight_scale", Dtype::kBF16, {4, 4});
+    const int64_t shape[] = {4, 128};
+    std::memcpy(tensors_.add("m.weight_shape", kI64, {2}).bytes.data(), shape, sizeof shape);
+  }
+  void check(int64_t rows, int64_t cols) {
+    const int64_t shape[] = {rows, cols};
+    std::memcpy(tensors_.add("m.weight_shape", kI64, {2}).bytes.data(), shape, sizeof shape);
+    const LinearParts parts = tensors_.find().value();
+    check_weight_shape(parts.format, *parts.shape, tensors_.at("m.weight_shape").bytes,
+                       {.file = "f.safetensors", .tensor = parts.shape->name});
+  }
+  void refuse(ErrorKind kind, const std::vector<std::string>& parts, const TileSize& tiles = {}) {
+    for (const std::string& part : parts)
+      expect_error(
+          kind, [&] { tensors_.find(tiles); }, part);
+  }
+
+  Tensors tensors_;
+};
+
+TEST_F(PackedInt4, TheShapeBesideIsTheValues) {
+  check(4, 128);
+  for (const auto& [rows, cols] : {std::pair(4, 127), std::pair(128, 4), std::pair(-4, 128), std::pair(0, 0)})
+    expect_error(
+        ErrorKind::kBadInput, [&] { check(rows, cols); }, "f.safetensors", "m.weight_shape",
+        "says another shape than its packed weight has", "expected [4, 128]");
+  expect_error(
+      ErrorKind::kBadInput, [&] { check(4, 64); }, "found [4, 64]");
+}
+
+TEST_F(PackedInt4, TheGroupIsTheConfigs) {
+  EXPECT_EQ(tensors_.find(TileSize{.group = 32}).value().format.tile_cols, 32u);
+  refuse(ErrorKind::kBadInput, {"'m.weight_scale'", "expected BF16 or F32 [4, 2], found BF16 [4, 4]"},
+         TileSize{.group = 64});
+}
+
+TEST_F(PackedInt4, GroupsAreWholeWords) {
+  for (const Shape& shape : {Shape{4, 3}, Shape{4, 32}, Shape{4, 0}, Shape{3, 4}, Shape{4}}) {
+    tensors_.add("m.weight_scale", Dtype::kBF16, shape);
+    refuse(ErrorKind::kBadInput,
+           {"'m.weight_scale'", "does not fit its weight", "the weight is I32 [4, 16]"});
+  }
+}
+
+TEST_F(PackedInt4, LacksNothing) {
+  tensors_.add("m.weight_shape", kI64, {3});
+  refuse(ErrorKind::kBadInput, {"'m.weight_shape'", "expected I64 or I32 [2], found I64 [3]"});
+  tensors_.add("m.weight_shape", Dtype::kF32, {2});
+  refuse(ErrorKind::kBadInput, {"'m.weight_shape'", "found F32 [2]"});
+  tensors_.add("m.weight_scale", kF16, {4, 4});
+  refuse(ErrorKind::kUnsupported, {"'m.weight_scale'", "expected BF16 or F32 [4, 4], found F16 [4, 4]"});
+  Tensors alone;
+  alone.add("m.weight_packed", kI32, {4, 16});
+  expect_error(
+      ErrorKind::kBadInput, [&] { alone.find(); }, "is I32, and its scale is missing", "'m.weight_scale'");
+  alone.add("m.weight_scale", Dtype::kBF16, {4, 4});
+  expect_error(
+      ErrorKind::kUnsupported, [&] { alone.find(); }, "is I32, and its shape is missing",
+      "expected a tensor 'm.weight_shape'");
+}
+
+Json integers(const Json& group_size) {
+  return {{"quantization_config",
+           {{"config_groups",
+             {{"group_0", {{"weights", {{"type", "int"}, {"num_bits", 4}, {"group_size", group_size}}}}}}}}}};
+}
+
+TEST(PackedInt4Config, SaysHowWideAGroupIs) {
+  EXPECT_EQ(tile_size(integers(32), "c").group, 32u);
+  for (const Json& other : {Json(), Json(-1), Json("32"), Json(0), Json(1 << 30)})
+    EXPECT_EQ(tile_size(integers(other), "c").group, 0u);
+  EXPECT_EQ(tile_size({{"text_config", integers(64)}}, "c").group, 64u);
+  Json two = integers(32);
+  two["quantization_config"]["config_groups"]["group_1"] =
+      integers(128)["quantization_config"]["config_groups"]["group_0"];
+  EXPECT_EQ(tile_size(two, "c").group, 0u);
+  Json floats = integers(16);
+  floats["quantization_config"]["config_groups"]["group_0"]["weights"]["type"] = "float";
+  EXPECT_EQ(tile_size(floats, "c").group, 0u);
 }
 
 TEST(ModuleOfWeight, IsWhatStandsBeforeIt) {
