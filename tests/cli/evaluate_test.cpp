@@ -180,6 +180,12 @@ void kill_after(CliProcess& process, std::chrono::milliseconds time) {
   process.wait();
 }
 
+// As soon as there is something to go on with, or at the end.
+void wait_for(CliProcess& process, const std::string& state) {
+  while (!process.ended() && !fs::exists(state)) {
+  }
+}
+
 // Killed anywhere, it goes on with the same figures to the bit.
 TEST_F(Evaluate, KilledItGoesOnWithTheSameFigures) {
   const std::string source = tiny_checkpoint().string(), texts = rows(4, 60);
@@ -200,7 +206,8 @@ TEST_F(Evaluate, KilledItGoesOnWithTheSameFigures) {
   size_t resumed = 0;
   for (int attempt = 0; attempt < 30; ++attempt) {
     CliProcess process(kept);
-    kill_after(process, std::chrono::milliseconds(5 + 7 * attempt));
+    if (attempt % 2 == 0) wait_for(process, path("work/evaluation.json"));
+    kill_after(process, std::chrono::milliseconds(attempt % 2 == 0 ? attempt / 2 : 5 + 7 * attempt));
     const CliResult finished = run_cli(kept);
     ASSERT_EQ(finished.exit_code, 0) << finished.err;
     EXPECT_EQ(figures(finished.out), expected) << attempt;
@@ -216,10 +223,10 @@ TEST_F(Evaluate, AnothersStateIsRefusedAndADamagedOneBegunAgain) {
                                             "docs",     "--quiet", "--json", "--work-dir", path("work")};
   const std::string state = path("work/evaluation.json");
   const auto stopped = [&] {  // with a state
-    for (int after = 5; !fs::exists(state); after += 3) {
+    while (!fs::exists(state)) {
       CliProcess process(command);
-      kill_after(process, std::chrono::milliseconds(after));
-      ASSERT_LT(after, 3000);
+      wait_for(process, state);
+      kill_after(process, {});
     }
   };
   stopped();
