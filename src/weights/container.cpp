@@ -289,11 +289,19 @@ class Search {
     const bool is_known = std::ranges::any_of(kContainers, [&](const Container& container) {
       return is_named(container, suffix) && container.scales.contains(scale.dtype);
     });
-    throw Error(
-        is_known ? ErrorKind::kBadInput : ErrorKind::kUnsupported, where_(scale), "does not fit its weight",
-        {.expected = expected_scales(suffix),
-         .found = fmt::format("{} {}", dtype_name(scale.dtype), shape_text(scale.shape)),
-         .hint = fmt::format("the weight is {} {}", dtype_name(weight_.dtype), shape_text(weight_.shape))});
+    throw Error(is_known ? ErrorKind::kBadInput : ErrorKind::kUnsupported, where_(scale),
+                "does not fit its weight",
+                {.expected = expected_scales(suffix),
+                 .found = fmt::format("{} {}", dtype_name(scale.dtype), shape_text(scale.shape)),
+                 .hint = fmt::format("the weight is {} {}{}", dtype_name(weight_.dtype),
+                                     shape_text(weight_.shape), uneven_groups())});
+  }
+
+  // Where the config's groups do not fit the integers.
+  std::string uneven_groups() const {
+    const uint64_t width = cols(StoredFormat::kInt4);
+    if (weight_.dtype != Dtype::kI32 || tiles_.group == 0 || width % tiles_.group == 0) return "";
+    return fmt::format(": {} values a row, which groups of {} do not divide", width, tiles_.group);
   }
 
   [[noreturn]] void refuse_weight() const {

@@ -454,6 +454,12 @@ TEST_F(PackedInt4, TheGroupIsTheConfigs) {
          TileSize{.group = 64});
 }
 
+TEST_F(PackedInt4, AGroupThatDoesNotDivideIsNamed) {
+  tensors_.add("m.weight_scale", Dtype::kBF16, {4, 2});
+  refuse(ErrorKind::kBadInput, {"'m.weight_scale'", "128 values a row, which groups of 48 do not divide"},
+         TileSize{.group = 48});
+}
+
 TEST_F(PackedInt4, GroupsAreWholeWords) {
   for (const Shape& shape : {Shape{4, 3}, Shape{4, 32}, Shape{4, 0}, Shape{3, 4}, Shape{4}}) {
     tensors_.add("m.weight_scale", Dtype::kBF16, shape);
