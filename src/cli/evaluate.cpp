@@ -12,6 +12,7 @@
 #include "cli/progress.h"
 #include "cli/reply.h"
 #include "cli/require.h"
+#include "cli/source.h"
 #include "pipeline/command_record.h"
 #include "pipeline/report.h"
 
@@ -93,7 +94,9 @@ int run(const EvaluateArguments& arguments, const CommonOptions& common) {
   const Reports reports(arguments);
   ProgressPrinter printer(common.quiet);
   printer.say("reading the headers");
-  const OpenModels models(arguments.paths(), arguments.compute_dtype);
+  const Checkpoint source = open_source(arguments.source);
+  OpenModels models(source, arguments.compute_dtype);
+  for (const std::string& candidate : arguments.candidates) models.add(candidate);
   const ChosenDevice device = choose_device(common);
   printer.say("reading the texts");
   const CalibrationRows rows =

@@ -92,24 +92,25 @@ EvaluationArguments::EvaluationArguments(const std::string& option) {
   text.rows.policy = RowsPolicy::kPacked;
 }
 
-OpenModels::OpenModels(const std::vector<std::string>& paths, ComputeDtype dtype) {
-  for (const std::string& path : paths) checkpoints_.push_back(open_source(path));
-  for (const Checkpoint& checkpoint : checkpoints_) {
-    plans_.push_back(make_forward_plan(checkpoint, dtype));
-    require_same_model(plans_[0], plans_.back(), checkpoint.folder().string());
-  }
+OpenModels::OpenModels(const Checkpoint& source, ComputeDtype dtype) : source_(source), dtype_(dtype) {
+  plans_.push_back(make_forward_plan(source, dtype));
+}
+
+void OpenModels::add(const std::string& candidate) {
+  const Checkpoint& opened = candidates_.emplace_back(open_source(candidate));
+  plans_.push_back(make_forward_plan(opened, dtype_));
+  require_same_model(plans_[0], plans_.back(), opened.folder().string());
 }
 
 std::vector<EvaluatedModel> OpenModels::models() const {
   std::vector<EvaluatedModel> all;
-  for (size_t index = 0; index < plans_.size(); ++index)
-    all.push_back({&checkpoints_[index], &plans_[index]});
+  for (size_t index = 0; index < plans_.size(); ++index) all.push_back({&checkpoint(index), &plans_[index]});
   return all;
 }
 
 std::vector<std::string> OpenModels::identities() const {
   std::vector<std::string> all;
-  for (const Checkpoint& checkpoint : checkpoints_) all.push_back(source_identity(checkpoint));
+  for (size_t index = 0; index < plans_.size(); ++index) all.push_back(source_identity(checkpoint(index)));
   return all;
 }
 
@@ -118,7 +119,7 @@ std::vector<std::string> OpenModels::warnings() const {
   for (size_t index = 1; index < plans_.size(); ++index) {
     if (computes_alike(*plans_[0].model, *plans_[index].model)) continue;
     warnings.push_back(
-        checkpoints_[index].folder().string() +
+        checkpoint(index).folder().string() +
         ": its config.json makes it compute otherwise than the source (RoPE, eps, heads or the "
         "like): what is measured is that, too");
   }

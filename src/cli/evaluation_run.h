@@ -2,6 +2,7 @@
 // output.
 #pragma once
 
+#include <deque>
 #include <filesystem>
 #include <functional>
 #include <string>
@@ -28,12 +29,15 @@ struct EvaluationArguments {
   explicit EvaluationArguments(const std::string& option);
 };
 
-// Checkpoints as far as headers tell, the source first. kBadInput: models that differ.
+// A source and its candidates, as far as headers tell.
 class OpenModels {
  public:
-  OpenModels(const std::vector<std::string>& paths, ComputeDtype dtype);
+  // `source` outlives this.
+  OpenModels(const Checkpoint& source, ComputeDtype dtype);
+  // kBadInput where it is another model than the source.
+  void add(const std::string& candidate);
 
-  const Checkpoint& source() const { return checkpoints_[0]; }
+  const Checkpoint& source() const { return source_; }
   const Vocabulary& vocabulary() const { return plans_[0].model->vocabulary; }
   std::vector<EvaluatedModel> models() const;
   std::vector<std::string> identities() const;
@@ -42,8 +46,12 @@ class OpenModels {
   std::optional<TokenTexts> token_texts() const;
 
  private:
-  std::vector<Checkpoint> checkpoints_;
-  std::vector<Plan> plans_;
+  const Checkpoint& checkpoint(size_t index) const { return index == 0 ? source_ : candidates_[index - 1]; }
+
+  const Checkpoint& source_;
+  const ComputeDtype dtype_;
+  std::deque<Checkpoint> candidates_;  // what plans and models() point to does not move
+  std::deque<Plan> plans_;             // of the source and of each candidate
 };
 
 // What evaluating so many models at once takes, here or there; each as large as `models` say.

@@ -25,7 +25,6 @@
 #include "pipeline/report.h"
 #include "pipeline/saved_rows.h"
 #include "pipeline/verify_checksums.h"
-#include "plan/forward_plan.h"
 
 namespace nibblecast {
 namespace {
@@ -139,39 +138,45 @@ RunOptions run_options(const QuantizeArguments& arguments, const Preflight& foun
           .progress = {}};
 }
 
-// What stands in the way of --evaluate is to be known before the run, not behind it: texts, and memory for
-// two models (the source twice: its output is smaller).
-std::optional<CalibrationRows> evaluation_rows(const Checkpoint& source, const Plan& plan,
-                                               QuantizeArguments& arguments, const CommonOptions& common,
-                                               const ForwardDevice& device) {
-  EvaluationArguments& evaluation = arguments.evaluation;
-  if (evaluation.text.calib.empty()) return std::nullopt;
-  evaluation.compute_dtype = arguments.options.compute_dtype;
-  evaluation.text.rows.bos = arguments.activations.rows.bos;
-  CalibrationRows rows = load_rows(evaluation.text, source, plan.model->vocabulary, common.memory_limit());
-  const Plan forward = make_forward_plan(source, evaluation.compute_dtype);
-  const EvaluatedModel model{&source, &forward};
-  evaluation_options({model, model}, rows, common, device, evaluation.round_inputs);
+// --evaluate: what is known of it before the run.
+struct PlannedEvaluation {
+  EvaluationArguments how;
+  CalibrationRows rows;
+};
+
+// What stands in its way is to be known before the run, not behind it: texts, and memory for two models (the
+// source twice: its output is smaller). Nothing where none is asked for.
+std::optional<PlannedEvaluation> plan_evaluation(const Checkpoint& source, const Plan& plan,
+                                                 const QuantizeArguments& arguments,
+                                                 const CommonOptions& common, const ForwardDevice& device) {
+  EvaluationArguments how = arguments.evaluation;
+  if (how.text.calib.empty()) return std::nullopt;
+  how.compute_dtype = arguments.options.compute_dtype;
+  how.text.rows.bos = arguments.activations.rows.bos;
+  CalibrationRows rows = load_rows(how.text, source, plan.model->vocabulary, common.memory_limit());
+  const OpenModels models(source, how.compute_dtype);  // not kept: the run has no memory for it
+  const EvaluatedModel model = models.models().front();
+  evaluation_options({model, model}, rows, common, device, how.round_inputs);
   for (const std::string& warning : rows.warnings) print_warning(warning);
-  return rows;
+  return PlannedEvaluation{std::move(how), std::move(rows)};
 }
 
 // Source and output in step; what it finds goes into the output's documents. Null where nothing is asked.
-Json evaluate_output(const QuantizeArguments& arguments, const std::optional<CalibrationRows>& rows,
-                     const CommonOptions& common, const ForwardDevice& device) {
-  if (!rows) return {};
-  const EvaluationArguments& how = arguments.evaluation;
-  const std::vector<std::string> paths = {arguments.source, arguments.destination};
-  const OpenModels models(paths, how.compute_dtype);
+Json evaluate_output(const Checkpoint& source, const QuantizeArguments& arguments,
+                     const std::optional<PlannedEvaluation>& planned, const CommonOptions& common,
+                     const ForwardDevice& device) {
+  if (!planned) return {};
+  OpenModels models(source, planned->how.compute_dtype);
+  models.add(arguments.destination);
   const EvaluationOptions options =
-      evaluation_options(models.models(), *rows, common, device, how.round_inputs);
-  const Evaluation evaluation = run_evaluation(models.models(), *rows, options, common);
+      evaluation_options(models.models(), planned->rows, common, device, planned->how.round_inputs);
+  const Evaluation evaluation = run_evaluation(models.models(), planned->rows, options, common);
   const EvaluationOutcome outcome{.evaluation = evaluation,
-                                  .rows = *rows,
-                                  .paths = paths,
+                                  .rows = planned->rows,
+                                  .paths = {arguments.source, arguments.destination},
                                   .identities = models.identities(),
                                   .texts = models.token_texts()};
-  Json document = evaluation_document(outcome, how);
+  Json document = evaluation_document(outcome, planned->how);
   if (!record_evaluation(system_files(), arguments.destination, document))
     print_warning(arguments.destination +
                   "/README.md was edited, and does not say what the evaluation found");
@@ -197,17 +202,17 @@ int answer_finished(const Checkpoint& source, const Plan& plan, const QuantizeAr
 }
 
 // What a run that was killed behind its output has left undone.
-void finish_late(const QuantizeArguments& arguments, const std::optional<CalibrationRows>& rows,
-                 const CommonOptions& common, const ForwardDevice& device) {
+void finish_late(const Checkpoint& source, const QuantizeArguments& arguments,
+                 const std::optional<PlannedEvaluation>& evaluation, const CommonOptions& common,
+                 const ForwardDevice& device) {
   FileSystem& files = system_files();
   const std::filesystem::path output = arguments.destination;
-  const bool evaluates = rows && at_or_null(read_run_record(files, output), "evaluation").is_null();
-  const Json evaluation = evaluates ? evaluate_output(arguments, rows, common, device) : Json();
-  if (evaluates || !files.status(output / kReportPageName))
-    write_output_report(arguments.destination, evaluation);
+  const bool evaluates = evaluation && at_or_null(read_run_record(files, output), "evaluation").is_null();
+  const Json found = evaluates ? evaluate_output(source, arguments, evaluation, common, device) : Json();
+  if (evaluates || !files.status(output / kReportPageName)) write_output_report(arguments.destination, found);
 }
 
-int run(QuantizeArguments& arguments, const CommonOptions& common) {
+int run(const QuantizeArguments& arguments, const CommonOptions& common) {
   require_one_origin(arguments.activations);
   require_hub_id(arguments.base_model);
   ProgressPrinter printer(common.quiet);
@@ -226,8 +231,8 @@ int run(QuantizeArguments& arguments, const CommonOptions& common) {
   const ChosenDevice device = choose_device(common);
   const Activations activations = find_activations(source, plan, arguments, common, device.forward, printer);
   printer.say("checking memory and disk");
-  const std::optional<CalibrationRows> evaluated =
-      evaluation_rows(source, plan, arguments, common, device.forward);
+  const std::optional<PlannedEvaluation> evaluated =
+      plan_evaluation(source, plan, arguments, common, device.forward);
   Preflight found = preflight(source, plan, activations, arguments.destination, arguments.job,
                               means_of(common, device, plan, source.files()), false);
   const Conditions conditions = with_strict(arguments.conditions, arguments.job.strict, plan);
@@ -238,7 +243,7 @@ int run(QuantizeArguments& arguments, const CommonOptions& common) {
   if (arguments.validate_only) return validate(source, plan, *found.destination, arguments, common);
   if (found.destination == DestinationState::kFinished) {
     const int said = answer_finished(source, plan, arguments, conditions, common.json);
-    finish_late(arguments, evaluated, common, device.forward);
+    finish_late(source, arguments, evaluated, common, device.forward);
     return said;
   }
   const InterruptWatch watch(kResumeHint);
@@ -265,7 +270,7 @@ int run(QuantizeArguments& arguments, const CommonOptions& common) {
                            .output = arguments.destination,
                            .warnings = warning_texts(found.findings)};
   if (!common.json) print_data(run_text(outcome));
-  Json evaluation = evaluate_output(arguments, evaluated, common, device.forward);
+  Json evaluation = evaluate_output(source, arguments, evaluated, common, device.forward);
   write_output_report(arguments.destination, evaluation);
   if (common.json) {
     Json reply = run_json(outcome);
@@ -281,7 +286,8 @@ void add_quantize(CLI::App& app, CommonOptions& common, Action& action) {
   const auto arguments = std::make_shared<QuantizeArguments>();
   CLI::App& command = add_command(app, "quantize", "Makes the NVFP4 checkpoint DST of the release SRC.",
                                   "nibblecast quantize V4-Flash V4-Flash-NVFP4 --calib texts.jsonl");
-  add_path(command, "SRC", arguments->source, "", "checkpoint folder or hf://OWNER/NAME; never written to")->required();
+  add_path(command, "SRC", arguments->source, "", "checkpoint folder or hf://OWNER/NAME; never written to")
+      ->required();
   add_path(command, "DST", arguments->destination, "",
            "new or empty folder, or where this job was interrupted")
       ->required();
