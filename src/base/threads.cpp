@@ -4,7 +4,10 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
 #include <condition_variable>
+#include <exception>
 #include <fstream>
 #include <mutex>
 #include <string>
@@ -76,8 +79,8 @@ uint64_t address_space_used() {
   return pages * static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
 }
 
-// oneDNN dies where the system has no place for the code that it makes. Beside a thread's stack (8 MiB) malloc
-// takes 128 MiB for an arena, of which it keeps half.
+// oneDNN dies where the system has no place for the code that it makes. Beside a thread's stack (8 MiB)
+// malloc takes 128 MiB for an arena, of which it keeps half.
 void require_address_space(size_t threads) {
   constexpr uint64_t kLibraryBytes = uint64_t{1} << 30, kThreadBytes = uint64_t{136} << 20;
   rlimit limit = {};
@@ -99,6 +102,33 @@ std::thread start_thread(std::function<void()> work) {
     throw no_thread(std::string("cannot start a thread: ") + error.code().message(),
                     ", or give fewer --threads");
   }
+}
+
+void run_on_threads(size_t count, size_t threads, const std::function<void(size_t)>& f) {
+  std::atomic<size_t> next = 0;
+  std::mutex mutex;
+  std::exception_ptr error;
+  const auto guarded = [&](const auto& step) {
+    try {
+      step();
+    } catch (...) {
+      const std::lock_guard lock(mutex);
+      if (!error) error = std::current_exception();
+      next = count;
+    }
+  };
+  const auto work = [&] {
+    guarded([&] {
+      for (size_t index; (index = next++) < count;) f(index);
+    });
+  };
+  std::vector<std::thread> others;
+  guarded([&] {
+    while (others.size() + 1 < std::min(threads, count)) others.push_back(start_thread(work));
+  });
+  work();
+  for (std::thread& thread : others) thread.join();
+  if (error) std::rethrow_exception(error);
 }
 
 void require_threads(size_t threads, size_t others) {

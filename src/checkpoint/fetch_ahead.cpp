@@ -1,10 +1,6 @@
 #include "checkpoint/fetch_ahead.h"
 
 #include <algorithm>
-#include <atomic>
-#include <exception>
-#include <mutex>
-#include <thread>
 
 #include "base/threads.h"
 #include "remote/address.h"
@@ -43,30 +39,12 @@ std::vector<Range> ranges_of(std::vector<TensorBegin> parts) {
 void fetch_ahead(const Checkpoint& source, std::vector<TensorBegin> parts) {
   if (!is_address(source.folder())) return;
   const std::vector<Range> ranges = ranges_of(std::move(parts));
-  std::atomic<size_t> next = 0;
-  std::mutex mutex;
-  std::exception_ptr error;
-  const auto work = [&] {
-    for (size_t index; (index = next++) < ranges.size();) {
-      const Range& range = ranges[index];
-      try {
-        const auto file =
-            source.files().open(source.folder() / source.shards()[range.shard].name, Access::kRead);
-        std::vector<std::byte> bytes(range.end - range.begin);
-        if (file->is_remote()) file->read(range.begin, bytes);
-      } catch (...) {
-        const std::lock_guard lock(mutex);
-        if (!error) error = std::current_exception();
-        next = ranges.size();
-      }
-    }
-  };
-  std::vector<std::thread> threads;
-  for (size_t thread = 1; thread < std::min(kThreads, ranges.size()); ++thread)
-    threads.push_back(start_thread(work));
-  work();
-  for (std::thread& thread : threads) thread.join();
-  if (error) std::rethrow_exception(error);
+  run_on_threads(ranges.size(), kThreads, [&](size_t index) {
+    const Range& range = ranges[index];
+    const auto file = source.files().open(source.folder() / source.shards()[range.shard].name, Access::kRead);
+    std::vector<std::byte> bytes(range.end - range.begin);
+    if (file->is_remote()) file->read(range.begin, bytes);
+  });
 }
 
 }  // namespace nibblecast

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <thread>
 #include <vector>
 
 #include "base/threads.h"
@@ -33,9 +32,7 @@ std::optional<double> probe_line(const Checkpoint& source) {
     } catch (const Error&) {  // no estimate is no reason not to run
     }
   };
-  std::vector<std::thread> threads;
-  for (size_t thread = 0; thread < kRemoteThreads; ++thread) threads.push_back(start_thread(read));
-  for (std::thread& thread : threads) thread.join();
+  run_on_threads(kRemoteThreads, kRemoteThreads, [&](size_t) { read(); });
   const double seconds = std::chrono::duration<double>(elapsed()).count();
   return done > 0 && seconds > 0 ? std::optional(static_cast<double>(done) / seconds) : std::nullopt;
 }

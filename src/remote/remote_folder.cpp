@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <exception>
 #include <set>
 
 #include "base/digest.h"
@@ -192,27 +191,10 @@ void RemoteFolder::fetch_header(Content& content) {
 }
 
 void RemoteFolder::fetch_headers(const std::vector<std::string>& names) {
-  std::atomic<size_t> next = 0;
-  std::mutex mutex;
-  std::exception_ptr error;
-  const auto work = [&] {
-    for (size_t index; (index = next++) < names.size();) {
-      try {
-        const auto content = find(names[index]);
-        if (content && content->local.empty()) fetch_header(*content);
-      } catch (...) {
-        const std::lock_guard lock(mutex);
-        if (!error) error = std::current_exception();
-        next = names.size();
-      }
-    }
-  };
-  std::vector<std::thread> threads;
-  const size_t count = std::min(kHeaderThreads, names.size());
-  for (size_t thread = 1; thread < count; ++thread) threads.push_back(start_thread(work));
-  work();
-  for (std::thread& thread : threads) thread.join();
-  if (error) std::rethrow_exception(error);
+  run_on_threads(names.size(), kHeaderThreads, [&](size_t index) {
+    const auto content = find(names[index]);
+    if (content && content->local.empty()) fetch_header(*content);
+  });
 }
 
 }  // namespace nibblecast

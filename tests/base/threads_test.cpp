@@ -3,9 +3,11 @@
 #include <gmock/gmock.h>
 #include <sys/resource.h>
 
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
+#include <vector>
 
 #include "base/error.h"
 #include "testing.h"
@@ -56,6 +58,34 @@ TEST(Threads, OneThatCannotBeStartedIsAnError) {
         }
       },
       ::testing::ExitedWithCode(5), ::testing::HasSubstr("cannot start a thread: "));
+}
+
+TEST(RunOnThreads, DoesEachOnceOnAnyNumberOfThem) {
+  for (const size_t threads : {1, 3, 100}) {
+    for (const size_t count : {0, 1, 50}) {
+      std::vector<std::atomic<int>> done(count);
+      run_on_threads(count, threads, [&](size_t index) { ++done[index]; });
+      for (const std::atomic<int>& times : done) EXPECT_EQ(times, 1);
+    }
+  }
+}
+
+TEST(RunOnThreads, TheFirstErrorEndsItAndIsThrown) {
+  for (const size_t threads : {1, 4}) {
+    std::atomic<size_t> done = 0;
+    testing::expect_error(
+        ErrorKind::kIo,
+        [&] {
+          run_on_threads(1000, threads, [&](size_t index) {
+            if (index == 10) throw Error(ErrorKind::kIo, {}, "the eleventh");
+            ++done;
+          });
+        },
+        "the eleventh");
+    if (threads == 1) {
+      EXPECT_EQ(done, 10u);
+    }
+  }
 }
 
 }  // namespace
