@@ -33,4 +33,11 @@ std::string Hash::hex() const {
   return text;
 }
 
+std::string hash_of(std::span<const std::byte> bytes) {
+  Hash hash;
+  hash.add(bytes);
+  return hash.hex();
+}
+std::string hash_of(std::string_view text) { return hash_of(std::as_bytes(std::span(text))); }
+
 }  // namespace nibblecast

@@ -29,4 +29,8 @@ class Hash {
   std::unique_ptr<State> state_;
 };
 
+// hex() of these alone.
+std::string hash_of(std::span<const std::byte> bytes);
+std::string hash_of(std::string_view text);
+
 }  // namespace nibblecast

@@ -78,4 +78,12 @@ Json at_or_null(const Json& object, const std::string& key) {
   return object.is_object() && object.contains(key) ? object.at(key) : Json();
 }
 
+std::vector<std::string> strings_of(const Json& list) {
+  std::vector<std::string> strings;
+  if (!list.is_array()) return strings;
+  for (const Json& each : list)
+    if (each.is_string()) strings.push_back(each);
+  return strings;
+}
+
 }  // namespace nibblecast

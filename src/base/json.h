@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace nibblecast {
 
@@ -16,5 +17,8 @@ Json parse_json(std::string_view text, const std::string& file, uint64_t offset_
 
 // The value under `key`; null where there is none, or `object` is no object.
 Json at_or_null(const Json& object, const std::string& key);
+
+// The strings of an array: what is none is left out, and what is no array has none.
+std::vector<std::string> strings_of(const Json& list);
 
 }  // namespace nibblecast

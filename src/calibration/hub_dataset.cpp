@@ -4,11 +4,11 @@
 
 #include <algorithm>
 #include <cctype>
-#include <charconv>
 #include <cstdlib>
 #include <map>
 #include <optional>
 
+#include "base/cut.h"
 #include "base/error.h"
 
 namespace nibblecast {
@@ -37,20 +37,6 @@ std::string cache_name(const HubDataset& dataset) {
 struct FilePlace {
   uint64_t index = 0, total = 1;
 };
-
-bool take(std::string_view& text, std::string_view prefix) {
-  if (!text.starts_with(prefix)) return false;
-  text.remove_prefix(prefix.size());
-  return true;
-}
-
-std::optional<uint64_t> take_number(std::string_view& text) {
-  uint64_t number = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-  if (error != std::errc()) return std::nullopt;
-  text.remove_prefix(static_cast<size_t>(end - text.data()));
-  return number;
-}
 
 // "train.parquet", "train-00000-of-00003.parquet", "train-00000-of-00003-<hash>.parquet"; or .jsonl.
 std::optional<FilePlace> parse_place(std::string_view name, std::string_view split) {

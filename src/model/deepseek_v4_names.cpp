@@ -1,34 +1,24 @@
 #include "model/deepseek_v4_names.h"
 
-#include <charconv>
-#include <system_error>
+#include "base/cut.h"
 
 namespace nibblecast {
 namespace {
 
-// Decimal without sign or leading zeros, as the names are written; advances `text` past it.
-std::optional<uint64_t> take_number(std::string_view& text) {
-  uint64_t value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  const size_t digits = static_cast<size_t>(end - text.data());
-  if (error != std::errc() || (text.front() == '0' && digits > 1)) return std::nullopt;
-  text.remove_prefix(digits);
-  return value;
-}
-
-bool take(std::string_view& text, std::string_view prefix) {
-  if (!text.starts_with(prefix)) return false;
-  text.remove_prefix(prefix.size());
-  return true;
+// Without leading zeros, as the names are written.
+std::optional<uint64_t> take_index(std::string_view& text) {
+  const std::string_view all = text;
+  const std::optional<uint64_t> index = take_number(text);
+  return index && all.front() == '0' && text.size() + 1 < all.size() ? std::nullopt : index;
 }
 
 }  // namespace
 
 std::optional<ExpertName> parse_expert_name(std::string_view module) {
   if (!take(module, "layers.")) return std::nullopt;
-  const auto layer = take_number(module);
+  const auto layer = take_index(module);
   if (!layer || !take(module, ".ffn.experts.")) return std::nullopt;
-  const auto expert = take_number(module);
+  const auto expert = take_index(module);
   if (!expert || !take(module, ".w") || module.size() != 1) return std::nullopt;
   if (module[0] < '1' || module[0] > '3') return std::nullopt;
   return ExpertName{*layer, *expert, module[0] - '0'};

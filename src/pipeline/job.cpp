@@ -207,9 +207,7 @@ auto decoded(const Path& path, const Read& read) {
 // Of all of job.json but the checksum in it.
 std::string document_checksum(Json document) {
   document.erase("checksum");
-  Hash hash;
-  hash.add(text_of(document));
-  return hash.hex();
+  return hash_of(text_of(document));
 }
 
 Json read_document(FileSystem& files, const Path& path) {

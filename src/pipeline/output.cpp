@@ -132,20 +132,9 @@ void require_unchanged_source(const Checkpoint& source) {
   }
 }
 
-// Non-ASCII as escapes, two spaces, as Python's json.dump(indent=2) has it. A path need not be UTF-8.
-std::string document_text(const Json& document) {
-  return document.dump(2, ' ', true, Json::error_handler_t::replace) + "\n";
-}
-
-std::string checksum_of(std::string_view text) {
-  Hash hash;
-  hash.add(text);
-  return hash.hex();
-}
-
 Json headers_document(const Plan& plan) {
   Json headers = Json::object();
-  for (const PlannedShard& shard : plan.shards) headers[shard.name] = checksum_of(shard.header);
+  for (const PlannedShard& shard : plan.shards) headers[shard.name] = hash_of(shard.header);
   return headers;
 }
 
@@ -163,7 +152,7 @@ std::vector<std::pair<std::string, std::string>> record_parts(const Checkpoint& 
 Json files_document(const Checkpoint& source, const Path& destination,
                     const std::vector<std::pair<std::string, std::string>>& documents) {
   Json checksums = Json::object();
-  for (const auto& [name, text] : documents) checksums[name] = checksum_of(text);
+  for (const auto& [name, text] : documents) checksums[name] = hash_of(text);
   if (source.files().status(destination / kAmaxName))
     checksums[kAmaxName] = file_checksum(source.files(), destination / kAmaxName);
   for (const Path& file : side_files(source).taken) {
@@ -296,7 +285,7 @@ void finish_output(const Checkpoint& source, const Plan& plan, const Activations
   for (const auto& [name, text] : parts) write_text_durably(files, destination / name, text);
   files.sync_folder(destination);
   run["files"] = files_document(source, destination, documents);
-  for (const auto& [name, text] : parts) run["files"][name] = checksum_of(text);
+  for (const auto& [name, text] : parts) run["files"][name] = hash_of(text);
   write_text_durably(files, destination / kRecordName, document_text(run));
   for (const auto& [name, text] : documents) write_text_durably(files, destination / name, text);
   job.close();

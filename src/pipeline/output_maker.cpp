@@ -18,12 +18,6 @@
 namespace nibblecast {
 namespace {
 
-std::string checksum_of(std::span<const std::byte> bytes) {
-  Hash hash;
-  hash.add(bytes);
-  return hash.hex();
-}
-
 void count_made(const Plan& plan, uint32_t weight, const MadeCounts& counts, RunRecord& record) {
   const std::string& name = plan.tensors[weight].out.name;
   record.blocks.merge(counts.blocks);
@@ -193,7 +187,7 @@ void OutputMaker::make(const Unit& unit, std::span<const StoredLinear> views, st
   } else {
     for (const uint32_t output : places.tensors) done.tensors.push_back({output, {}});
     parallel_for(bytes.size(),
-                 [&](size_t index) { done.tensors[index].is.checksum = checksum_of(bytes[index]); });
+                 [&](size_t index) { done.tensors[index].is.checksum = hash_of(bytes[index]); });
     note_made(tasks, made, done);
   }
   submit(std::move(batch), std::move(done), stage);
@@ -275,7 +269,7 @@ void OutputMaker::finish_checksum(uint32_t index) {
   if (tensor.size_bytes == 0) {
     record_.checksums[index] = Hash().hex();
   } else if (tensor.offset >= shard.scalars_begin && tensor.offset < shard.scalars_end) {
-    record_.checksums[index] = checksum_of(
+    record_.checksums[index] = hash_of(
         std::span(scalars_[tensor.shard]).subspan(tensor.offset - shard.scalars_begin, tensor.size_bytes));
   }
 }

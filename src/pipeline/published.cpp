@@ -86,6 +86,10 @@ std::string hub_id(const Path& folder) {
   return id.find('/') == id.npos ? "" : id;
 }
 
+std::string document_text(const Json& document) {
+  return document.dump(2, ' ', true, Json::error_handler_t::replace) + "\n";
+}
+
 std::string folder_name(const Path& folder) {
   if (is_address(folder)) return name_of_address(folder);
   const Path whole = std::filesystem::absolute(folder).lexically_normal();

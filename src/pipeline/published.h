@@ -31,6 +31,10 @@ std::vector<Engine> loading_engines(const Plan& plan);
 // hf://OWNER/NAME, else empty.
 std::string hub_id(const std::filesystem::path& folder);
 
+// Of a JSON file that is published: non-ASCII as escapes, two spaces, as Python's json.dump(indent=2) has it.
+// A path need not be UTF-8.
+std::string document_text(const Json& document);
+
 // The last part of a path, whatever slashes follow it.
 std::string folder_name(const std::filesystem::path& folder);
 

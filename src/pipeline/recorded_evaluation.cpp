@@ -9,6 +9,7 @@
 #include "base/hash.h"
 #include "base/size_text.h"
 #include "checkpoint/run_record.h"
+#include "pipeline/published.h"
 #include "pipeline/report.h"
 
 namespace nibblecast {
@@ -17,12 +18,6 @@ namespace {
 constexpr uint64_t kDocumentLimit = 256 << 20;
 constexpr std::string_view kCard = "README.md";
 constexpr std::string_view kLineBegins = "- Against the source on ", kSizeBegins = "- Size: ";
-
-std::string checksum_of(std::string_view text) {
-  Hash hash;
-  hash.add(text);
-  return hash.hex();
-}
 
 // Where a line that begins so stands; npos where none does.
 size_t find_line(const std::string& text, std::string_view begins) {
@@ -54,14 +49,14 @@ bool record_evaluation(FileSystem& files, const std::filesystem::path& output, c
   Json& checksums = record["files"];
   const Json recorded = at_or_null(checksums, std::string(kCard));
   std::string card = files.status(card_path) ? read_text(files, card_path, kDocumentLimit) : "";
-  const bool is_own = recorded.is_string() && recorded == checksum_of(card);
+  const bool is_own = recorded.is_string() && recorded == hash_of(card);
   if (is_own) {
     card = with_line(std::move(card), card_line(evaluation));
-    checksums[std::string(kCard)] = checksum_of(card);
+    checksums[std::string(kCard)] = hash_of(card);
     write_text_durably(files, card_path, card);
   }
   record["evaluation"] = published_evaluation(evaluation);
-  write_text_durably(files, record_path, record.dump(2, ' ', true, Json::error_handler_t::replace) + "\n");
+  write_text_durably(files, record_path, document_text(record));
   return is_own;
 }
 

@@ -244,12 +244,10 @@ Activations Activations::from_rows(CalibrationRows rows, std::string origin) {
 
 Activations Activations::from_amax(FileSystem& files, const std::filesystem::path& path) {
   constexpr uint64_t kLimit = 1 << 30;
-  Hash hash;
-  hash.add(read_text(files, path, kLimit));
   return {.rows = {},
           .amax = read_amax(files, path),
           .origin = path.string(),
-          .identity = hash.hex(),
+          .identity = hash_of(read_text(files, path, kLimit)),
           .products = {}};
 }
 

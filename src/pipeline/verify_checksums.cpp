@@ -175,9 +175,7 @@ void check_headers(FileSystem& files, const Checkpoint& checkpoint, const Json& 
     std::string header(shard.data_offset, '\0');
     files.open(checkpoint.folder() / shard.name, Access::kRead)
         ->read(0, std::as_writable_bytes(std::span(header)));
-    Hash hash;
-    hash.add(header);
-    if (text_of(record["headers"].value(shard.name, Json())) != hash.hex()) {
+    if (text_of(record["headers"].value(shard.name, Json())) != hash_of(header)) {
       report.problems.push_back(shard.name + ": its header was changed since it was written");
     }
   }

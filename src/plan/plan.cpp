@@ -256,10 +256,6 @@ Json plan_identity(const Plan& plan, const Checkpoint& source, std::string_view 
           {"calibration rows or amax file", activations}};
 }
 
-std::string identity_hash(const Json& identity) {
-  Hash hash;
-  hash.add(identity.dump());
-  return hash.hex();
-}
+std::string identity_hash(const Json& identity) { return hash_of(identity.dump()); }
 
 }  // namespace nibblecast

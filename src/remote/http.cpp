@@ -2,8 +2,9 @@
 
 #include <algorithm>
 #include <cctype>
-#include <charconv>
 #include <ctime>
+
+#include "base/cut.h"
 
 namespace nibblecast {
 namespace {
@@ -13,20 +14,6 @@ std::string in_lower_case(std::string_view text) {
   std::ranges::transform(lower, lower.begin(),
                          [](unsigned char letter) { return static_cast<char>(std::tolower(letter)); });
   return lower;
-}
-
-bool take(std::string_view& text, std::string_view prefix) {
-  if (!text.starts_with(prefix)) return false;
-  text.remove_prefix(prefix.size());
-  return true;
-}
-
-std::optional<uint64_t> take_number(std::string_view& text) {
-  uint64_t number = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-  if (error != std::errc()) return std::nullopt;
-  text.remove_prefix(static_cast<size_t>(end - text.data()));
-  return number;
 }
 
 }  // namespace

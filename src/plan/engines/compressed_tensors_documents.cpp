@@ -17,14 +17,6 @@ namespace {
 using enum Engine;
 constexpr std::string_view kPattern = "re:", kClass = "Linear";
 
-std::vector<std::string> strings_of(const Json& list) {
-  std::vector<std::string> strings;
-  if (!list.is_array()) return strings;
-  for (const Json& each : list)
-    if (each.is_string()) strings.push_back(each);
-  return strings;
-}
-
 // What decides a scheme, of an object of numbers.
 struct NumbersRule {
   std::string_view strategy;

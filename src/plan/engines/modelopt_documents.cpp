@@ -16,14 +16,6 @@ namespace {
 using enum Engine;
 constexpr std::string_view kMixed = "MIXED_PRECISION";
 
-std::vector<std::string> strings_of(const Json& list) {
-  std::vector<std::string> strings;
-  if (!list.is_array()) return strings;
-  for (const Json& each : list)
-    if (each.is_string()) strings.push_back(each);
-  return strings;
-}
-
 std::string text_of(const Json& value) { return value.is_string() ? value.get<std::string>() : ""; }
 
 // ---- keys ----
