@@ -103,16 +103,18 @@ bool same_modules(const LayerTable& a, const LayerTable& b) {
          });
 }
 
-std::vector<TensorBegin> stored_input_scales(const Checkpoint& source, const LayerTable& table,
-                                             const TileSize& tiles) {
-  std::vector<TensorBegin> scales;
+// A layer's NVFP4 linears with an input_scale. Stacked experts are plain weights, and FP8's scale is another
+// one.
+std::vector<std::pair<const WeightModule*, LinearParts>> scaled_linears(const Checkpoint& source,
+                                                                        const LayerTable& table) {
+  const TileSize tiles = tile_size(source.config(), config_file(source));
+  std::vector<std::pair<const WeightModule*, LinearParts>> linears;
   for (const WeightModule& module : table.modules) {
-    const std::optional<LinearParts> parts =
-        find_linear(source, module.name, tiles);  // none of stacked experts
-    if (parts && parts->input_scale != nullptr)
-      scales.push_back({parts->input_scale, parts->input_scale->size_bytes});
+    const std::optional<LinearParts> parts = find_linear(source, module.name, tiles);
+    if (parts && parts->format.stored == StoredFormat::kNvfp4 && parts->input_scale != nullptr)
+      linears.emplace_back(&module, *parts);
   }
-  return scales;
+  return linears;
 }
 
 }  // namespace
@@ -162,19 +164,17 @@ bool computes_alike(const Model& a, const Model& b) {
 LayerInputScales input_scales_of(const Checkpoint& source, const Plan& plan, uint64_t layer,
                                  TensorReader& reader) {
   const LayerTable& table = plan.model->table.layers[layer];
-  const TileSize tiles = tile_size(source.config(), config_file(source));
+  const auto linears = scaled_linears(source, table);
+  std::vector<TensorBegin> stored;
+  for (const auto& [module, parts] : linears)
+    stored.push_back({parts.input_scale, parts.input_scale->size_bytes});
+  fetch_ahead(source, std::move(stored));
   // By tap: a layer's routed experts have two, their inputs and what enters down.
   std::map<uint16_t, float> largest;
   std::vector<std::pair<const WeightModule*, float>> found;
-  fetch_ahead(source, stored_input_scales(source, table, tiles));
-  for (const WeightModule& module : table.modules) {
-    const std::optional<LinearParts> parts = find_linear(source, module.name, tiles);
-    // Stacked experts are plain weights, and FP8's scale is another one.
-    if (!parts || parts->format.stored != StoredFormat::kNvfp4) continue;
-    const std::optional<float> scale = read_input_scale(source, *parts, reader);
-    if (!scale) continue;
-    found.emplace_back(&module, *scale);
-    if (module.tap != kNoTap) largest[module.tap] = std::max(largest[module.tap], *scale);
+  for (const auto& [module, parts] : linears) {
+    found.emplace_back(module, read_input_scale(source, parts, reader).value());
+    if (module->tap != kNoTap) largest[module->tap] = std::max(largest[module->tap], found.back().second);
   }
   LayerInputScales scales;
   scales.mlps.resize(table.mlps());

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "plan/dialects/scheme_names.h"
 
 namespace nibblecast {
 namespace {
@@ -126,27 +127,9 @@ Json cache_scheme(KvCache kv_cache, bool is_quantized) {
 }  // namespace
 
 std::string_view compressed_tensors_scheme(const ResolvedModule& module) {
-  const auto refuse = [&](const std::string& problem) {
-    throw Error(ErrorKind::kUnsupported, {},
-                fmt::format("{}: {} as {}: {}", module.recipe.rule, module.module->name,
-                            weight_format_name(module.recipe.format), problem),
-                {.expected = "nvfp4, fp8 with quantized inputs, bf16, f32 or keep"});
-  };
-  switch (module.recipe.format) {
-    case WeightFormat::kNvfp4:
-      return module.recipe.quantize_input ? "NVFP4" : "NVFP4A16";
-    case WeightFormat::kFp8:
-      if (!module.recipe.quantize_input) refuse("compressed-tensors output has no FP8 of weights alone");
-      return "FP8";
-    case WeightFormat::kFp8Block:
-      refuse("only DeepSeek-V4's own form holds it");
-      break;
-    case WeightFormat::kKeep:
-    case WeightFormat::kBf16:
-    case WeightFormat::kF32:
-      break;
-  }
-  return {};
+  static constexpr SchemeNames kNames = {
+      .form = "compressed-tensors output", .nvfp4 = "NVFP4", .nvfp4_weights = "NVFP4A16", .fp8 = "FP8"};
+  return scheme_of(module, kNames).value_or(std::string_view());
 }
 
 Json compressed_tensors_config(const Checkpoint& source, const ModelTable& table,

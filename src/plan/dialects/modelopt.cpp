@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "plan/dialects/scheme_names.h"
 
 namespace nibblecast {
 namespace {
@@ -139,27 +140,9 @@ Json flat(Json quantization, const Algorithms& algorithms, bool fp8_kv_cache) {
 }  // namespace
 
 std::optional<std::string_view> modelopt_algorithm(const ResolvedModule& module) {
-  const auto refuse = [&](const std::string& problem) {
-    throw Error(ErrorKind::kUnsupported, {},
-                fmt::format("{}: {} as {}: {}", module.recipe.rule, module.module->name,
-                            weight_format_name(module.recipe.format), problem),
-                {.expected = "nvfp4, fp8 with quantized inputs, bf16, f32 or keep"});
-  };
-  switch (module.recipe.format) {
-    case WeightFormat::kNvfp4:
-      return module.recipe.quantize_input ? "NVFP4" : "W4A16_NVFP4";
-    case WeightFormat::kFp8:
-      if (!module.recipe.quantize_input) refuse("ModelOpt's form has no FP8 of weights alone");
-      return "FP8";
-    case WeightFormat::kFp8Block:
-      refuse("only DeepSeek-V4's own form holds it");
-      return std::nullopt;
-    case WeightFormat::kKeep:
-    case WeightFormat::kBf16:
-    case WeightFormat::kF32:
-      return std::nullopt;
-  }
-  return std::nullopt;
+  static constexpr SchemeNames kNames = {
+      .form = "ModelOpt's form", .nvfp4 = "NVFP4", .nvfp4_weights = "W4A16_NVFP4", .fp8 = "FP8"};
+  return scheme_of(module, kNames);
 }
 
 ModelOptDocuments modelopt_documents(const Checkpoint& source, const ModelTable& table,
