@@ -16,12 +16,13 @@
 // what is not negative never shrink by a term), and only grow as s falls. Below the s where they exceed the
 // best nothing is left to find.
 //
-// Block, one for each instruction set:
-//   size_t start() const              the first scale with 6s >= a, or 125
-//   Least window(size_t first)        of scales [first, first + 16), first <= 110: the least loss, the first
-//   of equals unsigned at_most(float loss)      bit i: the window's scale i has at most this loss float
-//   loss(size_t k) const float floor(size_t k) const       what is lost at least under any of the scales 0 ..
-//   k
+// Block, one for each instruction set (those of wide ones: formats/nvfp4_sweep_wide.h):
+//
+//   size_t start() const            the first scale with 6s >= a, or 125
+//   Least window(size_t first)      of scales [first, first + 16), first <= 110: the first of the least loss
+//   unsigned at_most(float loss)    bit i: the window's scale i has at most this loss
+//   float loss(size_t k) const      under scale k
+//   float floor(size_t k) const     what is lost at least under any of the scales 0 .. k
 #pragma once
 
 #include <cstddef>
@@ -64,7 +65,8 @@ uint8_t sweep_every_scale(Block& block) {
 template <class Block>
 uint8_t sweep_block(Block& block, bool doubles) {
   if (!doubles) return sweep_every_scale(block);
-  // The window is laid so that both ways are mostly closed: the best is seldom outside [start - 3, start + 4].
+  // The window is laid so that both ways are mostly closed: the best is seldom outside [start - 3, start +
+  // 4].
   constexpr size_t kLast = kSweepScales - 1, kNormal = 7, kOctave = 8, kAbove = 12;
   const size_t start = block.start(), from = start < kNormal ? kNormal : start,
                last = from + kAbove < kLast ? from + kAbove : kLast;
