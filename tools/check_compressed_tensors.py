@@ -17,7 +17,6 @@ Exit code 1 where one is not so.
 import argparse
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -29,24 +28,12 @@ from compressed_tensors.quantization import QuantizationConfig
 from compressed_tensors.quantization.lifecycle.forward import dequantize
 from safetensors import safe_open
 
+from nibblecast_program import NotSupported, run
+
 RECIPES = {"nvfp4": ["--input-scale", "1.0"], "w4a16_nvfp4": []}
 FLOAT_TOLERANCE = 2.0 ** -22  # of a product of code, block scale and twice rounded second-level scale
 E2M1 = torch.tensor([0, .5, 1, 1.5, 2, 3, 4, 6, -0., -.5, -1, -1.5, -2, -3, -4, -6], dtype=torch.float64)
 FUSED = (".experts.gate_up_proj", ".experts.down_proj")
-UNSUPPORTED = 4  # the program's exit code for a family that it does not know
-
-
-class NotSupported(Exception):
-    pass
-
-
-def run(program, *arguments):
-    command = [program, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode == UNSUPPORTED:
-        raise NotSupported
-    if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
 
 
 def tensors_of(folder):

@@ -11,32 +11,17 @@ import argparse
 import json
 import math
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import torch
 import transformers
 
+from nibblecast_program import NotSupported, run
+
 # Four bits changed the loss of these models, whose weights are random, by up to 4.3 %.
 TOLERANCE = 0.10
 RECIPE = "--recipe nvfp4 --weight-method max --input-scale 1.0 --format modelopt --engine none".split()
-
-
-UNSUPPORTED = 4  # the program's exit code for a family that it does not know
-
-
-class NotSupported(Exception):
-    pass
-
-
-def run(program, *arguments):
-    command = [program, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode == UNSUPPORTED:
-        raise NotSupported
-    if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
 
 
 def load(folder):

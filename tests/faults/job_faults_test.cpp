@@ -96,8 +96,6 @@ Job subfolder_job(const SmallModel& model) {
 
 // ---- dequantize and convert ----
 
-const Activations kNoActivations = {.rows = {}, .amax = {}, .origin = "", .identity = "none"};
-
 Job remake_job(MachineMaker machine, const std::filesystem::path& folder, const PlanMaker& make) {
   const auto run = [folder, make](FileSystem& files) {
     const Checkpoint source = Checkpoint::open(folder, files);

@@ -22,14 +22,13 @@ using ::testing::ElementsAre;
 using testing::expect_error;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using testing::kNoActivations;
 using testing::plain_amax;
 using testing::run_job;
 using testing::StoredTensor;
 using testing::TemporaryFolder;
 using testing::tensor_bytes;
 using testing::write_checkpoint;
-
-const Activations kNoActivations = {.rows = {}, .amax = {}, .origin = "", .identity = "none"};
 
 Checkpoint open(const fs::path& folder) { return Checkpoint::open(folder, system_files()); }
 

@@ -17,14 +17,13 @@ using ::testing::ElementsAre;
 using testing::expect_error;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using testing::kNoActivations;
 using testing::plain_amax;
 using testing::run_job;
 using testing::StoredTensor;
 using testing::TemporaryFolder;
 using testing::tensor_bytes;
 using testing::write_checkpoint;
-
-const Activations kNoActivations = {.rows = {}, .amax = {}, .origin = "", .identity = "none"};
 
 std::string text_of(const fs::path& path) { return read_text(system_files(), path, 1 << 30); }
 

@@ -25,13 +25,12 @@ using ::testing::ElementsAre;
 using testing::expect_error;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using testing::kNoActivations;
 using testing::run_job;
 using testing::StoredTensor;
 using testing::TemporaryFolder;
 using testing::tensor_bytes;
 using testing::write_checkpoint;
-
-const Activations kNoActivations = {.rows = {}, .amax = {}, .origin = "", .identity = "none"};
 
 Json tiles(const Json& size) { return {{"quantization_config", {{"weight_block_size", size}}}}; }
 

@@ -15,6 +15,9 @@
 
 namespace nibblecast::testing {
 
+// Of a run that measures nothing, and takes nothing that was measured.
+inline const Activations kNoActivations = {.rows = {}, .amax = {}, .origin = "", .identity = "none"};
+
 // v4-tiny cut to a few experts, so that a job over it takes a fraction of a second.
 inline void make_tiny_source(const std::filesystem::path& folder, uint64_t seed = 0) {
   synthesize(preset_config("v4-tiny"), "v4-tiny", {.seed = seed}, folder, system_files());
