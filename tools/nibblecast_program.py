@@ -15,3 +15,4 @@ def run(program, *arguments):
         raise NotSupported
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
+    return done.stdout

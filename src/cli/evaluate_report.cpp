@@ -182,6 +182,7 @@ Json evaluation_json(const EvaluationOutcome& outcome) {
   }
   RunRecord record;  // of a device, in the form that other commands have
   record.device = evaluation.device;
+  record.layer_seconds = evaluation.layer_seconds;
   record.read_wait_seconds = evaluation.read_wait_seconds;
   return {{"tokens", evaluation.tokens},
           {"rows", outcome.rows.ids.size()},

@@ -173,6 +173,7 @@ class Evaluator {
 
   // Stage 0 is the embedding, the others are layers.
   void run_stage(size_t stage) {
+    const Clock::time_point start = Clock::now();
     for (size_t index = 0; index < walks_.size(); ++index) {
       begin(stage == 0 ? "embedding" : fmt::format("layer {} of {}", stage, models_[0].plan->layers()),
             index);
@@ -183,6 +184,8 @@ class Evaluator {
       of_model(index, [&] { walks_[index]->run_stage(stage); });
       if (index > 0 && stage > 0) add_errors(index, stage - 1);
     }
+    if (stage > 0)
+      result_.layer_seconds[stage - 1] = std::chrono::duration<double>(Clock::now() - start).count();
   }
 
   void add_errors(size_t index, uint64_t layer) {

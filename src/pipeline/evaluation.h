@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <optional>
 #include <span>
 #include <string>
@@ -82,9 +83,10 @@ struct ModelEvaluation {
 struct Evaluation {
   uint64_t tokens = 0;  // predicted, of all rows
   std::vector<ModelEvaluation> models = {};
-  double seconds = 0, read_wait_seconds = 0;  // of this process
-  uint64_t resumed_at = 0;                    // layer; 0: from the begin
-  DeviceUse device = {};                      // of all models together
+  double seconds = 0, read_wait_seconds = 0;      // of this process
+  uint64_t resumed_at = 0;                        // layer; 0: from the begin
+  std::map<uint64_t, double> layer_seconds = {};  // of the layers since then, all models together
+  DeviceUse device = {};                          // of all models together
 };
 
 // models[0] is the source; rows as for a calibration. kBadInput: models that differ (require_same_model()),

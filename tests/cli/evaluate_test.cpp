@@ -155,6 +155,7 @@ TEST_F(Evaluate, ReadsEveryCheckpointOnce) {
     if (!tensor.name.starts_with("mtp.")) bytes += tensor.size_bytes;
   EXPECT_EQ(json["models"][0]["bytes"]["read"], bytes);
   EXPECT_EQ(json["models"][1]["bytes"]["read"], bytes);
+  EXPECT_EQ(json["device"]["layer_seconds"].size(), json["models"][1]["layers"].size());
 }
 
 TEST_F(Evaluate, TheTextNamesWhatPeopleLookFor) {
