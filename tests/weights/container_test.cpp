@@ -440,9 +440,9 @@ class PackedInt4 : public ::testing::Test {
 
 TEST_F(PackedInt4, TheShapeBesideIsTheValues) {
   check(4, 128);
-  for (const auto& [rows, cols] : {std::pair(4, 127), std::pair(128, 4), std::pair(-4, 128), std::pair(0, 0)})
+  for (const auto& shape : {std::pair(4, 127), std::pair(128, 4), std::pair(-4, 128), std::pair(0, 0)})
     expect_error(
-        ErrorKind::kBadInput, [&] { check(rows, cols); }, "f.safetensors", "m.weight_shape",
+        ErrorKind::kBadInput, [&] { check(shape.first, shape.second); }, "f.safetensors", "m.weight_shape",
         "says another shape than its packed weight has", "expected [4, 128]");
   expect_error(
       ErrorKind::kBadInput, [&] { check(4, 64); }, "found [4, 64]");
