@@ -154,9 +154,9 @@ std::optional<PlannedEvaluation> plan_evaluation(const Checkpoint& source, const
   how.compute_dtype = arguments.options.compute_dtype;
   how.text.rows.bos = arguments.activations.rows.bos;
   CalibrationRows rows = load_rows(how.text, source, plan.model->vocabulary, common.memory_limit());
-  const OpenModels models(source, how.compute_dtype);  // not kept: the run has no memory for it
+  const OpenModels models(source, how);  // not kept: the run has no memory for it
   const EvaluatedModel model = models.models().front();
-  evaluation_options({model, model}, rows, common, device, how.round_inputs);
+  evaluation_options({model, model}, rows, common, device);
   for (const std::string& warning : rows.warnings) print_warning(warning);
   return PlannedEvaluation{std::move(how), std::move(rows)};
 }
@@ -166,10 +166,9 @@ Json evaluate_output(const Checkpoint& source, const QuantizeArguments& argument
                      const std::optional<PlannedEvaluation>& planned, const CommonOptions& common,
                      const ForwardDevice& device) {
   if (!planned) return {};
-  OpenModels models(source, planned->how.compute_dtype);
+  OpenModels models(source, planned->how);
   models.add(arguments.destination);
-  const EvaluationOptions options =
-      evaluation_options(models.models(), planned->rows, common, device, planned->how.round_inputs);
+  const EvaluationOptions options = evaluation_options(models.models(), planned->rows, common, device);
   const Evaluation evaluation = run_evaluation(models.models(), planned->rows, options, common);
   const EvaluationOutcome outcome{.evaluation = evaluation,
                                   .rows = planned->rows,

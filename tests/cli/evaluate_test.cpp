@@ -157,6 +157,42 @@ TEST_F(Evaluate, ReadsEveryCheckpointOnce) {
   EXPECT_EQ(json["models"][1]["bytes"]["read"], bytes);
 }
 
+// Every rule has the figures that a checkpoint with those scales has, and costs no second read.
+TEST_F(Evaluate, InputScalesAreComparedInOnePass) {
+  const std::string source = tiny_checkpoint().string(), text = rows(4, 40);
+  quantize(source, "own", {"--calib", text});
+  quantize(source, "one", {"--input-scale", "1.0"});
+  const Json json = evaluate({source, path("own"), path("one")}, text,
+                             {"--input-scale-sweep", "--input-scales", "own,/16"});
+  const Json &own = json["models"][1], &one = json["models"][2];
+  std::vector<std::string> names;
+  for (const Json& scale : own["input_scales"]) names.push_back(scale["input_scale"]);
+  EXPECT_THAT(names, ::testing::ElementsAre("calibrated", "p99.99", "1.0", "x2", "/2", "/4", "own", "/16"));
+  EXPECT_EQ(own["input_scales"][0]["against_source"], own["against_source"]);
+  EXPECT_EQ(own["input_scales"][2]["against_source"], one["against_source"]);
+  EXPECT_EQ(own["input_scales"][6]["against_source"], own["against_source"]) << "the layer has one scale";
+  EXPECT_GT(own["input_scales"][7]["saturated_blocks"], own["input_scales"][0]["saturated_blocks"]);
+  EXPECT_NE(own["input_scales"][1]["against_source"], own["against_source"]);
+  for (const char* alone : {"own", "one"})
+    EXPECT_EQ(evaluate({source, path(alone)}, text)["models"][1]["against_source"],
+              json["models"][std::string(alone) == "own" ? 1 : 2]["against_source"]);
+  EXPECT_EQ(own["bytes"]["read"], evaluate({source, path("own")}, text)["models"][1]["bytes"]["read"]);
+  EXPECT_EQ(one["input_scales"].size(), names.size());
+}
+
+TEST_F(Evaluate, InputScalesThatMeanNothingAreRefused) {
+  const std::string source = tiny_checkpoint().string(), text = rows(2, 20);
+  expect_refused(
+      {"evaluate", source, source, "--text", text, "--text-rows", "docs", "--input-scale-sweep", "--quiet"},
+      3, "has no linear with an input_scale");
+  for (const char* list : {"twice", "none", "calibrated,,x2"}) {
+    const CliResult result =
+        run_cli({"evaluate", source, source, "--text", text, "--input-scales", list, "--quiet"});
+    EXPECT_EQ(result.exit_code, 2) << list;
+    EXPECT_THAT(result.err, HasSubstr("is no rule for input scales"));
+  }
+}
+
 TEST_F(Evaluate, TheTextNamesWhatPeopleLookFor) {
   const std::string source = tiny_checkpoint().string();
   const CliResult result =
