@@ -161,6 +161,13 @@ std::optional<PlannedEvaluation> plan_evaluation(const Checkpoint& source, const
   return PlannedEvaluation{std::move(how), std::move(rows)};
 }
 
+// Where the streams of both go between two layers. In DST it is known by its name for what a run has left
+// that has not finished.
+std::filesystem::path evaluation_folder(const QuantizeArguments& arguments) {
+  const std::filesystem::path work = arguments.job.work_folder, output = arguments.destination;
+  return work.empty() ? output / ".evaluation.partial" : work / "evaluation";
+}
+
 // Source and output in step; what it finds goes into the output's documents. Null where nothing is asked.
 Json evaluate_output(const Checkpoint& source, const QuantizeArguments& arguments,
                      const std::optional<PlannedEvaluation>& planned, const CommonOptions& common,
@@ -168,7 +175,9 @@ Json evaluate_output(const Checkpoint& source, const QuantizeArguments& argument
   if (!planned) return {};
   OpenModels models(source, planned->how);
   models.add(arguments.destination);
-  const EvaluationOptions options = evaluation_options(models.models(), planned->rows, common, device);
+  EvaluationOptions options = evaluation_options(models.models(), planned->rows, common, device);
+  options.state_folder = evaluation_folder(arguments);
+  options.identity = evaluation_identity(models.models(), planned->rows, planned->how, device);
   const Evaluation evaluation = run_evaluation(models.models(), planned->rows, options, common);
   const EvaluationOutcome outcome{.evaluation = evaluation,
                                   .rows = planned->rows,
@@ -179,6 +188,7 @@ Json evaluate_output(const Checkpoint& source, const QuantizeArguments& argument
   if (!record_evaluation(system_files(), arguments.destination, document))
     print_warning(arguments.destination +
                   "/README.md was edited, and does not say what the evaluation found");
+  system_files().remove(options.state_folder);
   if (!common.json) print_data(evaluation_text(outcome));
   return document;
 }
@@ -207,6 +217,7 @@ void finish_late(const Checkpoint& source, const QuantizeArguments& arguments,
   FileSystem& files = system_files();
   const std::filesystem::path output = arguments.destination;
   const bool evaluates = evaluation && at_or_null(read_run_record(files, output), "evaluation").is_null();
+  if (!evaluates && files.status(evaluation_folder(arguments))) files.remove(evaluation_folder(arguments));
   const Json found = evaluates ? evaluate_output(source, arguments, evaluation, common, device) : Json();
   if (evaluates || !files.status(output / kReportPageName)) write_output_report(arguments.destination, found);
 }

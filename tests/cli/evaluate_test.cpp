@@ -294,6 +294,32 @@ TEST_F(Evaluate, LogitsThatAreNoNumbersAreNoAgreement) {
     EXPECT_TRUE(json["models"][1]["against_source"][key].is_null()) << key;
 }
 
+// Every block has a scale, the experts' an exponent of the source; parts of a stage are no longer than it.
+void expect_scales_and_times(const Json& report) {
+  const Json& scales = report["block_scales"];
+  EXPECT_EQ(scales["read"], scales["blocks"]);
+  ASSERT_EQ(scales["kinds"].size(), 1);
+  const Json& kind = scales["kinds"][0];
+  EXPECT_EQ(kind["kind"], "routed experts");
+  EXPECT_EQ(kind["blocks"], 2 * report["blocks"]["total"].get<uint64_t>()) << "of 16, not of 32";
+  for (const char* const powers : {"stored", "exponents"}) {
+    uint64_t sum = kind["zero"];
+    for (const Json& bin : kind[powers]) sum += bin["blocks"].get<uint64_t>();
+    EXPECT_EQ(sum, kind["read"]) << powers;
+  }
+  const Json& run = report["run"];
+  EXPECT_EQ(run["stages"][0]["stage"], "embedding");
+  EXPECT_EQ(run["stages"].back()["stage"], "end");
+  EXPECT_GT(run["times"]["forward"], 0.0);
+  EXPECT_NEAR(run["times"]["seconds"].get<double>(), run["seconds"].get<double>(), 0.5);
+  for (const Json& stage : run["stages"]) {
+    double parts = 0;
+    for (const char* part : {"read_wait", "forward", "make", "write_wait", "save"})
+      parts += stage[part].get<double>();
+    EXPECT_LE(parts, stage["seconds"].get<double>() + 0.01) << stage;
+  }
+}
+
 // What it finds stands in the summary, the record, the card and the report of the output.
 TEST_F(Evaluate, QuantizeEvaluatesItsOutput) {
   const std::string source = tiny_checkpoint().string(), texts = rows(3, 40);
@@ -310,6 +336,7 @@ TEST_F(Evaluate, QuantizeEvaluatesItsOutput) {
   const Json report = Json::parse(read_file(path("out/report.json")));
   EXPECT_EQ(report["evaluation"], record["evaluation"]);
   EXPECT_THAT(report["verdict"]["text"].get<std::string>(), HasSubstr("KL divergence"));
+  expect_scales_and_times(report);
   EXPECT_THAT(read_file(path("out/report.html")), HasSubstr("nibblecast report"));
   EXPECT_THAT(read_file(path("out/README.md")), HasSubstr("- Against the source on 117 tokens"));
   EXPECT_EQ(run_cli({"verify", source, path("out"), "--quiet"}).exit_code, 0);
@@ -328,6 +355,46 @@ TEST_F(Evaluate, QuantizeEvaluatesAFinishedOutputToo) {
   quantize(source, "out", {"--calib", texts, "--evaluate", texts, "--evaluate-seq", "40"});
   EXPECT_FALSE(Json::parse(read_file(path("out/report.json")))["evaluation"].is_null());
   EXPECT_TRUE(std::filesystem::exists(path("out/report.html")));
+}
+
+TEST_F(Evaluate, QuantizeKilledInItsEvaluationGoesOn) {
+  const std::string source = tiny_checkpoint().string(), texts = rows(4, 60);
+  const auto command = [&](const std::string& name) {
+    return std::vector<std::string>{"quantize",   source,    path(name),       "--calib", texts,
+                                    "--evaluate", texts,     "--evaluate-seq", "60",      "--engine",
+                                    "none",       "--quiet", "--json"};
+  };
+  const auto figures = [&](const std::string& name) {
+    const Json record = Json::parse(read_file(path(name + "/nibblecast.json")));
+    Json models = record.at("evaluation").at("models");
+    for (Json& model : models)
+      for (const char* own : {"path", "bytes"}) model.erase(own);
+    return models;
+  };
+  run_json(command("whole"));
+  size_t resumed = 0;
+  for (size_t attempt = 0; attempt < 20 && resumed < 3; ++attempt) {
+    const std::string name = "killed" + std::to_string(attempt), state = path(name + "/.evaluation.partial");
+    CliProcess process(command(name));
+    wait_for(process, state + "/evaluation.json");
+    kill_after(process, {});
+    ASSERT_EQ(run_cli(command(name)).exit_code, 0);
+    EXPECT_EQ(figures(name), figures("whole"));
+    EXPECT_FALSE(fs::exists(state));
+    resumed += Json::parse(read_file(path(name + "/nibblecast.json")))["evaluation"]["resumed_at_layer"] != 0;
+  }
+  EXPECT_GT(resumed, 0u) << "no kill came between two layers";
+  EXPECT_EQ(run_cli({"verify", "--checksums", path("killed0"), "--quiet"}).exit_code, 0);
+}
+
+// What is left of an evaluation goes where none is asked for any more.
+TEST_F(Evaluate, QuantizeWithoutEvaluationRemovesItsState) {
+  const std::string source = tiny_checkpoint().string(), texts = rows(3, 40);
+  quantize(source, "out", {"--calib", texts});
+  write_file(path("out/.evaluation.partial"), "left");
+  EXPECT_EQ(run_cli({"verify", source, path("out"), "--quiet"}).exit_code, 6) << "left by a run";
+  quantize(source, "out", {"--calib", texts});
+  EXPECT_FALSE(fs::exists(path("out/.evaluation.partial")));
 }
 
 TEST_F(Evaluate, QuantizeFindsBeforeTheRunWhatEvaluationLacks) {
