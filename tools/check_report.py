@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 
-SECTIONS = ["sizes", "blocks", "requantized", "evaluation", "experts", "activations", "run", "commands"]
+SECTIONS = ["sizes", "blocks", "scales", "requantized", "evaluation", "experts", "activations", "run", "commands"]
 MOST_BYTES = 2_000_000
 HOSTILE = "a</script><script>alert(1)</script><!--&lt;\u2028"
 
@@ -121,6 +121,32 @@ def write_tensors(path, tensors, data):
         file.truncate(8 + len(header) + size)
 
 
+def write_scales(path, tensors):
+    """Block scales where the report looks for them (src/pipeline/block_scales.cpp: 64 MiB, spread evenly)."""
+    places, at = [], 8 + len(header_of(tensors)[0])
+    for name, _, _, size in tensors:
+        if name.endswith(".weight_scale"):
+            places.append((at, size))
+        at += size
+    share = (64 << 20) / sum(size for _, size in places)
+    with open(path, "r+b") as file:
+        for index, (begin, size) in enumerate(places):
+            if (index * 2654435769) % 2**32 < share * 2**32:
+                file.seek(begin)
+                file.write(bytes(min(126, max(0, int(random.gauss(84, 12)))) for _ in range(4096)) * (size // 4096))
+
+
+def made_up_stages(layers):
+    """A run on a GPU, the first layers of which wait for the disk."""
+    stages = []
+    for name in ["embedding"] + [f"layer {layer}" for layer in range(layers)] + ["rest", "end"]:
+        wait = random.uniform(20, 30) if len(stages) < layers // 2 else random.uniform(1, 4)
+        times = {"read_wait": wait, "forward": random.uniform(15, 18), "make": random.uniform(3, 4), "write_wait": random.uniform(0, 2),
+                 "save": 6.5 if len(stages) % 8 == 0 else 0.0}
+        stages.append({"stage": name, "seconds": sum(times.values()) + 0.7, "bus": random.uniform(14, 17), "device": random.uniform(9, 12), **times})
+    return stages
+
+
 def make_output(folder, layers=61, experts=384, hidden=7168, middle=3072):
     random.seed(1)
     names = [f"layers.{layer}.ffn.experts.{expert}.{part}" for layer in range(layers) for expert in range(experts)
@@ -142,6 +168,7 @@ def make_output(folder, layers=61, experts=384, hidden=7168, middle=3072):
     (folder / "nibblecast").mkdir(parents=True)
     (folder / "calibration").mkdir()
     write_tensors(folder / "model.safetensors", made + embedding + attention, values)
+    write_scales(folder / "model.safetensors", made + embedding + attention)
     shard = {"name": "model.safetensors", "size_bytes": 8 + len(header) + size, "header": header.decode()}
     (folder / "nibblecast/source.json").write_text(json.dumps({"config": "{}", "index": "", "shards": [shard]}))
     (folder / "config.json").write_text('{"model_type": "deepseek_v4"}')
@@ -177,7 +204,7 @@ def made_up_record(layers, tokens, amax, blocks):
             "blocks": {"total": blocks, "lossless": blocks - outside, "zero": 12, "outside_window": outside},
             "outside_window": {"layers.3.ffn.experts.17.w1.weight": outside - 1, HOSTILE: 1},
             "relative_error": {f"layers.{layer}.attn.wq_b.weight": 0.08 + random.random() / 50 for layer in range(layers)},
-            "perplexity": {"value": 6.21, "tokens": 65408}, "layers": entries, "attempts": attempts,
+            "perplexity": {"value": 6.21, "tokens": 65408}, "layers": entries, "stages": made_up_stages(layers), "attempts": attempts,
             "bytes": {"read": 864_704_792_696, "written": 913_100_000_000}, "tensors": 285660}
 
 
@@ -190,7 +217,11 @@ def made_up_evaluation(layers):
                    "ffn_error": kl * random.uniform(1, 2), "routing_moved": kl / 2} for layer in range(layers)]
         worst = [{"row": index % 16, "place": 100 + index, "id": 4000 + index, "kl": kl * 200 / (index + 1), "logprob_delta": -1.0,
                   "ids_before": [11, 12, 13, 14], "ids_after": [15, 16]} for index in range(20)]
-        return {"path": f"/secret/{path}", "perplexity": 6.21 * (1 + kl), "nll_mean": 1.8, "nll_stderr": 0.02, "rows": [], "layers": errors, "worst_tokens": worst,
+        scales = [{"input_scale": rule, "perplexity": 6.21 * (1 + kl * factor), "nll_mean": 1.8, "nll_stderr": 0.02, "rounded_blocks": 10**9,
+                   "saturated_blocks": saturated, "against_source": {"kl_mean": kl * factor, "kl_stderr": kl * factor / 20, "top1_agreement": 0.93}}
+                  for rule, factor, saturated in [("calibrated", 1, 0), ("p99.99", 1.02, 91000), ("1.0", 1.1, 0), ("x2", 0.99, 0), ("/2", 1.2, 61_000_000),
+                                                  ("/4", 9, 627_000_000)]]
+        return {"path": f"/secret/{path}", "input_scales": scales, "perplexity": 6.21 * (1 + kl), "nll_mean": 1.8, "nll_stderr": 0.02, "rows": [], "layers": errors, "worst_tokens": worst,
                 "against_source": {"kl_mean": kl, "kl_stderr": kl / 20, "kl_median": 0.0, "kl_p90": kl * 2, "kl_p99": kl * 9, "kl_p999": kl * 30, "kl_max": kl * 200,
                                    "top1_agreement": 0.934, "top5_agreement": 0.9981, "logprob_delta_mean": -kl, "logprob_delta_rms": None}}
 
@@ -235,7 +266,10 @@ def check_figures(browser, document):
         close = max(abs(expected) * 6e-3, 1e-4 if text.endswith("%") else 0, 60 if " min" in text and " h" in text else 1 if " min" in text else 0)
         assert abs(shown_number(text) - expected) <= close, f"{pointer}: the page says {text}, report.json {expected}"
     shown = {pointer for pointer, _, _ in found}
-    for group in ["figures/bytes", "figures/bits_per_weight", "blocks/lossless_share", "run/seconds"]:
+    groups = ["figures/bytes", "figures/bits_per_weight", "blocks/lossless_share", "run/seconds"]
+    groups += ["run/times/forward", "run/stages/0/read_wait"] if document["run"]["times"] else []
+    groups += ["block_scales/blocks", "block_scales/kinds/0/stored/0/blocks", "block_scales/kinds/0/exponents/0/blocks"] if document["block_scales"] else []
+    for group in groups:
         assert "/" + group in shown, f"{group} is not on the page"
     return len(found)
 
@@ -247,7 +281,7 @@ def check_sections(browser, document):
         assert chart[1] > 0, f"the chart {chart[0]} says no unit"
     experts = document["experts"]
     if experts and experts["without_tokens"] > 0:
-        named = browser.run("document.querySelector('#starved').textContent")
+        named = browser.run("document.querySelector('#starved tbody td:last-child').textContent")
         layer = next(layer for layer in experts["layers"] if layer["experts_without_tokens"])
         assert re.search(rf"\b{layer['experts_without_tokens'][0]}\b", named), "starved experts are not named"
 

@@ -94,7 +94,8 @@ void add_dataset(FileSystem& files, const HubDataset& dataset, const std::vector
                        .files = splits[i].files,
                        .column = std::string(dataset.column),
                        .count = count / splits.size() + remainder,
-                       .rest = {}};
+                       .rest = {},
+                       .joint = dataset.is_one_text ? "\n\n" : ""};
     if (!splits[i].is_complete) {
       set.rest = download_hint(dataset, fmt::format("{}/{}-*", dataset.folder, split));
     }
@@ -166,11 +167,15 @@ std::vector<CalibrationSet> find_calibration_sets(FileSystem& files, const std::
                                                   const Path& hub_cache, const std::string& column,
                                                   uint64_t default_size) {
   std::vector<Request> requests = parse_requests(files, calib);
+  const bool is_counted = size != 0 || std::ranges::any_of(requests, [](const Request& request) {
+                            return request.count.has_value();
+                          });
   settle_counts(requests, size, default_size);
   std::vector<CalibrationSet> sets;
   for (const Request& request : requests) add_sets(files, request.name, *request.count, hub_cache, sets);
   for (CalibrationSet& set : sets) {
     if (set.column.empty()) set.column = column;
+    if (!set.joint.empty() && !is_counted) set.count = kWholeSet;
   }
   return sets;
 }

@@ -17,7 +17,11 @@ struct CalibrationSet {
   std::string column = {};         // of the records; empty: whichever is there (calibration/record.h)
   uint64_t count = 0;              // texts (docs) or rows (packed)
   std::string rest = {};           // where only the first files of the set are here: how to get the others
+  std::string joint = {};          // not empty: the records are one text, with this between them
 };
+
+// A count: as many rows as the set gives.
+inline constexpr uint64_t kWholeSet = UINT64_MAX;
 
 // How many texts or rows, where nobody says.
 inline constexpr uint64_t kDefaultCalibrationSize = 128;
@@ -28,10 +32,10 @@ inline constexpr uint64_t kDefaultCalibrationSize = 128;
 // a file wins over a data set's name, and over splitting at commas and colons.
 //
 // Without counts `size` (0: `default_size`) is divided evenly; what is left over goes to the first names, one
-// each. A data set is sampled as ModelOpt 0.47 does (modelopt/torch/utils/dataset_utils.py,
-// get_dataset_samples): its count divided evenly over its splits, the remainder to the last; the first rows
-// of each split; one CalibrationSet a split. Its files are <split>-NNNNN-of-NNNNN.parquet (or .jsonl) in the
-// newest download of `hub_cache`.
+// each. Of `wikitext2`, whose records are the lines of one text, without a count all of it. A data set is
+// sampled as ModelOpt 0.47 does (modelopt/torch/utils/dataset_utils.py, get_dataset_samples): its count
+// divided evenly over its splits, the remainder to the last; the first rows of each split; one CalibrationSet
+// a split. Its files are <split>-NNNNN-of-NNNNN.parquet (or .jsonl) in the newest download of `hub_cache`.
 //
 // `column`, if not empty, is that of the files; data sets have their own.
 //

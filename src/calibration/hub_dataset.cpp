@@ -104,8 +104,7 @@ std::span<const HubDataset> hub_datasets() {
        .folder = "3.0.0",
        .splits = {"train"},
        .column = "article",
-       .first_files = "3.0.0/train-00000-of-*",
-       .is_gated = false},
+       .first_files = "3.0.0/train-00000-of-*"},
       // The glob leaves out multilingual_*, which ModelOpt does not sample.
       {.name = "nemotron-post-training-dataset-v2",
        .repository = "nvidia/Nemotron-Post-Training-Dataset-v2",
@@ -114,6 +113,14 @@ std::span<const HubDataset> hub_datasets() {
        .column = "messages",
        .first_files = "data/[scm][!u]*-00000-of-*",
        .is_gated = true},
+      {.name = "wikitext2",
+       .repository = "Salesforce/wikitext",
+       .folder = "wikitext-2-raw-v1",
+       .splits = {"test"},
+       .column = "text",
+       .first_files = "wikitext-2-raw-v1/test-*",
+       .is_one_text = true,
+       .is_one_of_many = true},
   };
   return datasets;
 }
@@ -143,7 +150,8 @@ std::optional<std::string> hub_repository(std::string_view name) {
 const HubDataset* find_dataset(std::string_view name) {
   const std::string repository = hub_repository(name).value_or("");
   for (const HubDataset& dataset : hub_datasets()) {
-    if (dataset.name == lower(name) || lower(dataset.repository) == lower(repository)) return &dataset;
+    const bool is_repository = !dataset.is_one_of_many && lower(dataset.repository) == lower(repository);
+    if (dataset.name == lower(name) || is_repository) return &dataset;
   }
   return nullptr;
 }

@@ -1,4 +1,5 @@
-// calibration/hub_dataset.h - the published data sets that ModelOpt calibrates on, as downloads hold them.
+// calibration/hub_dataset.h - published data sets: those that ModelOpt calibrates on, and the one that
+// published perplexities are of; as downloads hold them.
 #pragma once
 
 #include <filesystem>
@@ -12,7 +13,8 @@
 
 namespace nibblecast {
 
-// Source: SUPPORTED_DATASET_CONFIG of ModelOpt 0.47's modelopt/torch/utils/dataset_utils.py.
+// Source: SUPPORTED_DATASET_CONFIG of ModelOpt 0.47's modelopt/torch/utils/dataset_utils.py; of wikitext2 the
+// perplexity guide of transformers' documentation (docs/source/en/perplexity.md).
 struct HubDataset {
   std::string_view name;
   std::string_view repository;
@@ -20,6 +22,8 @@ struct HubDataset {
   std::vector<std::string_view> splits;
   std::string_view column;
   std::string_view first_files;  // glob in the repository: the first file of each split
+  bool is_one_text = false;      // records are its lines, joined by "\n\n"
+  bool is_one_of_many = false;   // of its repository, which therefore does not name it
   bool is_gated = false;         // asks for an account's consent, so a download needs its token
 };
 std::span<const HubDataset> hub_datasets();

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "calibration/joined_records.h"
 #include "calibration/record_stream.h"
 
 namespace nibblecast {
@@ -107,6 +108,15 @@ class Collector {
 
   bool is_full() const { return (is_packed() ? rows_.ids.size() : texts_) >= set_.count; }
 
+  // Of a stream that is not read where there are enough.
+  void add_all(RecordStream& records) {
+    while (!is_full()) {
+      auto record = records.next();
+      if (!record) return;
+      add(std::move(*record));
+    }
+  }
+
   void add(Record record) {
     ++texts_;
     Ids ids = ids_of(record);
@@ -200,7 +210,7 @@ class Collector {
 
   void warn_of_missing_rows() {
     // One text makes one row: what helps is said already.
-    if (rows_.ids.size() >= set_.count || has_unused_text_) return;
+    if (rows_.ids.size() >= set_.count || has_unused_text_ || set_.count == kWholeSet) return;
     rows_.warnings.push_back(
         fmt::format("asked for {} rows, {} gives {}; add texts, or ask for {} with --calib-size", set_.count,
                     set_.name, rows_.ids.size(), rows_.ids.size()));
@@ -235,6 +245,12 @@ class Collector {
   uint64_t tokens_ = 0;
   bool has_unused_text_ = false;
 };
+
+void require_packed(const CalibrationSet& set, const RowsOptions& options) {
+  if (options.policy == RowsPolicy::kPacked) return;
+  throw Error(ErrorKind::kUsage, {}, set.name + " is one text, of which a row a text would be one row",
+              {.hint = "give --calib-rows packed"});
+}
 
 }  // namespace
 
@@ -274,14 +290,12 @@ CalibrationRows read_rows(FileSystem& files, std::span<const CalibrationSet> set
   std::optional<Error> no_rows;
   for (const CalibrationSet& set : sets) {
     Collector collector(options, set, encoder);
-    for (const std::string& file : set.files) {
-      if (collector.is_full()) break;
-      const auto records = open_records(files, file, {.vocab_size = vocab_size, .column = set.column});
-      while (!collector.is_full()) {
-        auto record = records->next();
-        if (!record) break;
-        collector.add(std::move(*record));
-      }
+    const RecordOptions record_options{.vocab_size = vocab_size, .column = set.column};
+    if (set.joint.empty()) {
+      for (const std::string& file : set.files) collector.add_all(*open_records(files, file, record_options));
+    } else {
+      require_packed(set, options);
+      collector.add_all(*join_records(files, set, record_options));
     }
     CalibrationRows rows = collector.finish();
     if (rows.ids.empty()) no_rows = collector.no_rows();

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <memory>
 #include <string>
@@ -32,16 +33,49 @@ struct EvaluateArguments : EvaluationArguments {
   }
 };
 
-void add_activations(CLI::App& command, bool& round_inputs) {
-  const auto parse = [&round_inputs](const std::string& text) {
+// Side by side with what the checkpoint says.
+constexpr const char* kSweep = "p99.99,1.0,x2,/2,/4";
+
+// `list`: rules with commas between them. Those that are there already are not added.
+void add_rules(const std::string& list, std::vector<InputScaleRule>& rules) {
+  for (size_t begin = 0; begin <= list.size();) {
+    const size_t end = std::min(list.find(',', begin), list.size());
+    InputScaleRule rule = parse_input_scale_rule(list.substr(begin, end - begin));
+    begin = end + 1;
+    if (rule.base == InputScaleRule::Base::kUnrounded)
+      throw Error(ErrorKind::kUsage, {}, "'none' is no rule for input scales: give --activations none");
+    if (std::ranges::find(rules, rule.name, &InputScaleRule::name) == rules.end())
+      rules.push_back(std::move(rule));
+  }
+}
+
+void add_activations(CLI::App& command, std::vector<InputScaleRule>& rules) {
+  const auto parse = [&rules](const std::string& text) {
     if (text != "nvfp4" && text != "none")
       throw CLI::ValidationError("--activations", "unknown value '" + text + "' (expected nvfp4 or none)");
-    round_inputs = text == "nvfp4";
+    if (text == "none") rules = {InputScaleRule{}};
   };
+  CLI::Option* const activations = command.add_option_function<std::string>(
+      "--activations", parse, "nvfp4|none: inputs of linears with an input_scale (nvfp4)");
+  activations->option_text("WORD");
   command
-      .add_option_function<std::string>("--activations", parse,
-                                        "nvfp4|none: inputs of linears with an input_scale (nvfp4)")
-      ->option_text("WORD");
+      .add_flag_callback(
+          "--input-scale-sweep", [&rules] { add_rules(kSweep, rules); },
+          std::string("what other input scales would lose: ") + kSweep)
+      ->excludes(activations);
+  command
+      .add_option_function<std::string>(
+          "--input-scales",
+          [&rules](const std::string& list) {
+            try {
+              add_rules(list, rules);
+            } catch (const Error& error) {
+              throw CLI::ValidationError("--input-scales", error.what());
+            }
+          },
+          "the same for these: pN (percentile), xN, /N, own or a number")
+      ->option_text("LIST")
+      ->excludes(activations);
 }
 
 // Where reports go: a candidate's own folder where nibblecast made it, or the folder of -o, which is for one.
@@ -68,8 +102,8 @@ class Reports {
       write_report_or_warn(files_, folder / kReportPageName, [&] {
         Json own = evaluation_of(document, index);
         return is_ours ? read_report_input(files_, candidate, std::move(own))
-                       : evaluated_report_input(models.source(), *models.models()[index].checkpoint,
-                                                std::move(own), command);
+                       : evaluated_report_input(models.source(), models.checkpoint(index), std::move(own),
+                                                command);
       });
     }
   }
@@ -83,7 +117,7 @@ class Reports {
 std::vector<std::string> not_finite(const EvaluationOutcome& outcome) {
   std::vector<std::string> lines;
   for (size_t index = 0; index < outcome.paths.size(); ++index) {
-    if (!std::isfinite(outcome.evaluation.models[index].nll_mean))
+    if (!std::isfinite(outcome.model(index).nll_mean))
       lines.push_back(outcome.paths[index] +
                       ": its logits are not finite, so that its perplexity is no number");
   }
@@ -95,14 +129,13 @@ int run(const EvaluateArguments& arguments, const CommonOptions& common) {
   ProgressPrinter printer(common.quiet);
   printer.say("reading the headers");
   const Checkpoint source = open_source(arguments.source);
-  OpenModels models(source, arguments.compute_dtype);
+  OpenModels models(source, arguments);
   for (const std::string& candidate : arguments.candidates) models.add(candidate);
   const ChosenDevice device = choose_device(common);
   printer.say("reading the texts");
   const CalibrationRows rows =
       load_rows(arguments.text, models.source(), models.vocabulary(), common.memory_limit());
-  EvaluationOptions options =
-      evaluation_options(models.models(), rows, common, device.forward, arguments.round_inputs);
+  EvaluationOptions options = evaluation_options(models.models(), rows, common, device.forward);
   options.state_folder = arguments.work_folder;
   options.identity = evaluation_identity(models.models(), rows, arguments, device.forward);
   printer.end();
@@ -113,6 +146,7 @@ int run(const EvaluateArguments& arguments, const CommonOptions& common) {
   const EvaluationOutcome outcome{.evaluation = evaluation,
                                   .rows = rows,
                                   .paths = arguments.paths(),
+                                  .input_scales = arguments.rule_names(),
                                   .identities = models.identities(),
                                   .texts = models.token_texts()};
   Json document = evaluation_document(outcome, arguments);
@@ -138,7 +172,7 @@ void add_evaluate(CLI::App& app, CommonOptions& common, Action& action) {
   add_rows_options(command, arguments->text);
   command.get_option("--text")->required();
   add_compute_dtype(command, arguments->compute_dtype);
-  add_activations(command, arguments->round_inputs);
+  add_activations(command, arguments->rules);
   add_path(command, "--work-dir", arguments->work_folder, "DIR",
            "where the state goes, so that a killed evaluation goes on");
   add_threads_options(command, common);

@@ -81,21 +81,37 @@ Json worst_json(const EvaluationOutcome& outcome, const ModelEvaluation& model) 
   return worst;
 }
 
-Json model_json(const EvaluationOutcome& outcome, size_t index) {
-  const ModelEvaluation& model = outcome.evaluation.models[index];
-  Json json = {{"path", outcome.paths[index]},
-               {"identity", outcome.identities[index]},
-               {"perplexity", number_json(model.perplexity())},
+// What stands of a model whichever rule its inputs are rounded by.
+Json figures_json(const ModelEvaluation& model) {
+  Json json = {{"perplexity", number_json(model.perplexity())},
                {"nll_mean", number_json(model.nll_mean)},
                {"nll_stderr", number_json(model.nll_stderr)},
-               {"bytes", {{"read", model.read_bytes}}},
                {"rounded_blocks", model.rounded ? Json(model.rounded->blocks) : Json()},
-               {"saturated_blocks", model.rounded ? Json(model.rounded->saturated) : Json()},
+               {"saturated_blocks", model.rounded ? Json(model.rounded->saturated) : Json()}};
+  if (model.against_source) json["against_source"] = divergence_json(*model.against_source);
+  return json;
+}
+
+Json input_scales_json(const EvaluationOutcome& outcome, size_t index) {
+  Json scales = Json::array();
+  for (size_t rule = 0; rule < outcome.input_scales.size(); ++rule) {
+    scales.push_back(figures_json(outcome.model(index, rule)));
+    scales.back()["input_scale"] = outcome.input_scales[rule];
+  }
+  return scales;
+}
+
+Json model_json(const EvaluationOutcome& outcome, size_t index) {
+  const ModelEvaluation& model = outcome.model(index);
+  Json json = figures_json(model);
+  json.update({{"path", outcome.paths[index]},
+               {"identity", outcome.identities[index]},
+               {"bytes", {{"read", model.read_bytes}}},
                {"rows", rows_json(model)},
-               {"layers", layers_json(model)}};
+               {"layers", layers_json(model)}});
   if (!model.against_source) return json;
-  json["against_source"] = divergence_json(*model.against_source);
   json["worst_tokens"] = worst_json(outcome, model);
+  if (outcome.input_scales.size() > 1) json["input_scales"] = input_scales_json(outcome, index);
   return json;
 }
 
@@ -137,6 +153,23 @@ std::string layers_line(const ModelEvaluation& model) {
   return summary_line("streams", text);
 }
 
+// A line for each rule, the checkpoint's own first.
+std::string input_scales_text(const EvaluationOutcome& outcome, size_t index) {
+  std::string text;
+  if (outcome.input_scales.size() == 1) return text;
+  for (size_t rule = 0; rule < outcome.input_scales.size(); ++rule) {
+    const ModelEvaluation& model = outcome.model(index, rule);
+    const Divergence& found = *model.against_source;
+    std::string line = fmt::format("{:<10}  KL {}, top token {:.2f} %, perplexity {:.4g}",
+                                   outcome.input_scales[rule], with_error(found.kl_mean, found.kl_stderr),
+                                   100 * found.top1_agreement, model.perplexity());
+    if (model.rounded && model.rounded->saturated > 0)
+      line += fmt::format(", {} blocks saturated", grouped(model.rounded->saturated));
+    text += summary_line(rule == 0 ? "input_scale" : "", line);
+  }
+  return text;
+}
+
 std::string against_text(const ModelEvaluation& model) {
   const Divergence& found = *model.against_source;
   return summary_line("KL", fmt::format("{} nats a token; median {:.3g}, 99 % below {:.3g}, at most {:.3g}",
@@ -158,11 +191,11 @@ std::string evaluation_text(const EvaluationOutcome& outcome) {
       summary_line("rows", fmt::format("{}, {} predicted", count_text(outcome.rows.ids.size(), "row"),
                                        count_text(evaluation.tokens, "token")));
   uint64_t read = 0;
-  for (size_t index = 0; index < evaluation.models.size(); ++index) {
-    const ModelEvaluation& model = evaluation.models[index];
+  for (size_t index = 0; index < outcome.paths.size(); ++index) {
+    const ModelEvaluation& model = outcome.model(index);
     text += summary_line(index == 0 ? "source" : "candidate", outcome.paths[index]) + perplexity_line(model) +
             saturated_line(model);
-    if (model.against_source) text += against_text(model);
+    if (model.against_source) text += against_text(model) + input_scales_text(outcome, index);
     read += model.read_bytes;
   }
   const double seconds = std::max(evaluation.seconds, 1e-9);
@@ -176,9 +209,9 @@ Json evaluation_json(const EvaluationOutcome& outcome) {
   const Evaluation& evaluation = outcome.evaluation;
   Json models = Json::array();
   uint64_t read = 0;
-  for (size_t index = 0; index < evaluation.models.size(); ++index) {
+  for (size_t index = 0; index < outcome.paths.size(); ++index) {
     models.push_back(model_json(outcome, index));
-    read += evaluation.models[index].read_bytes;
+    read += outcome.model(index).read_bytes;
   }
   RunRecord record;  // of a device, in the form that other commands have
   record.device = evaluation.device;

@@ -15,9 +15,16 @@ namespace nibblecast {
 struct EvaluationOutcome {
   const Evaluation& evaluation;
   const CalibrationRows& rows;
-  std::vector<std::string> paths = {};       // of the models, as they were given
-  std::vector<std::string> identities = {};  // source_identity() of each
+  std::vector<std::string> paths = {};  // of source and candidates, as they were given
+  // Of each candidate, one model after the other (InputScaleRule::name).
+  std::vector<std::string> input_scales = {"calibrated"};
+  std::vector<std::string> identities = {};  // source_identity() of the same
   std::optional<TokenTexts> texts = {};      // of the source's tokens
+
+  // Of source (0) or candidate, under the `rule`-th of input_scales.
+  const ModelEvaluation& model(size_t index, size_t rule = 0) const {
+    return evaluation.models[index == 0 ? 0 : 1 + (index - 1) * input_scales.size() + rule];
+  }
 };
 
 std::string evaluation_text(const EvaluationOutcome& outcome);

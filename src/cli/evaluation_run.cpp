@@ -22,15 +22,17 @@ namespace {
 class Shares {
  public:
   Shares(const std::vector<EvaluatedModel>& models, const Workload& workload, const CommonOptions& common,
-         const ForwardDevice& device, bool round_inputs)
+         const ForwardDevice& device)
       : models_(models), common_(common), limit_(common.memory_limit()) {
     const size_t count = models.size();
     options_.device = device;
     options_.device.memory_bytes /= count;
-    options_.round_inputs = round_inputs;
     const Model& model = *models[0].plan->model;
     peak_bytes_ = evaluation_memory_bytes(model, workload, count);
-    if (round_inputs) reserve_for_inputs(rounded_inputs_bytes(model, workload), count);
+    const uint64_t inputs = rounded_inputs_bytes(model, workload);
+    for (const EvaluatedModel& each : models)
+      if (each.input_scale.base != InputScaleRule::Base::kUnrounded) reserve_for_inputs(inputs);
+    options_.device.memory_bytes -= std::min(options_.device.memory_bytes, inputs_on_device_);
     const uint64_t share = (limit_ - std::min(limit_, peak_bytes_)) / count;
     for (size_t index = 0; index < count; ++index) add(index, workload, share);
   }
@@ -49,20 +51,26 @@ class Shares {
   const EvaluationOptions& options() const { return options_; }
 
  private:
-  // Where the models compute: each on the device, or here.
-  void reserve_for_inputs(uint64_t size_bytes, size_t models) {
-    uint64_t& on_device = options_.device.memory_bytes;
+  // Where the models compute: on the device, each in its own share, or here.
+  void reserve_for_inputs(uint64_t size_bytes) {
     if (options_.device.cuda)
-      on_device -= std::min(on_device, size_bytes);
+      inputs_on_device_ = size_bytes;
     else
-      peak_bytes_ += models * size_bytes;
+      peak_bytes_ += size_bytes;
+  }
+
+  // A candidate's next rule takes its streams, and of the weights what a pass keeps of a layer.
+  bool shares_reads(size_t index) const {
+    return index > 1 && models_[index].checkpoint == models_[index - 1].checkpoint;
   }
 
   void add(size_t index, const Workload& workload, uint64_t share) {
     const Plan& plan = *models_[index].plan;
     const MemoryCost cost = memory_cost(*models_[index].checkpoint, plan, workload, common_.threads, share,
                                         options_.device, false);
-    peak_bytes_ += cost.peak_bytes() - (index == 0 ? 0 : cost.fixed_bytes);
+    peak_bytes_ += cost.forward_bytes + cost.dense_bytes;
+    if (!shares_reads(index)) peak_bytes_ += cost.read_bytes + cost.make_bytes + cost.write_bytes;
+    if (index == 0) peak_bytes_ += cost.fixed_bytes;
     options_.read_memory_bytes =
         index == 0 ? cost.read_bytes : std::min(options_.read_memory_bytes, cost.read_bytes);
     if (!options_.device.cuda) return;
@@ -79,7 +87,7 @@ class Shares {
   const std::vector<EvaluatedModel>& models_;
   const CommonOptions& common_;
   const uint64_t limit_;
-  uint64_t peak_bytes_ = 0;
+  uint64_t peak_bytes_ = 0, inputs_on_device_ = 0;
   EvaluationOptions options_;
 };
 
@@ -92,19 +100,35 @@ EvaluationArguments::EvaluationArguments(const std::string& option) {
   text.rows.policy = RowsPolicy::kPacked;
 }
 
-OpenModels::OpenModels(const Checkpoint& source, ComputeDtype dtype) : source_(source), dtype_(dtype) {
-  plans_.push_back(make_forward_plan(source, dtype));
+std::vector<std::string> EvaluationArguments::rule_names() const {
+  std::vector<std::string> names;
+  for (const InputScaleRule& rule : rules) names.push_back(rule.name);
+  return names;
+}
+
+OpenModels::OpenModels(const Checkpoint& source, const EvaluationArguments& arguments)
+    : source_(source), arguments_(arguments) {
+  plans_.push_back(make_forward_plan(source, arguments.compute_dtype));
 }
 
 void OpenModels::add(const std::string& candidate) {
   const Checkpoint& opened = candidates_.emplace_back(open_source(candidate));
-  plans_.push_back(make_forward_plan(opened, dtype_));
+  plans_.push_back(make_forward_plan(opened, arguments_.compute_dtype));
   require_same_model(plans_[0], plans_.back(), opened.folder().string());
+  if (arguments_.rules.size() > 1 && !has_input_scales(opened, plans_.back()))
+    throw Error(ErrorKind::kBadInput, {.file = opened.folder().string()},
+                "has no linear with an input_scale, so that there are no scales to compare",
+                {.hint = "leave out --input-scale-sweep and --input-scales, or this checkpoint"});
 }
 
 std::vector<EvaluatedModel> OpenModels::models() const {
   std::vector<EvaluatedModel> all;
-  for (size_t index = 0; index < plans_.size(); ++index) all.push_back({&checkpoint(index), &plans_[index]});
+  for (size_t index = 0; index < plans_.size(); ++index) {
+    for (const InputScaleRule& rule : arguments_.rules) {
+      all.push_back({&checkpoint(index), &plans_[index], rule});
+      if (index == 0) break;
+    }
+  }
   return all;
 }
 
@@ -131,16 +155,15 @@ std::optional<TokenTexts> OpenModels::token_texts() const {
 }
 
 EvaluationOptions evaluation_options(const std::vector<EvaluatedModel>& models, const CalibrationRows& rows,
-                                     const CommonOptions& common, const ForwardDevice& device,
-                                     bool round_inputs) {
-  const Shares shares(models, {rows.ids.size(), rows.tokens(), rows.longest()}, common, device, round_inputs);
+                                     const CommonOptions& common, const ForwardDevice& device) {
+  const Shares shares(models, {rows.ids.size(), rows.tokens(), rows.longest()}, common, device);
   shares.require_memory();
   return shares.options();
 }
 
 uint64_t evaluation_peak_bytes(const std::vector<EvaluatedModel>& models, const Workload& workload,
-                               const CommonOptions& common, const ForwardDevice& device, bool round_inputs) {
-  return Shares(models, workload, common, device, round_inputs).peak_bytes();
+                               const CommonOptions& common, const ForwardDevice& device) {
+  return Shares(models, workload, common, device).peak_bytes();
 }
 
 std::string evaluation_identity(const std::vector<EvaluatedModel>& models, const CalibrationRows& rows,
@@ -150,13 +173,14 @@ std::string evaluation_identity(const std::vector<EvaluatedModel>& models, const
     Json files = Json::array();
     for (const Shard& shard : model.checkpoint->shards())
       files.push_back({shard.name, shard.size_bytes, shard.mtime_ns, shard.version});
-    checkpoints.push_back({{"identity", source_identity(*model.checkpoint)}, {"files", std::move(files)}});
+    checkpoints.push_back({{"identity", source_identity(*model.checkpoint)},
+                           {"files", std::move(files)},
+                           {"input_scale", model.input_scale.name}});
   }
   return identity_hash({{"version", NIBBLECAST_VERSION},
                         {"models", std::move(checkpoints)},
                         {"rows", rows_identity(rows)},
                         {"compute_dtype", compute_dtype_name(arguments.compute_dtype)},
-                        {"round_inputs", arguments.round_inputs},
                         {"products", device.cuda ? device_identity(device) : product_isa()}});
 }
 
@@ -176,7 +200,7 @@ Evaluation run_evaluation(const std::vector<EvaluatedModel>& models, const Calib
 
 Json evaluation_document(const EvaluationOutcome& outcome, const EvaluationArguments& arguments) {
   Json document = evaluation_json(outcome);
-  document["activations"] = arguments.round_inputs ? "nvfp4" : "none";
+  document["activations"] = arguments.rounds_inputs() ? "nvfp4" : "none";
   document["compute_dtype"] = compute_dtype_name(arguments.compute_dtype);
   return document;
 }

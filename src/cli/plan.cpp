@@ -66,8 +66,9 @@ std::optional<uint64_t> evaluation_bytes(const Checkpoint& source, const Plan& p
                                          const CommonOptions& common, const ForwardDevice& device) {
   try {
     require_forward_storage(source, *plan.model);
-    const EvaluatedModel model{&source, &plan};  // the output is no larger
-    return evaluation_peak_bytes({model, model}, kUsualEvaluation, common, device, true);
+    // The output is no larger.
+    const EvaluatedModel model{&source, &plan, parse_input_scale_rule("calibrated")};
+    return evaluation_peak_bytes({model, model}, kUsualEvaluation, common, device);
   } catch (const Error& error) {
     if (error.kind() == ErrorKind::kInternal) throw;
     return std::nullopt;

@@ -154,11 +154,18 @@ std::optional<PlannedEvaluation> plan_evaluation(const Checkpoint& source, const
   how.compute_dtype = arguments.options.compute_dtype;
   how.text.rows.bos = arguments.activations.rows.bos;
   CalibrationRows rows = load_rows(how.text, source, plan.model->vocabulary, common.memory_limit());
-  const OpenModels models(source, how.compute_dtype);  // not kept: the run has no memory for it
+  const OpenModels models(source, how);  // not kept: the run has no memory for it
   const EvaluatedModel model = models.models().front();
-  evaluation_options({model, model}, rows, common, device, how.round_inputs);
+  evaluation_options({model, model}, rows, common, device);
   for (const std::string& warning : rows.warnings) print_warning(warning);
   return PlannedEvaluation{std::move(how), std::move(rows)};
+}
+
+// Where the streams of both go between two layers. In DST it is known by its name for what a run has left
+// that has not finished.
+std::filesystem::path evaluation_folder(const QuantizeArguments& arguments) {
+  const std::filesystem::path work = arguments.job.work_folder, output = arguments.destination;
+  return work.empty() ? output / ".evaluation.partial" : work / "evaluation";
 }
 
 // Source and output in step; what it finds goes into the output's documents. Null where nothing is asked.
@@ -166,10 +173,11 @@ Json evaluate_output(const Checkpoint& source, const QuantizeArguments& argument
                      const std::optional<PlannedEvaluation>& planned, const CommonOptions& common,
                      const ForwardDevice& device) {
   if (!planned) return {};
-  OpenModels models(source, planned->how.compute_dtype);
+  OpenModels models(source, planned->how);
   models.add(arguments.destination);
-  const EvaluationOptions options =
-      evaluation_options(models.models(), planned->rows, common, device, planned->how.round_inputs);
+  EvaluationOptions options = evaluation_options(models.models(), planned->rows, common, device);
+  options.state_folder = evaluation_folder(arguments);
+  options.identity = evaluation_identity(models.models(), planned->rows, planned->how, device);
   const Evaluation evaluation = run_evaluation(models.models(), planned->rows, options, common);
   const EvaluationOutcome outcome{.evaluation = evaluation,
                                   .rows = planned->rows,
@@ -180,6 +188,7 @@ Json evaluate_output(const Checkpoint& source, const QuantizeArguments& argument
   if (!record_evaluation(system_files(), arguments.destination, document))
     print_warning(arguments.destination +
                   "/README.md was edited, and does not say what the evaluation found");
+  system_files().remove(options.state_folder);
   if (!common.json) print_data(evaluation_text(outcome));
   return document;
 }
@@ -208,6 +217,7 @@ void finish_late(const Checkpoint& source, const QuantizeArguments& arguments,
   FileSystem& files = system_files();
   const std::filesystem::path output = arguments.destination;
   const bool evaluates = evaluation && at_or_null(read_run_record(files, output), "evaluation").is_null();
+  if (!evaluates && files.status(evaluation_folder(arguments))) files.remove(evaluation_folder(arguments));
   const Json found = evaluates ? evaluate_output(source, arguments, evaluation, common, device) : Json();
   if (evaluates || !files.status(output / kReportPageName)) write_output_report(arguments.destination, found);
 }

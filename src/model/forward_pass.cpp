@@ -21,6 +21,11 @@ void ForwardPass::measure_second_moments() {
               {.hint = "give --device cpu, or leave out --second-moments"});
 }
 
+void ForwardPass::measure_block_amaxes() {
+  throw Error(ErrorKind::kUnsupported, {}, "this forward pass does not see how large blocks of inputs are",
+              {.hint = "leave percentiles out of --input-scales, or give --device cpu"});
+}
+
 template <class T>
 std::unique_ptr<ForwardPass> make_forward_pass(const Model& model, std::vector<std::vector<int32_t>> rows,
                                                const ForwardDevice& device) {

@@ -32,6 +32,7 @@
 #include "model/model.h"
 #include "model/rounded_blocks.h"
 #include "model/stored.h"
+#include "ops/block_amaxes.h"
 
 namespace nibblecast {
 
@@ -55,6 +56,11 @@ struct DeviceUse {
 // What the inputs of linears are rounded with before they are multiplied (formats/nvfp4_input.h), by the
 // module's name. Modules without an entry take their input as it is.
 using InputScales = std::unordered_map<std::string, float>;
+
+// How large blocks of the inputs of a layer's linears are, by the tap's name; of routed experts, all
+// together. What enters a linear is what counts: of experts' down that is as the pass multiplies it, with the
+// routing weight where it comes before.
+using TapBlocks = std::map<std::string, BlockAmaxes>;
 
 // What may be looked at within a layer.
 enum class LayerPart : uint8_t {
@@ -108,6 +114,10 @@ class ForwardPass {
   virtual void watch(LayerWatch) {}
   // From the next layer on layer_amax() has second moments too. kUnsupported where the pass measures none.
   virtual void measure_second_moments();
+  // From the next layer on block_amaxes() has all taps of linears. kUnsupported where the pass measures none.
+  virtual void measure_block_amaxes();
+  // Of the layer that ended last.
+  virtual TapBlocks block_amaxes() { return {}; }
   virtual void begin_layer() = 0;
   virtual void expert(uint64_t expert, const StoredExpert& weights, const Owner& owner) = 0;
   virtual void end_layer() = 0;

@@ -77,7 +77,7 @@ class Evaluator {
  public:
   Evaluator(std::span<const EvaluatedModel> models, const CalibrationRows& rows,
             const EvaluationOptions& options)
-      : models_(models), rows_(rows), options_(options), parts_(rows.tokens()) {
+      : models_(models), rows_(rows), options_(options), parts_(rows.tokens(), models.size() - 1) {
     if (!options.state_folder.empty())
       saved_.emplace(models[0].checkpoint->files(), options.state_folder, options.identity);
     begin_walks(saved_ && saved_->state() ? saved_->state()->layer : 0);
@@ -92,25 +92,42 @@ class Evaluator {
     }
     run_head();
     if (saved_) saved_->remove();
-    for (size_t index = 0; index < walks_.size(); ++index) add_use(index);
+    for (size_t index = 0; index < models_.size(); ++index) add_use(index);
+    for (const auto& walk : walks_) result_.read_wait_seconds += walk->read_wait_seconds();
     result_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     return std::move(result_);
   }
 
  private:
   using Clock = std::chrono::steady_clock;
+  // Where a model computes.
+  struct Stream {
+    size_t walk = 0, pass = 0;
+  };
+
+  ForwardPass& forward(size_t index) const {
+    return walks_[streams_[index].walk]->forward(streams_[index].pass);
+  }
+  // f(index) for all models of a walk.
+  template <class F>
+  void for_models(size_t walk, const F& f) const {
+    for (size_t index = 0; index < streams_.size(); ++index)
+      if (streams_[index].walk == walk) f(index);
+  }
 
   // At `layer`, with the streams that were saved; from the begin where they are no more.
   void begin_walks(uint64_t layer) {
     walks_.clear();
+    streams_.clear();
     bytes_ = 0;
     result_.models = std::vector<ModelEvaluation>(models_.size());
     result_.resumed_at = layer;
-    for (size_t index = 0; index < models_.size(); ++index) add_walk(index, layer);
+    for (size_t index = 0; index < models_.size(); index = streams_.size()) add_walk(index, layer);
+    if (needs_blocks()) forward(0).measure_block_amaxes();
     saved_until_ = Clock::now();
     if (layer == 0) return;
-    for (size_t index = 0; index < walks_.size(); ++index) {
-      if (!saved_->load(index, walks_[index]->forward())) return begin_walks(0);
+    for (size_t index = 0; index < models_.size(); ++index) {
+      if (!saved_->load(index, forward(index))) return begin_walks(0);
       result_.models[index].layers = saved_->state()->errors[index];
       result_.models[index].rounded = saved_->state()->rounded[index];
     }
@@ -119,7 +136,7 @@ class Evaluator {
   // Before it was resumed, and since.
   std::optional<RoundedBlocks> rounded(size_t index) const {
     const std::optional<RoundedBlocks> before = result_.models[index].rounded,
-                                       since = walks_[index]->forward().rounded_blocks();
+                                       since = forward(index).rounded_blocks();
     if (!before || !since) return std::nullopt;
     return RoundedBlocks{before->blocks + since->blocks, before->saturated + since->saturated};
   }
@@ -134,8 +151,8 @@ class Evaluator {
     if (now - saved_until_ < kShare * save_took_) return;
     std::vector<const ForwardPass*> passes;
     EvaluationState state{.layer = layer};
-    for (size_t index = 0; index < walks_.size(); ++index) {
-      passes.push_back(&walks_[index]->forward());
+    for (size_t index = 0; index < models_.size(); ++index) {
+      passes.push_back(&forward(index));
       state.errors.push_back(result_.models[index].layers);
       state.rounded.push_back(rounded(index));
     }
@@ -144,29 +161,43 @@ class Evaluator {
     save_took_ = saved_until_ - now;
   }
 
-  void add_walk(size_t index, uint64_t layer) {
+  bool needs_blocks() const {
+    return std::ranges::any_of(models_, [](const EvaluatedModel& model) {
+      return model.input_scale.base == InputScaleRule::Base::kPercentile;
+    });
+  }
+
+  // Of the models from `first` on with one checkpoint; the source goes alone, before all others.
+  void add_walk(size_t first, uint64_t layer) {
     WalkOptions walk{.device = options_.device,
                      .read_memory_bytes = options_.read_memory_bytes,
                      .read_threads = options_.read_threads,
-                     .round_inputs = options_.round_inputs,
+                     .rules = {},
                      .first_layer = layer};
     if (options_.progress) walk.tick = [this] { report(); };
-    const EvaluatedModel& model = models_[index];
+    const EvaluatedModel& model = models_[first];
+    do {
+      streams_.push_back({walks_.size(), walk.rules.size()});
+      walk.rules.push_back(models_[streams_.size() - 1].input_scale);
+    } while (first > 0 && streams_.size() < models_.size() &&
+             models_[streams_.size()].checkpoint == model.checkpoint);
     walks_.push_back(std::make_unique<ModelWalk>(*model.checkpoint, *model.plan, rows_.ids, walk));
     bytes_ += walks_.back()->bytes();
-    if (models_.size() > 1)
-      walks_.back()->forward().watch(index == 0 ? parts_.of_source() : parts_.of_candidate());
+    if (models_.size() == 1) return;
+    for (size_t index = first; index < streams_.size(); ++index)
+      forward(index).watch(index == 0 ? parts_.of_source() : parts_.of_candidate(index - 1));
   }
 
-  // Runs `f`; an error that names no file is the model's.
+  // Runs `f`; an error that names no file is the checkpoint's.
   template <class F>
-  void of_model(size_t index, const F& f) {
+  void of_walk(size_t walk, const F& f) {
     try {
       f();
     } catch (const Error& error) {
       if (!error.where().file.empty() || error.kind() == ErrorKind::kInterrupted) throw;
       Where where = error.where();
-      where.file = models_[index].checkpoint->folder().string();
+      const auto stream = std::ranges::find(streams_, walk, &Stream::walk);
+      where.file = models_[static_cast<size_t>(stream - streams_.begin())].checkpoint->folder().string();
       throw Error(error.kind(), where, error.problem(), error.detail());
     }
   }
@@ -174,50 +205,48 @@ class Evaluator {
   // Stage 0 is the embedding, the others are layers.
   void run_stage(size_t stage) {
     const Clock::time_point start = Clock::now();
-    for (size_t index = 0; index < walks_.size(); ++index) {
-      begin(stage == 0 ? "embedding" : fmt::format("layer {} of {}", stage, models_[0].plan->layers()),
-            index);
-      if (index == 0)
-        parts_.begin_source();
-      else
-        parts_.begin_candidate();
-      of_model(index, [&] { walks_[index]->run_stage(stage); });
-      if (index > 0 && stage > 0) add_errors(index, stage - 1);
+    parts_.begin_layer();
+    for (size_t walk = 0; walk < walks_.size(); ++walk) {
+      begin(stage == 0 ? "embedding" : fmt::format("layer {} of {}", stage, models_[0].plan->layers()), walk);
+      of_walk(walk, [&] { walks_[walk]->run_stage(stage, blocks_); });
+      if (walk == 0)
+        blocks_ = forward(0).block_amaxes();
+      else if (stage > 0)
+        for_models(walk, [&](size_t index) { add_errors(index, stage - 1); });
     }
     if (stage > 0)
       result_.layer_seconds[stage - 1] = std::chrono::duration<double>(Clock::now() - start).count();
   }
 
   void add_errors(size_t index, uint64_t layer) {
-    const ErrorSums sums =
-        stream_errors(walks_[0]->forward(), walks_[index]->forward(), models_[0].plan->options.compute_dtype);
+    const ErrorSums sums = stream_errors(forward(0), forward(index), models_[0].plan->options.compute_dtype);
     result_.models[index].layers.push_back({.layer = layer,
                                             .stream_error = sums.error(),
                                             .stream_cosine = sums.cosine(),
-                                            .mixer_error = parts_.mixer_error(),
-                                            .ffn_error = parts_.ffn_error(),
-                                            .routing_moved = parts_.routing_moved()});
+                                            .mixer_error = parts_.mixer_error(index - 1),
+                                            .ffn_error = parts_.ffn_error(index - 1),
+                                            .routing_moved = parts_.routing_moved(index - 1)});
   }
 
   // A part of the vocabulary after the other, for all models.
   void run_head() {
-    const size_t candidates = walks_.size() - 1;
+    const size_t candidates = models_.size() - 1;
     LogitsMeeting meeting(candidates > 0 ? rows_.tokens() : 0, candidates);
-    walks_[0]->begin_head(candidates > 0 ? meeting.source() : LogitsSink());
-    for (size_t index = 1; index < walks_.size(); ++index)
-      walks_[index]->begin_head(meeting.candidate(index - 1));
+    walks_[0]->begin_head(0, candidates > 0 ? meeting.source() : LogitsSink());
+    for (size_t index = 1; index < models_.size(); ++index)
+      walks_[streams_[index].walk]->begin_head(streams_[index].pass, meeting.candidate(index - 1));
     const uint64_t vocabulary = models_[0].plan->model->vocabulary.size;
     for (uint64_t row = 0; row < vocabulary; row += kHeadRows) {
-      for (size_t index = 0; index < walks_.size(); ++index) {
-        begin("head", index);
-        of_model(index, [&] { walks_[index]->head_until(std::min<uint64_t>(row + kHeadRows, vocabulary)); });
+      for (size_t walk = 0; walk < walks_.size(); ++walk) {
+        begin("head", walk);
+        of_walk(walk, [&] { walks_[walk]->head_until(std::min<uint64_t>(row + kHeadRows, vocabulary)); });
       }
       meeting.clear();
     }
-    const RowLosses source = walks_[0]->losses();
+    const RowLosses source = forward(0).row_losses();
     add_losses(source, result_.models[0]);
-    for (size_t index = 1; index < walks_.size(); ++index) {
-      const RowLosses own = walks_[index]->losses();
+    for (size_t index = 1; index < models_.size(); ++index) {
+      const RowLosses own = forward(index).row_losses();
       add_losses(own, result_.models[index]);
       add_divergence(source, own, meeting.states(index - 1), result_.models[index]);
     }
@@ -275,21 +304,21 @@ class Evaluator {
   }
 
   void add_use(size_t index) {
-    const DeviceUse use = walks_[index]->forward().device_use();
+    const DeviceUse use = forward(index).device_use();
     result_.device.uploaded_bytes += use.uploaded_bytes;
     result_.device.upload_seconds += use.upload_seconds;
     result_.device.compute_seconds += use.compute_seconds;
     for (const auto& [part, seconds] : use.parts) result_.device.parts[part] += seconds;
-    result_.models[index].read_bytes = walks_[index]->read_bytes();
+    if (streams_[index].pass == 0)
+      result_.models[index].read_bytes = walks_[streams_[index].walk]->read_bytes();
     result_.models[index].rounded = rounded(index);
-    result_.read_wait_seconds += walks_[index]->read_wait_seconds();
   }
 
-  void begin(const std::string& stage, size_t index) {
+  void begin(const std::string& stage, size_t walk) {
     progress_.stage = stage;
     if (walks_.size() > 1)
       progress_.stage +=
-          index == 0 ? ", source" : fmt::format(", candidate {} of {}", index, walks_.size() - 1);
+          walk == 0 ? ", source" : fmt::format(", candidate {} of {}", walk, walks_.size() - 1);
     if (options_.progress) report();
   }
 
@@ -304,8 +333,10 @@ class Evaluator {
   const CalibrationRows& rows_;
   const EvaluationOptions& options_;
   LayerParts parts_;
+  TapBlocks blocks_;  // of the source's layer, where they are needed
   std::vector<std::unique_ptr<ModelWalk>> walks_;
-  uint64_t bytes_ = 0;  // that all will read
+  std::vector<Stream> streams_;  // of the models
+  uint64_t bytes_ = 0;           // that all will read
   EvaluationProgress progress_;
   Evaluation result_;
   std::optional<SavedEvaluation> saved_;

@@ -18,14 +18,17 @@
 #include "pipeline/evaluation_statistics.h"
 #include "pipeline/io_threads.h"
 #include "plan/cost.h"
+#include "plan/input_scale_rule.h"
 #include "plan/plan.h"
 
 namespace nibblecast {
 
-// A checkpoint and what is read of it (make_forward_plan()); both outlive the evaluation.
+// A checkpoint, what is read of it (make_forward_plan()), both of which outlive the evaluation, and how
+// inputs of its linears are rounded.
 struct EvaluatedModel {
   const Checkpoint* checkpoint = nullptr;
   const Plan* plan = nullptr;
+  InputScaleRule input_scale = {};
 };
 
 struct EvaluationProgress {
@@ -37,7 +40,6 @@ struct EvaluationOptions {
   ForwardDevice device = {};       // of each model
   uint64_t read_memory_bytes = 0;  // of each model
   size_t read_threads = kIoThreads;
-  bool round_inputs = false;  // of linears that have an input_scale, as engines do
   // Where the state between layers is kept, so that an evaluation that was killed goes on there with the same
   // figures; empty: nowhere. At most 3 % of the time goes into it.
   std::filesystem::path state_folder = {};
@@ -69,7 +71,7 @@ inline constexpr size_t kWorstTokens = 20;
 struct ModelEvaluation {
   std::vector<RowNll> rows = {};  // in their order
   double nll_mean = 0, nll_stderr = 0;
-  uint64_t read_bytes = 0;
+  uint64_t read_bytes = 0;  // 0 where it shares what another has read
   // Inputs of linears that were rounded; nothing where that is not counted.
   std::optional<RoundedBlocks> rounded = RoundedBlocks{};
   // Of candidates.
@@ -89,8 +91,9 @@ struct Evaluation {
   DeviceUse device = {};                          // of all models together
 };
 
-// models[0] is the source; rows as for a calibration. kBadInput: models that differ (require_same_model()),
-// no token that is predicted. Errors besides as those of ForwardPass and Reader.
+// models[0] is the source; rows as for a calibration. Models one after the other with the same checkpoint
+// share what is read of it. kBadInput: models that differ (require_same_model()), no token that is predicted.
+// Errors besides as those of ForwardPass, apply_rule() and Reader.
 Evaluation evaluate(std::span<const EvaluatedModel> models, const CalibrationRows& rows,
                     const EvaluationOptions& options);
 

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <chrono>
 #include <utility>
 
 #include "base/error.h"
@@ -149,11 +150,13 @@ void ForwardDriver::settle() {
 }
 
 void ForwardDriver::save_streams_before(uint64_t layer) {
+  const auto start = std::chrono::steady_clock::now();
   report(Phase::kSaveStreams);
   const SavedStreams saved = save_streams(source_.files(), job_.work_folder(), layer, pass_->forward());
   job_.journal().append(streams_entry(saved));
   remove_streams(source_.files(), job_.work_folder(), saved.file);
   saved_at_ = layer;
+  record_.save_seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
 }  // namespace nibblecast

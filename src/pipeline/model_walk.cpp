@@ -20,7 +20,6 @@ ModelWalk::ModelWalk(const Checkpoint& source, const Plan& plan,
       plan_(plan),
       options_(options),
       units_(list_units(source, plan, pass_from(options.first_layer))),
-      pass_(source, plan, rows, options.device),
       scales_reader_(source),
       head_(&source.at(head_weight(plan))) {
   std::vector<std::unique_ptr<File>> files;
@@ -30,8 +29,11 @@ ModelWalk::ModelWalk(const Checkpoint& source, const Plan& plan,
   for (const Unit& unit : units_) reads.push_back(unit.reads);
   reader_.emplace(std::move(files), std::move(reads), options.read_memory_bytes, options.read_threads,
                   read_buffers(options.device));
-  if (options.first_layer > 0) forward().resume_at(options.first_layer);
-  if (options.tick) forward().set_tick([this](double) { options_.tick(); });
+  for (size_t pass = 0; pass < options.rules.size(); ++pass) {
+    passes_.push_back(std::make_unique<CalibrationPass>(source, plan, rows, options.device));
+    if (options.first_layer > 0) forward(pass).resume_at(options.first_layer);
+    if (options.tick) forward(pass).set_tick([this](double) { options_.tick(); });
+  }
 }
 
 uint64_t ModelWalk::bytes() const {
@@ -49,28 +51,42 @@ ModelWalk::Loaded ModelWalk::next() {
   return loaded;
 }
 
-void ModelWalk::run_stage(size_t stage) {
+void ModelWalk::run_stage(size_t stage, const TapBlocks& source_blocks) {
   const std::optional<uint64_t> layer = plan_.stages[stage].layer;
   attended_ = false;
   if (layer) {
-    pass_.expect_layer(*layer);
-    read_scales(*layer);
+    for (const auto& pass : passes_) pass->expect_layer(*layer);
+    set_scales(*layer, source_blocks);
   }
   while (unit_ < units_.size() && units_[unit_].stage == stage) {
     const Unit& unit = units_[unit_];
     run_unit(unit, next());
   }
   if (!layer) return;
-  if (!attended_) forward().begin_layer();
-  forward().end_layer();
-  forward().layer_amax();
+  for (const auto& pass : passes_) {
+    if (!attended_) pass->forward().begin_layer();
+    pass->forward().end_layer();
+    pass->forward().layer_amax();
+  }
 }
 
-void ModelWalk::read_scales(uint64_t layer) {
-  scales_ = {};
-  if (!options_.round_inputs) return;
-  scales_ = input_scales_of(source_, plan_, layer, scales_reader_);
-  forward().set_input_scales(scales_.modules);
+void ModelWalk::set_scales(uint64_t layer, const TapBlocks& source_blocks) {
+  scales_.assign(passes(), {});
+  const auto rounds = [](const InputScaleRule& rule) {
+    return rule.base != InputScaleRule::Base::kUnrounded;
+  };
+  if (std::ranges::none_of(options_.rules, rounds)) return;
+  const StoredInputScales stored = input_scales_of(source_, plan_, layer, scales_reader_);
+  for (size_t pass = 0; pass < passes(); ++pass) {
+    scales_[pass] = apply_rule(options_.rules[pass], stored, plan_.model->table.layers[layer], source_blocks);
+    forward(pass).set_input_scales(scales_[pass].modules);
+  }
+}
+
+void ModelWalk::take(const Unit& unit, size_t range, uint64_t begin, std::span<const std::byte> bytes,
+                     const Loaded& loaded) {
+  const FileRange& read = unit.reads[range];
+  for (const auto& pass : passes_) pass->take(read.file, read.begin + begin, bytes, loaded);
 }
 
 void ModelWalk::run_unit(const Unit& unit, const Loaded& loaded) {
@@ -78,12 +94,12 @@ void ModelWalk::run_unit(const Unit& unit, const Loaded& loaded) {
     run_mlp(unit, loaded);
     return;
   }
-  for (size_t range = 0; range < unit.reads.size(); ++range)
-    pass_.take(unit.reads[range].file, unit.reads[range].begin, (*loaded)[range], loaded);
+  for (size_t range = 0; range < unit.reads.size(); ++range) take(unit, range, 0, (*loaded)[range], loaded);
 }
 
 void ModelWalk::run_mlp(const Unit& unit, const Loaded& loaded) {
-  if (!attended_) forward().begin_layer();
+  if (!attended_)
+    for (const auto& pass : passes_) pass->forward().begin_layer();
   attended_ = true;
   const std::vector<FileRange> ranges = group_ranges(source_, *unit.group, 0, 0);
   const std::vector<StoredLinear> views = group_views(source_, *unit.group, 0, [&](size_t part) {
@@ -92,14 +108,15 @@ void ModelWalk::run_mlp(const Unit& unit, const Loaded& loaded) {
   });
   StoredExpert mlp = mlp_of(*unit.group, views);
   const uint64_t number = *unit.group->expert;
-  if (number < scales_.mlps.size()) {
-    mlp.in_scale = scales_.mlps[number].in;
-    mlp.mid_scale = scales_.mlps[number].mid;
+  for (size_t pass = 0; pass < passes(); ++pass) {
+    const std::vector<LayerInputScales::Mlp>& scales = scales_[pass].mlps;
+    mlp.in_scale = number < scales.size() ? scales[number].in : 0;
+    mlp.mid_scale = number < scales.size() ? scales[number].mid : 0;
+    forward(pass).expert(number, mlp, loaded);
   }
-  forward().expert(number, mlp, loaded);
 }
 
-void ModelWalk::begin_head(LogitsSink sink) { pass_.expect_head(std::move(sink)); }
+void ModelWalk::begin_head(size_t pass, LogitsSink sink) { passes_[pass]->expect_head(std::move(sink)); }
 
 bool ModelWalk::holds_head(const Unit& unit) const {
   return std::ranges::any_of(unit.pieces, [&](const Piece& piece) {
@@ -124,8 +141,7 @@ void ModelWalk::head_until(uint64_t row) {
     const FileRange& range = units_[unit_ - 1].reads[0];
     const uint64_t to = std::min(range.size_bytes, end - std::min(end, range.begin));
     if (to > chunk_taken_) {
-      pass_.take(range.file, range.begin + chunk_taken_,
-                 (*chunk_)[0].subspan(chunk_taken_, to - chunk_taken_), chunk_);
+      take(units_[unit_ - 1], 0, chunk_taken_, (*chunk_)[0].subspan(chunk_taken_, to - chunk_taken_), chunk_);
       chunk_taken_ = to;
     }
     if (chunk_taken_ < range.size_bytes) return;

@@ -1,5 +1,6 @@
-// pipeline/model_walk.h - one checkpoint through its forward pass, stage by stage, so that several can go in
-// step: each reads its own weights, once, ahead of their use.
+// pipeline/model_walk.h - one checkpoint through its forward pass, or through several that differ in how
+// inputs are rounded, stage by stage, so that several checkpoints can go in step: each reads its own weights,
+// once, ahead of their use.
 #pragma once
 
 #include <functional>
@@ -12,6 +13,7 @@
 #include "pipeline/reader.h"
 #include "pipeline/units.h"
 #include "plan/forward_plan.h"
+#include "plan/input_scale_rule.h"
 
 namespace nibblecast {
 
@@ -19,28 +21,29 @@ struct WalkOptions {
   ForwardDevice device = {};
   uint64_t read_memory_bytes = 0;
   size_t read_threads = kIoThreads;
-  bool round_inputs = false;  // of linears with an input_scale
-  uint64_t first_layer = 0;   // the streams that enter it are put into forward() before; 0: the embedding
+  std::vector<InputScaleRule> rules = {{}};  // of each pass; at least one
+  uint64_t first_layer = 0;  // the streams that enter it are put into forward() before; 0: the embedding
   std::function<void()> tick = {};  // called now and then; may throw, which ends the walk
 };
 
 // Order of calls: run_stage() for all stages but the last, ascending, from that of `first_layer`;
-// begin_head(), head_until() ascending to the vocabulary's size, losses(). One caller. Errors as those of the
-// forward pass and the reader.
+// begin_head() of all passes, head_until() ascending to the vocabulary's size. One caller. Errors as those of
+// the forward pass and the reader.
 class ModelWalk {
  public:
   // `plan`: make_forward_plan() of `source`; both outlive this.
   ModelWalk(const Checkpoint& source, const Plan& plan, const std::vector<std::vector<int32_t>>& rows,
             const WalkOptions& options);
 
-  ForwardPass& forward() { return pass_.forward(); }
+  size_t passes() const { return passes_.size(); }
+  ForwardPass& forward(size_t pass) { return passes_[pass]->forward(); }
   // All of the embedding (stage 0) or of a layer; afterwards the streams are those that leave it.
-  void run_stage(size_t stage);
+  // `source_blocks`: of the layer, where a rule is a percentile.
+  void run_stage(size_t stage, const TapBlocks& source_blocks);
 
-  void begin_head(LogitsSink sink);
+  void begin_head(size_t pass, LogitsSink sink);
   // Goes on until the head's rows below `row` were taken, whose logits the sink then has.
   void head_until(uint64_t row);
-  RowLosses losses() { return forward().row_losses(); }
 
   uint64_t bytes() const;  // that it reads in all
   uint64_t read_bytes() const { return read_bytes_; }
@@ -52,17 +55,19 @@ class ModelWalk {
   Loaded next();
   void run_unit(const Unit& unit, const Loaded& loaded);
   void run_mlp(const Unit& unit, const Loaded& loaded);
-  void read_scales(uint64_t layer);
+  void set_scales(uint64_t layer, const TapBlocks& source_blocks);
+  void take(const Unit& unit, size_t range, uint64_t begin, std::span<const std::byte> bytes,
+            const Loaded& loaded);
   bool holds_head(const Unit& unit) const;
 
   const Checkpoint& source_;
   const Plan& plan_;
   const WalkOptions options_;
   const std::vector<Unit> units_;
-  std::optional<Reader> reader_;  // before pass_, which may hold what it loaded
-  CalibrationPass pass_;
+  std::optional<Reader> reader_;  // before passes_, which may hold what it loaded
+  std::vector<std::unique_ptr<CalibrationPass>> passes_;
   TensorReader scales_reader_;
-  LayerInputScales scales_;
+  std::vector<LayerInputScales> scales_;  // of each pass, in the layer
   const Tensor* head_ = nullptr;
   size_t unit_ = 0;  // the next one
   bool attended_ = false;

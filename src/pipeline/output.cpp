@@ -162,6 +162,24 @@ Json files_document(const Checkpoint& source, const Path& destination,
   return checksums;
 }
 
+Json stages_document(const RunRecord& record) {
+  // Milliseconds are what is worth to be kept.
+  const auto rounded = [](double seconds) { return std::round(seconds * 1000) / 1000; };
+  Json stages = Json::array();
+  for (const StageTimes& times : record.stages) {
+    stages.push_back({{"stage", times.stage},
+                      {"seconds", rounded(times.seconds)},
+                      {"read_wait", rounded(times.read_wait)},
+                      {"forward", rounded(times.forward)},
+                      {"make", rounded(times.make)},
+                      {"write_wait", rounded(times.write_wait)},
+                      {"save", rounded(times.save)},
+                      {"bus", rounded(times.bus)},
+                      {"device", rounded(times.device)}});
+  }
+  return stages;
+}
+
 // The destination and each folder in it that leads to one of `names`, which are relative: what is to be
 // synced so that new files' whole paths are durable.
 std::set<Path> folders_of(const Path& destination, std::span<const Path> names) {
@@ -212,6 +230,7 @@ Json run_document(const Checkpoint& source, const Plan& plan, const Activations&
       {"perplexity", perplexity_document(record)},
       {"layers", layers_document(plan, record)},
       {"bytes", {{"read", record.read_bytes}, {"written", record.written_bytes}}},
+      {"stages", stages_document(record)},
       {"attempts", published_attempts(job.attempts_json("finished"))},
       {"tensors", plan.file_tensors()},
       {"identity", identity_hash(run_identity(source, plan, activations))}};

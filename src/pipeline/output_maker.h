@@ -45,6 +45,7 @@ class OutputMaker {
   void set_scalar(uint32_t tensor, float value);
 
   uint64_t pending_bytes() const { return writer_->pending_bytes(); }
+  double write_wait_seconds() const { return writer_->wait_seconds(); }
   bool has_device_maker() const { return device_maker_ != nullptr; }
   // After all units and scalars: headers and scalars, and everything durable.
   void finish();

@@ -128,6 +128,31 @@ Json blocks_document(const Json& record) {
           {"most_outside_window", largest_of(outside, "blocks")}};
 }
 
+Json powers_document(const std::map<int, uint64_t>& powers) {
+  Json document = Json::array();
+  for (const auto& [exponent, blocks] : powers)
+    document.push_back({{"exponent", exponent}, {"blocks", blocks}});
+  return document;
+}
+
+// Null where no weight is NVFP4.
+Json block_scales_document(const ReportInput& input) {
+  uint64_t blocks = 0, read = 0;
+  Json kinds = Json::array();
+  for (const auto& [name, kind] : input.block_scales) {
+    blocks += kind.blocks, read += kind.read;
+    if (kind.read == 0) continue;
+    kinds.push_back({{"kind", name},
+                     {"blocks", kind.blocks},
+                     {"read", kind.read},
+                     {"zero", kind.zero},
+                     {"stored", powers_document(kind.stored)},
+                     {"exponents", powers_document(kind.exponents)}});
+  }
+  if (kinds.empty()) return {};
+  return {{"blocks", blocks}, {"read", read}, {"kinds", std::move(kinds)}};
+}
+
 // ---- activations
 
 const LayerAmax* measured_layer(const ReportInput& input, uint64_t layer) {
@@ -248,11 +273,31 @@ Json commands_document(const ReportInput& input) {
           {"serve", std::move(serve)}};
 }
 
+// The sums of the stages' times, and what is in none of their parts. Null in records that have no stages.
+Json times_document(const Json& stages) {
+  if (stages.empty()) return {};
+  Json times = {{"other", 0.0}};
+  for (const char* const part :
+       {"seconds", "read_wait", "forward", "make", "write_wait", "save", "bus", "device"}) {
+    double sum = 0;
+    for (const Json& stage : stages) sum += stage.at(part).get<double>();
+    times[part] = sum;
+  }
+  double known = 0;
+  for (const char* const part : {"read_wait", "forward", "make", "write_wait", "save"})
+    known += times[part].get<double>();
+  times["other"] = std::max(0.0, times["seconds"].get<double>() - known);
+  return times;
+}
+
 Json run_document_of(const Json& record) {
   const Json bytes = at_or_null(record, "bytes");
+  const Json stages = record.value("stages", Json::array());
   return {{"seconds", record.value("seconds", 0.0)},
           {"finished", record.value("finished", "")},
           {"bytes", {{"read", count_of(bytes, "read")}, {"written", count_of(bytes, "written")}}},
+          {"times", times_document(stages)},
+          {"stages", stages},
           {"attempts", record.value("attempts", Json::array())}};
 }
 
@@ -295,6 +340,7 @@ Json document_of(const ReportInput& input) {
           {"figures", figures_document(input)},
           {"sizes", sizes_document(input)},
           {"blocks", std::move(blocks)},
+          {"block_scales", block_scales_document(input)},
           {"requantized", std::move(requantized)},
           {"experts", std::move(experts)},
           {"layers", activation_layers_document(input)},

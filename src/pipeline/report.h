@@ -14,6 +14,7 @@
 #include "calibration/amax_file.h"
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/tensor.h"
+#include "pipeline/block_scales.h"
 
 namespace nibblecast {
 
@@ -27,6 +28,7 @@ struct ReportInput {
   std::vector<Tensor> source, output;  // headers; no source where the record does not hold its headers
   std::optional<AmaxFile> amax = {};   // calibration/amax.safetensors: for tokens of experts
   std::map<std::pair<uint64_t, std::string>, float> input_scales = {};  // the largest, by layer and tap
+  std::map<std::string, BlockScales> block_scales = {};                 // by kind
   Json evaluation = {};  // what `evaluate --json` printed; null where there is none
 };
 

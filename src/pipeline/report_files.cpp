@@ -157,6 +157,7 @@ ReportInput read_report_input(FileSystem& files, const Path& output, Json evalua
   const Checkpoint checkpoint = Checkpoint::open(output, files);
   input.output.assign(checkpoint.tensors().begin(), checkpoint.tensors().end());
   read_input_scales(checkpoint, input);
+  input.block_scales = read_block_scales(checkpoint);
   if (files.status(output / kAmaxName)) input.amax = read_amax(files, output / kAmaxName);
   if (!evaluation.is_null()) require_own_evaluation(evaluation, input.record, output);
   input.evaluation =
@@ -178,6 +179,7 @@ ReportInput evaluated_report_input(const Checkpoint& source, const Checkpoint& c
   input.source.assign(source.tensors().begin(), source.tensors().end());
   input.output.assign(candidate.tensors().begin(), candidate.tensors().end());
   read_input_scales(candidate, input);
+  input.block_scales = read_block_scales(candidate);
   input.evaluation = std::move(evaluation);
   return input;
 }

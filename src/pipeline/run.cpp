@@ -49,8 +49,15 @@ class Run {
     try {
       open_reader();
       size_t unit = 0;
-      for (size_t stage = 0; stage < plan_.stages.size(); ++stage) unit = go_through(stage, unit);
+      for (size_t stage = 0; stage < plan_.stages.size(); ++stage) {
+        StageWatch watch(*this);
+        unit = go_through(stage, unit);
+        watch.end(progress_.stage_name());
+      }
+      StageWatch watch(*this);
       finish();
+      watch.end("end");
+      record_.stages.back().write_wait = record_.stages.back().seconds;  // for the disk, all of it
     } catch (...) {
       if (output_) output_->flush_quietly();
       throw;
@@ -64,6 +71,46 @@ class Run {
   using Clock = std::chrono::steady_clock;
   static double seconds_since(Clock::time_point start) {
     return std::chrono::duration<double>(Clock::now() - start).count();
+  }
+
+  // The times of a stage, from its begin on.
+  class StageWatch {
+   public:
+    explicit StageWatch(Run& run)
+        : run_(run),
+          start_(Clock::now()),
+          read_wait_(run.record_.read_wait_seconds),
+          write_wait_(run.write_wait_seconds()),
+          save_(run.record_.save_seconds),
+          device_(run.record_.device) {
+      run.forward_seconds_ = run.make_seconds_ = 0;
+    }
+    void end(std::string stage) {
+      StageTimes times{.stage = std::move(stage), .seconds = seconds_since(start_)};
+      times.read_wait = run_.record_.read_wait_seconds - read_wait_;
+      times.write_wait = run_.write_wait_seconds() - write_wait_;
+      times.save = run_.record_.save_seconds - save_;
+      times.forward = std::max(0.0, run_.forward_seconds_ - times.save);
+      times.make = std::max(0.0, run_.make_seconds_ - times.write_wait);
+      times.bus = run_.record_.device.upload_seconds - device_.upload_seconds;
+      times.device = run_.record_.device.compute_seconds - device_.compute_seconds;
+      run_.record_.stages.push_back(std::move(times));
+    }
+
+   private:
+    Run& run_;
+    const Clock::time_point start_;
+    const double read_wait_, write_wait_, save_;
+    const DeviceUse device_;
+  };
+
+  double write_wait_seconds() const { return output_ ? output_->write_wait_seconds() : 0; }
+  // f(), whose time is added to `seconds`.
+  template <class F>
+  static void timed(double& seconds, const F& f) {
+    const auto start = Clock::now();
+    f();
+    seconds += seconds_since(start);
   }
 
   void open_reader() {
@@ -88,14 +135,14 @@ class Run {
     report(Phase::kRead);
     for (; unit < units_.size() && units_[unit].stage == stage; ++unit) {
       const auto loaded = next_unit();
-      if (forward) forward_.before(units_[unit]);
+      if (forward) timed(forward_seconds_, [&] { forward_.before(units_[unit]); });
       progress_.begin_unit(units_[unit]);
       work(units_[unit], loaded);
-      if (forward_.active()) forward_.after();
+      if (forward_.active()) timed(forward_seconds_, [&] { forward_.after(); });
       progress_.finish(units_[unit], output_ ? output_->pending_bytes() : 0);
       report(Phase::kRead);
     }
-    if (forward) forward_.end_stage();
+    if (forward) timed(forward_seconds_, [&] { forward_.end_stage(); });
     if (layer && !forward) end_known_layer(stage);
     if (layer && forward) record_.layer_seconds[*layer] = seconds_since(start);
     return unit;
@@ -112,10 +159,10 @@ class Run {
     const Reader::Loaded& loaded = *owner;
     if (unit.group == nullptr) {
       look_at(unit, loaded[0]);
-      if (unit.forward) forward_.take(unit, owner);
+      if (unit.forward) timed(forward_seconds_, [&] { forward_.take(unit, owner); });
       if (!unit.write) return;
       report(Phase::kMake);
-      output_->copy(unit, loaded[0], nonfinite_, progress_.stage_name());
+      timed(make_seconds_, [&] { output_->copy(unit, loaded[0], nonfinite_, progress_.stage_name()); });
       return;
     }
     const std::vector<std::span<const std::byte>> parts = parts_of(unit, loaded);
@@ -123,11 +170,17 @@ class Run {
         group_views(source_, *unit.group, unit.rows, [&](size_t part) { return parts[part]; });
     check_group(source_, *unit.group, unit.first_row, views);
     look_at_kept(unit, parts);
-    if (unit.forward && unit.is_mlp()) forward_.mlp(unit, views, owner);
-    if (unit.forward && !unit.is_mlp()) forward_.take(unit, owner);
+    if (unit.forward) {
+      timed(forward_seconds_, [&] {
+        if (unit.is_mlp())
+          forward_.mlp(unit, views, owner);
+        else
+          forward_.take(unit, owner);
+      });
+    }
     if (!unit.write) return;
     report(Phase::kMake);
-    output_->make(unit, views, progress_.stage_name());
+    timed(make_seconds_, [&] { output_->make(unit, views, progress_.stage_name()); });
   }
 
   // Of group_ranges(), in memory.
@@ -212,6 +265,7 @@ class Run {
   std::optional<OutputMaker> output_;
   std::vector<Unit> units_;
   NonFiniteCount nonfinite_;
+  double forward_seconds_ = 0, make_seconds_ = 0;  // of the stage in progress
 };
 
 }  // namespace

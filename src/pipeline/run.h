@@ -56,6 +56,20 @@ struct RunOptions {
 };
 
 // What a run found out.
+// Where the time of a stage went: what the running thread did, one thing after the other, and beside it a
+// device.
+struct StageTimes {
+  std::string stage =
+      {};  // "embedding", "layer 3", "rest", "tensors"; "end": headers, and what is not on the disk yet
+  double seconds = 0;
+  double read_wait = 0;        // of it: with nothing to do but wait for bytes
+  double forward = 0;          // calling the forward pass; with a device, waiting for room there
+  double make = 0;             // making what is written
+  double write_wait = 0;       // waiting for writes to make room
+  double save = 0;             // saving the streams
+  double bus = 0, device = 0;  // of a device, as far as it has told: bytes crossed to it, it computed
+};
+
 struct RunRecord {
   std::vector<LayerAmax> layers;  // measured, or from the amax file
   // [layer]: experts that saw no token; of layers whose experts are known (knows_experts())
@@ -72,7 +86,9 @@ struct RunRecord {
   DeviceUse device;                            // of this attempt
   double seconds = 0;
   double read_wait_seconds = 0;              // in which there was nothing to do but wait for bytes
+  double save_seconds = 0;                   // in which streams were saved
   std::map<uint64_t, double> layer_seconds;  // of the layers that the forward pass went through
+  std::vector<StageTimes> stages;            // of this attempt, in order
 };
 
 // The metadata of the amax file that a forward pass over `rows` gives; without `perplexity` until the head is

@@ -64,7 +64,7 @@ ErrorSums stream_errors(const ForwardPass& a, const ForwardPass& b, ComputeDtype
 LayerWatch LayerParts::of_source() {
   return {.part =
               [this](LayerPart part, size_t first, size_t count, size_t width, const float* values) {
-                Half& own = half(part);
+                SourceHalf& own = source_[static_cast<size_t>(part)];
                 own.values.resize(tokens_ * width);
                 std::copy_n(values, count * width,
                             own.values.begin() + static_cast<ptrdiff_t>(first * width));
@@ -74,37 +74,37 @@ LayerWatch LayerParts::of_source() {
               [this](std::span<const int32_t> experts) { experts_.assign(experts.begin(), experts.end()); }};
 }
 
-LayerWatch LayerParts::of_candidate() {
+LayerWatch LayerParts::of_candidate(size_t index) {
   return {.part =
-              [this](LayerPart part, size_t first, size_t count, size_t width, const float* values) {
-                Half& own = half(part);
-                if (!own.shown || own.values.size() != tokens_ * width) return;
-                own.held = true;
-                own.sums.merge(
-                    error_sums({own.values.data() + first * width, count * width}, {values, count * width}));
+              [this, index](LayerPart part, size_t first, size_t count, size_t width, const float* values) {
+                const SourceHalf& source = source_[static_cast<size_t>(part)];
+                if (!source.shown || source.values.size() != tokens_ * width) return;
+                std::optional<ErrorSums>& sums = candidates_[index].halves[static_cast<size_t>(part)];
+                if (!sums) sums.emplace();
+                sums->merge(error_sums({source.values.data() + first * width, count * width},
+                                       {values, count * width}));
               },
-          .routing = [this](std::span<const int32_t> experts) { compare_routing(experts); }};
+          .routing =
+              [this, index](std::span<const int32_t> experts) {
+                candidates_[index].moved = moved_routing(experts);
+              }};
 }
 
-void LayerParts::begin_source() {
-  for (Half& own : halves_) own.shown = false;
+void LayerParts::begin_layer() {
+  for (SourceHalf& own : source_) own.shown = false;
   experts_.clear();
+  for (Candidate& candidate : candidates_) candidate = {};
 }
 
-void LayerParts::begin_candidate() {
-  for (Half& own : halves_) own.held = false, own.sums = {};
-  moved_.reset();
-}
-
-std::optional<double> LayerParts::error_of(LayerPart part) const {
-  const Half& own = halves_[static_cast<size_t>(part)];
-  if (!own.held) return std::nullopt;
-  return own.sums.error();
+std::optional<double> LayerParts::error_of(size_t index, LayerPart part) const {
+  const std::optional<ErrorSums>& sums = candidates_[index].halves[static_cast<size_t>(part)];
+  if (!sums) return std::nullopt;
+  return sums->error();
 }
 
 // Sets of experts, token by token: the order of a token's choices means nothing.
-void LayerParts::compare_routing(std::span<const int32_t> experts) {
-  if (experts_.empty() || experts.size() != experts_.size()) return;
+std::optional<double> LayerParts::moved_routing(std::span<const int32_t> experts) const {
+  if (experts_.empty() || experts.size() != experts_.size()) return std::nullopt;
   const size_t top = experts.size() / tokens_;
   size_t moved = 0;
   for (size_t token = 0; token < tokens_; ++token) {
@@ -112,7 +112,7 @@ void LayerParts::compare_routing(std::span<const int32_t> experts) {
     for (size_t slot = 0; slot < top; ++slot)
       moved += std::ranges::find(others, experts_[token * top + slot]) == others.end();
   }
-  moved_ = static_cast<double>(moved) / static_cast<double>(experts.size());
+  return static_cast<double>(moved) / static_cast<double>(experts.size());
 }
 
 }  // namespace nibblecast

@@ -26,40 +26,40 @@ ErrorSums error_sums(std::span<const float> a, std::span<const float> b);
 // Of two passes between the same layers, in pieces of fixed size. `dtype`: of both.
 ErrorSums stream_errors(const ForwardPass& a, const ForwardPass& b, ComputeDtype dtype);
 
-// What is watched within one layer: the source first, then each candidate, which is held against it as it
-// comes.
+// What is watched within one layer: the source first, then the candidates, which are held against it as they
+// come, in any order.
 class LayerParts {
  public:
-  explicit LayerParts(size_t tokens) : tokens_(tokens) {}
+  LayerParts(size_t tokens, size_t candidates) : tokens_(tokens), candidates_(candidates) {}
 
   // For ForwardPass::watch(); of the source the values are kept.
   LayerWatch of_source();
-  LayerWatch of_candidate();
+  LayerWatch of_candidate(size_t index);
 
-  void begin_source();     // of the next layer
-  void begin_candidate();  // of the next one, in the same layer
+  void begin_layer();
 
-  // Of the candidate begun last; nothing where the passes do not show it.
-  std::optional<double> mixer_error() const { return error_of(LayerPart::kMixer); }
-  std::optional<double> ffn_error() const { return error_of(LayerPart::kFfn); }
+  // Of a candidate; nothing where the passes do not show it.
+  std::optional<double> mixer_error(size_t index) const { return error_of(index, LayerPart::kMixer); }
+  std::optional<double> ffn_error(size_t index) const { return error_of(index, LayerPart::kFfn); }
   // The share of the source's choices of experts that the candidate does not make.
-  std::optional<double> routing_moved() const { return moved_; }
+  std::optional<double> routing_moved(size_t index) const { return candidates_[index].moved; }
 
  private:
-  struct Half {
-    std::vector<float> values;  // the source's, [tokens, D]
-    bool shown = false;         // the source's, and the candidate's
-    bool held = false;
-    ErrorSums sums;
+  struct SourceHalf {
+    std::vector<float> values;  // [tokens, D]
+    bool shown = false;
   };
-  Half& half(LayerPart part) { return halves_[static_cast<size_t>(part)]; }
-  std::optional<double> error_of(LayerPart part) const;
-  void compare_routing(std::span<const int32_t> experts);
+  struct Candidate {
+    std::optional<ErrorSums> halves[2];
+    std::optional<double> moved;
+  };
+  std::optional<double> error_of(size_t index, LayerPart part) const;
+  std::optional<double> moved_routing(std::span<const int32_t> experts) const;
 
   const size_t tokens_;
-  Half halves_[2];
+  SourceHalf source_[2];
   std::vector<int32_t> experts_;  // the source's
-  std::optional<double> moved_;
+  std::vector<Candidate> candidates_;
 };
 
 }  // namespace nibblecast

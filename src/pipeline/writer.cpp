@@ -1,6 +1,7 @@
 #include "pipeline/writer.h"
 
 #include <algorithm>
+#include <chrono>
 #include <utility>
 
 namespace nibblecast {
@@ -19,7 +20,9 @@ Writer::Batch Writer::take(std::vector<FileRange> ranges) {
     size += range.padded_bytes();
   }
   batch.ranges_ = std::move(ranges);
+  const auto start = std::chrono::steady_clock::now();
   batch.buffer_ = pool_.take(std::max(size, kDirectAlignment));
+  wait_seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return batch;
 }
 
@@ -108,10 +111,12 @@ uint64_t Writer::pending_bytes() const {
 }
 
 void Writer::wait() {
+  const auto start = std::chrono::steady_clock::now();
   {
     std::unique_lock lock(mutex_);
     done_.wait(lock, [this] { return under_way_ == 0; });
   }
+  wait_seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   rethrow_error();
 }
 

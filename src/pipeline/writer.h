@@ -53,6 +53,8 @@ class Writer {
 
   File& file(uint32_t index) { return *files_[index]; }
   uint64_t written_bytes() const { return submitted_bytes_; }
+  // In which take() and wait() had to wait. For their caller.
+  double wait_seconds() const { return wait_seconds_; }
 
  private:
   struct Submitted;  // a batch under way
@@ -68,6 +70,7 @@ class Writer {
   std::deque<std::shared_ptr<Submitted>> submitted_;  // the oldest is not yet written
   uint64_t written_batches_ = 0;
   uint64_t submitted_bytes_ = 0, pending_bytes_ = 0;
+  double wait_seconds_ = 0;
   std::exception_ptr error_;
   IoThreads threads_;  // last: its threads end before what they use
 };

@@ -161,31 +161,22 @@ bool computes_alike(const Model& a, const Model& b) {
   return *own == config;
 }
 
-LayerInputScales input_scales_of(const Checkpoint& source, const Plan& plan, uint64_t layer,
-                                 TensorReader& reader) {
-  const LayerTable& table = plan.model->table.layers[layer];
-  const auto linears = scaled_linears(source, table);
+StoredInputScales input_scales_of(const Checkpoint& source, const Plan& plan, uint64_t layer,
+                                  TensorReader& reader) {
+  const auto linears = scaled_linears(source, plan.model->table.layers[layer]);
   std::vector<TensorBegin> stored;
   for (const auto& [module, parts] : linears)
     stored.push_back({parts.input_scale, parts.input_scale->size_bytes});
   fetch_ahead(source, std::move(stored));
-  // By tap: a layer's routed experts have two, their inputs and what enters down.
-  std::map<uint16_t, float> largest;
-  std::vector<std::pair<const WeightModule*, float>> found;
-  for (const auto& [module, parts] : linears) {
+  StoredInputScales found;
+  for (const auto& [module, parts] : linears)
     found.emplace_back(module, read_input_scale(source, parts, reader).value());
-    if (module->tap != kNoTap) largest[module->tap] = std::max(largest[module->tap], found.back().second);
-  }
-  LayerInputScales scales;
-  scales.mlps.resize(table.mlps());
-  for (const auto& [module, own] : found) {
-    const float scale = module->tap == kNoTap ? own : largest.at(module->tap);
-    scales.modules[module->name] = scale;
-    if (!module->streams()) continue;
-    LayerInputScales::Mlp& mlp = scales.mlps[static_cast<size_t>(std::max(0, module->id.expert))];
-    (module->id.role == Role::kDown ? mlp.mid : mlp.in) = scale;
-  }
-  return scales;
+  return found;
+}
+
+bool has_input_scales(const Checkpoint& source, const Plan& plan) {
+  return std::ranges::any_of(plan.model->table.layers,
+                             [&](const LayerTable& layer) { return !scaled_linears(source, layer).empty(); });
 }
 
 }  // namespace nibblecast

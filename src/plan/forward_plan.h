@@ -2,6 +2,9 @@
 // ours and others', in the order of work. Nothing is made of it.
 #pragma once
 
+#include <utility>
+#include <vector>
+
 #include "checkpoint/checkpoint.h"
 #include "model/forward_pass.h"
 #include "plan/options.h"
@@ -32,9 +35,12 @@ struct LayerInputScales {
   };
   std::vector<Mlp> mlps = {};  // of those that stream by
 };
-// As engines have them (docs/engines.md): linears that are fused, and gate and up of an MLP, share the
-// largest; of routed experts all of a layer do. Errors as read_input_scale().
-LayerInputScales input_scales_of(const Checkpoint& source, const Plan& plan, uint64_t layer,
-                                 TensorReader& reader);
+// As the checkpoint has them, in the order of the table (plan/input_scale_rule.h makes the others of them).
+// Errors as read_input_scale().
+using StoredInputScales = std::vector<std::pair<const WeightModule*, float>>;
+StoredInputScales input_scales_of(const Checkpoint& source, const Plan& plan, uint64_t layer,
+                                  TensorReader& reader);
+// Whether any linear of the model has one.
+bool has_input_scales(const Checkpoint& source, const Plan& plan);
 
 }  // namespace nibblecast

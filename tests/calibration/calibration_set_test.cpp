@@ -65,6 +65,26 @@ TEST_F(CalibrationSets, FilesWithAndWithoutCounts) {
   EXPECT_THAT(counts(c, 9), ElementsAre("c,d:5 9"));
 }
 
+// transformers' guide to perplexity: lines joined, one text, all of it.
+TEST_F(CalibrationSets, Wikitext2IsOneTextAndWhole) {
+  expect_error(
+      ErrorKind::kBadInput, [&] { find("wikitext2"); },
+      "`hf download Salesforce/wikitext --repo-type dataset --include 'wikitext-2-raw-v1/test-*'`");
+  const std::string lines =
+      file(snapshot("Salesforce--wikitext", "abc") + "wikitext-2-raw-v1/test-00000-of-00001.jsonl",
+           R"({"text": ""}
+{"text": " = Robert = \n"}
+{"text": ""}
+{"text": "b"}
+)");
+  const CalibrationSet whole = find("wikitext2").at(0);
+  EXPECT_EQ(whole.count, kWholeSet);
+  EXPECT_EQ(whole.joint, "\n\n");
+  EXPECT_THAT(whole.files, ElementsAre(lines));
+  EXPECT_THAT(counts("wikitext2:3"), ElementsAre("wikitext2 test 3"));
+  EXPECT_THAT(counts("wikitext2", 5), ElementsAre("wikitext2 test 5"));
+}
+
 TEST_F(CalibrationSets, RefusesWhatIsNeither) {
   const std::string a = file("a.jsonl");
   const auto refuse = [&](ErrorKind kind, const std::string& calib, uint64_t size, const auto&... parts) {

@@ -175,6 +175,28 @@ TEST_F(Rows, PackedCutsWhatStandsBehindATextToo) {
   EXPECT_THAT(read("bcdef", options).ids, ElementsAre(Ids{7, 1, 2}));
 }
 
+TEST_F(Rows, LinesOfOneTextAreJoined) {
+  const std::string first = (folder_.path() / "1.jsonl").string(),
+                    second = (folder_.path() / "2.jsonl").string();
+  write_plainly(first, "{\"text\": \"ab\"}\n{\"text\": \"\"}\n");
+  write_plainly(second, "{\"text\": \"cd\"}\n");
+  const std::vector<CalibrationSet> sets = {
+      {.name = "lines", .files = {first, second}, .column = "text", .count = kWholeSet, .joint = "\n\n"}};
+  RowsOptions options{.policy = RowsPolicy::kPacked, .length = 4};
+  const auto rows = read_rows(
+      system_files(), sets, [&] { return &tokenizer_; }, 7, 8, options);
+  EXPECT_THAT(rows.ids, ElementsAre(Ids{7, 0, 1, 6}, Ids{6, 6, 6, 2})) << "one BOS; the rest is no row";
+  EXPECT_THAT(rows.warnings, IsEmpty());
+  options.policy = RowsPolicy::kDocs;
+  expect_error(
+      ErrorKind::kUsage,
+      [&] {
+        read_rows(
+            system_files(), sets, [&] { return &tokenizer_; }, 7, 8, options);
+      },
+      "lines is one text", "--calib-rows packed");
+}
+
 TEST_F(Rows, PlainTextIsOneText) {
   EXPECT_THAT(read("ab\nc\n").ids, ElementsAre(Ids{0, 1, 6, 2, 6}));
   EXPECT_THAT(read("\xEF\xBB\xBF"

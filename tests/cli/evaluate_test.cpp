@@ -158,6 +158,42 @@ TEST_F(Evaluate, ReadsEveryCheckpointOnce) {
   EXPECT_EQ(json["device"]["layer_seconds"].size(), json["models"][1]["layers"].size());
 }
 
+// Every rule has the figures that a checkpoint with those scales has, and costs no second read.
+TEST_F(Evaluate, InputScalesAreComparedInOnePass) {
+  const std::string source = tiny_checkpoint().string(), text = rows(4, 40);
+  quantize(source, "own", {"--calib", text});
+  quantize(source, "one", {"--input-scale", "1.0"});
+  const Json json = evaluate({source, path("own"), path("one")}, text,
+                             {"--input-scale-sweep", "--input-scales", "own,/16"});
+  const Json &own = json["models"][1], &one = json["models"][2];
+  std::vector<std::string> names;
+  for (const Json& scale : own["input_scales"]) names.push_back(scale["input_scale"]);
+  EXPECT_THAT(names, ::testing::ElementsAre("calibrated", "p99.99", "1.0", "x2", "/2", "/4", "own", "/16"));
+  EXPECT_EQ(own["input_scales"][0]["against_source"], own["against_source"]);
+  EXPECT_EQ(own["input_scales"][2]["against_source"], one["against_source"]);
+  EXPECT_EQ(own["input_scales"][6]["against_source"], own["against_source"]) << "the layer has one scale";
+  EXPECT_GT(own["input_scales"][7]["saturated_blocks"], own["input_scales"][0]["saturated_blocks"]);
+  EXPECT_NE(own["input_scales"][1]["against_source"], own["against_source"]);
+  for (const char* alone : {"own", "one"})
+    EXPECT_EQ(evaluate({source, path(alone)}, text)["models"][1]["against_source"],
+              json["models"][std::string(alone) == "own" ? 1 : 2]["against_source"]);
+  EXPECT_EQ(own["bytes"]["read"], evaluate({source, path("own")}, text)["models"][1]["bytes"]["read"]);
+  EXPECT_EQ(one["input_scales"].size(), names.size());
+}
+
+TEST_F(Evaluate, InputScalesThatMeanNothingAreRefused) {
+  const std::string source = tiny_checkpoint().string(), text = rows(2, 20);
+  expect_refused(
+      {"evaluate", source, source, "--text", text, "--text-rows", "docs", "--input-scale-sweep", "--quiet"},
+      3, "has no linear with an input_scale");
+  for (const char* list : {"twice", "none", "calibrated,,x2"}) {
+    const CliResult result =
+        run_cli({"evaluate", source, source, "--text", text, "--input-scales", list, "--quiet"});
+    EXPECT_EQ(result.exit_code, 2) << list;
+    EXPECT_THAT(result.err, HasSubstr("is no rule for input scales"));
+  }
+}
+
 TEST_F(Evaluate, TheTextNamesWhatPeopleLookFor) {
   const std::string source = tiny_checkpoint().string();
   const CliResult result =
@@ -259,6 +295,32 @@ TEST_F(Evaluate, LogitsThatAreNoNumbersAreNoAgreement) {
     EXPECT_TRUE(json["models"][1]["against_source"][key].is_null()) << key;
 }
 
+// Every block has a scale, the experts' an exponent of the source; parts of a stage are no longer than it.
+void expect_scales_and_times(const Json& report) {
+  const Json& scales = report["block_scales"];
+  EXPECT_EQ(scales["read"], scales["blocks"]);
+  ASSERT_EQ(scales["kinds"].size(), 1);
+  const Json& kind = scales["kinds"][0];
+  EXPECT_EQ(kind["kind"], "routed experts");
+  EXPECT_EQ(kind["blocks"], 2 * report["blocks"]["total"].get<uint64_t>()) << "of 16, not of 32";
+  for (const char* const powers : {"stored", "exponents"}) {
+    uint64_t sum = kind["zero"];
+    for (const Json& bin : kind[powers]) sum += bin["blocks"].get<uint64_t>();
+    EXPECT_EQ(sum, kind["read"]) << powers;
+  }
+  const Json& run = report["run"];
+  EXPECT_EQ(run["stages"][0]["stage"], "embedding");
+  EXPECT_EQ(run["stages"].back()["stage"], "end");
+  EXPECT_GT(run["times"]["forward"], 0.0);
+  EXPECT_NEAR(run["times"]["seconds"].get<double>(), run["seconds"].get<double>(), 0.5);
+  for (const Json& stage : run["stages"]) {
+    double parts = 0;
+    for (const char* part : {"read_wait", "forward", "make", "write_wait", "save"})
+      parts += stage[part].get<double>();
+    EXPECT_LE(parts, stage["seconds"].get<double>() + 0.01) << stage;
+  }
+}
+
 // What it finds stands in the summary, the record, the card and the report of the output.
 TEST_F(Evaluate, QuantizeEvaluatesItsOutput) {
   const std::string source = tiny_checkpoint().string(), texts = rows(3, 40);
@@ -275,6 +337,7 @@ TEST_F(Evaluate, QuantizeEvaluatesItsOutput) {
   const Json report = Json::parse(read_file(path("out/report.json")));
   EXPECT_EQ(report["evaluation"], record["evaluation"]);
   EXPECT_THAT(report["verdict"]["text"].get<std::string>(), HasSubstr("KL divergence"));
+  expect_scales_and_times(report);
   EXPECT_THAT(read_file(path("out/report.html")), HasSubstr("nibblecast report"));
   EXPECT_THAT(read_file(path("out/README.md")), HasSubstr("- Against the source on 117 tokens"));
   EXPECT_EQ(run_cli({"verify", source, path("out"), "--quiet"}).exit_code, 0);
@@ -293,6 +356,46 @@ TEST_F(Evaluate, QuantizeEvaluatesAFinishedOutputToo) {
   quantize(source, "out", {"--calib", texts, "--evaluate", texts, "--evaluate-seq", "40"});
   EXPECT_FALSE(Json::parse(read_file(path("out/report.json")))["evaluation"].is_null());
   EXPECT_TRUE(std::filesystem::exists(path("out/report.html")));
+}
+
+TEST_F(Evaluate, QuantizeKilledInItsEvaluationGoesOn) {
+  const std::string source = tiny_checkpoint().string(), texts = rows(4, 60);
+  const auto command = [&](const std::string& name) {
+    return std::vector<std::string>{"quantize",   source,    path(name),       "--calib", texts,
+                                    "--evaluate", texts,     "--evaluate-seq", "60",      "--engine",
+                                    "none",       "--quiet", "--json"};
+  };
+  const auto figures = [&](const std::string& name) {
+    const Json record = Json::parse(read_file(path(name + "/nibblecast.json")));
+    Json models = record.at("evaluation").at("models");
+    for (Json& model : models)
+      for (const char* own : {"path", "bytes"}) model.erase(own);
+    return models;
+  };
+  run_json(command("whole"));
+  size_t resumed = 0;
+  for (size_t attempt = 0; attempt < 20 && resumed < 3; ++attempt) {
+    const std::string name = "killed" + std::to_string(attempt), state = path(name + "/.evaluation.partial");
+    CliProcess process(command(name));
+    wait_for(process, state + "/evaluation.json");
+    kill_after(process, {});
+    ASSERT_EQ(run_cli(command(name)).exit_code, 0);
+    EXPECT_EQ(figures(name), figures("whole"));
+    EXPECT_FALSE(fs::exists(state));
+    resumed += Json::parse(read_file(path(name + "/nibblecast.json")))["evaluation"]["resumed_at_layer"] != 0;
+  }
+  EXPECT_GT(resumed, 0u) << "no kill came between two layers";
+  EXPECT_EQ(run_cli({"verify", "--checksums", path("killed0"), "--quiet"}).exit_code, 0);
+}
+
+// What is left of an evaluation goes where none is asked for any more.
+TEST_F(Evaluate, QuantizeWithoutEvaluationRemovesItsState) {
+  const std::string source = tiny_checkpoint().string(), texts = rows(3, 40);
+  quantize(source, "out", {"--calib", texts});
+  write_file(path("out/.evaluation.partial"), "left");
+  EXPECT_EQ(run_cli({"verify", source, path("out"), "--quiet"}).exit_code, 6) << "left by a run";
+  quantize(source, "out", {"--calib", texts});
+  EXPECT_FALSE(fs::exists(path("out/.evaluation.partial")));
 }
 
 TEST_F(Evaluate, QuantizeFindsBeforeTheRunWhatEvaluationLacks) {

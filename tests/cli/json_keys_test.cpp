@@ -171,6 +171,8 @@ TEST_F(JsonKeys, OfEvaluate) {
     reply_of({"evaluate", source(), path("out"), "--text", texts(), "--text-rows", "docs", "--activations",
               activations});
   }
+  reply_of(
+      {"evaluate", source(), path("out"), "--text", texts(), "--text-rows", "docs", "--input-scales", "x2"});
   expect_printed("evaluate", {});
 }
 

@@ -77,6 +77,27 @@ TEST(Report, SumsUpWhatWasQuantizedByLayerAndKind) {
   EXPECT_EQ(found["worst"][0]["tensor"], "layers.0.attn.wkv.weight");
 }
 
+TEST(Report, HasBlockScalesByKindAndTimesByStage) {
+  ReportInput input = small_input();
+  EXPECT_TRUE(report_document(input)["block_scales"].is_null());
+  EXPECT_TRUE(report_document(input)["run"]["times"].is_null()) << "records without stages";
+  input.block_scales["attention"] = {.blocks = 10};
+  input.block_scales["routed experts"] = {
+      .blocks = 9, .read = 6, .zero = 1, .stored = {{-6, 2}, {0, 3}}, .exponents = {{-4, 5}}};
+  input.record["stages"] = Json::parse(R"([
+    {"stage": "layer 0", "seconds": 4.0, "read_wait": 1.0, "forward": 1.5, "make": 0.5, "write_wait": 0.25, "save": 0.25, "bus": 2.0, "device": 3.0},
+    {"stage": "end", "seconds": 1.0, "read_wait": 0.0, "forward": 0.0, "make": 0.0, "write_wait": 1.0, "save": 0.0, "bus": 0.0, "device": 0.0}])");
+  const Json report = report_document(input);
+  EXPECT_EQ(report["block_scales"],
+            Json::parse(R"({"blocks": 19, "read": 6, "kinds": [{"kind": "routed experts",
+    "blocks": 9, "read": 6, "zero": 1, "stored": [{"exponent": -6, "blocks": 2}, {"exponent": 0, "blocks": 3}],
+    "exponents": [{"exponent": -4, "blocks": 5}]}]})"));
+  EXPECT_EQ(report["run"]["times"],
+            Json::parse(R"({"seconds": 5.0, "read_wait": 1.0, "forward": 1.5, "make": 0.5,
+    "write_wait": 1.25, "save": 0.25, "bus": 2.0, "device": 3.0, "other": 0.5})"));
+  EXPECT_EQ(report["run"]["stages"], input.record["stages"]);
+}
+
 TEST(Report, KeepsAnEvaluationWithoutItsFolders) {
   ReportInput input = small_input();
   input.evaluation =

@@ -96,6 +96,7 @@ template <class T>
 void CpuOps<T>::begin_layer() {
   findings_ = std::vector<Amax>(findings_.size());
   moments_.clear();
+  blocks_.clear();
 }
 
 template <class T>

@@ -106,13 +106,16 @@ class CpuOps {
   void spread_latent(const LatentHeads& shape, const float* expanded, const T* shared, size_t count, T* k,
                      T* v);
   void see(const T* x, size_t count, size_t width, Seen seen);
-  // From measure_moments() on adds up the squares of an input's next tokens [count, width]. Of a device that
-  // has it.
+  // From measure_moments() on adds up the squares of an input's next tokens [count, width], from
+  // measure_blocks() on counts its blocks. Of a device that has it.
   void measure_moments() { measures_moments_ = true; }
+  void measure_blocks() { measures_blocks_ = true; }
   void add_moments(size_t finding, const T* x, size_t count, size_t width) {
     if (measures_moments_) moments_[finding].add(x, count, width);
+    if (measures_blocks_) blocks_[LayerFinding::of_experts(finding)].add(x, count, width);
   }
   const MomentFindings& moments() const { return moments_; }  // of the layer; none unless they are measured
+  const BlockFindings& blocks() const { return blocks_; }     // the same
   // x = round(x + y).
   void add(const float* y, size_t count, size_t width, T* x, Seen seen);
   // Columns of rows x [count, x_width] to rows of y, `y_stride` apart, rounded.
@@ -201,7 +204,8 @@ class CpuOps {
   std::unique_ptr<WorkBuffers<T>> work_;
   std::vector<Amax> findings_;
   MomentFindings moments_;
-  bool measures_moments_ = false;
+  bool measures_moments_ = false, measures_blocks_ = false;
+  BlockFindings blocks_;
   std::deque<std::vector<float>> vectors_;
   ForwardPass::Tick tick_;
   LayerWatch watch_;

@@ -150,6 +150,20 @@ std::map<std::string, std::vector<float>> read_moments(const LayerTable& table, 
   return moments;
 }
 
+std::map<std::string, BlockAmaxes> read_blocks(const LayerTable& table, const BlockFindings& found) {
+  std::map<std::string, BlockAmaxes> blocks;
+  const auto add = [&](const std::string& tap, size_t finding) {
+    if (const auto place = found.find(finding); place != found.end()) blocks[tap] = place->second;
+  };
+  for (const Tap& tap : table.taps) {
+    const TapPlace* place = std::ranges::find(kPlaces, std::string_view(tap.name), &TapPlace::tap);
+    if (place != std::end(kPlaces)) add(tap.name, place->finding);
+    if (tap.experts == 0) continue;
+    add(tap.name, tap.name == "experts.in" ? LayerFinding::expert_in(0) : LayerFinding::expert_mid(0));
+  }
+  return blocks;
+}
+
 void check_routing(const LayerTable& table, std::span<const uint32_t> bits) {
   const FindingsReader reader(table, bits);
   reader.check_attention();

@@ -71,6 +71,13 @@ class DecoderPass final : public ForwardPass {
       ForwardPass::measure_second_moments();
     }
   }
+  void measure_block_amaxes() override {
+    if constexpr (D::kHasMoments)
+      device_.measure_blocks();
+    else
+      ForwardPass::measure_block_amaxes();
+  }
+  TapBlocks block_amaxes() override { return std::move(ended_blocks_); }
   void begin_layer() override {
     next_mlp_ = 0;
     routed_ = false;
@@ -105,6 +112,7 @@ class DecoderPass final : public ForwardPass {
     device_.fetch_findings();
     if constexpr (D::kHasMoments) {
       if (measures_moments_) ended_moments_ = read_moments(table(), layer_, device_.moments());
+      ended_blocks_ = read_blocks(table(), device_.blocks());
     }
     ended_ = layer_;
     ended_tokens_ = moe() == nullptr ? std::vector<int64_t>() : lists_.counts();
@@ -205,6 +213,7 @@ class DecoderPass final : public ForwardPass {
   std::vector<int64_t> ended_tokens_;
   bool measures_moments_ = false;
   std::map<std::string, std::vector<float>> ended_moments_;
+  TapBlocks ended_blocks_;
 };
 
 }  // namespace nibblecast

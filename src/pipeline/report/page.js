@@ -237,6 +237,63 @@ function drawBlocks() {
                  numbers("blocks", entry => pointer("blocks", "most_outside_window", entry.index, "blocks"), count)], indexed);
 }
 
+// ---- block scales
+
+// What E4M3 holds: powers of two from the least subnormal to 256.
+const kStoredPowers = [-9, 8];
+
+function drawScales() {
+  const here = section("scales"), scales = report.block_scales;
+  if (!scales) {
+    sentence(here, "No weight is NVFP4.");
+    return;
+  }
+  const text = here.append("p").attr("class", "soft").text("Each block of 16 weights has a scale in E4M3, under one scale of its tensor. Below by powers of two: as stored, where what lies near 2⁻⁹ loses fine steps, and with the tensor's scale, which in blocks that were cast is the source's exponent. ");
+  if (scales.read < scales.blocks) {
+    text.append("span").text("A sample: ");
+    figure(text, "/block_scales/read", count);
+    text.append("span").text(" of ");
+  }
+  figure(text, "/block_scales/blocks", count);
+  text.append("span").text(" blocks.");
+  legend(here, [{box: "c3", text: "as stored"}, {box: "c2", text: "with the tensor's scale"}]);
+  const panels = here.append("div").attr("class", "panels");
+  scales.kinds.forEach((kind, index) => {
+    histogram(panels, `${kind.kind}, as stored`, kind, ["block_scales", "kinds", index, "stored"], "c3", kStoredPowers);
+    histogram(panels, `${kind.kind}, with the tensor's scale`, kind, ["block_scales", "kinds", index, "exponents"], "c2");
+  });
+  const indexed = scales.kinds.map((kind, index) => ({...kind, index}));
+  const cell = key => kind => pointer("block_scales", "kinds", kind.index, key);
+  table(folded(here, "the numbers"), [words("kind", kind => kind.kind), numbers("blocks", cell("blocks"), count),
+      numbers("looked at", cell("read"), count), numbers("of them zero", cell("zero"), count)], indexed);
+}
+
+const superscript = number => String(number).replace(/[-0-9]/g, letter => letter === "-" ? "⁻" : "⁰¹²³⁴⁵⁶⁷⁸⁹"[letter]);
+
+// Bars by power of two; `range`: what is shown at least.
+function histogram(parent, title, kind, keys, style, range) {
+  const bins = at(pointer(...keys));
+  if (bins.length === 0) return;
+  const low = Math.min(bins[0].exponent, range ? range[0] : Infinity), high = Math.max(bins[bins.length - 1].exponent, range ? range[1] : -Infinity);
+  parent = parent.append("div");
+  parent.append("h3").text(title);
+  chart(parent, title, 178, (svg, width, height) => {
+    const x = d3.scaleLinear([low - 0.5, high + 0.5], [46, width - 12]);
+    const y = d3.scaleLinear([0, d3.max(bins, bin => bin.blocks) / kind.read], [height - 44, 16]).nice(4);
+    grid(svg.append("g").attr("transform", "translate(46,0)"), d3.axisLeft(y).ticks(4).tickSize(-(width - 58)));
+    svg.append("g").attr("transform", "translate(46,0)").call(d3.axisLeft(y).ticks(4).tickFormat(value => `${plain(100 * value)} %`).tickSize(0)).select(".domain").remove();
+    svg.append("text").attr("class", "unit").attr("y", 6).text("share of blocks");
+    const step = x(1) - x(0);
+    marked(svg.append("g").selectAll("rect").data(bins.map((bin, index) => ({...bin, index}))).enter().append("rect").attr("class", style)
+        .attr("x", bin => x(bin.exponent - 0.5) + Math.min(1.5, step / 6)).attr("width", Math.max(1, step - Math.min(3, step / 3)))
+        .attr("y", bin => Math.min(y(bin.blocks / kind.read), y(0) - 1)).attr("height", bin => Math.max(1, y(0) - y(bin.blocks / kind.read))),
+        bin => pointer(...keys, bin.index, "blocks"), bin => `2${superscript(bin.exponent)}: ${count(bin.blocks)} blocks, ${percent(bin.blocks / kind.read)}`);
+    const every = Math.ceil((high - low + 1) / Math.max(3, (width - 58) / 34));
+    bottom(svg, x, height - 40, "scale, power of two", width, d3.axisBottom(x).tickValues(d3.range(low, high + 1).filter(value => (value - low) % every === 0))
+        .tickFormat(value => `2${superscript(value)}`).tickSizeOuter(0));
+  });
+}
+
 // ---- lines over layers
 
 // Series of {layer, value, place}; one panel.
@@ -467,11 +524,41 @@ function drawEvaluation() {
   table(here, [words("", ([head]) => head)].concat(models.map(
       model => ({head: model.path, number: true, cell: (cell, [, key, format]) => figure(cell, place(model, key), format)}))), measures);
   if (candidates.length === 0) return;
+  for (const model of candidates) drawInputScales(here, model);
   here.append("h3").text("KL divergence: how many tokens stay below");
   legend(here, candidates.map(model => ({dot: model.style, text: model.path})));
   drawPercentiles(here, candidates);
   drawLayerErrors(here, candidates);
   for (const model of candidates) drawWorst(here, model);
+}
+
+const kRuleNames = {calibrated: "calibrated, as engines reduce it", own: "each expert its own"};
+const ruleName = rule => kRuleNames[rule] || (rule[0] === "p" ? `${rule.slice(1)} % of blocks below` : rule[0] === "x" ? `${rule.slice(1)} times calibrated`
+    : rule[0] === "/" ? `calibrated / ${rule.slice(1)}` : `${rule} for every input`);
+
+// Of `evaluate --input-scale-sweep`.
+function drawInputScales(here, model) {
+  const scales = (model.input_scales || []).map((scale, index) => ({...scale, index}));
+  if (scales.length === 0) return;
+  here.append("h3").text(`What other input scales of ${model.path} would lose`);
+  const values = scales.map(scale => scale.against_source.kl_mean).filter(value => value > 0);
+  const place = (scale, ...keys) => pointer("evaluation", "models", model.index, "input_scales", scale.index, ...keys);
+  const row = 24;
+  if (values.length > 0) chart(here, "input scales", scales.length * row + 46, (svg, width) => {
+    const left = Math.min(210, width * 0.45), x = d3.scaleLog(logDomain(values), [left, width - 62]).clamp(true);
+    grid(svg, d3.axisTop(x).tickValues(powers(x)).tickSize(-scales.length * row));
+    const rows = svg.selectAll("g.rule").data(scales).enter().append("g").attr("class", "rule").attr("transform", (_, index) => `translate(0,${index * row + 2})`);
+    rows.append("text").attr("class", "strong").attr("x", left - 8).attr("y", 15).attr("text-anchor", "end").text(scale => ruleName(scale.input_scale));
+    const from = scale => x(Math.max(scale.against_source.kl_mean, x.domain()[0]));
+    rows.append("line").attr("class", "whisker").attr("y1", 11).attr("y2", 11).attr("x1", x.range()[0]).attr("x2", from);
+    marked(rows.append("circle").attr("class", model.style).attr("r", 5).attr("cy", 11).attr("cx", from),
+        scale => place(scale, "against_source", "kl_mean"), scale => `${ruleName(scale.input_scale)}: KL ${plain(scale.against_source.kl_mean)} ± ${plain(scale.against_source.kl_stderr)} nats`);
+    rows.append("text").attr("x", scale => from(scale) + 9).attr("y", 15).text(scale => plain(scale.against_source.kl_mean));
+    bottom(svg, x, scales.length * row + 4, "KL divergence, nats a token", width, d3.axisBottom(x).tickValues(powers(x)).tickFormat(power).tickSizeOuter(0));
+  });
+  table(folded(here, "the numbers"), [words("input_scale", scale => ruleName(scale.input_scale)), numbers("KL", scale => place(scale, "against_source", "kl_mean"), plain),
+      numbers("same top token", scale => place(scale, "against_source", "top1_agreement"), percent),
+      numbers("perplexity", scale => place(scale, "perplexity"), plain), numbers("saturated blocks", scale => place(scale, "saturated_blocks"), value => isNumber(value) ? count(value) : "–")], scales);
 }
 
 function drawPercentiles(here, candidates) {
@@ -542,6 +629,7 @@ function drawRun() {
   figure(text, "/run/seconds", duration);
   text.append("span").text(attempts.length > 1 ? `, in the last of ${attempts.length} attempts.` : ".");
   const dated = attempts.filter(attempt => isNumber(+attempt.from) && isNumber(+attempt.to));
+  drawStages(here);
   if (attempts.length > 1 && dated.length > 0) drawTimes(here, attempts, dated);
   const seconds = attempt => (attempt.to - attempt.from) / 1000;
   if (attempts.length > 0) table(here, [words("began (UTC)", attempt => attempt.began.replace("T", " ").replace("Z", "")),
@@ -553,6 +641,51 @@ function drawRun() {
       ["origin", "rows", "tokens", "longest_row"].filter(key => activations[key] !== undefined).map(key => ({key: `activations: ${key}`, value: activations[key]})));
   table(folded(here, "options"), [words("option", row => row.key.replace(/_/g, " ")),
       words("value", row => Array.isArray(row.value) ? row.value.join(", ") : row.value === null ? "–" : isNumber(row.value) ? count(row.value) : row.value)], rows);
+}
+
+// What the thread that runs everything did, one after the other; a device works beside it.
+const kParts = [["forward", "computing", "c0"], ["make", "making weights", "c2"], ["read_wait", "waiting for reads", "c1"], ["write_wait", "waiting for writes", "c3"],
+                ["save", "saving the state", "saving"], ["other", "else", "before"]];
+const kDevice = [["bus", "bytes crossing the bus"], ["device", "the device computing"]];
+
+function drawStages(here) {
+  const {times, stages} = report.run;
+  if (!times) return;
+  const parts = kParts.filter(([key]) => times[key] > 0), onDevice = times.bus > 0 || times.device > 0;
+  here.append("h3").text(report.run.attempts.length > 1 ? "Where the time of the last attempt went" : "Where the time went");
+  legend(here, parts.map(([, name, style]) => ({box: style, text: name})).concat(onDevice ? kDevice.map(([key, name]) => ({line: key, text: `${name}, beside it`})) : []));
+  const longest = d3.max(stages, stage => Math.max(stage.seconds, stage.bus, stage.device)) || 1;
+  const [unit, name] = longest > 180 ? [60, "minutes"] : [1, "seconds"];
+  chart(here, "time by stage", 220, (svg, width, height) => {
+    const x = d3.scaleBand(d3.range(stages.length), [46, width - 12]).paddingInner(stages.length > 40 ? 0.1 : 0.25).paddingOuter(0.1);
+    const y = d3.scaleLinear([0, longest / unit], [height - 44, 16]).nice(4);
+    grid(svg.append("g").attr("transform", "translate(46,0)"), d3.axisLeft(y).ticks(4).tickSize(-(width - 58)));
+    svg.append("g").attr("transform", "translate(46,0)").call(d3.axisLeft(y).ticks(4).tickFormat(plain).tickSize(0)).select(".domain").remove();
+    svg.append("text").attr("class", "unit").attr("y", 6).text(name);
+    stages.forEach((stage, index) => {
+      const other = Math.max(0, stage.seconds - d3.sum(kParts, ([key]) => stage[key] || 0));
+      let sum = 0;
+      const data = parts.map(([key, words, style]) => {
+        const value = key === "other" ? other : stage[key], from = sum;
+        sum += value;
+        return {key, words, style, value, from};
+      }).filter(part => part.value > 0);
+      const rects = svg.append("g").selectAll("rect").data(data).enter().append("rect").attr("class", part => part.style).attr("x", x(index)).attr("width", Math.max(1, x.bandwidth()))
+          .attr("y", part => y((part.from + part.value) / unit)).attr("height", part => y(part.from / unit) - y((part.from + part.value) / unit));
+      const words = part => `${stage.stage}, ${part.words}: ${duration(part.value)} of ${duration(stage.seconds)}`;
+      marked(rects.filter(part => part.key !== "other"), part => pointer("run", "stages", index, part.key), words);
+      rects.filter(part => part.key === "other").on("mousemove", part => show(words(part), d3.event.clientX, d3.event.clientY)).on("mouseleave", hide);
+    });
+    if (onDevice) for (const [key] of kDevice) {
+      svg.append("path").datum(stages).attr("class", `line ${key}`).attr("d", d3.line().x((_, index) => x(index) + x.bandwidth() / 2).y(stage => y(stage[key] / unit)));
+    }
+    const every = Math.ceil(stages.length / Math.max(2, (width - 58) / 58));
+    const label = index => stages[index].stage.replace("layer ", "");
+    bottom(svg, x, height - 40, "stage; numbers are layers", width, d3.axisBottom(x).tickValues(d3.range(stages.length).filter(index => index % every === 0)).tickFormat(label).tickSizeOuter(0));
+  });
+  const rows = parts.map(([key, words]) => ({key, words})).concat(onDevice ? kDevice.map(([key, words]) => ({key, words: `beside it: ${words}`})) : []);
+  table(here, [words("time", row => row.words), numbers("took", row => pointer("run", "times", row.key), duration),
+               {head: "share", number: true, cell: (cell, row) => cell.text(percent(times[row.key] / times.seconds))}], rows);
 }
 
 function drawTimes(here, attempts, dated) {
@@ -595,7 +728,7 @@ function drawFoot() {
   d3.select("footer").text(`nibblecast ${report.version}. The figures of this page are in report.json beside it; charts by D3 ${d3.version} (licence in the page's source).`);
 }
 
-for (const draw of [drawHead, drawSizes, drawBlocks, drawRequantized, drawEvaluation, drawExperts, drawActivations, drawRun, drawCommands, drawFoot]) draw();
+for (const draw of [drawHead, drawSizes, drawBlocks, drawScales, drawRequantized, drawEvaluation, drawExperts, drawActivations, drawRun, drawCommands, drawFoot]) draw();
 const redrawAll = () => drawings.forEach(redraw => redraw());
 redrawAll();
 let width = innerWidth;

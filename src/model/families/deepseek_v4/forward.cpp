@@ -159,6 +159,16 @@ void DeepseekV4Forward<T>::measure_second_moments() {
 }
 
 template <class T>
+void DeepseekV4Forward<T>::measure_block_amaxes() {
+  state_->measures_blocks = true;
+}
+
+template <class T>
+TapBlocks DeepseekV4Forward<T>::block_amaxes() {
+  return std::move(state_->blocks);
+}
+
+template <class T>
 void DeepseekV4Forward<T>::embed(uint64_t first, uint64_t count, std::span<const std::byte> bytes) {
   State& state = *state_;
   const EmbeddingShape shape = embedding_shape(state.config);
@@ -186,6 +196,7 @@ void DeepseekV4Forward<T>::begin_layer(uint64_t layer, const StoredTensors& dens
   state.next_expert = 0;
   state.amax = {};
   state.amax.layer = layer;
+  state.blocks.clear();
   run_attention<T>(state, attention);
   run_router<T>(state, ffn);
 }

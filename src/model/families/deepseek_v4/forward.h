@@ -45,6 +45,8 @@ class DeepseekV4Forward {
   RoundedBlocks rounded_blocks() const;
   void watch(LayerWatch watch);
   void measure_second_moments();
+  void measure_block_amaxes();
+  TapBlocks block_amaxes();
 
   // Rows [first, first + count) of embed.weight (BF16 [V, D]) in `bytes`; call until all V were seen.
   void embed(uint64_t first, uint64_t count, std::span<const std::byte> bytes);

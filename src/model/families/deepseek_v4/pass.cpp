@@ -28,6 +28,8 @@ class CpuForwardPass : public ForwardPass {
   void set_input_scales(InputScales scales) override { forward_.set_input_scales(std::move(scales)); }
   void watch(LayerWatch watch) override { forward_.watch(std::move(watch)); }
   void measure_second_moments() override { forward_.measure_second_moments(); }
+  void measure_block_amaxes() override { forward_.measure_block_amaxes(); }
+  TapBlocks block_amaxes() override { return forward_.block_amaxes(); }
   void embed(uint64_t first, uint64_t count, std::span<const std::byte> bytes) override {
     forward_.embed(first, count, bytes);
   }

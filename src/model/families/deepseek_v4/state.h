@@ -14,6 +14,7 @@
 #include "model/families/deepseek_v4/tensors.h"
 #include "model/families/deepseek_v4/weights.h"
 #include "ops/amax.h"
+#include "ops/block_amaxes.h"
 #include "ops/rope.h"
 #include "ops/second_moments.h"
 #include "ops/workspace.h"
@@ -62,6 +63,8 @@ struct ForwardState {
   bool measures_moments = false;
   std::map<std::string, SecondMoments>
       moments;  // of the layer's taps; of routed experts: of the one in progress
+  bool measures_blocks = false;
+  TapBlocks blocks;  // of the layer
   LayerWatch watch;
 
   void report(double done, size_t of) const {
@@ -76,9 +79,10 @@ struct ForwardState {
   }
   // To whoever watches: y [count, D] of tokens from `first` on.
   void show(LayerPart part, size_t first, size_t count, const T* y) const;
-  // Of a tap's next tokens; nothing unless moments are measured.
+  // Of a tap's next tokens, moments and blocks where they are measured.
   void add_moments(const char* tap, const T* x, size_t count, size_t width, size_t first = 0) {
     if (measures_moments) moments[tap].add(x, count, width, first);
+    if (measures_blocks) blocks[tap].add(x, count, width);
   }
   // Of expert `expert`, whose inputs were [width] wide, behind those of the experts before.
   void end_moments(const char* tap, size_t width);
