@@ -101,17 +101,14 @@ class Decider {
 
   // Where the dialect has no word for what the source has quantized otherwise: as BF16 it is what documents
   // say of it, a module that is not quantized.
-  bool stays(const LinearFormat& format) const {
-    return dialect_.keeps_quantized || format.stored == StoredFormat::kBf16 ||
-           format.stored == StoredFormat::kF32;
-  }
+  bool stays(const LinearFormat& format) const { return dialect_.keeps_quantized || is_plain(format.stored); }
 
   // The same of draft layers, which no recipe speaks of.
   void widen_drafts() {
     for (const Tensor& tensor : source_.tensors()) {
       const std::string module(module_of_weight(tensor.name));
       if (!table_.passes_through(tensor.name) || module.empty()) continue;
-      if (tensor.dtype == Dtype::kBF16 || tensor.dtype == Dtype::kF32) continue;
+      if (plain_format(tensor.dtype)) continue;
       const std::optional<LinearParts> parts = find_linear(source_, module, tiles_);
       if (!parts || stays(parts->format)) continue;
       made_.drafts.push_back({.module = module, .source = source_of(source_, *parts)});
