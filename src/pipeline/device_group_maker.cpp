@@ -27,7 +27,7 @@ struct GroupLayout {
 };
 
 bool is_nvfp4(const Plan& plan, const PlannedLinear& linear) {
-  return plan.tensors[linear.weight].make == Make::kNvfp4Weight;
+  return plan.tensors[linear.weight].make == Make::kNvfp4Weight && linear.stack == 0;
 }
 
 uint64_t rows_of(const Plan& plan, const PlannedLinear& linear) {

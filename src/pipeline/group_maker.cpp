@@ -41,12 +41,12 @@ class GroupMaker {
  private:
   Make make_of(size_t index) const { return plan_.tensors[tasks_[index].linear->weight].make; }
 
-  // All but what is cast.
+  // All but what is cast, and stacks.
   void make_elsewhere() {
     std::vector<LinearTask> tasks;
     std::vector<size_t> places;
     for (size_t index = 0; index < tasks_.size(); ++index) {
-      if (mxfp4_[index]) continue;
+      if (mxfp4_[index] || tasks_[index].linear->stack != 0) continue;
       tasks.push_back(tasks_[index]);
       places.push_back(index);
     }
@@ -62,7 +62,7 @@ class GroupMaker {
         keep(index);
         return;
       case Make::kNvfp4Weight:
-        if (nvfp4_ == nullptr) quantize(index);
+        if (nvfp4_ == nullptr || tasks_[index].linear->stack != 0) quantize(index);
         return;
       case Make::kFp8Weight:
         quantize_fp8(index);

@@ -64,7 +64,9 @@ class InventoryTaker {
 
   void take(const LayerTable& table, int64_t layer) {
     for (const WeightModule& module : table.modules) {
-      if (module.is_routed_expert() && source_.find(stack_of(table, module)) != nullptr)
+      if (module.stack != 0)
+        take_stack(module, layer);
+      else if (module.is_routed_expert() && source_.find(stack_of(table, module)) != nullptr)
         take_stacked(table, module, layer);
       else
         take(module, module.kind == ModuleKind::kEmbedding ? -1 : layer);
@@ -89,6 +91,14 @@ class InventoryTaker {
     }
     parts->for_parts([&](const Tensor& part) { know(part, layer); });
     if (parts->input_scale != nullptr) know(*parts->input_scale, layer);
+    inventory_.linears.emplace(&module, source_of(source_, *parts));
+  }
+
+  // All of a layer's experts as one linear.
+  void take_stack(const WeightModule& module, int64_t layer) {
+    const std::optional<LinearParts> parts = find_stack(source_, module.name, module.stack, module.shape);
+    if (!parts) refuse_missing(module.name + "_blocks");
+    parts->for_parts([&](const Tensor& part) { know(part, layer); });
     inventory_.linears.emplace(&module, source_of(source_, *parts));
   }
 

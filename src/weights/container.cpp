@@ -503,6 +503,34 @@ std::optional<LinearParts> find_linear(const Checkpoint& source, const std::stri
       [&](const Tensor& tensor) { return source.where(tensor); });
 }
 
+std::optional<LinearParts> find_stack(const Checkpoint& source, const std::string& module, uint64_t count,
+                                      const Shape& shape) {
+  constexpr uint64_t kBlock = 32;
+  const Tensor* const blocks = source.find(module + "_blocks");
+  if (blocks == nullptr) return std::nullopt;
+  const auto require = [&](const Tensor& tensor, const Shape& expected) {
+    if (tensor.dtype == kU8 && tensor.shape == expected) return;
+    throw Error(tensor.dtype == kU8 ? ErrorKind::kBadInput : ErrorKind::kUnsupported, source.where(tensor),
+                "is not what config.json says of stacked experts",
+                {.expected = "U8 " + shape_text(expected),
+                 .found = fmt::format("{} {}", dtype_name(tensor.dtype), shape_text(tensor.shape)),
+                 .hint = {}});
+  };
+  const uint64_t rows = shape[0] / count, across = shape[1] / kBlock;
+  require(*blocks, {count, rows, across, kBlock / 2});
+  const Tensor* const scales = source.find(module + "_scales");
+  if (scales == nullptr) {
+    throw Error(ErrorKind::kBadInput, source.where(*blocks), "is MXFP4, and its scale is missing",
+                {.expected = "a tensor '" + module + "_scales'"});
+  }
+  require(*scales, {count, rows, across});
+  LinearParts parts{.format = {.stored = StoredFormat::kMxfp4, .rows = shape[0], .cols = shape[1]},
+                    .weight = blocks,
+                    .scale = scales};
+  parts.container = "MXFP4";
+  return parts;
+}
+
 std::string_view module_of_weight(std::string_view tensor) {
   for (const std::string_view suffix : {kPlainSuffix, kPackedSuffix}) {
     if (tensor.ends_with(suffix)) return tensor.substr(0, tensor.size() - suffix.size());

@@ -22,6 +22,8 @@
 //   the same     X.weight_packed, X.weight_scale, X.weight_global_scale F32 of one value: 1 / weight_scale_2
 //                (compressed-tensors, nvfp4-pack-quantized)
 //
+// Of stacks, find_stack() tells.
+//
 // (spec of the names: DeepSeek-V4 inference/convert.py; transformers 5.23 quantizers; ModelOpt 0.48
 // export/quant_utils.py; compressed-tensors 0.20)
 #pragma once
@@ -109,6 +111,13 @@ std::optional<LinearParts> find_linear(const std::string& module, const TileSize
                                        const FindTensor& find, const LocateTensor& where);
 std::optional<LinearParts> find_linear(const Checkpoint& source, const std::string& module,
                                        const TileSize& tiles);
+
+// All experts of a layer in one tensor, as the matrices [out, in] that follow each other in `shape`
+// [count * out, in]: X_blocks U8 [count, out, in/32, 16] and X_scales U8 [count, out, in/32] (gpt-oss:
+// MXFP4). Nothing where there is no such tensor. kBadInput: a shape does not fit; kUnsupported: another
+// dtype.
+std::optional<LinearParts> find_stack(const Checkpoint& source, const std::string& module, uint64_t count,
+                                      const Shape& shape);
 
 // X of "X.weight" or "X.weight_packed"; empty for a tensor of another name.
 std::string_view module_of_weight(std::string_view tensor);
