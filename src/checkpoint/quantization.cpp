@@ -108,9 +108,13 @@ bool states_packed_integers(const Json& config) {
   return false;
 }
 
+// gpt-oss' MXFP4, which its table reads.
+bool reads_blocks(const Json& config) { return at_or_null(config, "model_type") == "gpt_oss"; }
+
 std::string foreign_statement(const Json& config) {
   for (const QuantizationSection& section : quantization_sections(config)) {
     if (!section.value->is_object()) continue;
+    if (reads_blocks(config) && at_or_null(*section.value, "quant_method") == "mxfp4") continue;
     for (std::string stated :
          {foreign_value(section.name, *section.value, "quant_method", kMethods),
           foreign_value(section.name, *section.value, "format", kFormats),
@@ -260,7 +264,10 @@ std::set<std::string_view> packed_fp4(std::span<const Tensor> tensors) {
 std::optional<ForeignFormat> find_foreign_tensor(const Json& config, std::span<const Tensor> tensors) {
   const std::set<std::string_view> fp4 = packed_fp4(tensors);
   const bool reads_integers = states_packed_integers(config);
+  const bool has_blocks = reads_blocks(config);
   const auto is_known = [&](const Tensor& tensor) {
+    const bool is_block = tensor.name.ends_with("_blocks") || tensor.name.ends_with("_scales");
+    if (has_blocks && is_block && tensor.dtype == Dtype::kU8) return true;
     if (tensor.name.ends_with(kPackedWeight) && tensor.dtype == Dtype::kU8)
       return fp4.contains(module_of(tensor.name));
     return reads_integers && (tensor.name.ends_with(kWeightShape) ||

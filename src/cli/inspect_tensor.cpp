@@ -13,6 +13,7 @@
 #include "cli/summary.h"
 #include "cli/text.h"
 #include "formats/bf16.h"
+#include "formats/f16.h"
 #include "formats/nvfp4.h"
 #include "formats/stored_linear.h"
 #include "model/family.h"
@@ -32,14 +33,6 @@ T load(const std::byte* at) {
   return value;
 }
 
-// IEEE binary16: sign 1, exponent 5 (bias 15), mantissa 10.
-double decode_f16(uint16_t bits) {
-  const int exponent = bits >> 10 & 31, mantissa = bits & 1023;
-  double value = exponent == 0 ? std::ldexp(mantissa, -24) : std::ldexp(1024 + mantissa, exponent - 25);
-  if (exponent == 31) value = mantissa == 0 ? std::numeric_limits<double>::infinity() : std::nan("");
-  return bits >> 15 ? -value : value;
-}
-
 // F8_E5M2 is the upper half of binary16.
 double decode(Dtype dtype, const std::byte* at) {
   switch (dtype) {
@@ -51,7 +44,7 @@ double decode(Dtype dtype, const std::byte* at) {
     case Dtype::kI8:
       return load<int8_t>(at);
     case Dtype::kF8E5M2:
-      return decode_f16(static_cast<uint16_t>(load<uint8_t>(at) << 8));
+      return to_float(f16{static_cast<uint16_t>(load<uint8_t>(at) << 8)});
     case Dtype::kF8E4M3:
       return decode_e4m3(load<uint8_t>(at));
     case Dtype::kF8E8M0:
@@ -61,7 +54,7 @@ double decode(Dtype dtype, const std::byte* at) {
     case Dtype::kU16:
       return load<uint16_t>(at);
     case Dtype::kF16:
-      return decode_f16(load<uint16_t>(at));
+      return to_float(load<f16>(at));
     case Dtype::kBF16:
       return to_float(load<bf16>(at));
     case Dtype::kI32:

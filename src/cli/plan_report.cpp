@@ -118,6 +118,14 @@ std::string tried_text(const Plan& plan) {
                       grouped(count)));
 }
 
+// Which of both a family has.
+std::string forward_pass_text(const Model& model) {
+  const auto* const without = std::get_if<NoForwardPass>(&model.spec);
+  if (without == nullptr) return "there is one: --calib, calibrate and evaluate";
+  return fmt::format("none yet, which would need {}: --recipe w4a16_nvfp4, --input-scale 1.0, --amax FILE",
+                     without->lacks);
+}
+
 std::string what_text(const PlanReport& report) {
   const Plan& plan = *report.plan;
   const uint64_t parameters = parameter_count(report.source->tensors());
@@ -127,6 +135,7 @@ std::string what_text(const PlanReport& report) {
       summary_line("", fmt::format("{} tensors, {} bytes ({})", grouped(report.source->tensors().size()),
                                    grouped(plan.source_bytes), size_text(plan.source_bytes))) +
       summary_line("", weights_text(parameters, plan.source_bytes)) +
+      summary_line("forward pass", forward_pass_text(*plan.model)) +
       summary_line("recipe", plan.options.recipe) +
       summary_line("output", fmt::format("{} tensors, {} bytes ({})", grouped(plan.tensors.size()),
                                          grouped(plan.output_bytes), size_text(plan.output_bytes))) +
@@ -340,7 +349,8 @@ std::string plan_text(const PlanReport& report) {
 }
 
 std::optional<double> usual_calibration_seconds(const Plan& plan, const Preflight& found) {
-  const bool possible = found.disk && found.workload.tokens == 0 && found.compute.flops_per_second > 0;
+  const bool possible = plan.model->has_forward_pass() && found.disk && found.workload.tokens == 0 &&
+                        found.compute.flops_per_second > 0;
   if (!possible) return std::nullopt;
   return estimated_seconds(plan, kUsualCalibration, *found.disk, found.compute);
 }
@@ -354,6 +364,7 @@ Json plan_json(const PlanReport& report) {
            {{"path", report.source->folder().string()},
             {"identity", source_identity(*report.source)},
             {"family", plan.model->family},
+            {"forward_pass", plan.model->has_forward_pass()},
             {"layers", plan.layers()},
             {"experts", plan.model->table.most_experts()},
             {"tensors", report.source->tensors().size()},

@@ -1,5 +1,5 @@
 // formats/fp8_block.h - F8_E4M3 weights with one scale per tile (DeepSeek: 128x128, scale E8M0 or F32;
-// Qwen: BF16).
+// Qwen: BF16; F16 where a model is).
 //
 //   value[row, col] = e4m3(code[row, col]) * scale[row / tile_rows, col / tile_cols]     product in FP32
 //
@@ -14,10 +14,10 @@
 
 namespace nibblecast {
 
-enum class ScaleType { kE8M0, kF32, kBF16 };
+enum class ScaleType { kE8M0, kF32, kBF16, kF16 };
 
 constexpr size_t scale_bytes(ScaleType type) {
-  return type == ScaleType::kF32 ? 4 : type == ScaleType::kBF16 ? 2 : 1;
+  return type == ScaleType::kF32 ? 4 : type == ScaleType::kE8M0 ? 1 : 2;
 }
 
 struct Fp8BlockView {

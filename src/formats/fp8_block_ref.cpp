@@ -3,6 +3,7 @@
 #include <cstring>
 #include <limits>
 
+#include "formats/f16.h"
 #include "formats/fp8_block.h"
 #include "formats/kernels.h"
 #include "formats/nvfp4.h"
@@ -15,6 +16,10 @@ float stored_scale(const void* scales, ScaleType type, size_t index) {
   float scale = 0;
   if (type == ScaleType::kBF16) {
     bf16 narrow;
+    std::memcpy(&narrow.bits, bytes + index * sizeof narrow, sizeof narrow);
+    scale = to_float(narrow);
+  } else if (type == ScaleType::kF16) {
+    f16 narrow;
     std::memcpy(&narrow.bits, bytes + index * sizeof narrow, sizeof narrow);
     scale = to_float(narrow);
   } else {

@@ -4,8 +4,9 @@
 //   value[row, col] = (nibble[row, col] - 8) * scale[row, col / group]     product in FP32
 //   byte j of a row: column 2j in the low nibble, 2j + 1 in the high one
 //
-// A word is little-endian, so that column c stands in its bits 4 (c mod 8)... With BF16 scales the product is
-// exact in FP32, and not always in BF16. (compressed-tensors 0.20, compressors/pack_quantized: symmetric)
+// A word is little-endian, so that column c stands in its bits 4 (c mod 8)... With BF16 and F16 scales the
+// product is exact in FP32, and not always in BF16. (compressed-tensors 0.20, compressors/pack_quantized:
+// symmetric)
 #pragma once
 
 #include <cstddef>

@@ -96,11 +96,27 @@ uint64_t write_row(const Bf16View& weight, size_t row, bf16* out) {
   return 0;
 }
 
-uint64_t write_row(const Bf16View& weight, size_t row, float* out) {
-  std::vector<bf16> stored(weight.cols);
+template <class Stored, class View>
+void widen_row(const View& weight, size_t row, float* out) {
+  std::vector<Stored> stored(weight.cols);
   copy_row(weight, row, stored.data());
   for (size_t col = 0; col < weight.cols; ++col) out[col] = to_float(stored[col]);
+}
+
+uint64_t write_row(const Bf16View& weight, size_t row, float* out) {
+  widen_row<bf16>(weight, row, out);
   return 0;
+}
+
+uint64_t write_row(const F16View& weight, size_t row, float* out) {
+  widen_row<f16>(weight, row, out);
+  return 0;
+}
+
+uint64_t write_row(const F16View& weight, size_t row, bf16* out) {
+  const auto wide = std::make_unique_for_overwrite<float[]>(weight.cols);
+  widen_row<f16>(weight, row, wide.get());
+  return narrow_to_bf16(wide.get(), weight.cols, out);
 }
 
 }  // namespace

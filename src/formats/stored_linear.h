@@ -1,7 +1,8 @@
 // formats/stored_linear.h - the weight of a linear layer as a checkpoint stores it, whatever the format, and
 // its values.
 //
-//   value = the formula of its format (bf16.h, fp8_block.h, int4.h, mxfp4.h, nvfp4.h), products in FP32
+//   value = the formula of its format (bf16.h, f16.h, fp8_block.h, int4.h, mxfp4.h, nvfp4.h), products in
+//   FP32
 //
 // As BF16 the FP32 value is rounded once, to nearest even. It is exact for BF16 and MXFP4, for FP8 with E8M0
 // scales from 2^-124 on, and for NVFP4 whose scale_2 is a power of two (down to the smallest BF16 numbers);
@@ -11,9 +12,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <type_traits>
 #include <variant>
 
 #include "formats/bf16.h"
+#include "formats/f16.h"
 #include "formats/fp8_block.h"
 #include "formats/int4.h"
 #include "formats/mxfp4.h"
@@ -26,13 +29,23 @@ struct Bf16View {
   size_t rows = 0, cols = 0;
 };
 
+struct F16View {
+  const void* values = nullptr;  // [rows, cols]; may be unaligned
+  size_t rows = 0, cols = 0;
+};
+
 struct F32View {
   const void* values = nullptr;  // [rows, cols]; may be unaligned
   size_t rows = 0, cols = 0;
 };
 
 // Borrowed bytes; whoever made the view checked its sizes against the shapes.
-using StoredLinear = std::variant<Bf16View, F32View, Fp8BlockView, Mxfp4View, Nvfp4View, Int4View>;
+using StoredLinear = std::variant<Bf16View, F32View, Fp8BlockView, Mxfp4View, Nvfp4View, Int4View, F16View>;
+
+// Of values without scales.
+template <class View>
+inline constexpr bool kIsPlainView =
+    std::is_same_v<View, Bf16View> || std::is_same_v<View, F16View> || std::is_same_v<View, F32View>;
 
 inline size_t rows_of(const StoredLinear& weight) {
   return std::visit([](const auto& view) { return view.rows; }, weight);

@@ -91,6 +91,9 @@ __device__ float stored_scale(const uint8_t* scales, ScaleType type, size_t inde
   if (type == ScaleType::kBF16) {
     const uint32_t bits = uint32_t{scales[2 * index + 1]} << 24 | uint32_t{scales[2 * index]} << 16;
     scale = __uint_as_float(bits);
+  } else if (type == ScaleType::kF16) {
+    const uint32_t bits = uint32_t{scales[2 * index + 1]} << 8 | scales[2 * index];
+    scale = to_float(f16{static_cast<uint16_t>(bits)});
   } else {
     memcpy(&scale, scales + index * sizeof scale, sizeof scale);
   }
@@ -165,7 +168,7 @@ struct Fp8BlockRows {
   }
 };
 
-// Of BF16 or F32.
+// Of BF16, F16 or F32.
 template <class Stored>
 struct PlainRows {
   static constexpr bool kIsFlat = true, kIsBf16 = false;
@@ -290,6 +293,12 @@ void write(CudaStreamHandle stream, const Bf16View& view, size_t row, size_t cou
     copy_rows(stream, view.values, row, view.cols, count, out, out_stride);
   else
     write_rows(stream, PlainRows<bf16>(view, row), count, out, out_stride);
+}
+
+template <class T>
+void write(CudaStreamHandle stream, const F16View& view, size_t row, size_t count, T* out,
+           size_t out_stride) {
+  write_rows(stream, PlainRows<f16>(view, row), count, out, out_stride);
 }
 
 template <class T>

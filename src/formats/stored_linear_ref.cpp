@@ -20,6 +20,15 @@ void row_ref(const Bf16View& weight, size_t row, float* out) {
     out[col] = to_float(stored_value(weight, row * weight.cols + col));
 }
 
+void row_ref(const F16View& weight, size_t row, float* out) {
+  for (size_t col = 0; col < weight.cols; ++col) {
+    f16 value;
+    std::memcpy(&value, static_cast<const uint8_t*>(weight.values) + (row * weight.cols + col) * sizeof value,
+                sizeof value);
+    out[col] = to_float(value);
+  }
+}
+
 void row_ref(const F32View& weight, size_t row, float* out) {
   const auto* from = static_cast<const uint8_t*>(weight.values) + row * weight.cols * sizeof(float);
   std::memcpy(out, from, weight.cols * sizeof(float));

@@ -6,6 +6,7 @@
 #include "checkpoint/printable.h"
 #include "model/decoder_family.h"
 #include "model/families/deepseek_v4/family.h"
+#include "model/weights_only_family.h"
 
 namespace nibblecast {
 namespace {
@@ -22,7 +23,7 @@ std::string known_types() {
 }  // namespace
 
 std::span<const Family* const> families() {
-  static const Family* const kFamilies[] = {&kDeepseekV4Family, &kDecoderFamily};
+  static const Family* const kFamilies[] = {&kDeepseekV4Family, &kDecoderFamily, &kWeightsOnlyFamily};
   return kFamilies;
 }
 
@@ -35,11 +36,14 @@ const Family& family_of(const Json& config, const std::string& file) {
   }
   throw Error(ErrorKind::kUnsupported, {.file = file}, "the model is of a family that is not known",
               {.expected = "'model_type' one of " + known_types(),
-               .found = type.is_null() ? "no 'model_type'" : printable(type.dump(-1, ' ', true, Json::error_handler_t::replace)),
+               .found = type.is_null() ? "no 'model_type'"
+                                       : printable(type.dump(-1, ' ', true, Json::error_handler_t::replace)),
                .hint = {}});
 }
 
-Model read_model(const Json& config, const std::string& file) { return family_of(config, file).read(config, file); }
+Model read_model(const Json& config, const std::string& file) {
+  return family_of(config, file).read(config, file);
+}
 
 const Family& family_named(std::string_view name) {
   for (const Family* family : families()) {

@@ -26,6 +26,11 @@ void ForwardPass::measure_block_amaxes() {
               {.hint = "leave percentiles out of --input-scales, or give --device cpu"});
 }
 
+void ForwardPass::set_wide_head() {
+  throw Error(ErrorKind::kUnsupported, {}, "this forward pass takes its head in BF16 alone",
+              {.hint = "give --compute-dtype bfloat16"});
+}
+
 template <class T>
 std::unique_ptr<ForwardPass> make_forward_pass(const Model& model, std::vector<std::vector<int32_t>> rows,
                                                const ForwardDevice& device) {

@@ -88,7 +88,7 @@ class ForwardPass {
   using Tick = std::function<void(double done)>;
   virtual void set_tick(Tick) {}
 
-  // Rows [first, first + count) of the embedding (BF16 [V, D]).
+  // Rows [first, first + count) of the embedding [V, D], in BF16 or in the compute dtype.
   virtual void embed(uint64_t first, uint64_t count, std::span<const std::byte> bytes) = 0;
 
   // Instead of embed(): goes on with `layer`, after set_streams() for all bytes of the streams that enter it.
@@ -126,9 +126,12 @@ class ForwardPass {
   // Of the layer that ended last. Errors that a device finds late appear here at the latest.
   virtual LayerAmax layer_amax() = 0;
 
+  // Before begin_head(): the head's weight comes in FP32 instead of BF16. kUnsupported where the pass does
+  // not take it so.
+  virtual void set_wide_head();
   // `sink`, which may be empty, is given all logits; without it they do not leave the device.
   virtual void begin_head(LogitsSink sink) = 0;
-  // Bytes [begin, begin + bytes.size()) of the head's weight (BF16 [V, D]), in order.
+  // Bytes [begin, begin + bytes.size()) of the head's weight (BF16 [V, D], or FP32), in order.
   virtual void head(uint64_t begin, std::span<const std::byte> bytes, const Owner& owner) = 0;
   virtual RowLosses row_losses() = 0;
 

@@ -47,11 +47,18 @@ double score_flops(const DecoderSpec& spec, uint64_t layer, uint64_t length) {
   return std::visit([&](const auto& mixer) { return mixer_flops(mixer, length); }, spec.layers[layer].mixer);
 }
 
+double score_flops(const NoForwardPass&, uint64_t, uint64_t) { return 0; }
+
+uint64_t hidden_size(const DeepseekV4Config& config) { return config.hidden_size; }
+uint64_t hidden_size(const DecoderSpec& spec) { return spec.hidden; }
+uint64_t hidden_size(const NoForwardPass& spec) { return spec.hidden; }
+
 }  // namespace
 
 uint64_t Model::carried_width() const {
-  if (const auto* config = std::get_if<DeepseekV4Config>(&spec)) return config->hc_mult * config->hidden_size;
-  return std::get<DecoderSpec>(spec).hidden;
+  const auto* const config = std::get_if<DeepseekV4Config>(&spec);
+  const uint64_t streams = config == nullptr ? 1 : config->hc_mult;
+  return streams * std::visit([](const auto& each) { return hidden_size(each); }, spec);
 }
 
 LayerFlops layer_flops(const Model& model, uint64_t layer) {
@@ -71,10 +78,8 @@ LayerFlops layer_flops(const Model& model, uint64_t layer) {
 
 double head_flops(const Model& model) {
   const double vocab = static_cast<double>(model.vocabulary.size);
-  const double hidden = std::holds_alternative<DecoderSpec>(model.spec)
-                            ? static_cast<double>(std::get<DecoderSpec>(model.spec).hidden)
-                            : static_cast<double>(std::get<DeepseekV4Config>(model.spec).hidden_size);
-  return 2 * vocab * hidden + plain_flops(model.table.globals);
+  const uint64_t hidden = std::visit([](const auto& spec) { return hidden_size(spec); }, model.spec);
+  return 2 * vocab * static_cast<double>(hidden) + plain_flops(model.table.globals);
 }
 
 double score_flops(const Model& model, uint64_t layer, uint64_t length) {

@@ -21,15 +21,23 @@ struct Vocabulary {
   uint64_t max_position_embeddings = 0;          // 0: not given
 };
 
+// Of a family whose table is known, and not how it computes: what needs no forward pass can be done with it.
+struct NoForwardPass {
+  std::string lacks = {};  // what its forward pass would need, in words
+  uint64_t hidden = 0;
+  bool operator==(const NoForwardPass&) const = default;
+};
+
 struct Model {
   std::string family = {};      // "deepseek_v4", "decoder families by their model_type": "qwen3_moe"
   std::string model_type = {};  // as config.json has it
   ModelTable table = {};
   Vocabulary vocabulary = {};
   TileSize tiles = {};  // of FP8 weights, as the config says
-  std::variant<DeepseekV4Config, DecoderSpec> spec = {};
+  std::variant<DeepseekV4Config, DecoderSpec, NoForwardPass> spec = {};
 
   uint64_t layers() const { return table.layers.size(); }
+  bool has_forward_pass() const { return !std::holds_alternative<NoForwardPass>(spec); }
   // Elements of a token between two layers: what a forward pass carries from one to the next.
   uint64_t carried_width() const;
 };

@@ -53,11 +53,15 @@ struct WeightModule {
   bool bias = false;      // NAME.bias [out] is there too
   // The releases store it quantized, and the family's own dialect wants it so where it is kept.
   bool quantized_in_release = false;
+  // All routed experts of the layer in one tensor: how many matrices follow each other in `shape`'s rows. The
+  // output holds them so too, each transposed, as ModelOpt has them. 0: a matrix.
+  uint64_t stack = 0;
 
   bool is_routed_expert() const { return id.expert >= 0; }
   // Of an MLP that streams by and is used at once: a routed expert's, or a dense layer's only one.
   bool streams() const {
-    return !id.shared && (id.role == Role::kGate || id.role == Role::kUp || id.role == Role::kDown);
+    return stack == 0 && !id.shared &&
+           (id.role == Role::kGate || id.role == Role::kUp || id.role == Role::kDown);
   }
 };
 
@@ -65,7 +69,7 @@ struct WeightModule {
 std::string experts_name(const WeightModule& expert);
 
 enum class PlainKind : uint8_t {
-  kVector,   // BF16 or F32
+  kVector,   // BF16, F16 or F32
   kMatrix,   // the same; multiplied with every token
   kTable,    // the same; added or looked up
   kFilter,   // the same; of a convolution, which engines know as a module

@@ -38,11 +38,16 @@ enum class Role : uint8_t {
   kDeltaA,
   kDeltaQkvz,
   kDeltaBa,
+  // Linears of mixers that no forward pass has.
+  kMixerIn,
+  kMixerOut,
+  kMixerOther,
   // The feed-forward half.
   kRouter,
   kGate,
   kUp,
   kDown,
+  kGateUp,      // both, in one tensor
   kSharedGate,  // of the shared expert's output
   // What is no linear.
   kInputNorm,  // before the layer's first half

@@ -53,13 +53,11 @@ StoredLinear StoredReader::linear(const std::string& module, size_t rows, size_t
 }
 
 std::vector<float> StoredReader::floats(const std::string& name, const Shape& shape) const {
-  const StoredTensor& tensor = find(name, {Dtype::kF32, Dtype::kBF16}, shape);
+  const StoredTensor& tensor = find(name, {Dtype::kF32, Dtype::kBF16, Dtype::kF16}, shape);
   const size_t count = tensor.bytes.size() / dtype_bytes(tensor.dtype);
   std::vector<float> values(count);
-  if (tensor.dtype == Dtype::kF32)
-    read_weight(F32View{tensor.bytes.data(), 1, count}, 0, 1, values.data());
-  else
-    read_weight(Bf16View{tensor.bytes.data(), 1, count}, 0, 1, values.data());
+  const LinearFormat format{.stored = plain_format(tensor.dtype).value(), .rows = 1, .cols = count};
+  read_weight(format.view(1, tensor.bytes.data(), nullptr, {}), 0, 1, values.data());
   return values;
 }
 

@@ -39,7 +39,7 @@ class StoredReader {
 
   // In any container (weights/container.h); a view into the caller's bytes.
   StoredLinear linear(const std::string& module, size_t rows, size_t cols) const;
-  // BF16 or F32, as FP32.
+  // BF16, F16 or F32, as FP32.
   std::vector<float> floats(const std::string& name, const Shape& shape) const;
   // I64 or I32.
   std::vector<int64_t> integers(const std::string& name, const Shape& shape) const;
@@ -58,7 +58,7 @@ void for_parts(StoredLinear& weight, const F& f) {
   std::visit(
       [&](auto& view) {
         using View = std::decay_t<decltype(view)>;
-        if constexpr (std::is_same_v<View, Bf16View>) {
+        if constexpr (std::is_same_v<View, Bf16View> || std::is_same_v<View, F16View>) {
           f(view.values, view.rows * view.cols * 2);
         } else if constexpr (std::is_same_v<View, F32View>) {
           f(view.values, view.rows * view.cols * 4);

@@ -24,6 +24,10 @@ void read(const Bf16View& weight, size_t row, size_t count, T* out) {
   read_plain<bf16>(weight.values, row * weight.cols, count * weight.cols, out);
 }
 template <class T>
+void read(const F16View& weight, size_t row, size_t count, T* out) {
+  read_plain<f16>(weight.values, row * weight.cols, count * weight.cols, out);
+}
+template <class T>
 void read(const F32View& weight, size_t row, size_t count, T* out) {
   read_plain<float>(weight.values, row * weight.cols, count * weight.cols, out);
 }

@@ -7,6 +7,19 @@
 #include "pipeline/units.h"
 
 namespace nibblecast {
+namespace {
+
+std::string embedding_weight(const Plan& plan) {
+  const WeightModule* const embedding = plan.model->table.globals.find({.role = Role::kEmbedding});
+  return embedding == nullptr ? "" : embedding->name + ".weight";
+}
+
+PlainRows plain_rows(const Checkpoint& source, const Plan& plan, const std::string& name) {
+  const Tensor* const tensor = source.find(name);
+  return {tensor == nullptr ? Dtype::kBF16 : tensor->dtype, plan.options.compute_dtype};
+}
+
+}  // namespace
 
 CalibrationPass::CalibrationPass(const Checkpoint& source, const Plan& plan,
                                  std::vector<std::vector<int32_t>> rows, const ForwardDevice& device)
@@ -15,10 +28,10 @@ CalibrationPass::CalibrationPass(const Checkpoint& source, const Plan& plan,
       forward_(plan.options.compute_dtype == ComputeDtype::kBF16
                    ? make_forward_pass<bf16>(*plan.model, std::move(rows), device)
                    : make_forward_pass<float>(*plan.model, std::move(rows), device)),
-      head_(head_weight(plan)) {
-  const WeightModule* const embedding = plan.model->table.globals.find({.role = Role::kEmbedding});
-  if (embedding != nullptr) embedding_ = embedding->name + ".weight";
-}
+      head_(head_weight(plan)),
+      embedding_(embedding_weight(plan)),
+      embedding_rows_(plain_rows(source, plan, embedding_)),
+      head_rows_(plain_rows(source, plan, head_)) {}
 
 std::vector<Tensor> CalibrationPass::needed(uint64_t layer) const {
   const ModelTable& table = plan_.model->table;
@@ -59,22 +72,38 @@ void CalibrationPass::take(uint32_t shard, uint64_t begin, std::span<const std::
     const uint64_t from = std::max(begin, tensor->offset), to = std::min(end, tensor->end());
     const std::span<const std::byte> part = bytes.subspan(from - begin, to - from);
     if (head_expected_ && tensor->name == head_) {
-      if (from == tensor->offset) forward_->begin_head(sink_);
-      forward_->head(from - tensor->offset, part, owner);
-      head_done_ = to == tensor->end();
+      take_head(*tensor, from - tensor->offset, part, owner);
     } else if (tensor->name == embedding_) {
-      take_embedding(*tensor, from - tensor->offset, part);
+      take_embedding(*tensor, part, owner);
     } else if (expected_.contains(tensor->name) && !part.empty()) {
       forward_->take(tensor->name, from - tensor->offset, part, owner);
     }
   }
 }
 
-void CalibrationPass::take_embedding(const Tensor& tensor, uint64_t begin_in_tensor,
-                                     std::span<const std::byte> bytes) {
-  const uint64_t row_bytes = tensor.size_bytes / tensor.shape[0];
-  assert(begin_in_tensor == embedded_rows_ * row_bytes + partial_row_.size());
-  (void)begin_in_tensor;
+void CalibrationPass::take_head(const Tensor& tensor, uint64_t begin_in_tensor,
+                                std::span<const std::byte> bytes, const ForwardPass::Owner& owner) {
+  if (begin_in_tensor == 0) {
+    if (head_rows_.is_wide()) forward_->set_wide_head();
+    forward_->begin_head(sink_);
+  }
+  head_rows_.add(bytes, owner, [&](std::span<const std::byte> part, const ForwardPass::Owner& keeper) {
+    forward_->head(head_taken_, part, keeper);
+    head_taken_ += part.size();
+  });
+  head_done_ = begin_in_tensor + bytes.size() == tensor.size_bytes;
+}
+
+void CalibrationPass::take_embedding(const Tensor& tensor, std::span<const std::byte> bytes,
+                                     const ForwardPass::Owner& owner) {
+  const uint64_t value_bytes = embedding_rows_.is_wide() ? sizeof(float) : sizeof(bf16);
+  const uint64_t row_bytes = *element_count(tensor.shape) / tensor.shape[0] * value_bytes;
+  embedding_rows_.add(bytes, owner, [&](std::span<const std::byte> part, const ForwardPass::Owner&) {
+    embed(row_bytes, part);
+  });
+}
+
+void CalibrationPass::embed(uint64_t row_bytes, std::span<const std::byte> bytes) {
   const auto embed = [&](uint64_t rows, std::span<const std::byte> whole) {
     forward_->embed(embedded_rows_, rows, whole);
     embedded_rows_ += rows;

@@ -11,6 +11,7 @@
 #include "checkpoint/checkpoint.h"
 #include "model/activation_amax.h"
 #include "model/forward_pass.h"
+#include "pipeline/plain_rows.h"
 #include "plan/plan.h"
 
 namespace nibblecast {
@@ -41,19 +42,28 @@ class CalibrationPass {
   Perplexity perplexity() { return perplexity_of(forward_->row_losses()); }
 
  private:
-  // A layer's tensors that take() must have seen before begin_layer(); of "layer" Plan::layers(), begin_head().
+  // A layer's tensors that take() must have seen before begin_layer(); of "layer" Plan::layers(),
+  // begin_head().
   std::vector<Tensor> needed(uint64_t layer) const;
-  void take_embedding(const Tensor& tensor, uint64_t begin_in_tensor, std::span<const std::byte> bytes);
+  void take_head(const Tensor& tensor, uint64_t begin_in_tensor, std::span<const std::byte> bytes,
+                 const ForwardPass::Owner& owner);
+  void take_embedding(const Tensor& tensor, std::span<const std::byte> bytes,
+                      const ForwardPass::Owner& owner);
+  // The next bytes as the pass takes them.
+  void embed(uint64_t row_bytes, std::span<const std::byte> bytes);
 
   const Checkpoint& source_;
   const Plan& plan_;
   std::unique_ptr<ForwardPass> forward_;
   std::unordered_set<std::string> expected_;  // dense tensors of the layer, or what precedes head.weight
-  const std::string head_;  // the tensors' names; one and the same where the head is tied
+  const std::string head_;                    // the tensors' names; one and the same where the head is tied
   std::string embedding_;
+  // As the pass takes them; `head_taken_` bytes of the head so far.
+  PlainRows embedding_rows_, head_rows_;
+  uint64_t head_taken_ = 0;
   LogitsSink sink_;
   bool head_expected_ = false, head_done_ = false;
-  std::vector<std::byte> partial_row_;  // of the embedding, cut by the end of a chunk
+  std::vector<std::byte> partial_row_;  // of the embedding as the pass takes it, cut by the end of a chunk
   uint64_t embedded_rows_ = 0;
 };
 

@@ -37,8 +37,8 @@ struct Item {
 };
 
 bool may_be_weight(Dtype dtype) {
-  return dtype == Dtype::kBF16 || dtype == Dtype::kF32 || dtype == Dtype::kF8E4M3 || dtype == Dtype::kI8 ||
-         dtype == Dtype::kU8 || dtype == Dtype::kI32;
+  return plain_format(dtype) || dtype == Dtype::kF8E4M3 || dtype == Dtype::kI8 || dtype == Dtype::kU8 ||
+         dtype == Dtype::kI32;
 }
 
 // All of a checkpoint, in its order: a weight takes its scales along.
@@ -95,7 +95,7 @@ class Items {
     const Tensor& own = tensor(index);
     const std::string_view name = own.name;
     const bool is_down = name.ends_with(kDown);
-    if (own.shape.size() != 3 || (own.dtype != Dtype::kBF16 && own.dtype != Dtype::kF32)) return false;
+    if (own.shape.size() != 3 || !plain_format(own.dtype)) return false;
     if (!is_down && !name.ends_with(kGateUp)) return false;
     const std::string experts(name.substr(0, name.size() - (is_down ? kDown : kGateUp).size()));
     const auto is_single = [&](const char* weight) {
@@ -120,7 +120,7 @@ class Items {
       item.format = parts->container;
       item.linear = source_of(checkpoint_, *parts);
       item.has_values = true;
-    } else if (own.dtype == Dtype::kBF16 || own.dtype == Dtype::kF32) {
+    } else if (plain_format(own.dtype)) {
       item.linear = plain_source(checkpoint_, index);
       item.has_values = true;
     } else {

@@ -27,7 +27,7 @@ struct GroupLayout {
 };
 
 bool is_nvfp4(const Plan& plan, const PlannedLinear& linear) {
-  return plan.tensors[linear.weight].make == Make::kNvfp4Weight;
+  return plan.tensors[linear.weight].make == Make::kNvfp4Weight && linear.stack == 0;
 }
 
 uint64_t rows_of(const Plan& plan, const PlannedLinear& linear) {
@@ -103,7 +103,7 @@ StoredBytes bytes_of(const StoredLinear& stored) {
   return std::visit(
       [](const auto& view) -> StoredBytes {
         using View = std::decay_t<decltype(view)>;
-        if constexpr (std::is_same_v<View, Bf16View> || std::is_same_v<View, F32View>)
+        if constexpr (kIsPlainView<View>)
           return {view.values, nullptr};
         else if constexpr (std::is_same_v<View, Nvfp4View>)
           return {view.codes, view.block_scales};
@@ -118,7 +118,7 @@ StoredLinear moved(StoredLinear stored, const uint8_t* weight, const uint8_t* sc
   std::visit(
       [&](auto& view) {
         using View = std::decay_t<decltype(view)>;
-        if constexpr (std::is_same_v<View, Bf16View> || std::is_same_v<View, F32View>)
+        if constexpr (kIsPlainView<View>)
           view.values = weight;
         else if constexpr (std::is_same_v<View, Nvfp4View>)
           view.codes = weight, view.block_scales = scale;

@@ -41,12 +41,12 @@ class GroupMaker {
  private:
   Make make_of(size_t index) const { return plan_.tensors[tasks_[index].linear->weight].make; }
 
-  // All but what is cast.
+  // All but what is cast, and stacks.
   void make_elsewhere() {
     std::vector<LinearTask> tasks;
     std::vector<size_t> places;
     for (size_t index = 0; index < tasks_.size(); ++index) {
-      if (mxfp4_[index]) continue;
+      if (mxfp4_[index] || tasks_[index].linear->stack != 0) continue;
       tasks.push_back(tasks_[index]);
       places.push_back(index);
     }
@@ -62,7 +62,7 @@ class GroupMaker {
         keep(index);
         return;
       case Make::kNvfp4Weight:
-        if (nvfp4_ == nullptr) quantize(index);
+        if (nvfp4_ == nullptr || tasks_[index].linear->stack != 0) quantize(index);
         return;
       case Make::kFp8Weight:
         quantize_fp8(index);
@@ -71,14 +71,23 @@ class GroupMaker {
         quantize_fp8_blocks(index);
         return;
       case Make::kWideWeight:
-        plan_.tensors[tasks_[index].linear->weight].out.dtype == Dtype::kBF16 ? widen<bf16>(index)
-                                                                              : widen<float>(index);
-        return;
+        return make_wide(index);
       case Make::kMxfp4Weight:
         cast_back(index);
         return;
       default:
         return;  // scales are no weights; what is cast was made above
+    }
+  }
+
+  void make_wide(size_t index) {
+    switch (plan_.tensors[tasks_[index].linear->weight].out.dtype) {
+      case Dtype::kBF16:
+        return widen<bf16>(index);
+      case Dtype::kF16:  // of a stack in F16, whose matrices stand for themselves
+        return keep(index);
+      default:
+        return widen<float>(index);
     }
   }
 
@@ -120,7 +129,7 @@ class GroupMaker {
     std::visit(
         [&](const auto& view) {
           using View = std::decay_t<decltype(view)>;
-          if constexpr (std::is_same_v<View, Bf16View> || std::is_same_v<View, F32View>) {
+          if constexpr (kIsPlainView<View>) {
             copy(view.values, task.weight);
           } else if constexpr (std::is_same_v<View, Nvfp4View>) {
             copy(view.codes, task.weight), copy(view.block_scales, task.block_scale);

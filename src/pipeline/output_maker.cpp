@@ -13,6 +13,7 @@
 #include "formats/reciprocal.h"
 #include "pipeline/kept_shards.h"
 #include "pipeline/output.h"
+#include "pipeline/stack_bytes.h"
 #include "plan/linear.h"
 
 namespace nibblecast {
@@ -181,6 +182,11 @@ void OutputMaker::make(const Unit& unit, std::span<const StoredLinear> views, st
       task.channel_weights = channel_weights_->of(*task.linear, unit.group->expert);
   }
   const std::vector<MadeLinear> made = make_group(source_, plan_, tasks, Kernels::kFast, device_maker_.get());
+  for (const LinearTask& task : tasks) {
+    to_output(plan_, *task.linear, task.linear->weight, task.weight);
+    if (task.linear->block_scale != kNone)
+      to_output(plan_, *task.linear, task.linear->block_scale, task.block_scale);
+  }
   DoneUnit done;
   if (unit.rows > 0) {
     add_rows(unit, places.tensors[0], bytes[0], made[0].counts, done);

@@ -8,6 +8,7 @@
 #include "base/parallel.h"
 #include "pipeline/group_maker.h"
 #include "pipeline/group_parts.h"
+#include "pipeline/stack_bytes.h"
 #include "pipeline/verify_linears.h"
 #include "plan/amax_fit.h"
 #include "plan/linear.h"
@@ -39,6 +40,18 @@ Wrong count_wrong(const StoredLinear& source, const StoredLinear& output) {
   return sum;
 }
 
+// By rows, as it was made.
+void turn_back(const Plan& plan, const PlannedLinear& linear, LinearPair& pair) {
+  const auto turn = [&](uint32_t tensor, std::vector<std::byte>& held, std::span<const std::byte>& bytes) {
+    if (tensor == kNone) return;
+    held.assign(bytes.begin(), bytes.end());
+    from_output(plan, linear, tensor, held);
+    bytes = held;
+  };
+  turn(linear.weight, pair.turned[0], pair.weight);
+  turn(linear.block_scale, pair.turned[1], pair.block_scale);
+}
+
 }  // namespace
 
 std::vector<LinearPair> linears_of(const DataCheck& check, const Step& step, const Reader::Loaded& loaded) {
@@ -58,6 +71,7 @@ std::vector<LinearPair> linears_of(const DataCheck& check, const Step& step, con
     };
     linears[index].weight = next(linear.weight);
     if (linear.block_scale != kNone) linears[index].block_scale = next(linear.block_scale);
+    if (linear.stack != 0) turn_back(check.plan, linear, linears[index]);
   }
   return linears;
 }

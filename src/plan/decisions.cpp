@@ -37,8 +37,9 @@ class Decider {
   void decide_linears() {
     Hash decisions;
     for (const ResolvedModule& resolved : made_.modules) {
-      Decision decision{
-          .linear = {.module = resolved.module->name, .source = made_.inventory.linears.at(resolved.module)}};
+      Decision decision{.linear = {.module = resolved.module->name,
+                                   .source = made_.inventory.linears.at(resolved.module),
+                                   .stack = resolved.module->stack}};
       const LinearFormat& format = decision.linear.source.format;
       const LinearMake make = make_of(resolved, decision.linear.source);
       decision.make = make.make;
@@ -57,11 +58,18 @@ class Decider {
     LinearMake make = make_of(resolved, source.format);
     // A matrix of a stack stands for itself by itself: engines read experts one by one.
     const Tensor& weight = source_.tensors()[source.weight.tensor];
+    if (resolved.module->stack != 0 && make.make == Make::kFp8Weight) refuse_stack(resolved);
     if (make.make == Make::kKeep && source.weight.size_bytes < weight.size_bytes) {
       make.make = Make::kWideWeight;
       make.dtype = weight.dtype;
     }
     return make;
+  }
+  [[noreturn]] static void refuse_stack(const ResolvedModule& resolved) {
+    throw Error(ErrorKind::kUnsupported, {},
+                fmt::format("{}: {}: experts in one tensor become NVFP4 or stay as they are",
+                            resolved.recipe.rule, resolved.module->name),
+                {.hint = "give them format nvfp4 or keep"});
   }
   LinearMake make_of(const ResolvedModule& resolved, const LinearFormat& format) const {
     LinearMake make{
@@ -101,17 +109,14 @@ class Decider {
 
   // Where the dialect has no word for what the source has quantized otherwise: as BF16 it is what documents
   // say of it, a module that is not quantized.
-  bool stays(const LinearFormat& format) const {
-    return dialect_.keeps_quantized || format.stored == StoredFormat::kBf16 ||
-           format.stored == StoredFormat::kF32;
-  }
+  bool stays(const LinearFormat& format) const { return dialect_.keeps_quantized || is_plain(format.stored); }
 
   // The same of draft layers, which no recipe speaks of.
   void widen_drafts() {
     for (const Tensor& tensor : source_.tensors()) {
       const std::string module(module_of_weight(tensor.name));
       if (!table_.passes_through(tensor.name) || module.empty()) continue;
-      if (tensor.dtype == Dtype::kBF16 || tensor.dtype == Dtype::kF32) continue;
+      if (plain_format(tensor.dtype)) continue;
       const std::optional<LinearParts> parts = find_linear(source_, module, tiles_);
       if (!parts || stays(parts->format)) continue;
       made_.drafts.push_back({.module = module, .source = source_of(source_, *parts)});

@@ -48,12 +48,14 @@ class DequantizePlanner {
   void look_at(uint32_t index) {
     if (replacements_.in_place[index].empty()) return;  // a scale
     const Tensor& tensor = source_.tensors()[index];
-    if (tensor.dtype == Dtype::kF8E5M2 || (tensor.dtype == Dtype::kF16 && dtype_ == Dtype::kF32)) {
-      throw Error(ErrorKind::kUnsupported, source_.where(tensor),
-                  fmt::format("is {}, which `dequantize` does not read", dtype_name(tensor.dtype)),
-                  {.expected = "BF16, F32, FP8 (E4M3) or FP4 with their scales, or integers", .hint = {}});
+    if (tensor.dtype == Dtype::kF8E5M2) {
+      throw Error(
+          ErrorKind::kUnsupported, source_.where(tensor),
+          fmt::format("is {}, which `dequantize` does not read", dtype_name(tensor.dtype)),
+          {.expected = "BF16, F16, F32, FP8 (E4M3) or FP4 with their scales, or integers", .hint = {}});
     }
-    if (tensor.dtype != Dtype::kBF16 || dtype_ != Dtype::kF32) return;
+    const bool is_narrow = tensor.dtype == Dtype::kBF16 || tensor.dtype == Dtype::kF16;
+    if (!is_narrow || dtype_ != Dtype::kF32) return;
     OutputTensor& out = replacements_.in_place[index][0];
     out.dtype = dtype_;
     if (tensor.size_bytes == 0) return;  // no value to widen
@@ -145,7 +147,7 @@ class DequantizePlanner {
   Plan plan_;
   Replacements replacements_;
   std::vector<SourceLinear> linears_;
-  std::vector<uint32_t> plain_;                // BF16 that becomes F32
+  std::vector<uint32_t> plain_;                // BF16 and F16 that become F32
   std::map<uint32_t, std::string> out_names_;  // by source tensor: of the parts of stacks
 };
 

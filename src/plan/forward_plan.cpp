@@ -120,12 +120,20 @@ std::vector<std::pair<const WeightModule*, LinearParts>> scaled_linears(const Ch
 }  // namespace
 
 void require_forward_storage(const Checkpoint& source, const Model& model) {
+  if (const auto* const without = std::get_if<NoForwardPass>(&model.spec)) {
+    throw Error(
+        ErrorKind::kUnsupported, {.file = config_file(source)},
+        fmt::format("{} models have no forward pass yet: it would need {}", model.model_type, without->lacks),
+        {.hint = "what needs no activations works: --recipe w4a16_nvfp4, --input-scale 1.0, --amax FILE"});
+  }
+  const bool is_v4 = std::holds_alternative<DeepseekV4Config>(model.spec);
   for (const WeightModule& module : model.table.globals.modules) {
     const Tensor* const weight = source.find(module.name + ".weight");
-    if (weight == nullptr || weight->dtype == Dtype::kBF16) continue;  // that it is there was seen before
+    if (weight == nullptr) continue;  // that it is there was seen before
+    if (is_v4 ? weight->dtype == Dtype::kBF16 : plain_format(weight->dtype).has_value()) continue;
     throw Error(ErrorKind::kUnsupported, source.where(*weight),
                 "is not stored as the forward pass reads embedding and head",
-                {.expected = "BF16",
+                {.expected = is_v4 ? "BF16" : "BF16, F16 or F32",
                  .found = std::string(dtype_name(weight->dtype)),
                  .hint = "without a forward pass (--amax, --input-scale 1.0) it can be quantized"});
   }

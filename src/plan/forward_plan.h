@@ -12,11 +12,12 @@
 
 namespace nibblecast {
 
-// kUnsupported, naming the tensor, where embedding or head are not BF16.
+// kUnsupported: the family has no forward pass, or, naming the tensor, embedding or head are stored as none
+// reads them.
 void require_forward_storage(const Checkpoint& source, const Model& model);
 
 // A Plan whose `model`, `tensors` (each the source's own), `stages` and options.compute_dtype say what is
-// read; all else is empty. Embedding and head must be BF16. Errors as take_inventory() and
+// read; all else is empty. Errors as require_forward_storage(), take_inventory() and
 // refuse_foreign_format().
 Plan make_forward_plan(const Checkpoint& source, ComputeDtype dtype);
 

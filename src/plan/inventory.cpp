@@ -13,10 +13,6 @@
 namespace nibblecast {
 namespace {
 
-bool is_plain(const LinearFormat& format) {
-  return format.stored == StoredFormat::kBf16 || format.stored == StoredFormat::kF32;
-}
-
 class InventoryTaker {
  public:
   InventoryTaker(const Checkpoint& source, const Model& model, const TileSize& tiles, Storage storage)
@@ -68,7 +64,9 @@ class InventoryTaker {
 
   void take(const LayerTable& table, int64_t layer) {
     for (const WeightModule& module : table.modules) {
-      if (module.is_routed_expert() && source_.find(stack_of(table, module)) != nullptr)
+      if (module.stack != 0)
+        take_stack(module, layer);
+      else if (module.is_routed_expert() && source_.find(stack_of(table, module)) != nullptr)
         take_stacked(table, module, layer);
       else
         take(module, module.kind == ModuleKind::kEmbedding ? -1 : layer);
@@ -82,7 +80,7 @@ class InventoryTaker {
     const LinearFormat& format = parts->format;
     const bool is_other =
         format.stored == StoredFormat::kNvfp4 ||
-        (module.quantized_in_release && (is_plain(format) || format.stored == StoredFormat::kInt4));
+        (module.quantized_in_release && (is_plain(format.stored) || format.stored == StoredFormat::kInt4));
     if (storage_ == Storage::kRelease && is_other) refuse_storage(*parts, module);
     if (Shape{format.rows, format.cols} != module.shape || parts->weight->shape.size() != 2) {
       throw Error(
@@ -93,6 +91,14 @@ class InventoryTaker {
     }
     parts->for_parts([&](const Tensor& part) { know(part, layer); });
     if (parts->input_scale != nullptr) know(*parts->input_scale, layer);
+    inventory_.linears.emplace(&module, source_of(source_, *parts));
+  }
+
+  // All of a layer's experts as one linear.
+  void take_stack(const WeightModule& module, int64_t layer) {
+    const std::optional<LinearParts> parts = find_stack(source_, module.name, module.stack, module.shape);
+    if (!parts) refuse_missing(module.name + "_blocks");
+    parts->for_parts([&](const Tensor& part) { know(part, layer); });
     inventory_.linears.emplace(&module, source_of(source_, *parts));
   }
 
@@ -127,10 +133,10 @@ class InventoryTaker {
     if (found == nullptr) refuse_missing(plain.name);
     const bool is_integer = plain.kind == PlainKind::kInteger;
     const bool fits = is_integer ? found->dtype == Dtype::kI64 || found->dtype == Dtype::kI32
-                                 : found->dtype == Dtype::kBF16 || found->dtype == Dtype::kF32;
+                                 : plain_format(found->dtype).has_value();
     if (!fits) {
       throw Error(ErrorKind::kUnsupported, source_.where(*found), "is not stored as this family's models are",
-                  {.expected = is_integer ? "I64 or I32" : "BF16 or F32",
+                  {.expected = is_integer ? "I64 or I32" : "BF16, F16 or F32",
                    .found = std::string(dtype_name(found->dtype)),
                    .hint = {}});
     }

@@ -10,12 +10,22 @@
 namespace nibblecast {
 namespace {
 
+// ModelOpt's names of all experts of a layer in one tensor. (ModelOpt 0.47, export/unified_export_hf.py)
+constexpr LinearNames kStackNames = {.weight = "",
+                                     .block_scale = "_weight_scale",
+                                     .scale_2 = "_weight_scale_2",
+                                     .input_scale = "_input_scale"};
+
 // Names of the tensors that a linear may consist of, in a release and in a dialect.
 struct Names {
   std::string weight, release_scale, weight_scale, input_scale;             // of all but NVFP4
   std::string nvfp4_weight, nvfp4_block_scale, scale_2, nvfp4_input_scale;  // as the dialect has them
-  Names(const std::string& module, const LinearNames& dialect)
-      : weight(module + ".weight"),
+  explicit Names(const SourceLinear& linear, const LinearNames& dialect)
+      : Names(linear.module, linear.stack == 0 ? dialect : kStackNames, linear.stack == 0 ? ".weight" : "") {}
+
+ private:
+  Names(const std::string& module, const LinearNames& dialect, const char* suffix)
+      : weight(module + suffix),
         release_scale(module + ".scale"),
         weight_scale(module + ".weight_scale"),
         input_scale(module + ".input_scale"),
@@ -44,17 +54,21 @@ void put(const std::vector<OutputTensor>& tensors, std::vector<OutputTensor>& pl
 
 void replace_linear(const SourceLinear& linear, const LinearMake& make, const LinearNames& dialect,
                     Replacements& replacements) {
-  const Names names(linear.module, dialect);
+  const Names names(linear, dialect);
   const bool is_nvfp4 = make.make == Make::kCastWeight || make.make == Make::kNvfp4Weight;
   const LinearSource& from = linear.source;
   const Shape shape = {from.format.rows, from.format.cols};
   std::vector<OutputTensor> weight, scale, scalars;
-  const auto packed = [&] { return Shape{shape[0], shape[1] / 2}; };
+  // Of a matrix of `shape`, with so many of its columns in one of the tensor's.
+  const auto made_shape = [&](uint64_t columns) {
+    const Shape made = {shape[0], shape[1] / columns};
+    return linear.stack == 0 ? made : Shape{linear.stack, made[1], made[0] / linear.stack};
+  };
   switch (make.make) {
     case Make::kCastWeight:
     case Make::kNvfp4Weight:
-      weight = {{make.make, names.nvfp4_weight, Dtype::kU8, packed()}};
-      scale = {{Make::kBlockScale, names.nvfp4_block_scale, Dtype::kF8E4M3, {shape[0], shape[1] / 16}}};
+      weight = {{make.make, names.nvfp4_weight, Dtype::kU8, made_shape(2)}};
+      scale = {{Make::kBlockScale, names.nvfp4_block_scale, Dtype::kF8E4M3, made_shape(16)}};
       scalars = {scalar(Make::kWeightScale, names.scale_2, dialect, dialect.reciprocal_scales)};
       break;
     case Make::kFp8Weight:
@@ -69,10 +83,10 @@ void replace_linear(const SourceLinear& linear, const LinearMake& make, const Li
                 {ceil_div(shape[0], make.tile_rows), ceil_div(shape[1], make.tile_cols)}}};
       break;
     case Make::kWideWeight:
-      weight = {{make.make, names.weight, make.dtype, shape}};
+      weight = {{make.make, names.weight, make.dtype, made_shape(1)}};
       break;
     case Make::kMxfp4Weight:
-      weight = {{make.make, names.weight, Dtype::kI8, packed()}};
+      weight = {{make.make, names.weight, Dtype::kI8, made_shape(2)}};
       scale = {{Make::kBlockScale, names.release_scale, Dtype::kF8E8M0, {shape[0], shape[1] / 32}}};
       break;
     default:
@@ -95,7 +109,7 @@ void replace_linear(const SourceLinear& linear, const LinearMake& make, const Li
 
 PlannedLinear planned_linear(const SourceLinear& linear, const LinearNames& dialect,
                              const std::unordered_map<std::string, uint32_t>& indices) {
-  const Names names(linear.module, dialect);
+  const Names names(linear, dialect);
   const auto find = [&](const std::string& name) {
     const auto found = indices.find(name);
     return found == indices.end() ? kNone : found->second;
@@ -106,7 +120,8 @@ PlannedLinear planned_linear(const SourceLinear& linear, const LinearNames& dial
   };
   PlannedLinear planned{.source = linear.source,
                         .weight = find_either(names.nvfp4_weight, names.weight),
-                        .input_scale = find_either(names.nvfp4_input_scale, names.input_scale)};
+                        .input_scale = find_either(names.nvfp4_input_scale, names.input_scale),
+                        .stack = linear.stack};
   planned.weight_scale = find(names.scale_2);
   if (planned.weight_scale == kNone) {
     planned.block_scale = find(names.release_scale);
@@ -128,7 +143,8 @@ Replacements keep_all(const Checkpoint& source) {
 uint64_t rows_at_once(const Plan& plan, const PlannedGroup& group) {
   const PlannedLinear& first = group.linears[0];
   const LinearSource& source = first.source;
-  if (plan.tensors[first.weight].make != Make::kWideWeight || group.linears.size() != 1) return 0;
+  if (plan.tensors[first.weight].make != Make::kWideWeight || group.linears.size() != 1 || first.stack != 0)
+    return 0;
   if (source.format.rows <= 1 || source.weight.size_bytes <= kChunkBytes) return 0;
   const uint64_t step = std::max<uint64_t>(source.format.scale_rows(), 1);
   const uint64_t rows =

@@ -17,6 +17,7 @@ namespace nibblecast {
 struct SourceLinear {
   std::string module = {};  // "layers.3.attn.wq_a"
   LinearSource source = {};
+  uint64_t stack = 0;  // WeightModule's: made under a stack's names, each matrix transposed
 };
 
 // How it is to be made. `dtype` is that of a kWideWeight, or of a kFp8BlockWeight's scales; `tile_rows` and

@@ -81,6 +81,8 @@ struct PlannedLinear {
   // Stored as FP8, perhaps with MXFP4's values (formats/fp8_to_mxfp4.h): where all blocks of all linears with
   // the same share have them, these are cast as MXFP4 would be, else quantized. Only the data tell.
   bool try_cast = false;
+  // Matrices of a stack (WeightModule::stack), each of which stands transposed in the output. 0: a matrix.
+  uint64_t stack = 0;
 };
 
 // What goes through memory at once: an MLP that streams by (a routed expert, or a dense layer's only one, as

@@ -63,17 +63,28 @@ struct Container {
 using enum Dtype;
 constexpr Container kContainers[] = {
     {"BF16", {kBF16}, nullptr, {}, Blocks::kNone, StoredFormat::kBf16},
+    {"F16", {kF16}, nullptr, {}, Blocks::kNone, StoredFormat::kF16},
     {"F32", {kF32}, nullptr, {}, Blocks::kNone, StoredFormat::kF32},
     {"FP8 blocks", {kF8E4M3}, ".scale", {kF8E8M0, kF32}, Blocks::kTiles, StoredFormat::kFp8},
     {"FP8 blocks",
      {kF8E4M3},
      ".weight_scale_inv",
-     {kF32, kBF16, kF8E8M0},
+     {kF32, kBF16, kF16, kF8E8M0},
      Blocks::kTiles,
      StoredFormat::kFp8},
-    {"FP8 with one scale", {kF8E4M3}, ".weight_scale", {kF32, kBF16}, Blocks::kTensor, StoredFormat::kFp8},
-    {"FP8 with a scale a row", {kF8E4M3}, ".weight_scale", {kF32, kBF16}, Blocks::kRow, StoredFormat::kFp8},
-    {"FP8 blocks", {kF8E4M3}, ".weight_scale", {kF32, kBF16}, Blocks::kTiles128, StoredFormat::kFp8},
+    {"FP8 with one scale",
+     {kF8E4M3},
+     ".weight_scale",
+     {kF32, kBF16, kF16},
+     Blocks::kTensor,
+     StoredFormat::kFp8},
+    {"FP8 with a scale a row",
+     {kF8E4M3},
+     ".weight_scale",
+     {kF32, kBF16, kF16},
+     Blocks::kRow,
+     StoredFormat::kFp8},
+    {"FP8 blocks", {kF8E4M3}, ".weight_scale", {kF32, kBF16, kF16}, Blocks::kTiles128, StoredFormat::kFp8},
     {"MXFP8", {kF8E4M3}, ".weight_scale", {kU8, kF8E8M0}, Blocks::kOf32, StoredFormat::kFp8},
     {"MXFP4", {kI8, kU8, kF4}, ".scale", {kF8E8M0, kU8}, Blocks::kOf32, StoredFormat::kMxfp4},
     {"NVFP4", {kU8, kF4}, ".weight_scale", {kF8E4M3}, Blocks::kOf16, StoredFormat::kNvfp4, ".weight_scale_2"},
@@ -98,7 +109,7 @@ constexpr Container kContainers[] = {
     {"int4",
      {kI32},
      ".weight_scale",
-     {kBF16, kF32},
+     {kBF16, kF16, kF32},
      Blocks::kGroups,
      StoredFormat::kInt4,
      nullptr,
@@ -200,6 +211,7 @@ class Search {
     if (container.format != StoredFormat::kFp8 && container.format != StoredFormat::kInt4) return format;
     format.scale_type = scale->dtype == kF32    ? ScaleType::kF32
                         : scale->dtype == kBF16 ? ScaleType::kBF16
+                        : scale->dtype == kF16  ? ScaleType::kF16
                                                 : ScaleType::kE8M0;
     switch (container.blocks) {
       case Blocks::kTiles:
@@ -313,7 +325,7 @@ class Search {
     }
     if (!names.empty()) refuse_without(names);
     throw Error(ErrorKind::kUnsupported, where_(weight_), "is stored in a dtype that no weight has",
-                {.expected = "BF16, F32, or FP8, FP4 or packed int4 with scales",
+                {.expected = "BF16, F16, F32, or FP8, FP4 or packed int4 with scales",
                  .found = std::string(dtype_name(weight_.dtype)),
                  .hint = {}});
   }
@@ -400,12 +412,23 @@ TileSize tile_size(const Json& config, const std::string& file) {
   return tiles;
 }
 
+std::optional<StoredFormat> plain_format(Dtype dtype) {
+  if (dtype == kBF16) return StoredFormat::kBf16;
+  if (dtype == kF16) return StoredFormat::kF16;
+  if (dtype == kF32) return StoredFormat::kF32;
+  return std::nullopt;
+}
+
+bool is_plain(StoredFormat format) {
+  return format == StoredFormat::kBf16 || format == StoredFormat::kF16 || format == StoredFormat::kF32;
+}
+
 uint64_t LinearFormat::scale_rows() const {
   return stored == StoredFormat::kFp8 && tile_rows < rows ? tile_rows : 1;
 }
 
 LinearFormat::Bytes LinearFormat::weight_bytes(uint64_t first, uint64_t count) const {
-  static constexpr uint64_t kHalfBytes[] = {4, 8, 2, 1, 1, 1};  // of a value, by StoredFormat
+  static constexpr uint64_t kHalfBytes[] = {4, 8, 2, 1, 1, 1, 4};  // of a value, by StoredFormat
   const uint64_t row = cols * kHalfBytes[static_cast<size_t>(stored)] / 2;
   return {first * row, count * row};
 }
@@ -434,6 +457,8 @@ StoredLinear LinearFormat::view(uint64_t count, const std::byte* weight, const s
   switch (stored) {
     case StoredFormat::kBf16:
       return Bf16View{weight, count, cols};
+    case StoredFormat::kF16:
+      return F16View{weight, count, cols};
     case StoredFormat::kF32:
       return F32View{weight, count, cols};
     case StoredFormat::kMxfp4:
@@ -476,6 +501,34 @@ std::optional<LinearParts> find_linear(const Checkpoint& source, const std::stri
   return find_linear(
       module, tiles, [&](const std::string& name) { return source.find(name); },
       [&](const Tensor& tensor) { return source.where(tensor); });
+}
+
+std::optional<LinearParts> find_stack(const Checkpoint& source, const std::string& module, uint64_t count,
+                                      const Shape& shape) {
+  constexpr uint64_t kBlock = 32;
+  const Tensor* const blocks = source.find(module + "_blocks");
+  if (blocks == nullptr) return std::nullopt;
+  const auto require = [&](const Tensor& tensor, const Shape& expected) {
+    if (tensor.dtype == kU8 && tensor.shape == expected) return;
+    throw Error(tensor.dtype == kU8 ? ErrorKind::kBadInput : ErrorKind::kUnsupported, source.where(tensor),
+                "is not what config.json says of stacked experts",
+                {.expected = "U8 " + shape_text(expected),
+                 .found = fmt::format("{} {}", dtype_name(tensor.dtype), shape_text(tensor.shape)),
+                 .hint = {}});
+  };
+  const uint64_t rows = shape[0] / count, across = shape[1] / kBlock;
+  require(*blocks, {count, rows, across, kBlock / 2});
+  const Tensor* const scales = source.find(module + "_scales");
+  if (scales == nullptr) {
+    throw Error(ErrorKind::kBadInput, source.where(*blocks), "is MXFP4, and its scale is missing",
+                {.expected = "a tensor '" + module + "_scales'"});
+  }
+  require(*scales, {count, rows, across});
+  LinearParts parts{.format = {.stored = StoredFormat::kMxfp4, .rows = shape[0], .cols = shape[1]},
+                    .weight = blocks,
+                    .scale = scales};
+  parts.container = "MXFP4";
+  return parts;
 }
 
 std::string_view module_of_weight(std::string_view tensor) {
@@ -556,12 +609,13 @@ LinearSource source_of(const Checkpoint& source, const LinearParts& parts) {
 
 LinearSource plain_source(const Checkpoint& source, uint32_t index) {
   const Tensor& tensor = source.tensors()[index];
-  if (tensor.dtype != Dtype::kBF16 && tensor.dtype != Dtype::kF32) {
+  const std::optional<StoredFormat> stored = plain_format(tensor.dtype);
+  if (!stored) {
     throw Error(ErrorKind::kUnsupported, source.where(tensor), "is stored in a dtype that no weight has",
-                {.expected = "BF16 or F32", .found = std::string(dtype_name(tensor.dtype)), .hint = {}});
+                {.expected = "BF16, F16 or F32", .found = std::string(dtype_name(tensor.dtype)), .hint = {}});
   }
   LinearSource plain{.weight = {index, 0, tensor.size_bytes}};
-  plain.format.stored = tensor.dtype == Dtype::kBF16 ? StoredFormat::kBf16 : StoredFormat::kF32;
+  plain.format.stored = *stored;
   plain.format.cols = tensor.shape.empty() ? 1 : tensor.shape.back();
   plain.format.rows = plain.format.cols == 0 ? 0 : *element_count(tensor.shape) / plain.format.cols;
   return plain;

@@ -3,25 +3,26 @@
 //
 // Containers are rows of a table (container.cpp):
 //
-//   plain        X.weight BF16 or F32 [out, in]
+//   plain        X.weight BF16, F16 or F32 [out, in]
 //   FP8 tiles    X.weight F8_E4M3 [out, in], a scale a tile of weight_block_size: X.scale (F8_E8M0, F32;
-//                DeepSeek-V4), X.weight_scale_inv (F32, BF16, F8_E8M0; DeepSeek-V3, Qwen, GLM),
+//                DeepSeek-V4), X.weight_scale_inv (F32, BF16, F16, F8_E8M0; DeepSeek-V3, Qwen, GLM),
 //                X.weight_scale (F32, 128 x 128, also [out/128, 1, in/128, 1]; ModelOpt FP8_PB_WO,
 //                compressed-tensors)
-//   FP8          X.weight F8_E4M3, X.weight_scale F32 of one value, or F32 or BF16 [out] or [out, 1], a scale
-//   a row MXFP8        X.weight F8_E4M3, X.weight_scale U8 or F8_E8M0 [out, in/32] MXFP4        X.weight I8,
-//   U8 [out, in/2] or F4 [out, in], X.scale F8_E8M0 or U8 [out, in/32] the same     X.weight_packed U8 [out,
-//   in/2], X.weight_scale U8 or F8_E8M0 [out, in/32]
+//   FP8          X.weight F8_E4M3, X.weight_scale F32, BF16 or F16: of one value, or a scale a row, [out] or
+//                [out, 1]
+//   MXFP8        X.weight F8_E4M3, X.weight_scale U8 or F8_E8M0 [out, in/32]
+//   MXFP4        X.weight I8, U8 [out, in/2] or F4 [out, in], X.scale F8_E8M0 or U8 [out, in/32]
+//   the same     X.weight_packed U8 [out, in/2], X.weight_scale U8 or F8_E8M0 [out, in/32]
 //                (compressed-tensors, mxfp4-pack-quantized)
-//   int4         X.weight_packed I32 [out, in/8], X.weight_scale BF16 or F32 [out, in/group], the group a
-//   multiple
-//                of 8 (whole rows too), X.weight_shape I32 or I64, of two values: out, in
+//   int4         X.weight_packed I32 [out, in/8], X.weight_scale BF16, F16 or F32 [out, in/group], the
+//                group a multiple of 8 (whole rows too), X.weight_shape I32 or I64, of two values: out, in
 //                (compressed-tensors, pack-quantized, symmetric; Kimi-K2-Thinking and later)
 //   NVFP4        X.weight U8 [out, in/2] or F4 [out, in], X.weight_scale F8_E4M3 [out, in/16],
-//   X.weight_scale_2 F32
-//                of one value
+//                X.weight_scale_2 F32 of one value
 //   the same     X.weight_packed, X.weight_scale, X.weight_global_scale F32 of one value: 1 / weight_scale_2
 //                (compressed-tensors, nvfp4-pack-quantized)
+//
+// Of stacks, find_stack() tells.
 //
 // (spec of the names: DeepSeek-V4 inference/convert.py; transformers 5.23 quantizers; ModelOpt 0.48
 // export/quant_utils.py; compressed-tensors 0.20)
@@ -51,7 +52,11 @@ struct TileSize {
 };
 TileSize tile_size(const Json& config, const std::string& file);
 
-enum class StoredFormat : uint8_t { kBf16, kF32, kFp8, kMxfp4, kNvfp4, kInt4 };
+enum class StoredFormat : uint8_t { kBf16, kF32, kFp8, kMxfp4, kNvfp4, kInt4, kF16 };
+
+// Of values without scales; nothing for a dtype that no weight has by itself.
+std::optional<StoredFormat> plain_format(Dtype dtype);
+bool is_plain(StoredFormat format);
 
 // What a linear's bytes mean.
 struct LinearFormat {
@@ -107,6 +112,13 @@ std::optional<LinearParts> find_linear(const std::string& module, const TileSize
 std::optional<LinearParts> find_linear(const Checkpoint& source, const std::string& module,
                                        const TileSize& tiles);
 
+// All experts of a layer in one tensor, as the matrices [out, in] that follow each other in `shape`
+// [count * out, in]: X_blocks U8 [count, out, in/32, 16] and X_scales U8 [count, out, in/32] (gpt-oss:
+// MXFP4). Nothing where there is no such tensor. kBadInput: a shape does not fit; kUnsupported: another
+// dtype.
+std::optional<LinearParts> find_stack(const Checkpoint& source, const std::string& module, uint64_t count,
+                                      const Shape& shape);
+
 // X of "X.weight" or "X.weight_packed"; empty for a tensor of another name.
 std::string_view module_of_weight(std::string_view tensor);
 
@@ -153,7 +165,7 @@ struct LinearSource {
 };
 
 LinearSource source_of(const Checkpoint& source, const LinearParts& parts);
-// A BF16 or F32 tensor of any name and rank, as rows of its last dimension. kUnsupported: another dtype.
+// A BF16, F16 or F32 tensor of any name and rank, as rows of its last dimension. kUnsupported: another dtype.
 LinearSource plain_source(const Checkpoint& source, uint32_t tensor);
 // Rows [first_row, first_row + rows) of those: a matrix of a stack.
 LinearSource stacked_source(const Checkpoint& source, uint32_t tensor, uint64_t first_row, uint64_t rows);

@@ -38,6 +38,11 @@ StoredLinear on_device(Bf16View view, DeviceCopies& copies) {
   view.values = copied(copies, view.values, view.rows * view.cols * sizeof(bf16));
   return view;
 }
+StoredLinear on_device(F16View view, DeviceCopies& copies) {
+  view.values = copied(copies, view.values, view.rows * view.cols * sizeof(f16));
+  return view;
+}
+
 StoredLinear on_device(F32View view, DeviceCopies& copies) {
   view.values = copied(copies, view.values, view.rows * view.cols * sizeof(float));
   return view;

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <bit>
+#include <cmath>
 #include <functional>
 #include <limits>
 #include <optional>
@@ -79,12 +80,13 @@ TEST_P(StoredLinearTest, EveryFormatAndLengthAsTheReference) {
     const Bytes scales = random_bytes(kRows * (cols * 4 + 64) + 1, static_cast<uint32_t>(cols + 1000));
     const uint8_t *from = bytes.data() + 1, *scale = scales.data() + 1;
     expect_reference(Bf16View{from, kRows, cols}, 1, 3);
+    expect_reference(F16View{from, kRows, cols}, 1, 3);
     expect_reference(F32View{from, kRows, cols}, 1, 3);
-    for (const ScaleType type : {ScaleType::kE8M0, ScaleType::kF32})
+    for (const ScaleType type : {ScaleType::kE8M0, ScaleType::kF16, ScaleType::kF32})
       expect_reference(Fp8BlockView{from, scale, type, kRows, cols, 2, 7}, 1, 3);
     if (cols % 2 == 0) expect_reference(Nvfp4View{from, scale, 0.0371f, kRows, cols * 8}, 1, 3);
     expect_reference(Mxfp4View{from, scale, kRows, 32 * (cols % 5)}, 1, 3);
-    for (const ScaleType type : {ScaleType::kBF16, ScaleType::kF32}) {
+    for (const ScaleType type : {ScaleType::kBF16, ScaleType::kF16, ScaleType::kF32}) {
       const size_t group = 8 * (1 + cols % 7);
       expect_reference(Int4View{from, scale, type, kRows, group * (cols % 4), group}, 1, 3);
     }
@@ -101,6 +103,7 @@ TEST_P(StoredLinearTest, AlignedRowsAsTheReference) {
       for (const size_t count : {0, 1, 5}) {
         const auto expect = [&](const StoredLinear& weight) { expect_reference(weight, 2, count, place); };
         expect(Bf16View{bytes.data(), kRows, cols});
+        expect(F16View{bytes.data(), kRows, cols});
         expect(F32View{bytes.data(), kRows, cols});
         for (const ScaleType type : {ScaleType::kE8M0, ScaleType::kF32}) {
           expect(Fp8BlockView{bytes.data(), scales.data(), type, kRows, cols, 4, 128});
@@ -114,6 +117,25 @@ TEST_P(StoredLinearTest, AlignedRowsAsTheReference) {
       }
     }
   }
+}
+
+// Against the definition in double; every one is a float.
+TEST_P(StoredLinearTest, EveryF16) {
+  std::vector<f16> values;
+  for (uint32_t bits = 0; bits < 65536; ++bits) values.push_back({static_cast<uint16_t>(bits)});
+  for (const f16 value : values) {
+    const int exponent = value.bits >> 10 & 31, mantissa = value.bits & 1023;
+    if (exponent == 31 && mantissa != 0) {
+      ASSERT_TRUE(std::isnan(to_float(value))) << value.bits;
+      continue;
+    }
+    double expected = exponent == 0 ? std::ldexp(mantissa, -24) : std::ldexp(1024 + mantissa, exponent - 25);
+    if (exponent == 31) expected = std::numeric_limits<double>::infinity();
+    ASSERT_EQ(double{to_float(value)}, value.bits >> 15 ? -expected : expected) << value.bits;
+  }
+  const F16View weight = {values.data(), 1, values.size()};
+  EXPECT_EQ(expect_reference<float>(weight, 0, 1, {}).non_finite, 0x7c00u);
+  EXPECT_GT(expect_reference<bf16>(weight, 0, 1, {}).inexact, 0u);
 }
 
 TEST_P(StoredLinearTest, EveryNvfp4CodeAtEveryScale) {

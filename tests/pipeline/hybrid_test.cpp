@@ -165,7 +165,7 @@ TEST(StackedExperts, WhatDoesNotFitIsRefused) {
   refuse({kExperts + "gate_up_proj", Dtype::kBF16, {4, 16, 32}}, ErrorKind::kBadInput, "[4, 32, 32]",
          "[4, 16, 32]");
   refuse({kExperts + "down_proj", Dtype::kBF16, {3, 32, 16}}, ErrorKind::kBadInput, "[4, 32, 16]");
-  refuse({kExperts + "down_proj", Dtype::kF8E4M3, {4, 32, 16}}, ErrorKind::kUnsupported, "BF16 or F32");
+  refuse({kExperts + "down_proj", Dtype::kF8E4M3, {4, 32, 16}}, ErrorKind::kUnsupported, "BF16, F16 or F32");
   write_changed(folder.path(), {kExperts + "2.up_proj.weight", Dtype::kBF16, {16, 32}});
   const Checkpoint twice = Checkpoint::open(folder.path(), system_files());
   expect_error(

@@ -123,7 +123,7 @@ TEST(RecipeModules, EveryModuleSaysWhy) {
   const ResolvedModule* gate = find_module(modules, "layers.1.ffn.gate.weight");
   ASSERT_NE(gate, nullptr);
   EXPECT_EQ(gate->recipe.format, WeightFormat::kKeep);
-  EXPECT_EQ(gate->recipe.rule, "recipe nvfp4:9:5: '*.mlp.gate'");
+  EXPECT_EQ(gate->recipe.rule, "recipe nvfp4:9:5: '*.gate'");
   EXPECT_EQ(find_module(modules, "model.layers.1.mlp.gate"), gate);
   EXPECT_EQ(find_module(modules, "layers.1.ffn.gate2"), nullptr);
   const auto experts = resolve_built_in("nvfp4_experts_only", tiny());

@@ -49,6 +49,12 @@ float bf16_value(const std::byte* at) {
   return f32(wide);
 }
 
+float f16_value(const std::byte* at) {
+  f16 value;
+  std::memcpy(&value, at, sizeof value);
+  return to_float(value);
+}
+
 // ---- tensors in memory ----
 
 struct Held {
@@ -89,6 +95,7 @@ class Tensors {
     const auto byte = static_cast<uint8_t>(generator_());
     if (dtype == kF32) std::memcpy(to, &number, sizeof number);
     if (dtype == kBF16) std::memcpy(to, reinterpret_cast<const std::byte*>(&number) + 2, 2);
+    if (dtype == kF16) to[0] = std::byte(byte), to[1] = std::byte(0x30 + byte % 16);  // 0.125 to 2
     if (dtype_bytes(dtype) != 1) return;
     if (is_scale) {
       to[0] = std::byte(dtype == kF8E4M3 ? 0x28 + byte % 32 : 110 + byte % 32);  // no NaN
@@ -142,6 +149,7 @@ std::vector<Spelling> spellings() {
   const Shape tiles = {2, 3}, blocks = {kRows, kCols / 32};
   return {
       {"bf16", Dtype::kBF16, nullptr, {}, {}, format(StoredFormat::kBf16), "BF16"},
+      {"f16", Dtype::kF16, nullptr, {}, {}, format(StoredFormat::kF16), "F16"},
       {"f32", Dtype::kF32, nullptr, {}, {}, format(StoredFormat::kF32), "F32"},
       {"scale_e8m0", kF8E4M3, ".scale", kF8E8M0, tiles, fp8(kE8M0, 128, 128), "FP8 blocks"},
       {"scale_f32", kF8E4M3, ".scale", Dtype::kF32, tiles, fp8(ScaleType::kF32, 128, 128), "FP8 blocks"},
@@ -150,6 +158,16 @@ std::vector<Spelling> spellings() {
       {"inverse_bf16", kF8E4M3, ".weight_scale_inv", Dtype::kBF16, tiles, fp8(ScaleType::kBF16, 128, 128),
        "FP8 blocks"},
       {"inverse_e8m0", kF8E4M3, ".weight_scale_inv", kF8E8M0, tiles, fp8(kE8M0, 128, 128), "FP8 blocks"},
+      {"inverse_f16", kF8E4M3, ".weight_scale_inv", Dtype::kF16, tiles, fp8(ScaleType::kF16, 128, 128),
+       "FP8 blocks"},
+      {"row_f16",
+       kF8E4M3,
+       ".weight_scale",
+       Dtype::kF16,
+       {kRows, 1},
+       fp8(ScaleType::kF16, 1, kCols),
+       "FP8 with a scale a row"},
+      {"int4_f16", kI32, ".weight_scale", Dtype::kF16, blocks, int4(ScaleType::kF16, 32), "int4", {}, packed},
       {"one_f32",
        kF8E4M3,
        ".weight_scale",
@@ -302,6 +320,7 @@ class Containers : public ::testing::TestWithParam<Spelling> {
     const uint64_t at = row * kCols + col;
     if (GetParam().weight == Dtype::kF32) return f32(&weight[at * 4]);
     if (GetParam().weight == Dtype::kBF16) return bf16_value(&weight[at * 2]);
+    if (GetParam().weight == Dtype::kF16) return f16_value(&weight[at * 2]);
     if (GetParam().weight == kF8E4M3) return e4m3(static_cast<uint8_t>(weight[at]));
     const auto pair = static_cast<uint8_t>(weight[at / 2]);
     if (is_int4()) return static_cast<float>(col % 2 == 0 ? pair & 15 : pair >> 4) - 8;
@@ -317,6 +336,7 @@ class Containers : public ::testing::TestWithParam<Spelling> {
     const uint64_t at = row / tile_rows * ((kCols + tile_cols - 1) / tile_cols) + col / tile_cols;
     if (scales.tensor.dtype == Dtype::kF32) return f32(&scales.bytes[at * 4]);
     if (scales.tensor.dtype == Dtype::kBF16) return bf16_value(&scales.bytes[at * 2]);
+    if (scales.tensor.dtype == Dtype::kF16) return f16_value(&scales.bytes[at * 2]);
     const auto byte = static_cast<uint8_t>(scales.bytes[at]);
     return is_nvfp4 ? e4m3(byte) * 0.25f : e8m0(byte);
   }
@@ -450,7 +470,7 @@ TEST_F(PackedInt4, TheShapeBesideIsTheValues) {
 
 TEST_F(PackedInt4, TheGroupIsTheConfigs) {
   EXPECT_EQ(tensors_.find(TileSize{.group = 32}).value().format.tile_cols, 32u);
-  refuse(ErrorKind::kBadInput, {"'m.weight_scale'", "expected BF16 or F32 [4, 2], found BF16 [4, 4]"},
+  refuse(ErrorKind::kBadInput, {"'m.weight_scale'", "expected F16 or BF16 or F32 [4, 2], found BF16 [4, 4]"},
          TileSize{.group = 64});
 }
 
@@ -473,8 +493,9 @@ TEST_F(PackedInt4, LacksNothing) {
   refuse(ErrorKind::kBadInput, {"'m.weight_shape'", "expected I64 or I32 [2], found I64 [3]"});
   tensors_.add("m.weight_shape", Dtype::kF32, {2});
   refuse(ErrorKind::kBadInput, {"'m.weight_shape'", "found F32 [2]"});
-  tensors_.add("m.weight_scale", kF16, {4, 4});
-  refuse(ErrorKind::kUnsupported, {"'m.weight_scale'", "expected BF16 or F32 [4, 4], found F16 [4, 4]"});
+  tensors_.add("m.weight_scale", Dtype::kF64, {4, 4});
+  refuse(ErrorKind::kUnsupported,
+         {"'m.weight_scale'", "expected F16 or BF16 or F32 [4, 4], found F64 [4, 4]"});
   Tensors alone;
   alone.add("m.weight_packed", kI32, {4, 16});
   expect_error(
@@ -578,10 +599,10 @@ TEST_P(ContainerMisfits, AreRefusedByName) {
 std::vector<Misfit> misfits() {
   const auto bad = ErrorKind::kBadInput, unsupported = ErrorKind::kUnsupported;
   return {
-      {"half",
-       {{"m.weight", kF16, {4, 4}}},
+      {"double",
+       {{"m.weight", Dtype::kF64, {4, 4}}},
        unsupported,
-       {"'m.weight'", "dtype that no weight has", "found F16"}},
+       {"'m.weight'", "dtype that no weight has", "found F64"}},
       {"integers", {{"m.weight", kI64, {4, 4}}}, unsupported, {"'m.weight'", "found I64"}},
       {"fp8_alone",
        {{"m.weight", kF8E4M3, {4, 4}}},
@@ -624,7 +645,8 @@ std::vector<Misfit> misfits() {
        {{"m.weight", kF8E4M3, {256, 64}}, {"m.weight_scale", Dtype::kF32, {3}}},
        bad,
        {"'m.weight_scale'",
-        "expected BF16 or F32 of one value, BF16 or F32 [256, 1], BF16 or F32 [2, 1], U8 or F8_E8M0 [256, 2]",
+        "expected F16 or BF16 or F32 of one value, F16 or BF16 or F32 [256, 1], F16 or BF16 or F32 [2, 1], "
+        "U8 or F8_E8M0 [256, 2]",
         "found F32 [3]"}},
       {"stack",
        {{"m.weight", kF8E4M3, {2, 4, 4}}, {"m.weight_scale", Dtype::kF32, {}}},
@@ -715,7 +737,7 @@ TEST(ContainerSource, IsTheCheckpointsTensors) {
   EXPECT_EQ(plain_source(source, index("a.weight")).format.stored, StoredFormat::kBf16);
   expect_error(
       ErrorKind::kUnsupported, [&] { plain_source(source, index("ids")); }, "model.safetensors", "ids",
-      "expected BF16 or F32", "found I64");
+      "expected BF16, F16 or F32", "found I64");
 }
 
 }  // namespace

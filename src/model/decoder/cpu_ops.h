@@ -172,9 +172,13 @@ class CpuOps {
   void begin_head();
   // The next bytes of a block of the head's rows, from `held` on in the slot.
   void take_head(size_t slot, uint64_t held, std::span<const std::byte> bytes);
+  // `wide`: they are FP32.
   template <class F>
-  void with_head(size_t slot, size_t rows, const F& f) {
-    f(Bf16View{work_->head.stored[slot], rows, hidden_});
+  void with_head(size_t slot, size_t rows, bool wide, const F& f) {
+    if (wide)
+      f(F32View{work_->head.stored[slot], rows, hidden_});
+    else
+      f(Bf16View{work_->head.stored[slot], rows, hidden_});
   }
   void add_logits(const float* logits, size_t count, size_t rows, uint64_t first_row, size_t first);
   void show(const LogitsBlock& block, const LogitsSink& sink) { sink(block); }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/error.h"
 #include "formats/nvfp4_input_cuda.h"
 #include "model/forward_checks.h"
 #include "ops/activation_cuda.h"
@@ -53,6 +54,11 @@ void CudaOps<T>::embed(const EmbeddingShape& shape, uint64_t first, uint64_t cou
     T* const streams = reinterpret_cast<T*>(blocks_.streams());
     check_embedding(shape.name, embed_tokens(shape, rows_.ids, first, count, bytes, streams));
     return;
+  }
+  if (check_embedding_rows<T>(shape, first, count, bytes) != sizeof(bf16)) {
+    throw Error(ErrorKind::kUnsupported, {.tensor = shape.name},
+                "is not BF16, which a device does not take here",
+                {.hint = "give --compute-dtype bfloat16, or --device cpu"});
   }
   const size_t row_bytes = hidden_ * sizeof(bf16);
   std::byte* const piece = work().head.stored[0];

@@ -134,10 +134,11 @@ class CudaOps {
   void begin_head();
   void take_head(size_t slot, uint64_t held, std::span<const std::byte> bytes);
   template <class F>
-  void with_head(size_t slot, size_t rows, const F& f) {
+  void with_head(size_t slot, size_t rows, bool wide, const F& f) {
     head_slots_[slot].copied.record(copying_);
     computing_.wait(head_slots_[slot].copied);
-    compute([&] { profile_.part(CudaProfile::kHead, computing_, [&] { f(head_matrix(slot, rows)); }); });
+    compute(
+        [&] { profile_.part(CudaProfile::kHead, computing_, [&] { f(head_matrix(slot, rows, wide)); }); });
     head_slots_[slot].used.record(computing_);
   }
   void add_logits(const float* logits, size_t count, size_t rows, uint64_t first_row, size_t first);
@@ -156,7 +157,8 @@ class CudaOps {
   CudaSlots::Compute computing(const RunMlp<CudaOps>& run);
   // y = x · weightᵀ + bias, rows of y `y_stride` apart.
   void biased(const T* x, size_t count, const Linear<CudaOps>& linear, float* y, size_t y_stride);
-  Matrix head_matrix(size_t slot, size_t rows) {
+  Matrix head_matrix(size_t slot, size_t rows, bool wide) {
+    if (wide) return weights_.matrix(F32View{work().head.stored[slot], rows, hidden_}, work().head.rows);
     return weights_.matrix(Bf16View{work().head.stored[slot], rows, hidden_}, work().head.rows);
   }
   template <class F>

@@ -24,8 +24,9 @@ class LogitsHead {
   using T = typename D::Element;
 
   // Norms the residual stream in place; `device` outlives this. `sink` may be empty.
-  LogitsHead(D& device, const DecoderSpec& spec, const float* norm, LogitsSink sink)
-      : device_(device), hidden_(spec.hidden), vocab_(spec.vocab), sink_(std::move(sink)) {
+  // `wide`: the weight comes in FP32.
+  LogitsHead(D& device, const DecoderSpec& spec, const float* norm, LogitsSink sink, bool wide)
+      : device_(device), hidden_(spec.hidden), vocab_(spec.vocab), wide_(wide), sink_(std::move(sink)) {
     device_.begin_head();
     for_tokens([&](size_t begin, size_t count) {
       T* const x = device_.load(begin, count);
@@ -34,9 +35,9 @@ class LogitsHead {
     });
   }
 
-  // The next bytes of the head's weight (BF16 [V, D]), cut anywhere.
+  // The next bytes of the head's weight ([V, D]), cut anywhere.
   void add(uint64_t begin, std::span<const std::byte> bytes) {
-    const size_t row_bytes = hidden_ * sizeof(bf16);
+    const size_t row_bytes = hidden_ * (wide_ ? sizeof(float) : sizeof(bf16));
     assert(begin == first_ * row_bytes + held_);
     (void)begin;
     while (!bytes.empty()) {
@@ -46,7 +47,8 @@ class LogitsHead {
       bytes = bytes.subspan(taken);
       held_ += taken;
       if (held_ < rows * row_bytes) return;
-      device_.with_head(slot_, rows, [&](const typename D::Matrix& weight) { add_rows(weight, rows); });
+      device_.with_head(slot_, rows, wide_,
+                        [&](const typename D::Matrix& weight) { add_rows(weight, rows); });
       slot_ = (slot_ + 1) % D::kSizes.head_slots;
       first_ += rows;
       held_ = 0;
@@ -76,6 +78,7 @@ class LogitsHead {
 
   D& device_;
   const uint64_t hidden_, vocab_;
+  const bool wide_;
   const LogitsSink sink_;
   size_t slot_ = 0;
   uint64_t first_ = 0;  // row of the vocabulary where the slot begins

@@ -177,7 +177,7 @@ HeadBuffers<T>::HeadBuffers(Arena& arena, const DecoderWidths& widths, const Cud
   states = arena.take<CrossEntropy>(work.tokens);
   const uint64_t block = std::min<uint64_t>(kHeadRows, widths.vocab);
   for (size_t slot = 0; slot < sizes.head_slots; ++slot)
-    stored[slot] = arena.take<std::byte>(block * widths.hidden * sizeof(bf16));
+    stored[slot] = arena.take<std::byte>(block * widths.hidden * sizeof(T));
   if (sizes.dequantizes && sizeof(T) != sizeof(bf16)) rows = arena.take<T>(block * widths.hidden);
   logits = arena.take<float>(std::min<uint64_t>(kHeadTokens, work.tokens) * kHeadRows);
 }

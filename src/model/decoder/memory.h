@@ -113,7 +113,7 @@ template <class T>
 struct HeadBuffers {
   int32_t* targets = nullptr;      // [tokens]
   CrossEntropy* states = nullptr;  // [tokens]
-  std::byte* stored[2] = {};       // BF16 [kHeadRows, D], one after the other
+  std::byte* stored[2] = {};       // [kHeadRows, D] in BF16 or T, one after the other
   T* rows = nullptr;               // the same in T, where weights are dequantized and T is another type
   float* logits = nullptr;         // [kHeadTokens, kHeadRows]
 

@@ -7,6 +7,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -37,7 +38,6 @@ class DecoderPass final : public ForwardPass {
   void watch(LayerWatch watch) override { device_.watch(std::move(watch)); }
 
   void embed(uint64_t first, uint64_t count, std::span<const std::byte> bytes) override {
-    check_embedding_rows(embedding_, first, count, bytes);
     device_.embed(embedding_, first, count, bytes);
   }
   void resume_at(uint64_t layer) override { layer_ = layer; }
@@ -126,13 +126,19 @@ class DecoderPass final : public ForwardPass {
     return amax;
   }
 
+  void set_wide_head() override {
+    if constexpr (std::is_same_v<T, float>)
+      wide_head_ = true;
+    else
+      ForwardPass::set_wide_head();
+  }
   void begin_head(LogitsSink sink) override {
     assert(layer_ == model_.layers());
     const StoredTensors stored = dense_.stored();
     device_.begin_weights();
     device_.compute([&] {
       DenseLoader<D> loader(device_, table(), stored, model_.tiles, spec_);
-      head_.emplace(device_, spec_, loader.final_norm(), std::move(sink));
+      head_.emplace(device_, spec_, loader.final_norm(), std::move(sink), wide_head_);
     });
     device_.end_weights();
   }
@@ -211,7 +217,7 @@ class DecoderPass final : public ForwardPass {
   bool routed_ = false;  // lists_ are of this layer
   uint64_t ended_ = 0;   // the layer of layer_amax()
   std::vector<int64_t> ended_tokens_;
-  bool measures_moments_ = false;
+  bool measures_moments_ = false, wide_head_ = false;
   std::map<std::string, std::vector<float>> ended_moments_;
   TapBlocks ended_blocks_;
 };

@@ -60,6 +60,11 @@ const Dialect& dialect_of(OutputFormat format) {
 
 std::vector<OutputFormat> formats_of(const Model& model) {
   if (std::holds_alternative<DeepseekV4Config>(model.spec)) return {OutputFormat::kModelOptV4};
+  const auto is_stacked = [](const LayerTable& layer) {
+    return std::ranges::any_of(layer.modules, [](const WeightModule& module) { return module.stack != 0; });
+  };
+  // compressed-tensors has no experts in one tensor.
+  if (std::ranges::any_of(model.table.layers, is_stacked)) return {OutputFormat::kModelOpt};
   return {OutputFormat::kModelOpt, OutputFormat::kCompressedTensors};
 }
 

@@ -39,7 +39,7 @@ EngineUnit unit_of(const WeightModule& module) {
 
 void add_units(const LayerTable& table, std::vector<EngineUnit>& units) {
   for (const WeightModule& module : table.modules) {
-    if (module.kind == ModuleKind::kEmbedding) continue;
+    if (module.kind == ModuleKind::kEmbedding || module.stack != 0) continue;
     EngineUnit unit = unit_of(module);
     if (units.empty() || units.back().prefix != unit.prefix) units.push_back(std::move(unit));
     units.back().modules.push_back(&module);

@@ -125,7 +125,7 @@ class WeightLoader {
 bool stays_on_device(const Tensor& tensor) {
   const bool matrix = tensor.shape.size() == 2,
              scale = tensor.name.ends_with("scale") || tensor.name.ends_with("scale_inv");
-  return matrix && (dtype_bytes(tensor.dtype) == 1 || tensor.dtype == Dtype::kBF16 || scale);
+  return matrix && (dtype_bytes(tensor.dtype) <= sizeof(bf16) || scale);
 }
 
 template <class T>

@@ -172,7 +172,7 @@ template <class T>
 void DeepseekV4Forward<T>::embed(uint64_t first, uint64_t count, std::span<const std::byte> bytes) {
   State& state = *state_;
   const EmbeddingShape shape = embedding_shape(state.config);
-  check_embedding_rows(shape, first, count, bytes);
+  check_embedding_rows<bf16>(shape, first, count, bytes);
   check_embedding(shape.name, embed_tokens(shape, state.ids, first, count, bytes, state.streams.data()));
   state.embedded += count;
 }

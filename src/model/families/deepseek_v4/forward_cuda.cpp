@@ -7,14 +7,14 @@
 
 #include "base/cuda_owners.h"
 #include "model/cuda_slots.h"
+#include "model/dense_tensors.h"
+#include "model/embedding.h"
 #include "model/families/deepseek_v4/checks.h"
 #include "model/families/deepseek_v4/cuda_dense.h"
 #include "model/families/deepseek_v4/cuda_findings.h"
 #include "model/families/deepseek_v4/cuda_head.h"
 #include "model/families/deepseek_v4/cuda_routing.h"
 #include "model/families/deepseek_v4/cuda_state.h"
-#include "model/dense_tensors.h"
-#include "model/embedding.h"
 #include "ops/rows_cuda.h"
 
 namespace nibblecast {
@@ -114,7 +114,7 @@ template <class T>
 void DeepseekV4CudaForward<T>::embed(uint64_t first, uint64_t count, std::span<const std::byte> bytes) {
   CudaForwardState<T>& state = flow_->state;
   const EmbeddingShape shape = embedding_shape(state.config);
-  check_embedding_rows(shape, first, count, bytes);
+  check_embedding_rows<bf16>(shape, first, count, bytes);
   flow_->embedded += count;
   if (!state.memory.streams_resident) {
     T* const streams = reinterpret_cast<T*>(state.host_streams.data());

@@ -1,0 +1,269 @@
+// Families without a forward pass: their tables, and whole jobs that need no activations.
+#include <gtest/gtest.h>
+
+#include "family_models.h"
+#include "pipeline/stack_bytes.h"
+#include "pipeline/verify.h"
+#include "plan/forward_plan.h"
+#include "sha256.h"
+#include "stored_checkpoint.h"
+
+namespace nibblecast {
+namespace {
+
+using testing::expect_error;
+using testing::tensor_bytes;
+
+Plan plan_of(const Checkpoint& source, const std::string& recipe, std::optional<RecipeMethod> method = {}) {
+  QuantizeOptions options;
+  options.recipe = recipe;
+  options.weight_method = method;
+  options.input_scale = InputScalePolicy::kConstant;
+  options.engines = {};
+  return make_plan(source, options);
+}
+
+VerifyReport proof_of(const Checkpoint& source, const std::filesystem::path& output) {
+  return verify(source, output, system_files(), VerifyOptions{});
+}
+
+// ---- gpt-oss ----
+
+// Every quantized tensor of ModelOpt's export, experts in one tensor.
+TEST(GptOss, IsModelOptsExportToTheByte) {
+  SKIP_WITHOUT_FAMILY_MODEL(folder, "gpt_oss");
+  const Checkpoint source = Checkpoint::open(folder, system_files());
+  for (const std::string recipe : {"nvfp4", "nvfp4_experts_only", "nvfp4_mlp_only"}) {
+    const testing::TemporaryFolder work;
+    testing::run_job(source, plan_of(source, recipe, RecipeMethod::kMax), testing::kNoActivations,
+                     work.path() / "out");
+    const Checkpoint output = Checkpoint::open(work.path() / "out", system_files());
+    const std::filesystem::path golden = folder / ("modelopt-" + recipe + ".json");
+    const Json tensors =
+        parse_json(read_text(system_files(), golden, 1 << 24), golden.string()).at("tensors");
+    size_t compared = 0;
+    for (const auto& [name, is] : tensors.items()) {
+      ASSERT_NE(output.find(name), nullptr) << name;
+      const bool is_scale_2 = name.ends_with("weight_scale_2");
+      if (is[0] == "F32" && !is_scale_2) continue;  // kept, or an input_scale
+      EXPECT_EQ(dtype_name(output.at(name).dtype), is[0].get<std::string>()) << name;
+      EXPECT_EQ(Json(output.at(name).shape), is[1]) << name;
+      EXPECT_EQ(testing::Sha256::hex(TensorReader(output).read(output.at(name))), is[2].get<std::string>())
+          << name;
+      ++compared;
+    }
+    EXPECT_EQ(compared, recipe == "nvfp4" ? 54u : 18u);
+    EXPECT_EQ(output.tensors().size(), tensors.size());
+    EXPECT_TRUE(proof_of(source, work.path() / "out").problems.empty());
+  }
+}
+
+// The cast loses nothing: the nibbles are the source's, each expert's matrix transposed.
+TEST(GptOss, ExpertsAreCastWithoutLoss) {
+  SKIP_WITHOUT_FAMILY_MODEL(folder, "gpt_oss");
+  const Checkpoint source = Checkpoint::open(folder, system_files());
+  const testing::TemporaryFolder work;
+  const RunRecord record = testing::run_job(source, plan_of(source, "w4a16_nvfp4", RecipeMethod::kCast),
+                                            testing::kNoActivations, work.path() / "out");
+  EXPECT_GT(record.blocks.blocks, 0u);
+  EXPECT_EQ(record.blocks.outside_window, 0u);
+  const Checkpoint output = Checkpoint::open(work.path() / "out", system_files());
+  const std::string name = "model.layers.1.mlp.experts.gate_up_proj";
+  std::vector<std::byte> made = TensorReader(output).read(output.at(name));
+  const Shape& shape = output.at(name).shape;
+  transpose_stack(made, shape[0], shape[1], 1);
+  EXPECT_EQ(made, TensorReader(source).read(source.at(name + "_blocks")));
+  EXPECT_EQ(output.find(name + "_input_scale"), nullptr);
+  EXPECT_TRUE(proof_of(source, work.path() / "out").problems.empty());
+  testing::edit_tensor(work.path() / "out", name, 5, "\x5a");
+  EXPECT_FALSE(proof_of(source, work.path() / "out").problems.empty());
+}
+
+TEST(GptOss, ForwardPassesAndOtherFormsAreRefused) {
+  SKIP_WITHOUT_FAMILY_MODEL(folder, "gpt_oss");
+  const Checkpoint source = Checkpoint::open(folder, system_files());
+  expect_error(
+      ErrorKind::kUnsupported, [&] { make_forward_plan(source, ComputeDtype::kBF16); }, "config.json",
+      "gpt_oss models have no forward pass yet", "sinks", "--input-scale 1.0");
+  QuantizeOptions options;
+  options.format = OutputFormat::kCompressedTensors;
+  expect_error(
+      ErrorKind::kUnsupported, [&] { make_plan(source, options); }, "gpt_oss models are not written so");
+}
+
+TEST(StackBytes, AreTransposedAndBack) {
+  const std::string bytes = testing::plain_bytes(Dtype::kU8, 3 * 70 * 65 * 2);
+  std::vector<std::byte> turned(bytes.size());
+  std::memcpy(turned.data(), bytes.data(), bytes.size());
+  const std::vector<std::byte> before = turned;
+  transpose_stack(turned, 3, 70, 2);
+  for (size_t matrix = 0; matrix < 3; ++matrix)
+    for (size_t row = 0; row < 70; ++row)
+      for (size_t col = 0; col < 65; ++col)
+        ASSERT_EQ(turned[(matrix * 70 * 65 + col * 70 + row) * 2 + 1],
+                  before[(matrix * 70 * 65 + row * 65 + col) * 2 + 1]);
+  transpose_stack(turned, 3, 65, 2);
+  EXPECT_EQ(turned, before);
+}
+
+// ---- tables ----
+
+// A small config of each kind of layer that a family has, how many modules `nvfp4` quantizes, and names and
+// shapes that its checkpoints have.
+struct Table {
+  std::string name;
+  Json config;
+  size_t quantized;
+  std::vector<std::pair<std::string, Shape>> tensors;
+  std::vector<std::string> absent = {};
+};
+void PrintTo(const Table& table, std::ostream* out) { *out << table.name; }
+
+Json sizes(const char* model_type, int layers, const Json& more) {
+  Json config = {{"model_type", model_type}, {"num_hidden_layers", layers},
+                 {"vocab_size", 128},        {"hidden_size", 64},
+                 {"intermediate_size", 96},  {"num_attention_heads", 4},
+                 {"num_key_value_heads", 2}, {"head_dim", 16}};
+  config.update(more);
+  return config;
+}
+
+Json gemma4() {
+  return sizes("gemma4_text", 6,
+               {{"global_head_dim", 32},
+                {"num_global_key_value_heads", 1},
+                {"attention_k_eq_v", true},
+                {"hidden_size_per_layer_input", 16},
+                {"vocab_size_per_layer_input", 128},
+                {"num_kv_shared_layers", 2},
+                {"use_double_wide_mlp", true},
+                {"layer_types",
+                 {"sliding_attention", "full_attention", "sliding_attention", "full_attention",
+                  "sliding_attention", "full_attention"}}});
+}
+
+Json nemotron() {
+  return sizes("nemotron_h", 4,
+               {{"layers_block_type", {"mamba", "moe", "attention", "mlp"}},
+                {"ssm_state_size", 16},
+                {"mamba_num_heads", 8},
+                {"mamba_head_dim", 16},
+                {"n_groups", 2},
+                {"conv_kernel", 4},
+                {"n_routed_experts", 8},
+                {"num_experts_per_tok", 2},
+                {"moe_intermediate_size", 32},
+                {"moe_shared_expert_intermediate_size", 48},
+                {"moe_latent_size", 32}});
+}
+
+std::vector<Table> tables() {
+  Json moe = gemma4();
+  moe.update(
+      {{"enable_moe_block", true}, {"num_experts", 4}, {"top_k_experts", 2}, {"moe_intermediate_size", 32}});
+  const Json outer = {{"model_type", "gemma3"}, {"text_config", sizes("gemma3_text", 2, Json::object())}};
+  return {
+      {"gemma3",
+       outer,
+       14,
+       {{"language_model.model.layers.1.mlp.gate_proj.weight", {96, 64}},
+        {"language_model.model.layers.1.self_attn.q_norm.weight", {16}},
+        {"language_model.model.layers.1.pre_feedforward_layernorm.weight", {64}},
+        {"language_model.model.embed_tokens.weight", {128, 64}}},
+       {"language_model.lm_head.weight"}},
+      // Four layers with keys, two of them with values; two of every layer's embedding.
+      {"gemma4",
+       gemma4(),
+       2 * 6 + 4 + 2 + 3 * 6 + 2 * 6,
+       {{"model.layers.0.self_attn.v_proj.weight", {32, 64}},
+        {"model.layers.1.self_attn.q_proj.weight", {128, 64}},
+        {"model.layers.1.self_attn.k_proj.weight", {32, 64}},
+        {"model.layers.3.mlp.down_proj.weight", {64, 96}},
+        {"model.layers.4.mlp.down_proj.weight", {64, 192}},
+        {"model.layers.5.layer_scalar", {1}},
+        {"model.layers.5.per_layer_projection.weight", {64, 16}},
+        {"model.embed_tokens_per_layer.weight", {128, 96}},
+        {"model.per_layer_model_projection.weight", {96, 64}}},
+       {"model.layers.1.self_attn.v_proj.weight", "model.layers.4.self_attn.k_proj.weight"}},
+      {"gemma4_experts",
+       moe,
+       2 * 6 + 4 + 2 + 3 * 6 + 2 * 6 + 6 * 4 * 3,
+       {{"model.layers.2.experts.3.down_proj.weight", {64, 32}},
+        {"model.layers.2.router.proj.weight", {4, 64}},
+        {"model.layers.2.router.per_expert_scale", {4}},
+        {"model.layers.2.pre_feedforward_layernorm_2.weight", {64}},
+        {"model.layers.2.mlp.gate_proj.weight", {96, 64}}}},
+      {"nemotron_h",
+       nemotron(),
+       2 + (4 + 8 * 2) + 4 + 2,
+       {{"backbone.layers.0.mixer.in_proj.weight", {2 * 128 + 2 * 2 * 16 + 8, 64}},
+        {"backbone.layers.0.mixer.conv1d.weight", {128 + 2 * 2 * 16, 1, 4}},
+        {"backbone.layers.0.mixer.conv1d.bias", {128 + 2 * 2 * 16}},
+        {"backbone.layers.1.mixer.experts.7.up_proj.weight", {32, 32}},
+        {"backbone.layers.1.mixer.shared_experts.down_proj.weight", {64, 48}},
+        {"backbone.layers.1.mixer.gate.e_score_correction_bias", {8}},
+        {"backbone.layers.2.mixer.o_proj.weight", {64, 64}},
+        {"backbone.layers.3.mixer.up_proj.weight", {96, 64}},
+        {"backbone.norm_f.weight", {64}},
+        {"lm_head.weight", {128, 64}}}},
+  };
+}
+
+class Tables : public ::testing::TestWithParam<Table> {
+ protected:
+  Tables() {
+    std::vector<testing::StoredTensor> stored;
+    const Model model = read_model(GetParam().config, "config.json");
+    const auto add = [&](const LayerTable& table) {
+      for (const WeightModule& module : table.modules)
+        stored.push_back({module.name + ".weight", Dtype::kBF16, module.shape});
+      for (const PlainTensor& tensor : table.plain)
+        stored.push_back({tensor.name, Dtype::kBF16, tensor.shape});
+    };
+    add(model.table.globals);
+    for (const LayerTable& layer : model.table.layers) add(layer);
+    testing::write_checkpoint(folder_.path() / "source", stored, GetParam().config);
+  }
+  Checkpoint source() const { return Checkpoint::open(folder_.path() / "source", system_files()); }
+  std::filesystem::path output() const { return folder_.path() / "out"; }
+
+ private:
+  testing::TemporaryFolder folder_;
+};
+
+TEST_P(Tables, HaveTheFamilysTensors) {
+  const Checkpoint checkpoint = source();
+  for (const auto& [name, shape] : GetParam().tensors) {
+    ASSERT_NE(checkpoint.find(name), nullptr) << name;
+    EXPECT_EQ(checkpoint.at(name).shape, shape) << name;
+  }
+  for (const std::string& name : GetParam().absent) EXPECT_EQ(checkpoint.find(name), nullptr) << name;
+}
+
+TEST_P(Tables, AreQuantizedWithoutActivations) {
+  const Checkpoint checkpoint = source();
+  for (const char* recipe : {"w4a16_nvfp4", "nvfp4", "auto"}) {
+    SCOPED_TRACE(recipe);
+    std::filesystem::remove_all(output());
+    const Plan plan = plan_of(checkpoint, recipe);
+    ASSERT_FALSE(plan.refused());
+    testing::run_job(checkpoint, plan, testing::kNoActivations, output());
+    EXPECT_TRUE(proof_of(checkpoint, output()).problems.empty());
+    const auto is_codes = [](const Tensor& tensor) { return tensor.dtype == Dtype::kU8; };
+    const Checkpoint made = Checkpoint::open(output(), system_files());
+    const auto quantized = static_cast<size_t>(std::ranges::count_if(made.tensors(), is_codes));
+    if (std::string(recipe) != "auto")
+      EXPECT_EQ(quantized, GetParam().quantized);
+    else
+      EXPECT_GT(quantized, 0u);
+  }
+  expect_error(
+      ErrorKind::kUnsupported, [&] { make_forward_plan(checkpoint, ComputeDtype::kBF16); },
+      "no forward pass yet");
+}
+
+INSTANTIATE_TEST_SUITE_P(Each, Tables, ::testing::ValuesIn(tables()),
+                         [](const auto& table) { return table.param.name; });
+
+}  // namespace
+}  // namespace nibblecast
