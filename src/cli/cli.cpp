@@ -153,7 +153,7 @@ int parse_and_run(int argc, const char* const* argv) {
   Action action;
   for (const auto add : {add_plan, add_quantize, add_dequantize, add_convert, add_calibrate, add_resume,
                          add_status, add_verify, add_report, add_inspect, add_compare, add_evaluate,
-                         add_synth, add_generate}) {
+                         add_doctor, add_synth, add_generate}) {
     add(app, common, action);
   }
   const std::vector<const char*> words = without_help_command(argc, argv);

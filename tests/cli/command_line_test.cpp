@@ -14,7 +14,7 @@ namespace {
 
 constexpr const char* kCommands[] = {"plan",     "quantize", "dequantize", "convert", "calibrate",
                                      "verify",   "status",   "resume",     "inspect", "compare",
-                                     "evaluate", "synth",    "report"};
+                                     "evaluate", "synth",    "report",     "doctor"};
 
 TEST(CommandLine, Version) {
   const CliResult result = run_cli({"--version"});
