@@ -1,11 +1,14 @@
 # `make demo` and `make test` do everything on a bare Debian or Ubuntu machine: install, build, run.
 # The build itself is CMake's (CMakePresets.json); these are its front doors.
-.PHONY: help deps configure build parquet demo test clang-deps asan asan-once tsan scalar fuzz sanitize ci tidy tidy-changed format
+.PHONY: help deps configure build install deb wheel parquet demo test clang-deps asan asan-once tsan scalar fuzz sanitize ci tidy tidy-changed format
 
 help:
 	@echo "make demo     install what is missing, build, and take a tiny DeepSeek-V4 through the whole job"
 	@echo "make test     install what is missing, build, and run every test"
 	@echo "make build    the program, at build/release/nibblecast"
+	@echo "make install  builds, then installs program, man page and completions; PREFIX=/usr/local, DESTDIR="
+	@echo "make deb      a Debian package, at build/release/nibblecast.deb"
+	@echo "make wheel    a wheel for pip, in build/wheel"
 	@echo "make parquet  the program again, reading Parquet files too (gets Arrow C++ from PyPI, 55 MB)"
 	@echo "make ci       what runs for every change: test, asan (but for suites of hundreds of jobs), tsan, scalar"
 	@echo "make sanitize asan, tsan and scalar:"
@@ -36,6 +39,20 @@ configure: deps
 
 build: configure
 	@cmake --build --preset release --target nibblecast
+
+PREFIX = /usr/local
+install: build
+	@cmake --build --preset release --target generated
+	@cmake --install build/release --prefix $(PREFIX) --strip
+
+deb: build
+	@tools/install-deps dpkg-dev file git
+	@cmake --build --preset release --target generated
+	@cd build/release && cpack >deb.log 2>&1 || { cat deb.log; exit 1; }
+	@ls $(CURDIR)/build/release/nibblecast.deb
+
+wheel: deps
+	@tools/make-wheel
 
 # The choice stays with build/release.
 parquet: deps

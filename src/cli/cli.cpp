@@ -20,6 +20,7 @@
 #include "cli/commands.h"
 #include "cli/console.h"
 #include "cli/help.h"
+#include "cli/option_table.h"
 #include "cli/reply.h"
 #include "cli/suggestion.h"
 #include "cli/version.h"
@@ -71,8 +72,7 @@ std::string hint_for(const std::string& word, std::span<const std::string> known
 
 std::vector<std::string> command_names(const CLI::App& app) {
   std::vector<std::string> names;
-  for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; }))
-    names.push_back(command->get_name());
+  for (const CLI::App* command : shown_commands(app)) names.push_back(command->get_name());
   return names;
 }
 
@@ -141,7 +141,7 @@ bool asks_for_json(std::span<const char* const> words) {
 }
 
 int parse_and_run(int argc, const char* const* argv) {
-  CLI::App app("Turns DeepSeek-V4 checkpoints into NVFP4: calibrated, cast without loss, proven.",
+  CLI::App app("Turns checkpoints of large language models into NVFP4: calibrated, streamed once, proven.",
                "nibblecast");
   app.formatter(std::make_shared<HelpFormatter>());
   app.footer(kExitCodes);
@@ -151,9 +151,9 @@ int parse_and_run(int argc, const char* const* argv) {
   CommonOptions common;
   common.threads = default_threads();
   Action action;
-  for (const auto add :
-       {add_plan, add_quantize, add_dequantize, add_convert, add_calibrate, add_resume, add_status,
-        add_verify, add_report, add_inspect, add_compare, add_evaluate, add_synth}) {
+  for (const auto add : {add_plan, add_quantize, add_dequantize, add_convert, add_calibrate, add_resume,
+                         add_status, add_verify, add_report, add_inspect, add_compare, add_evaluate,
+                         add_doctor, add_synth, add_generate}) {
     add(app, common, action);
   }
   const std::vector<const char*> words = without_help_command(argc, argv);

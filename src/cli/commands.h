@@ -18,6 +18,9 @@ void add_resume(CLI::App& app, CommonOptions& common, Action& action);
 void add_status(CLI::App& app, CommonOptions& common, Action& action);
 void add_compare(CLI::App& app, CommonOptions& common, Action& action);
 void add_evaluate(CLI::App& app, CommonOptions& common, Action& action);
+void add_doctor(CLI::App& app, CommonOptions& common, Action& action);
 void add_synth(CLI::App& app, CommonOptions& common, Action& action);
+// Hidden: what packages install is printed, of `app` as it is when the command is parsed.
+void add_generate(CLI::App& app, CommonOptions& common, Action& action);
 
 }  // namespace nibblecast

@@ -4,6 +4,8 @@
 
 #include <sstream>
 
+#include "cli/option_table.h"
+
 namespace nibblecast {
 namespace {
 
@@ -65,9 +67,8 @@ std::string HelpFormatter::make_help(const CLI::App* app, std::string name, CLI:
   std::string text;
   if (is_command) text += fmt::format("Example: {}\n\n", app->get_footer());
   text += wrapped(app->get_description(), 0, 0) + "\n" + usage(*app, name) + "\n";
-  for (const CLI::App* command : app->get_subcommands([](const CLI::App*) { return true; })) {
+  for (const CLI::App* command : shown_commands(*app))
     text += line(command->get_name(), command->get_description());
-  }
   if (!is_command) text += "\n";
   for (const bool positional : {true, false}) {
     for (const CLI::Option* option : app->get_options()) {

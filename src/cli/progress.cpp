@@ -1,9 +1,13 @@
 #include "cli/progress.h"
 
+#include <fmt/format.h>
 #include <unistd.h>
 
+#include <cstdlib>
+#include <string_view>
 #include <system_error>
 
+#include "base/error.h"
 #include "cli/console.h"
 
 namespace nibblecast {
@@ -12,15 +16,36 @@ namespace {
 using std::chrono::milliseconds;
 
 constexpr auto kTerminalInterval = milliseconds(100);  // between two updates of the line
-constexpr auto kTerminalRefresh = milliseconds(1000);  // without any
+constexpr auto kRefresh = milliseconds(1000);          // without any, but for plain lines
 constexpr auto kPlainInterval = milliseconds(10'000);
-constexpr auto kStageInterval = milliseconds(1000);  // between lines of two stages
+constexpr auto kStageInterval = milliseconds(1000);  // between lines of two stages, and of JSON
 constexpr auto kFirst = milliseconds(2000);          // before the first plain line
+
+ProgressForm wanted_form() {
+  const char* set = std::getenv("NIBBLECAST_PROGRESS");
+  const std::string_view asked_for = set == nullptr ? "" : set;
+  if (asked_for == "json") return ProgressForm::kJson;
+  if (!asked_for.empty()) {
+    throw Error(ErrorKind::kUsage, {}, fmt::format("NIBBLECAST_PROGRESS: unknown value '{}'", asked_for),
+                {.expected = "json, or nothing"});
+  }
+  return isatty(STDERR_FILENO) == 1 ? ProgressForm::kTerminal : ProgressForm::kLines;
+}
+
+// Between two lines of one stage.
+milliseconds interval_of(ProgressForm form) {
+  return form == ProgressForm::kTerminal ? kTerminalInterval
+         : form == ProgressForm::kJson   ? kStageInterval
+                                         : kPlainInterval;
+}
 
 }  // namespace
 
 ProgressPrinter::ProgressPrinter(bool quiet)
-    : quiet_(quiet), terminal_(isatty(STDERR_FILENO) == 1), start_(Clock::now()), shown_(start_) {
+    : quiet_(quiet),
+      form_(quiet ? ProgressForm::kLines : wanted_form()),
+      start_(Clock::now()),
+      shown_(start_) {
   if (quiet_) return;
   try {
     thread_ = std::thread([this] { show_in_time(); });
@@ -71,8 +96,7 @@ void ProgressPrinter::update(const Progress& progress) {
            .bytes = progress.bytes};
   const auto since = now - shown_;
   const bool stage_began = line_.title != shown_title_;
-  const bool due = terminal_ ? since >= kTerminalInterval
-                             : since >= kPlainInterval || (stage_began && since >= kStageInterval);
+  const bool due = since >= interval_of(form_) || (stage_began && since >= kStageInterval);
   if (due || !shown_any_) show(now);
 }
 
@@ -85,16 +109,16 @@ void ProgressPrinter::show(Clock::time_point now) {
   shown_any_ = true;
   shown_title_ = line_.title;
   const std::time_t time = std::time(nullptr);
-  if (terminal_)
+  if (form_ == ProgressForm::kTerminal)
     print_status(progress_text(line_, time, terminal_columns()));
   else
-    print_line(progress_text(line_, time, 0));
+    print_line(form_ == ProgressForm::kJson ? progress_json(line_) : progress_text(line_, time, 0));
 }
 
 void ProgressPrinter::show_in_time() {
   std::unique_lock lock(mutex_);
   while (!end_) {
-    const auto interval = terminal_ ? kTerminalRefresh : shown_any_ ? kPlainInterval : kFirst;
+    const auto interval = form_ != ProgressForm::kLines ? kRefresh : shown_any_ ? kPlainInterval : kFirst;
     const Clock::time_point due = shown_ + interval;
     if (ended_.wait_until(lock, due, [this] { return end_; })) return;
     const Clock::time_point now = Clock::now();

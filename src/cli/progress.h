@@ -1,5 +1,6 @@
 // cli/progress.h - how far a long job is, on stderr: on a terminal one line rewritten in place, elsewhere a
 // plain line when a stage begins (at most one a second) and every 10 seconds, whatever the job waits for.
+// With NIBBLECAST_PROGRESS=json in the environment: every second a line for programs (progress_json()).
 #pragma once
 
 #include <chrono>
@@ -17,9 +18,12 @@
 
 namespace nibblecast {
 
+enum class ProgressForm { kTerminal, kLines, kJson };
+
 class ProgressPrinter {
  public:
-  // `quiet`: prints nothing. A printer that cannot have a thread prints when it is called.
+  // `quiet`: prints nothing. A printer that cannot have a thread prints when it is called. Error kUsage where
+  // NIBBLECAST_PROGRESS is another word.
   explicit ProgressPrinter(bool quiet);
   ~ProgressPrinter();
   ProgressPrinter(const ProgressPrinter&) = delete;
@@ -40,7 +44,8 @@ class ProgressPrinter {
   void show(Clock::time_point now);  // mutex_ is held
   void show_in_time();               // the thread
 
-  const bool quiet_, terminal_;
+  const bool quiet_;
+  const ProgressForm form_;
   std::mutex mutex_;
   std::condition_variable ended_;
   bool end_ = false;

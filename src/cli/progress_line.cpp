@@ -7,6 +7,7 @@
 #include <array>
 #include <utility>
 
+#include "base/json.h"
 #include "cli/text.h"
 
 namespace nibblecast {
@@ -111,6 +112,16 @@ std::string progress_text(const ProgressLine& line, std::time_t now, size_t colu
   if (text_columns(text) <= columns) return text;
   if (rest + text_columns(kCut) < columns) return joined(cut_to(line.title, columns - rest), parts);
   return cut_to(parts[kLeft], columns);
+}
+
+std::string progress_json(const ProgressLine& line) {
+  const Json progress = {{"title", line.title},
+                         {"detail", line.detail},
+                         {"seconds", line.seconds},
+                         {"seconds_left", line.seconds_left ? Json(*line.seconds_left) : Json()},
+                         {"bytes_done", line.bytes_done},
+                         {"bytes", line.bytes > 0 ? Json(line.bytes) : Json()}};
+  return Json{{"progress", progress}}.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
 }  // namespace nibblecast

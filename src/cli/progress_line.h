@@ -24,6 +24,9 @@ struct ProgressLine {
 // is cut; the time that is left stays.
 std::string progress_text(const ProgressLine& line, std::time_t now, size_t columns);
 
+// The same for programs, a JSON object in one line: {"progress":{"title":...}}; docs/json.md has the keys.
+std::string progress_json(const ProgressLine& line);
+
 // Columns that a terminal takes for UTF-8 text; a byte that is no part of any takes one.
 size_t text_columns(std::string_view text);
 

@@ -8,6 +8,8 @@
 #include <mutex>
 
 #include "base/error.h"
+#include "remote/certificates.h"
+#include "remote/environment.h"
 #include "remote/http.h"
 
 namespace nibblecast {
@@ -18,25 +20,6 @@ constexpr long kConnectSeconds = 20;
 // A connection that brings less for so long stands still.
 constexpr long kLeastBytesPerSecond = 1000, kStandstillSeconds = 30;
 constexpr long kBufferBytes = 512 << 10;
-
-const char* environment(std::initializer_list<const char*> names) {
-  for (const char* name : names) {
-    if (const char* value = std::getenv(name); value != nullptr && *value != 0) return value;
-  }
-  return nullptr;
-}
-
-// Where Debian and Ubuntu, Fedora and RHEL, SUSE, and Alpine keep the bundle: a library that was built for
-// one of them looks there alone.
-std::string certificate_bundle() {
-  if (const char* set = environment({"SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"})) return set;
-  for (const char* path : {"/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt",
-                           "/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem"}) {
-    std::error_code ignored;
-    if (std::filesystem::exists(path, ignored)) return path;
-  }
-  return {};
-}
 
 bool may_pass(CURLcode code) {
   switch (code) {

@@ -12,8 +12,9 @@
 namespace nibblecast::testing {
 namespace {
 
-constexpr const char* kCommands[] = {"plan",   "quantize", "dequantize", "convert", "calibrate", "verify",
-                                     "status", "resume",   "inspect",    "compare", "evaluate",  "synth"};
+constexpr const char* kCommands[] = {"plan",     "quantize", "dequantize", "convert", "calibrate",
+                                     "verify",   "status",   "resume",     "inspect", "compare",
+                                     "evaluate", "synth",    "report",     "doctor"};
 
 TEST(CommandLine, Version) {
   const CliResult result = run_cli({"--version"});
@@ -82,7 +83,7 @@ TEST(CommandLine, HelpIsACommandToo) {
 std::set<std::string> option_names(const std::string& text) {
   std::set<std::string> names;
   for (size_t at = text.find("--"); at != std::string::npos; at = text.find("--", at + 2)) {
-    if (at > 0 && std::string_view(" `,|(\n").find(text[at - 1]) == std::string_view::npos) continue;
+    if (at > 0 && std::string_view(" `,|([\n").find(text[at - 1]) == std::string_view::npos) continue;
     const size_t end = text.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789-", at);
     if (end != at + 2 && text.substr(at, 3) != "---") names.insert(text.substr(at, end - at));
   }

@@ -176,6 +176,13 @@ TEST_F(JsonKeys, OfEvaluate) {
   expect_printed("evaluate", {});
 }
 
+TEST_F(JsonKeys, OfDoctor) {
+  reply_of({"doctor", path("")});
+  // Of a GPU, and of a line.
+  expect_printed("doctor", {"ordinal", "compute_capability", "memory_bytes", "usable_bytes", "line", "source",
+                            "bytes_per_second"});
+}
+
 TEST_F(JsonKeys, OfSynth) {
   reply_of({"synth", "v4-tiny", path("new")});
   expect_printed("synth", {});

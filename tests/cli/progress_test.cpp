@@ -3,6 +3,7 @@
 #include <cstdlib>
 
 #include "cli/progress_line.h"
+#include "run_cli.h"
 
 namespace nibblecast {
 namespace {
@@ -56,6 +57,15 @@ TEST_F(ProgressText, WhatSaysLeastGoesFirstAndTheTimeStays) {
     EXPECT_LE(text_columns(progress_text(line(), kNow, columns)), columns);
 }
 
+TEST_F(ProgressText, ForPrograms) {
+  EXPECT_EQ(progress_json({.title = "layer 1 of 2", .detail = "", .seconds = 1.5}),
+            R"({"progress":{"bytes":null,"bytes_done":0,"detail":"","seconds":1.5,"seconds_left":null,)"
+            R"("title":"layer 1 of 2"}})");
+  ProgressLine torn = line();
+  torn.detail = "\xff";  // a path need not be UTF-8
+  EXPECT_NE(progress_json(torn).find(R"("bytes":51539607552,"bytes_done":12884901888)"), std::string::npos);
+}
+
 TEST_F(ProgressText, CountsColumnsNotBytes) {
   EXPECT_EQ(text_columns("Ünïcode"), 7u);
   EXPECT_EQ(text_columns("模型"), 4u);
@@ -70,6 +80,16 @@ TEST_F(ProgressText, WithoutAnEstimateBytesSayHowFar) {
   ProgressLine begun{.title = "reading", .detail = "", .bytes_done = 512, .bytes = 2048};
   EXPECT_EQ(progress_text(begun, kNow, 0), "reading: 25 %, 512 bytes of 2.0 KiB");
   EXPECT_EQ(progress_text({.title = "planning", .detail = ""}, kNow, 0), "planning");
+}
+
+TEST(Progress, ForProgramsIsJsonOrRefused) {
+  const testing::TemporaryFolder folder;
+  ::setenv("NIBBLECAST_PROGRESS", "xml", 1);
+  const testing::CliResult result = testing::run_cli({"synth", "v4-tiny", (folder.path() / "tiny").string()});
+  ::unsetenv("NIBBLECAST_PROGRESS");
+  EXPECT_EQ(result.exit_code, 2);
+  EXPECT_EQ(result.err,
+            "nibblecast: error: NIBBLECAST_PROGRESS: unknown value 'xml' (expected json, or nothing)\n");
 }
 
 }  // namespace
