@@ -128,7 +128,7 @@ Json unfinished_json(const JobRecord& job, const Path& destination, bool running
           {"work_folder_is_there", work_folder_is_there},
           {"source", {{"path", job.description.source.value("path", "")}}},
           {"destination", destination.string()},
-          {"command", begun_by(job.description)},
+          {"begun_by", begun_by(job.description)},
           {"resume", "nibblecast resume " + shell_word(destination.string())},
           {"pace", pace_json(pace_of(job, running))},
           {"attempts", std::move(attempts)}};
@@ -143,8 +143,8 @@ std::string unfinished_text(const Json& status, const Pace& pace) {
                                 ? "unfinished, and being worked on"
                                 : "unfinished; `" + status["resume"].get<std::string>() + "` goes on");
   text += summary_line("source", status["source"]["path"].get<std::string>());
-  if (!status["command"].get_ref<const std::string&>().empty())
-    text += summary_line("command", status["command"].get<std::string>());
+  if (!status["begun_by"].get_ref<const std::string&>().empty())
+    text += summary_line("command", status["begun_by"].get<std::string>());
   if (!status["work_folder_is_there"].get<bool>()) {
     return text +
            summary_line("problem", "the job's work folder " + status["work_folder"].get<std::string>() +

@@ -1,4 +1,4 @@
-// docs/json.md names the keys that the program prints, and no others.
+// docs/json.md names the keys that the program prints, and no others: of each command, however it ends.
 #include <gmock/gmock.h>
 
 #include <algorithm>
@@ -7,6 +7,7 @@
 #include <regex>
 #include <set>
 
+#include "program_help.h"
 #include "run_cli.h"
 
 namespace nibblecast::testing {
@@ -61,10 +62,35 @@ void add_words(const Json& value, Words& words) {
   }
 }
 
+// Objects whose keys are names of tensors, inputs, engines...
+bool has_names_as_keys(const std::string& key) {
+  static const Words keys = {"amax",           "bound",        "engines",           "expert_formats",
+                             "inexact",        "inputs",       "modules_by_format", "nonfinite",
+                             "outside_window", "layer_passes", "layer_seconds",     "parts",
+                             "relative_error", "taps"};
+  return keys.contains(key);
+}
+
+// Objects that others wrote.
+bool is_foreign(const std::string& key) { return key == "metadata" || key == "quantization_config"; }
+
+void add_keys(const Json& value, Words& keys, bool are_names = false) {
+  if (!value.is_structured()) return;
+  for (const auto& [key, member] : value.items()) {
+    if (value.is_object() && !are_names) keys.insert(key);
+    if (!value.is_object() || !is_foreign(key))
+      add_keys(member, keys, value.is_object() && has_names_as_keys(key));
+  }
+}
+
 Words without(const Words& words, const Words& others) {
   Words left;
   std::ranges::set_difference(words, others, std::inserter(left, left.end()));
   return left;
+}
+
+Words words_of_page(const std::string& page) {
+  return code_words(read_file(fs::path(NIBBLECAST_SOURCE_DIR) / page));
 }
 
 class JsonKeys : public ::testing::Test {
@@ -73,14 +99,16 @@ class JsonKeys : public ::testing::Test {
   std::string source() const { return tiny_checkpoint().string(); }
   std::string texts() const { return write_texts(folder_.path()).string(); }
 
-  // Runs a command; every key at the top of its reply must be in the document.
+  // Runs a command; every key of its reply, at any depth, must be in the document, or among `more`.
   void reply_of(std::vector<std::string> arguments, const Words& more = {}) {
     const std::string command = arguments[0];
     arguments.insert(arguments.end(), {"--json", "--quiet"});
-    const Json reply = Json::parse(run_cli(arguments).out);
-    Words keys;
-    for (const auto& [key, value] : reply.items()) keys.insert(key);
-    Words known = document_.everywhere();
+    const CliResult result = run_cli(arguments);
+    const Json reply = Json::parse(result.out);
+    EXPECT_EQ(reply.at("exit_code"), result.exit_code);
+    EXPECT_EQ(reply.at("ok"), result.exit_code == 0);
+    Words keys, known = document_.everywhere();
+    add_keys(reply, keys);
     known.merge(document_.own(command));
     known.insert(more.begin(), more.end());
     EXPECT_THAT(without(keys, known), ::testing::IsEmpty()) << ::testing::PrintToString(arguments);
@@ -94,6 +122,14 @@ class JsonKeys : public ::testing::Test {
     EXPECT_THAT(without(without(own, printed_), but), ::testing::IsEmpty()) << command;
   }
 
+  // What paragraphs refer to.
+  Words record() const { return words_of_page("docs/formats/nibblecast-json.md"); }
+  Words record_and_evaluation() const {
+    Words words = record();
+    words.merge(document_.own("evaluate"));
+    return words;
+  }
+
   const KeysDocument document_;
 
  private:
@@ -101,26 +137,52 @@ class JsonKeys : public ::testing::Test {
   Words printed_;
 };
 
+// However a command ends, and whatever of: the keys of an error.
+TEST_F(JsonKeys, OfWhatFails) {
+  for (const auto& [command, options] : help_of_commands()) {
+    reply_of({command, path("absent"), "--no-such-option"});
+    reply_of({command, path("absent"), path("nowhere")});
+    reply_of({command});
+  }
+}
+
 TEST_F(JsonKeys, OfPlan) {
   reply_of({"plan", source(), "--calib", texts()});
   reply_of({"plan", source(), "--explain", "layers.0.ffn.experts.0.w1"});
-  expect_printed("plan", {});
+  expect_printed("plan", {"context", "buffers", "streams", "streams_resident", "expert_slot", "expert_slots",
+                          "least"});  // of a GPU
 }
 
 TEST_F(JsonKeys, OfQuantize) {
-  const Words record =
-      code_words(read_file(fs::path(NIBBLECAST_SOURCE_DIR) / "docs/formats/nibblecast-json.md"));
   const std::vector<std::string> command = {"quantize",   source(), path("out"),      "--calib", texts(),
                                             "--evaluate", texts(),  "--evaluate-seq", "32"};
   std::vector<std::string> validate = command;
   validate.push_back("--validate-only");
   reply_of(validate);
-  reply_of(command, record);
+  reply_of(command, record_and_evaluation());
   reply_of(command);
   reply_of(validate);
   expect_printed("quantize", {"unfinished", "warnings", "good"});
-  reply_of({"convert", path("out"), path("back"), "--to", "mxfp4"}, record);
-  reply_of({"dequantize", source(), path("wide")}, record);
+  reply_of({"convert", path("out"), path("back"), "--to", "mxfp4"}, record());
+  reply_of({"dequantize", source(), path("wide")}, record());
+}
+
+TEST_F(JsonKeys, OfResume) {
+  const std::vector<std::string> quantize = {"quantize", source(),           path("out"), "--calib",
+                                             texts(),    "--max-perplexity", "0.001"};
+  EXPECT_EQ(run_cli(quantize).exit_code, 6);
+  Words known = record();
+  known.merge(document_.own("quantize"));
+  reply_of({"resume", path("out")}, known);
+}
+
+TEST_F(JsonKeys, OfReport) {
+  run_cli({"quantize", source(), path("out"), "--weight-method", "max", "--calib", texts(), "--evaluate",
+           texts(), "--evaluate-seq", "32", "--quiet"});
+  Words known = words_of_page("docs/formats/report.md");
+  known.merge(record_and_evaluation());
+  reply_of({"report", path("out")}, known);
+  expect_printed("report", {});
 }
 
 TEST_F(JsonKeys, OfCalibrate) {
