@@ -149,6 +149,12 @@ void copy_async(CudaStreamHandle stream, void* to, const void* from, size_t size
   if (size_bytes == 0) return;
   check_cuda(cudaMemcpyAsync(to, from, size_bytes, cudaMemcpyDefault, stream), "cudaMemcpyAsync");
 }
+void copy_rows_async(CudaStreamHandle stream, void* to, size_t to_stride, const void* from,
+                     size_t from_stride, size_t row_bytes, size_t rows) {
+  if (row_bytes == 0 || rows == 0) return;
+  check_cuda(cudaMemcpy2DAsync(to, to_stride, from, from_stride, row_bytes, rows, cudaMemcpyDefault, stream),
+             "cudaMemcpy2DAsync");
+}
 void fill_async(CudaStreamHandle stream, void* to, uint8_t byte, size_t size_bytes) {
   if (size_bytes == 0) return;
   check_cuda(cudaMemsetAsync(to, byte, size_bytes, stream), "cudaMemsetAsync");

@@ -114,6 +114,9 @@ Buffer pinned_buffer(size_t size_bytes);
 // Between host and device, or on either, in the stream's order. Host memory must stay until the copy is done;
 // if it is not pinned, the call may return only then.
 void copy_async(CudaStreamHandle stream, void* to, const void* from, size_t size_bytes);
+// `rows` of `row_bytes`, whose beginnings lie so many bytes apart.
+void copy_rows_async(CudaStreamHandle stream, void* to, size_t to_stride, const void* from,
+                     size_t from_stride, size_t row_bytes, size_t rows);
 void fill_async(CudaStreamHandle stream, void* to, uint8_t byte, size_t size_bytes);
 
 // A host array to device memory and back; waits.

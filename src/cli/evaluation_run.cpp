@@ -26,9 +26,10 @@ class Shares {
       : models_(models), common_(common), limit_(common.memory_limit()) {
     const size_t count = models.size();
     options_.device = device;
-    options_.device.memory_bytes /= count;
     const Model& model = *models[0].plan->model;
     peak_bytes_ = evaluation_memory_bytes(model, workload, count);
+    reserve_for_meeting(meeting_bytes(model, workload, count));
+    options_.device.memory_bytes /= count;
     const uint64_t inputs = rounded_inputs_bytes(model, workload);
     for (const EvaluatedModel& each : models)
       if (each.input_scale.base != InputScaleRule::Base::kUnrounded) reserve_for_inputs(inputs);
@@ -51,6 +52,14 @@ class Shares {
   const EvaluationOptions& options() const { return options_; }
 
  private:
+  // Once for all models.
+  void reserve_for_meeting(uint64_t size_bytes) {
+    uint64_t& on_device = options_.device.memory_bytes;
+    if (options_.device.cuda)
+      on_device -= std::min(on_device, size_bytes);
+    else
+      peak_bytes_ += size_bytes;
+  }
   // Where the models compute: on the device, each in its own share, or here.
   void reserve_for_inputs(uint64_t size_bytes) {
     if (options_.device.cuda)

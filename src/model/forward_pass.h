@@ -62,6 +62,14 @@ using InputScales = std::unordered_map<std::string, float>;
 // routing weight where it comes before.
 using TapBlocks = std::map<std::string, BlockAmaxes>;
 
+// Values that a pass shows, one of both. With a queue they lie on its device, are there after what was queued
+// so far, and stay until what the callee queues is through.
+struct ShownValues {
+  const float* f32 = nullptr;
+  const bf16* b16 = nullptr;
+  CudaStream* queue = nullptr;
+};
+
 // What may be looked at within a layer.
 enum class LayerPart : uint8_t {
   kMixer,  // what attention gives, before it is added to what goes on
@@ -70,7 +78,8 @@ enum class LayerPart : uint8_t {
 struct LayerWatch {
   // Values [count, width] of tokens [first, first + count), in any order of parts and tokens; called from the
   // thread that drives the pass, and read until it returns. width: of a token in the model, hidden_size.
-  std::function<void(LayerPart part, size_t first, size_t count, size_t width, const float* values)> part;
+  std::function<void(LayerPart part, size_t first, size_t count, size_t width, const ShownValues& values)>
+      part;
   // Experts of all tokens [tokens, top], of a layer that has a router.
   std::function<void(std::span<const int32_t> experts)> routing;
 };
@@ -97,6 +106,7 @@ class ForwardPass {
   // compute dtype.
   virtual uint64_t streams_bytes() const = 0;
   virtual void set_streams(uint64_t begin, std::span<const std::byte> bytes) = 0;
+  // `bytes` may be the memory of the device on which the pass computes.
   virtual void get_streams(uint64_t begin, std::span<std::byte> bytes) const = 0;
 
   // `dense`: all tensors of the layer but those of WeightModule::streams(), as the checkpoint has them; of
@@ -112,6 +122,8 @@ class ForwardPass {
   virtual std::optional<RoundedBlocks> rounded_blocks() const { return std::nullopt; }
   // Of the layers from here on. A pass that shows nothing calls nothing.
   virtual void watch(LayerWatch) {}
+  // watch() and begin_head() show values where the pass computes; else a device's are copied to host memory.
+  virtual void show_in_place() {}
   // From the next layer on layer_amax() has second moments too. kUnsupported where the pass measures none.
   virtual void measure_second_moments();
   // From the next layer on block_amaxes() has all taps of linears. kUnsupported where the pass measures none.

@@ -14,17 +14,21 @@
 
 namespace nibblecast {
 
+class CudaStream;
+
 // Fixed, so that results do not depend on how bytes are cut, on memory or on threads.
 inline constexpr size_t kHeadRows = 1024;    // rows of the vocabulary that are there at once
 inline constexpr size_t kHeadTokens = 4096;  // tokens whose logits of these rows are
 
 // Logits of tokens [token, token + tokens), which count over all rows one after the other, for rows
-// [first, first + count) of the vocabulary; in host memory, until the sink returns.
+// [first, first + count) of the vocabulary; in host memory, until the sink returns, or on a device, as
+// ShownValues (model/forward_pass.h).
 struct LogitsBlock {
   size_t token = 0, tokens = 0;
   size_t first = 0, count = 0;
   size_t stride = 0;              // floats from one token to the next
   const float* values = nullptr;  // [tokens, count]
+  CudaStream* queue = nullptr;
 };
 // Called from the thread that drives the forward pass: vocabulary ascending, for each part of it the tokens.
 using LogitsSink = std::function<void(const LogitsBlock&)>;

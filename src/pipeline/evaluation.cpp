@@ -14,6 +14,8 @@
 #include "base/parallel.h"
 #include "model/token_rows.h"
 #include "ops/logits_divergence.h"
+#include "pipeline/logits_meeting.h"
+#include "pipeline/meeting_place.h"
 #include "pipeline/model_walk.h"
 #include "pipeline/saved_evaluation.h"
 #include "pipeline/stream_errors.h"
@@ -24,60 +26,16 @@ namespace {
 constexpr uint64_t kRoundedTokens =
     8192;  // whose inputs of one linear a pass holds, or those of a longer row
 
-// The source's logits until every candidate was held against them: those of the rows of the vocabulary that
-// are worked on, of all tokens.
-class LogitsMeeting {
- public:
-  LogitsMeeting(size_t tokens, size_t candidates)
-      : states_(candidates, std::vector<LogitsDivergence>(tokens)) {}
-
-  LogitsSink source() {
-    return [this](const LogitsBlock& block) { keep(block); };
-  }
-  LogitsSink candidate(size_t index) {
-    return [this, index](const LogitsBlock& block) { meet(block, states_[index]); };
-  }
-  // The source's go on to other rows of the vocabulary.
-  void clear() { kept_.clear(); }
-  const std::vector<LogitsDivergence>& states(size_t candidate) const { return states_[candidate]; }
-
- private:
-  struct Kept {
-    std::vector<float> values;
-    size_t first = 0;
-  };
-
-  void keep(const LogitsBlock& block) {
-    Kept& kept = kept_[block.token];
-    kept.first = block.first;
-    kept.values.resize(block.tokens * block.count);
-    parallel_for(block.tokens, [&](size_t token) {
-      std::copy_n(block.values + token * block.stride, block.count, kept.values.data() + token * block.count);
-    });
-  }
-
-  void meet(const LogitsBlock& block, std::vector<LogitsDivergence>& states) const {
-    const auto kept = kept_.find(block.token);
-    if (kept == kept_.end() || kept->second.first != block.first) {
-      throw Error(ErrorKind::kInternal, {},
-                  fmt::format("logits of token {}, row {} of the vocabulary come before the source's",
-                              block.token, block.first));
-    }
-    parallel_for(block.tokens, [&](size_t token) {
-      add_logits_pair(kept->second.values.data() + token * block.count, block.values + token * block.stride,
-                      block.count, block.first, states[block.token + token]);
-    });
-  }
-
-  std::map<size_t, Kept> kept_;  // by the first token
-  std::vector<std::vector<LogitsDivergence>> states_;
-};
-
 class Evaluator {
  public:
   Evaluator(std::span<const EvaluatedModel> models, const CalibrationRows& rows,
             const EvaluationOptions& options)
-      : models_(models), rows_(rows), options_(options), parts_(rows.tokens(), models.size() - 1) {
+      : models_(models),
+        rows_(rows),
+        options_(options),
+        place_(make_meeting_place(options.device)),
+        parts_(*place_, rows.tokens(), models.size() - 1),
+        stream_errors_(*place_, rows.tokens(), models[0].plan->options.compute_dtype) {
     if (!options.state_folder.empty())
       saved_.emplace(models[0].checkpoint->files(), options.state_folder, options.identity);
     begin_walks(saved_ && saved_->state() ? saved_->state()->layer : 0);
@@ -184,8 +142,10 @@ class Evaluator {
     walks_.push_back(std::make_unique<ModelWalk>(*model.checkpoint, *model.plan, rows_.ids, walk));
     bytes_ += walks_.back()->bytes();
     if (models_.size() == 1) return;
-    for (size_t index = first; index < streams_.size(); ++index)
+    for (size_t index = first; index < streams_.size(); ++index) {
+      forward(index).show_in_place();
       forward(index).watch(index == 0 ? parts_.of_source() : parts_.of_candidate(index - 1));
+    }
   }
 
   // Runs `f`; an error that names no file is the checkpoint's.
@@ -219,7 +179,7 @@ class Evaluator {
   }
 
   void add_errors(size_t index, uint64_t layer) {
-    const ErrorSums sums = stream_errors(forward(0), forward(index), models_[0].plan->options.compute_dtype);
+    const ErrorSums sums = stream_errors_.between(forward(0), forward(index));
     result_.models[index].layers.push_back({.layer = layer,
                                             .stream_error = sums.error(),
                                             .stream_cosine = sums.cosine(),
@@ -231,7 +191,7 @@ class Evaluator {
   // A part of the vocabulary after the other, for all models.
   void run_head() {
     const size_t candidates = models_.size() - 1;
-    LogitsMeeting meeting(candidates > 0 ? rows_.tokens() : 0, candidates);
+    LogitsMeeting meeting(*place_, rows_.tokens(), candidates);
     walks_[0]->begin_head(0, candidates > 0 ? meeting.source() : LogitsSink());
     for (size_t index = 1; index < models_.size(); ++index)
       walks_[streams_[index].walk]->begin_head(streams_[index].pass, meeting.candidate(index - 1));
@@ -332,7 +292,9 @@ class Evaluator {
   const std::span<const EvaluatedModel> models_;
   const CalibrationRows& rows_;
   const EvaluationOptions& options_;
+  std::unique_ptr<MeetingPlace> place_;
   LayerParts parts_;
+  StreamErrors stream_errors_;
   TapBlocks blocks_;  // of the source's layer, where they are needed
   std::vector<std::unique_ptr<ModelWalk>> walks_;
   std::vector<Stream> streams_;  // of the models
@@ -377,14 +339,19 @@ uint64_t rounded_inputs_bytes(const Model& model, const Workload& work) {
 
 uint64_t evaluation_memory_bytes(const Model& model, const Workload& work, size_t models) {
   const uint64_t candidates = models - 1, tokens = work.tokens;
-  const uint64_t losses = tokens * models * (sizeof(float) + sizeof(TokenDivergence));
-  if (candidates == 0) return losses;
-  const Shape& embedding = model.table.globals.find({.role = Role::kEmbedding})->shape;
-  const uint64_t kept = tokens * std::min<uint64_t>(kHeadRows, embedding[0]) * sizeof(float);
-  const uint64_t watched = 2 * tokens * embedding[1] * sizeof(float);
   uint64_t top = 0;
   for (const LayerTable& layer : model.table.layers) top = std::max(top, layer.top);
-  return losses + kept + watched + tokens * (candidates * sizeof(LogitsDivergence) + top * sizeof(int32_t));
+  const uint64_t of_candidates = candidates == 0 ? 0 : sizeof(LogitsDivergence) + top * sizeof(int32_t);
+  return tokens * (models * (sizeof(float) + sizeof(TokenDivergence)) + of_candidates);
+}
+
+uint64_t meeting_bytes(const Model& model, const Workload& work, size_t models) {
+  if (models == 1) return 0;
+  const uint64_t candidates = models - 1, width = model.carried_width();
+  const uint64_t hidden = model.table.globals.find({.role = Role::kEmbedding})->shape[1];
+  const uint64_t a_token = (kHeadRows + 2 * hidden) * sizeof(float) + candidates * sizeof(LogitsDivergence) +
+                           (1 + 2 * candidates) * sizeof(ErrorSums);
+  return work.tokens * a_token + 2 * std::max<uint64_t>(MeetingPlace::kMostStreamBytes, width * sizeof(float));
 }
 
 }  // namespace nibblecast

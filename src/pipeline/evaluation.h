@@ -100,8 +100,12 @@ Evaluation evaluate(std::span<const EvaluatedModel> models, const CalibrationRow
 // What a model takes to round the inputs of a linear, where the model computes.
 uint64_t rounded_inputs_bytes(const Model& model, const Workload& work);
 
-// What evaluate() takes beside the models' passes and their readers: the source's logits of a part of the
-// vocabulary, what is watched within a layer, and a few numbers a token.
+// What evaluate() takes of host memory beside the models' passes and their readers, and what they meet in: a
+// few numbers a token.
 uint64_t evaluation_memory_bytes(const Model& model, const Workload& work, size_t models);
+
+// What they meet in, where the models compute: the source's logits of a part of the vocabulary, and what is
+// watched within a layer.
+uint64_t meeting_bytes(const Model& model, const Workload& work, size_t models);
 
 }  // namespace nibblecast

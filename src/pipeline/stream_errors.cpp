@@ -2,104 +2,105 @@
 
 #include <algorithm>
 
-#include "base/parallel.h"
-#include "formats/bf16.h"
-
 namespace nibblecast {
 namespace {
 
-constexpr size_t kStreamBytes = 4 << 20;  // of streams that are there at once
-constexpr size_t kErrorTask = 16 << 10;
-
-template <class T>
-ErrorSums sums_of(const T* a, const T* b, size_t count) {
-  ErrorSums sums;
-  for (size_t i = 0; i < count; ++i) {
-    const double x = to_float(a[i]), y = to_float(b[i]);
-    sums.a2 += x * x;
-    sums.b2 += y * y;
-    sums.ab += x * y;
-    sums.d2 += (x - y) * (x - y);
-  }
-  return sums;
+size_t value_bytes(const ShownValues& values) { return values.b16 != nullptr ? sizeof(bf16) : sizeof(float); }
+const void* address(const ShownValues& values) {
+  return values.b16 != nullptr ? static_cast<const void*>(values.b16) : values.f32;
+}
+ErrorSums* sums_at(const std::shared_ptr<std::byte>& memory) {
+  return reinterpret_cast<ErrorSums*>(memory.get());
 }
 
-// In tasks of fixed size, joined in their order.
-template <class T>
-ErrorSums all_sums(const T* a, const T* b, size_t count) {
-  std::vector<ErrorSums> found((count + kErrorTask - 1) / kErrorTask);
-  parallel_for(found.size(), [&](size_t task) {
-    const size_t begin = task * kErrorTask;
-    found[task] = sums_of(a + begin, b + begin, std::min(kErrorTask, count - begin));
-  });
-  ErrorSums all;
-  for (const ErrorSums& sums : found) all.merge(sums);
-  return all;
-}
-
-template <class T>
-ErrorSums sums_of_streams(const ForwardPass& a, const ForwardPass& b) {
-  const uint64_t size = a.streams_bytes();
-  std::vector<T> values_a(std::min<uint64_t>(kStreamBytes, size) / sizeof(T)), values_b(values_a.size());
-  ErrorSums all;
-  for (uint64_t begin = 0; begin < size; begin += kStreamBytes) {
-    const size_t bytes = static_cast<size_t>(std::min<uint64_t>(kStreamBytes, size - begin));
-    a.get_streams(begin, std::as_writable_bytes(std::span(values_a)).first(bytes));
-    b.get_streams(begin, std::as_writable_bytes(std::span(values_b)).first(bytes));
-    all.merge(all_sums(values_a.data(), values_b.data(), bytes / sizeof(T)));
-  }
-  return all;
+ErrorSums sum_of_tokens(MeetingPlace& place, const std::shared_ptr<std::byte>& memory, size_t tokens) {
+  std::vector<ErrorSums> sums(tokens);
+  place.read(std::as_writable_bytes(std::span(sums)), memory.get());
+  return sum_of(sums);
 }
 
 }  // namespace
 
-ErrorSums error_sums(std::span<const float> a, std::span<const float> b) {
-  return all_sums(a.data(), b.data(), a.size());
+void StreamErrors::allocate(uint64_t streams_bytes) {
+  token_bytes_ = static_cast<size_t>(streams_bytes / tokens_);
+  piece_tokens_ = std::clamp<size_t>(place_.stream_bytes() / token_bytes_, 1, tokens_);
+  a_ = place_.allocate(piece_tokens_ * token_bytes_);
+  b_ = place_.allocate(piece_tokens_ * token_bytes_);
+  sums_ = place_.allocate(tokens_ * sizeof(ErrorSums));
 }
 
-ErrorSums stream_errors(const ForwardPass& a, const ForwardPass& b, ComputeDtype dtype) {
-  return dtype == ComputeDtype::kBF16 ? sums_of_streams<bf16>(a, b) : sums_of_streams<float>(a, b);
+ErrorSums StreamErrors::between(const ForwardPass& a, const ForwardPass& b) {
+  if (!sums_) allocate(a.streams_bytes());
+  const bool is_bf16 = dtype_ == ComputeDtype::kBF16;
+  const size_t width = token_bytes_ / (is_bf16 ? sizeof(bf16) : sizeof(float));
+  ShownValues values;
+  if (is_bf16)
+    values.b16 = reinterpret_cast<const bf16*>(b_.get());
+  else
+    values.f32 = reinterpret_cast<const float*>(b_.get());
+  for (size_t first = 0; first < tokens_; first += piece_tokens_) {
+    const size_t count = std::min(piece_tokens_, tokens_ - first), bytes = count * token_bytes_;
+    a.get_streams(uint64_t{first} * token_bytes_, {a_.get(), bytes});
+    b.get_streams(uint64_t{first} * token_bytes_, {b_.get(), bytes});
+    place_.token_errors(a_.get(), values, count, width, sums_at(sums_) + first);
+  }
+  return sum_of_tokens(place_, sums_, tokens_);
 }
 
 LayerWatch LayerParts::of_source() {
-  return {.part =
-              [this](LayerPart part, size_t first, size_t count, size_t width, const float* values) {
-                SourceHalf& own = source_[static_cast<size_t>(part)];
-                own.values.resize(tokens_ * width);
-                std::copy_n(values, count * width,
-                            own.values.begin() + static_cast<ptrdiff_t>(first * width));
-                own.shown = true;
-              },
+  return {.part = [this](LayerPart part, size_t first, size_t count, size_t width,
+                         const ShownValues& values) { keep(part, first, count, width, values); },
           .routing =
               [this](std::span<const int32_t> experts) { experts_.assign(experts.begin(), experts.end()); }};
 }
 
 LayerWatch LayerParts::of_candidate(size_t index) {
-  return {.part =
-              [this, index](LayerPart part, size_t first, size_t count, size_t width, const float* values) {
-                const SourceHalf& source = source_[static_cast<size_t>(part)];
-                if (!source.shown || source.values.size() != tokens_ * width) return;
-                std::optional<ErrorSums>& sums = candidates_[index].halves[static_cast<size_t>(part)];
-                if (!sums) sums.emplace();
-                sums->merge(error_sums({source.values.data() + first * width, count * width},
-                                       {values, count * width}));
-              },
-          .routing =
-              [this, index](std::span<const int32_t> experts) {
-                candidates_[index].moved = moved_routing(experts);
-              }};
+  Candidate& candidate = candidates_[index];
+  return {.part = [this, &candidate](
+                      LayerPart part, size_t first, size_t count, size_t width,
+                      const ShownValues& values) { meet(candidate, part, first, count, width, values); },
+          .routing = [this, &candidate](
+                         std::span<const int32_t> experts) { candidate.moved = moved_routing(experts); }};
+}
+
+void LayerParts::keep(LayerPart part, size_t first, size_t count, size_t width, const ShownValues& values) {
+  SourceHalf& own = source_[static_cast<size_t>(part)];
+  const size_t token_bytes = width * value_bytes(values);
+  if (own.token_bytes != token_bytes) {
+    own.values = place_.allocate(tokens_ * token_bytes);
+    own.token_bytes = token_bytes;
+  }
+  place_.keep(address(values), token_bytes, token_bytes, count, values.queue,
+              own.values.get() + first * token_bytes);
+  own.shown = true;
+}
+
+void LayerParts::meet(Candidate& candidate, LayerPart part, size_t first, size_t count, size_t width,
+                      const ShownValues& values) {
+  const auto half = static_cast<size_t>(part);
+  const SourceHalf& source = source_[half];
+  if (!source.shown || source.token_bytes != width * value_bytes(values)) return;
+  std::shared_ptr<std::byte>& sums = candidate.sums[half];
+  if (!sums) sums = place_.allocate(tokens_ * sizeof(ErrorSums));
+  place_.token_errors(source.values.get() + first * source.token_bytes, values, count, width,
+                      sums_at(sums) + first);
+  candidate.held[half] = true;
 }
 
 void LayerParts::begin_layer() {
   for (SourceHalf& own : source_) own.shown = false;
   experts_.clear();
-  for (Candidate& candidate : candidates_) candidate = {};
+  for (Candidate& candidate : candidates_) {
+    candidate.held[0] = candidate.held[1] = false;
+    candidate.moved.reset();
+  }
 }
 
 std::optional<double> LayerParts::error_of(size_t index, LayerPart part) const {
-  const std::optional<ErrorSums>& sums = candidates_[index].halves[static_cast<size_t>(part)];
-  if (!sums) return std::nullopt;
-  return sums->error();
+  const auto half = static_cast<size_t>(part);
+  const Candidate& candidate = candidates_[index];
+  if (!candidate.held[half]) return std::nullopt;
+  return sum_of_tokens(place_, candidate.sums[half], tokens_).error();
 }
 
 // Sets of experts, token by token: the order of a token's choices means nothing.

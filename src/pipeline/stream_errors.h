@@ -2,35 +2,41 @@
 // between two layers, what a layer's two halves give, and the routing.
 #pragma once
 
-#include <cmath>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <vector>
 
 #include "model/forward_pass.h"
+#include "pipeline/meeting_place.h"
 #include "plan/options.h"
 
 namespace nibblecast {
 
-// Sums over values a and b, in double.
-struct ErrorSums {
-  double a2 = 0, b2 = 0, ab = 0, d2 = 0;  // of a^2, b^2, a b, (a - b)^2
+// Of the streams [tokens, ...] of two passes between the same layers, piece by piece.
+class StreamErrors {
+ public:
+  StreamErrors(MeetingPlace& place, size_t tokens, ComputeDtype dtype)
+      : place_(place), tokens_(tokens), dtype_(dtype) {}
+  ErrorSums between(const ForwardPass& a, const ForwardPass& b);
 
-  void merge(const ErrorSums& other) { a2 += other.a2, b2 += other.b2, ab += other.ab, d2 += other.d2; }
-  double error() const { return d2 == 0 ? 0 : std::sqrt(d2 / a2); }  // ||a - b|| / ||a||
-  double cosine() const { return d2 == 0 ? 1 : ab / std::sqrt(a2 * b2); }
+ private:
+  void allocate(uint64_t streams_bytes);
+
+  MeetingPlace& place_;
+  const size_t tokens_;
+  const ComputeDtype dtype_;
+  size_t token_bytes_ = 0, piece_tokens_ = 0;
+  std::shared_ptr<std::byte> a_, b_, sums_;
 };
-ErrorSums error_sums(std::span<const float> a, std::span<const float> b);
-
-// Of two passes between the same layers, in pieces of fixed size. `dtype`: of both.
-ErrorSums stream_errors(const ForwardPass& a, const ForwardPass& b, ComputeDtype dtype);
 
 // What is watched within one layer: the source first, then the candidates, which are held against it as they
 // come, in any order.
 class LayerParts {
  public:
-  LayerParts(size_t tokens, size_t candidates) : tokens_(tokens), candidates_(candidates) {}
+  LayerParts(MeetingPlace& place, size_t tokens, size_t candidates)
+      : place_(place), tokens_(tokens), candidates_(candidates) {}
 
   // For ForwardPass::watch(); of the source the values are kept.
   LayerWatch of_source();
@@ -46,16 +52,22 @@ class LayerParts {
 
  private:
   struct SourceHalf {
-    std::vector<float> values;  // [tokens, D]
+    std::shared_ptr<std::byte> values;  // [tokens, D], as they were shown
+    size_t token_bytes = 0;             // of each
     bool shown = false;
   };
   struct Candidate {
-    std::optional<ErrorSums> halves[2];
-    std::optional<double> moved;
+    std::shared_ptr<std::byte> sums[2] = {};  // ErrorSums [tokens] of each half
+    bool held[2] = {};
+    std::optional<double> moved = {};
   };
+  void keep(LayerPart part, size_t first, size_t count, size_t width, const ShownValues& values);
+  void meet(Candidate& candidate, LayerPart part, size_t first, size_t count, size_t width,
+            const ShownValues& values);
   std::optional<double> error_of(size_t index, LayerPart part) const;
   std::optional<double> moved_routing(std::span<const int32_t> experts) const;
 
+  MeetingPlace& place_;
   const size_t tokens_;
   SourceHalf source_[2];
   std::vector<int32_t> experts_;  // the source's

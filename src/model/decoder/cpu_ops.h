@@ -76,9 +76,10 @@ class CpuOps {
   std::optional<RoundedBlocks> rounded_blocks() const { return rounded_blocks_.value(); }
   void set_tick(ForwardPass::Tick tick) { tick_ = std::move(tick); }
   // From here on show() and show_routing() show what they are given, if anybody looks.
+  void show_in_place() {}  // nothing is copied
   void watch(LayerWatch watch) { watch_ = std::move(watch); }
   void show(LayerPart part, size_t first, size_t count, const float* values) const {
-    if (watch_.part) watch_.part(part, first, count, hidden_, values);
+    if (watch_.part) watch_.part(part, first, count, hidden_, {.f32 = values});
   }
   void show_routing(const RoutingBuffers& routing, size_t top) const {
     if (watch_.routing) watch_.routing({routing.chosen, tokens() * top});

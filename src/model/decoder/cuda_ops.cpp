@@ -346,6 +346,11 @@ void CudaOps<T>::add_logits(const float* logits, size_t count, size_t rows, uint
 
 template <class T>
 void CudaOps<T>::show(const LogitsBlock& block, const LogitsSink& sink) {
+  if (in_place_) {
+    LogitsBlock here = block;
+    here.queue = &computing_;
+    return sink(here);
+  }
   std::vector<float> values(block.tokens * block.stride);
   copy_async(computing_, values.data(), block.values, values.size() * sizeof(float));
   computing_.synchronize();
@@ -357,10 +362,11 @@ void CudaOps<T>::show(const LogitsBlock& block, const LogitsSink& sink) {
 template <class T>
 void CudaOps<T>::show(LayerPart part, size_t first, size_t count, const float* values) {
   if (!watch_.part) return;
+  if (in_place_) return watch_.part(part, first, count, hidden_, {.f32 = values, .queue = &computing_});
   std::vector<float> on_host(count * hidden_);
   copy_async(computing_, on_host.data(), values, on_host.size() * sizeof(float));
   computing_.synchronize();
-  watch_.part(part, first, count, hidden_, on_host.data());
+  watch_.part(part, first, count, hidden_, {.f32 = on_host.data()});
 }
 
 template <class T>

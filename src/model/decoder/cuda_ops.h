@@ -73,6 +73,7 @@ class CudaOps {
   void begin_layer();
   std::optional<RoundedBlocks> rounded_blocks() const { return std::nullopt; }  // kernels do not count
   void watch(LayerWatch watch) { watch_ = std::move(watch); }
+  void show_in_place() { in_place_ = true; }
   void show(LayerPart part, size_t first, size_t count, const float* values);
   void show_routing(const RoutingBuffers& routing, size_t top) const {
     if (watch_.routing) watch_.routing({routing.chosen, tokens() * top});
@@ -177,6 +178,7 @@ class CudaOps {
   CudaRowGroups groups_;
   CudaSlots slots_;
   LayerWatch watch_;
+  bool in_place_ = false;
   DeviceBuffer rounded_;         // of the linear in progress; as large as the largest so far
   CudaReadback routed_, found_;  // findings up to the routing, and of the layer
   Slot head_slots_[2];

@@ -36,6 +36,7 @@ class DecoderPass final : public ForwardPass {
 
   void set_tick(Tick tick) override { device_.set_tick(std::move(tick)); }
   void watch(LayerWatch watch) override { device_.watch(std::move(watch)); }
+  void show_in_place() override { device_.show_in_place(); }
 
   void embed(uint64_t first, uint64_t count, std::span<const std::byte> bytes) override {
     device_.embed(embedding_, first, count, bytes);

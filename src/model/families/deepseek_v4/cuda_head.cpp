@@ -109,6 +109,11 @@ void CudaHead<T>::add_rows(const bf16* stored, size_t count) {
 
 template <class T>
 void CudaHead<T>::show(const LogitsBlock& on_device) const {
+  if (state_.show_in_place) {
+    LogitsBlock here = on_device;
+    here.queue = &state_.computing;
+    return sink_(here);
+  }
   std::vector<float> values(on_device.tokens * on_device.stride);
   copy_async(state_.computing, values.data(), on_device.values, values.size() * sizeof(float));
   state_.computing.synchronize();

@@ -216,12 +216,20 @@ const T* CudaForwardState<T>::input(const T* x, size_t m, size_t k, float scale)
 template <class T>
 void CudaForwardState<T>::show(LayerPart part, size_t first, size_t count, const T* y) {
   if (!watch.part) return;
+  if (show_in_place) {
+    ShownValues values{.queue = &computing};
+    if constexpr (std::is_same_v<T, bf16>)
+      values.b16 = y;
+    else
+      values.f32 = y;
+    return watch.part(part, first, count, config.hidden_size, values);
+  }
   std::vector<T> values(count * config.hidden_size);
   copy_async(computing, values.data(), y, values.size() * sizeof(T));
   computing.synchronize();
   std::vector<float> shown;
   for (const T value : values) shown.push_back(to_float(value));
-  watch.part(part, first, count, config.hidden_size, shown.data());
+  watch.part(part, first, count, config.hidden_size, {.f32 = shown.data()});
 }
 
 template class CudaForwardState<float>;

@@ -123,6 +123,7 @@ class CudaForwardState {
   InputScales input_scales;  // of the layer, by full name
   DeviceBuffer rounded;      // inputs of the linear in progress; as large as the largest so far
   LayerWatch watch;
+  bool show_in_place = false;
 
   size_t token_count() const { return ids.size(); }
   size_t stream_width() const { return config.hc_mult * config.hidden_size; }

@@ -45,7 +45,7 @@ void ForwardState<T>::show(LayerPart part, size_t first, size_t count, const T* 
   if (!watch.part) return;
   std::vector<float> values(count * config.hidden_size);
   for (size_t i = 0; i < values.size(); ++i) values[i] = to_float(y[i]);
-  watch.part(part, first, count, config.hidden_size, values.data());
+  watch.part(part, first, count, config.hidden_size, {.f32 = values.data()});
 }
 
 template <class T>

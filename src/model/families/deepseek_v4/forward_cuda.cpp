@@ -202,6 +202,11 @@ void DeepseekV4CudaForward<T>::watch(LayerWatch watch) {
 }
 
 template <class T>
+void DeepseekV4CudaForward<T>::show_in_place() {
+  flow_->state.show_in_place = true;
+}
+
+template <class T>
 void DeepseekV4CudaForward<T>::expert(uint64_t expert, const StoredExpert& weights, const Owner& owner) {
   assert(expert == flow_->next_expert && expert < flow_->state.config.n_routed_experts);
   check_expert(flow_->state.config, flow_->state.layer, expert, weights);

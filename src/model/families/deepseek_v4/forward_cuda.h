@@ -36,6 +36,7 @@ class DeepseekV4CudaForward : public ForwardPass {
             const Owner& owner) override;
   void set_input_scales(InputScales scales) override;
   void watch(LayerWatch watch) override;
+  void show_in_place() override;
   void begin_layer() override;
   void expert(uint64_t expert, const StoredExpert& weights, const Owner& owner) override;
   void end_layer() override;
