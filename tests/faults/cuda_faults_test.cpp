@@ -70,7 +70,7 @@ class CudaFaults : public ::testing::Test {
   // What does not hold times.
   std::map<std::string, std::string> output(const std::string& name) const {
     auto files = folder_contents(path(name));
-    for (const char* name : {"nibblecast.json", "report.json", "report.html"}) files.erase(name);
+    for (const char* timed : {"nibblecast.json", "report.json", "report.html"}) files.erase(timed);
     return files;
   }
 

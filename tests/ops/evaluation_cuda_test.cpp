@@ -26,7 +26,7 @@ std::vector<float> random_floats(size_t count, float size, unsigned seed) {
 
 struct Pair {
   size_t tokens = 0, vocabulary = 0;
-  std::vector<float> a, b;  // [tokens, vocabulary]
+  std::vector<float> a = {}, b = {};  // [tokens, vocabulary]
 };
 
 // In parts of the vocabulary, b with gaps between its tokens.
