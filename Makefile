@@ -6,7 +6,7 @@ help:
 	@echo "make demo     install what is missing, build, and take a tiny DeepSeek-V4 through the whole job"
 	@echo "make test     install what is missing, build, and run every test"
 	@echo "make build    the program, at build/release/nibblecast"
-	@echo "make install  builds, then installs program, man page and completions; PREFIX=/usr/local, DESTDIR="
+	@echo "make install  installs what \`make build\` made: program, man page, completions; PREFIX=/usr/local, DESTDIR="
 	@echo "make deb      a Debian package, at build/release/nibblecast.deb"
 	@echo "make wheel    a wheel for pip, in build/wheel"
 	@echo "make parquet  the program again, reading Parquet files too (gets Arrow C++ from PyPI, 55 MB)"
@@ -38,16 +38,15 @@ configure: deps
 	@$(call configure,release)
 
 build: configure
-	@cmake --build --preset release --target nibblecast
+	@cmake --build --preset release --target nibblecast generated
 
+# Of what `make build` has made: with `sudo` nothing is built.
 PREFIX = /usr/local
-install: build
-	@cmake --build --preset release --target generated
+install:
 	@cmake --install build/release --prefix $(PREFIX) --strip
 
 deb: build
 	@tools/install-deps dpkg-dev file git
-	@cmake --build --preset release --target generated
 	@cd build/release && cpack >deb.log 2>&1 || { cat deb.log; exit 1; }
 	@ls $(CURDIR)/build/release/nibblecast.deb
 
@@ -58,7 +57,7 @@ wheel: deps
 parquet: deps
 	@tools/install-parquet
 	@cmake --preset release -DPARQUET=ON >build/release.configure.log 2>&1 || { cat build/release.configure.log; exit 1; }
-	@cmake --build --preset release --target nibblecast
+	@cmake --build --preset release --target nibblecast generated
 
 demo: build
 	@tools/demo build/release/nibblecast

@@ -1,7 +1,6 @@
 #include "cli/doctor_checks.h"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -83,15 +82,14 @@ Json device_json(const CudaDevice& device, uint64_t free_bytes) {
           {"usable_bytes", free_bytes}};
 }
 
-// Whether products can be made on it: their library is looked for when the first is. Takes it into use.
-void try_products(int ordinal, Check& check) {
-  ForwardDevice device;
-  device.cuda = ordinal;
+// What fails on a device is a finding here.
+template <class F>
+void try_on_device(Check& check, const F& f) {
   try {
-    check.found += "; " + device_identity(device);
+    f();
   } catch (const Error& error) {
-    check.found += "; " + error.problem();
-    check.remedy = error.detail().hint;
+    check.found += std::string("; ") + error.what();
+    check.remedy = error.detail().hint.empty() ? "see what nvidia-smi says of it" : error.detail().hint;
   }
 }
 
@@ -147,13 +145,17 @@ Check check_gpu() {
   Check check{
       .name = "gpu", .found = "", .figures = {{"nvidia_cards", nvidia_cards()}, {"devices", Json::array()}}};
   for (const CudaDevice& device : found.usable) {
-    const uint64_t room = usable_cuda_memory(device.ordinal);
+    uint64_t room = 0;
+    try_on_device(check, [&] { room = usable_cuda_memory(device.ordinal); });
     check.found += fmt::format("{}cuda:{} {}, {} of {} to be used", check.found.empty() ? "" : "; ",
                                device.ordinal, device.name, size_text(room), size_text(device.memory_bytes));
     check.figures["devices"].push_back(device_json(device, room));
   }
   if (!found.absence.empty()) check.found += "; another is not used: " + found.absence;
-  try_products(found.usable.front().ordinal, check);
+  // The library of products is looked for when the first is made.
+  ForwardDevice first;
+  first.cuda = found.usable.front().ordinal;
+  try_on_device(check, [&] { check.found += "; products by " + device_identity(first); });
   return check;
 }
 
