@@ -202,6 +202,10 @@ int system_failure(const std::string& what) {
 
 int run_to_exit_code(int argc, const char* const* argv) {
   try {
+    if (!open_standard_streams()) {
+      throw Error(ErrorKind::kIo, {.file = "standard output"}, "is closed",
+                  {.hint = "give it a file, or >/dev/null"});
+    }
     return parse_and_run(argc, argv);
   } catch (const Error& error) {
     print_error(error);

@@ -47,15 +47,16 @@ TEST_F(Published, OnlyTheModelsOwnFilesGoAlong) {
   for (const char* name :
        {"LICENSE", "merges.txt", "chat_template.jinja", "modeling.py", "preprocessor_config.json",
         "encoding/deep/e.txt", "assets/a.png", "inference/model.py", "calib.jsonl", "notes.bak", "eval.csv",
-        "texts.txt", "data/train.parquet", "assets/a.txt", "my.json"})
+        "texts.txt", "data/train.parquet", "assets/a.txt", "my.json", "adapter_config.json"})
     put(name);
   const SideFiles files = side_files(source());
   EXPECT_THAT(files.taken,
               ElementsAre("LICENSE", "README.md", "assets/a.png", "chat_template.jinja",
                           "encoding/deep/e.txt", "generation_config.json", "merges.txt", "modeling.py",
                           "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"));
-  EXPECT_THAT(files.left_out, ElementsAre("assets/a.txt", "calib.jsonl", "data/train.parquet", "eval.csv",
-                                          "inference/model.py", "my.json", "notes.bak", "texts.txt"));
+  EXPECT_THAT(files.left_out,
+              ElementsAre("adapter_config.json", "assets/a.txt", "calib.jsonl", "data/train.parquet",
+                          "eval.csv", "inference/model.py", "my.json", "notes.bak", "texts.txt"));
 }
 
 TEST_F(Published, NamesInsteadOfPaths) {
