@@ -101,6 +101,7 @@ TEST_F(Published, RecordAndCardHoldNoPathHostOrProcess) {
 TEST_F(Published, TheCardSaysWhatWasDoneAndHowToServeIt) {
   put("README.md",
       "---\nlicense: mit\nlibrary_name: other\nlicense_link: |\n  many\n  lines\ntags: [a]\n---\n");
+  put("LICENSE");
   quantize_it();
   const std::string card = text_of("README.md");
   EXPECT_THAT(card, Not(HasSubstr("base_model")));
@@ -108,10 +109,15 @@ TEST_F(Published, TheCardSaysWhatWasDoneAndHowToServeIt) {
       card,
       HasSubstr("---\nlibrary_name: other\nlicense: mit\npipeline_tag: text-generation\ntags:\n- nvfp4\n"
                 "- nibblecast\n---\n\n# model in NVFP4\n"));
-  for (const char* part : {"recipe `nvfp4_experts_only`; cast from MXFP4",
-                           "4 rows of at most 48 tokens, 192 tokens in all, of "
-                           "texts.jsonl:4,cnn_dailymail",
-                           "bits per weight", "vllm serve PATH", "sglang.launch_server", "vLLM 0."})
+  for (const char* part :
+       {"recipe `nvfp4_experts_only`; cast from MXFP4",
+        "4 rows of at most 48 tokens, 192 tokens in all, of "
+        "texts.jsonl:4,cnn_dailymail",
+        "bits per weight", "written in DeepSeek-V4's own form", "- Licence: `mit`, the source's (LICENSE).",
+        "vllm serve PATH --tensor-parallel-size N --kv-cache-dtype fp8 --tokenizer-mode deepseek_v4 ",
+        "sglang.launch_server --model-path PATH --tp-size N --reasoning-parser deepseek-v4",
+        "trtllm-serve PATH --tp_size N --ep_size N --custom_tokenizer deepseek_v4", "vLLM 0.",
+        "hf upload-large-folder OWNER/NAME FOLDER"})
     EXPECT_THAT(card, HasSubstr(part));
 }
 
