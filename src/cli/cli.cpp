@@ -141,8 +141,10 @@ bool asks_for_json(std::span<const char* const> words) {
 }
 
 int parse_and_run(int argc, const char* const* argv) {
-  CLI::App app("Turns DeepSeek-V4 checkpoints into NVFP4: calibrated, cast without loss, proven.",
-               "nibblecast");
+  CLI::App app(
+      "Turns checkpoints of language models into NVFP4: calibrated, cast without loss where they can be, "
+      "proven.",
+      "nibblecast");
   app.formatter(std::make_shared<HelpFormatter>());
   app.footer(kExitCodes);
   app.set_help_flag("-h,--help", "this text; of a command: nibblecast help COMMAND");
