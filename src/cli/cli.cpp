@@ -141,8 +141,10 @@ bool asks_for_json(std::span<const char* const> words) {
 }
 
 int parse_and_run(int argc, const char* const* argv) {
-  CLI::App app("Turns checkpoints of large language models into NVFP4: calibrated, streamed once, proven.",
-               "nibblecast");
+  CLI::App app(
+      "Turns checkpoints of language models into NVFP4: calibrated, cast without loss where they can be, "
+      "proven.",
+      "nibblecast");
   app.formatter(std::make_shared<HelpFormatter>());
   app.footer(kExitCodes);
   app.set_help_flag("-h,--help", "this text; of a command: nibblecast help COMMAND");
@@ -202,6 +204,10 @@ int system_failure(const std::string& what) {
 
 int run_to_exit_code(int argc, const char* const* argv) {
   try {
+    if (!open_standard_streams()) {
+      throw Error(ErrorKind::kIo, {.file = "standard output"}, "is closed",
+                  {.hint = "give it a file, or >/dev/null"});
+    }
     return parse_and_run(argc, argv);
   } catch (const Error& error) {
     print_error(error);

@@ -1,5 +1,6 @@
 #include "cli/console.h"
 
+#include <fcntl.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -39,14 +40,24 @@ void write_error(std::string_view text) {
 
 }  // namespace
 
+bool open_standard_streams() {
+  bool had_output = true;
+  for (const int stream : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+    if (::fcntl(stream, F_GETFD) >= 0 || errno != EBADF) continue;
+    if (stream == STDOUT_FILENO) had_output = false;
+    // The lowest number that is free: this one.
+    [[maybe_unused]] const int opened = ::open("/dev/null", stream == STDIN_FILENO ? O_RDONLY : O_WRONLY);
+  }
+  return had_output;
+}
+
 void print_data(std::string_view text) {
   const std::lock_guard lock(console);
   end_status(kEraseLine);
   errno = 0;
   const bool written =
       std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;
-  // A closed stdout (EBADF) and a closed pipe mean that nobody wants to know.
-  if (written || errno == EPIPE || errno == EBADF) return;
+  if (written || errno == EPIPE) return;  // a closed pipe: nobody wants to know more
   throw Error(ErrorKind::kIo, {.file = "standard output"},
               std::string("cannot be written: ") + std::strerror(errno));
 }

@@ -10,6 +10,10 @@
 
 namespace nibblecast {
 
+// Before any file is opened: what of 0, 1 and 2 the caller closed leads to /dev/null, so that no file gets
+// its number. Whether 1, standard output, was open.
+bool open_standard_streams();
+
 // A reader that has gone away (`nibblecast plan ... | head`) is no error; any other failure to write stdout
 // is kIo.
 void print_data(std::string_view text);

@@ -505,11 +505,14 @@ void require_same_job(const JobDescription& found, const JobDescription& asked, 
     if (before != value) add_differences(name, before, value, found.options, asked.options, differences);
   }
   if (!differences.empty()) {
+    const bool other_source =
+        found.identity.value("source", Json()) != asked.identity.value("source", Json());
+    const std::string back = other_source ? "give it back the source that it had and " : "";
     throw Error(ErrorKind::kRefused, {.file = place},
                 fmt::format("holds the partial output of another job: {}", fmt::join(differences, "; ")),
-                {.hint = found.command ? "go on with it by `" + command_text(*found.command) +
+                {.hint = found.command ? back + "go on with it by `" + command_text(*found.command) +
                                              "`, or name another folder"
-                                       : "run that job again to finish it, or name another folder"});
+                                       : back + "run that job again to finish it, or name another folder"});
   }
   require_same_source(found.source, asked.source);
 }

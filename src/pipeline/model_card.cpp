@@ -66,8 +66,14 @@ bool makes_nvfp4(const Plan& plan) {
   });
 }
 
+// NVFP4 of another dialect, as engines load it; not the release's MXFP4.
+bool changes_dialect(const Plan& plan) {
+  return plan.command == "convert" && plan.options.format != OutputFormat::kAuto;
+}
+
 std::string front_matter(const Checkpoint& source, const Plan& plan, const std::string& base) {
   const bool quantizes = plan.command == "quantize";
+  const bool is_nvfp4 = changes_dialect(plan) || (quantizes && makes_nvfp4(plan));
   std::map<std::string, std::string> entries = source_front_matter(source);
   entries.try_emplace("library_name", "library_name: transformers\n");
   entries.try_emplace("pipeline_tag", "pipeline_tag: text-generation\n");
@@ -77,7 +83,7 @@ std::string front_matter(const Checkpoint& source, const Plan& plan, const std::
   }
   std::string text = "---\n";
   for (const auto& [key, line] : entries) text += line;
-  return text + "tags:\n" + (quantizes && makes_nvfp4(plan) ? "- nvfp4\n" : "") + "- nibblecast\n---\n\n";
+  return text + "tags:\n" + (is_nvfp4 ? "- nvfp4\n" : "") + "- nibblecast\n---\n\n";
 }
 
 std::string_view method_name(WeightMethod method) {
@@ -165,20 +171,53 @@ std::string activations_line(const Plan& plan, const Activations& activations) {
                      tokens->second);
 }
 
+// Of the licence what the source's card and folder say.
+std::string licence_line(const Checkpoint& source) {
+  const std::map<std::string, std::string> entries = source_front_matter(source);
+  std::string name;
+  for (const char* key : {"license_name", "license"}) {
+    const auto entry = entries.find(key);
+    if (!name.empty() || entry == entries.end()) continue;
+    name = entry->second.substr(entry->second.find(": ") + 2);
+    name = "`" + name.substr(0, name.find_last_not_of(" \n") + 1) + "`, ";
+  }
+  std::string files;
+  for (const std::filesystem::path& file : side_files(source).taken) {
+    if (is_licence(file.string())) files += (files.empty() ? "" : ", ") + file.string();
+  }
+  if (name.empty() && files.empty()) return "- Licence: the source's, whose folder names none.\n";
+  return fmt::format("- Licence: {}the source's{}.\n", name, files.empty() ? "" : " (" + files + ")");
+}
+
+std::string_view form_text(OutputFormat format) {
+  switch (format) {
+    case OutputFormat::kModelOptV4:
+      return "DeepSeek-V4's own form, with ModelOpt's keys";
+    case OutputFormat::kCompressedTensors:
+      return "llm-compressor's form (compressed-tensors)";
+    default:
+      return "ModelOpt's unified form";
+  }
+}
+
 std::string engines_text(const Plan& plan) {
   const std::vector<Engine> engines = loading_engines(plan);
+  const std::string form =
+      fmt::format("It is written in {}; config.json says so, and engines want no option for it. ",
+                  form_text(plan.options.format));
   if (engines.empty())
-    return "No engine that was checked (vLLM, SGLang, TensorRT-LLM) loads this output.\n\n";
+    return form + "No engine that was checked (vLLM, SGLang, TensorRT-LLM) loads this output.\n\n";
   std::string names, commands;
   for (const Engine engine : engines) {
     names += (names.empty() ? "" : ", ") + std::string(engine_release(engine));
-    commands += "    " + serve_command(engine, "PATH") + "\n";
+    commands += "    " + serve_command(engine, plan.options.format, "PATH") + "\n";
   }
-  return fmt::format(
-      "It keeps the rules that these loaders have: {}. PATH: this folder, or its name on the Hub; N: "
-      "GPUs.\n\n"
-      "{}\n",
-      names, commands);
+  return form +
+         fmt::format(
+             "It keeps the rules that these loaders have: {}. PATH: this folder, or its name on the Hub; N: "
+             "GPUs.\n\n"
+             "{}\n",
+             names, commands);
 }
 
 std::string what_was_made(const Plan& plan) {
@@ -192,8 +231,8 @@ std::string what_was_made(const Plan& plan) {
 
 constexpr const char* kFiles =
     "`nibblecast.json` records what was done and when; `README.source.md`, where present, is the source's "
-    "own "
-    "card.\n";
+    "own card.\n\n"
+    "<!-- To publish this folder: hf upload-large-folder OWNER/NAME FOLDER --repo-type model -->\n";
 
 std::string perplexity_line(const RunRecord& record) {
   if (!record.perplexity || record.perplexity->tokens == 0) return {};
@@ -203,14 +242,20 @@ std::string perplexity_line(const RunRecord& record) {
 
 }  // namespace
 
-std::string serve_command(Engine engine, const std::string& path) {
+std::string serve_command(Engine engine, OutputFormat format, const std::string& path) {
+  const bool is_v4 = format == OutputFormat::kModelOptV4;
   switch (engine) {
     case Engine::kVllm:
-      return "vllm serve " + path + " --tensor-parallel-size N";
+      return "vllm serve " + path + " --tensor-parallel-size N" +
+             (is_v4 ? " --kv-cache-dtype fp8 --tokenizer-mode deepseek_v4 --reasoning-parser deepseek_v4 "
+                      "--enable-auto-tool-choice --tool-call-parser deepseek_v4"
+                    : "");
     case Engine::kSglang:
-      return "python3 -m sglang.launch_server --model-path " + path + " --tp-size N";
+      return "python3 -m sglang.launch_server --model-path " + path + " --tp-size N" +
+             (is_v4 ? " --reasoning-parser deepseek-v4 --tool-call-parser deepseekv4" : "");
     case Engine::kTrtllm:
-      return "trtllm-serve " + path + " --tp_size N    # without speculative decoding";
+      return "trtllm-serve " + path + " --tp_size N" +
+             (is_v4 ? " --ep_size N --custom_tokenizer deepseek_v4    # without speculative decoding" : "");
   }
   return "";
 }
@@ -220,11 +265,14 @@ std::string model_card(const Checkpoint& source, const Plan& plan, const Activat
   const std::string known = base.empty() ? hub_id(source.folder()) : base;
   const std::string name = known.empty() ? folder_name(source.folder()) : known;
   std::string text = front_matter(source, plan, known);
-  if (plan.command != "quantize")
-    return text + fmt::format("# {}: {}\n\n", name, plan.made) + what_was_made(plan) + kFiles;
+  if (plan.command != "quantize") {
+    text += fmt::format("# {}: {}\n\n", name, plan.made) + what_was_made(plan) + licence_line(source) + "\n";
+    return text + (changes_dialect(plan) ? engines_text(plan) : "") + kFiles;
+  }
   text += fmt::format("# {} in {}\n\n", name, makes_nvfp4(plan) ? "NVFP4" : "FP8") + what_was_made(plan) +
           weights_line(plan, record) + blocks_line(record) + losses_line(record) +
-          activations_line(plan, activations) + perplexity_line(record) + size_line(source, plan) + "\n";
+          activations_line(plan, activations) + perplexity_line(record) + size_line(source, plan) +
+          licence_line(source) + "\n";
   return text + engines_text(plan) + kFiles;
 }
 

@@ -5,6 +5,7 @@
 #include <cctype>
 #include <string_view>
 
+#include "checkpoint/adapter.h"
 #include "checkpoint/hub_download.h"
 #include "checkpoint/run_record.h"
 #include "pipeline/report.h"
@@ -37,6 +38,7 @@ bool is_models_own(const std::string& name) {
                                                                ".tiktoken",   ".model", ".tokens"};
   static constexpr std::array<std::string_view, 4> kTexts = {"readme.md", "readme.source.md", "readme",
                                                              "readme.txt"};
+  if (name == kAdapterName) return false;
   return std::ranges::any_of(kBeginnings, [&](std::string_view part) { return name.starts_with(part); }) ||
          std::ranges::any_of(kEndings, [&](std::string_view part) { return name.ends_with(part); }) ||
          std::ranges::find(kTexts, name) != kTexts.end();
@@ -52,6 +54,11 @@ bool is_taken(const Path& file) {
 }
 
 }  // namespace
+
+bool is_licence(const std::string& name) {
+  const std::string lower = in_lower_case(name);
+  return lower.starts_with("license") || lower.starts_with("licence") || lower.starts_with("copying");
+}
 
 SideFiles side_files(const Checkpoint& source) {
   SideFiles files;

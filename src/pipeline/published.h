@@ -21,6 +21,7 @@ struct SideFiles {
 // Left out are inference/, whose code reads the release's formats alone, and whatever else the folder holds.
 // The card under an output's own card (README.source.md) is taken instead of that.
 SideFiles side_files(const Checkpoint& source);
+bool is_licence(const std::string& name);  // LICENSE, licence.txt, COPYING...
 // README.md becomes README.source.md.
 std::filesystem::path name_in_output(const std::filesystem::path& side_file);
 

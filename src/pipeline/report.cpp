@@ -260,11 +260,19 @@ std::vector<Engine> engines_of(const Json& record) {
   return engines;
 }
 
+// Of a checkpoint of others, and in old records, it is not known.
+OutputFormat format_of(const Json& record) {
+  const Json name = at_or_null(at_or_null(record, "options"), "format");
+  return name.is_string() ? parse_output_format(name.get<std::string>()).value_or(OutputFormat::kAuto)
+                          : OutputFormat::kAuto;
+}
+
 Json commands_document(const ReportInput& input) {
   const std::string output = shell_word(input.destination);
   const std::string source = shell_word(input.record.at("source").value("name", "SRC"));
   Json serve = Json::array();
-  for (const Engine engine : engines_of(input.record)) serve.push_back(serve_command(engine, output));
+  const OutputFormat format = format_of(input.record);
+  for (const Engine engine : engines_of(input.record)) serve.push_back(serve_command(engine, format, output));
   const bool is_ours = input.record.at("command") != kEvaluatedOnly;
   const auto ours = [&](std::string command) { return is_ours ? Json(std::move(command)) : Json(); };
   return {{"reproduce", at_or_null(input.record, "command_line")},

@@ -200,6 +200,8 @@ ChecksumReport verify_checksums(FileSystem& files, const Path& output, const Ver
   const Json record = read_record(files, output);
   ChecksumReport report;
   check_files(files, output, record, report);
+  if (std::optional<std::string> problem = adapter_problem(output, files))
+    report.problems.push_back(*problem);
   std::optional<Checkpoint> checkpoint;
   try {
     checkpoint.emplace(Checkpoint::open(output, files));

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "base/error.h"
+#include "checkpoint/adapter.h"
 #include "checkpoint/index.h"
 #include "checkpoint/printable.h"
 #include "checkpoint/safetensors.h"
@@ -174,6 +175,8 @@ class FolderReader {
   }
 
   void check_strangers() {
+    if (std::optional<std::string> problem = adapter_problem(folder_.path, files_))
+      problems_.add("files", *problem);
     for (const std::string& name : files_.list(folder_.path)) {
       if (name.ends_with(".partial") || name == kJobFolder) {
         problems_.add("files", fmt::format("{}: left by a run that has not finished", printable(name)));
@@ -196,6 +199,12 @@ const Tensor* OutputFolder::find(std::string_view name) const {
 }
 
 bool is_model_card(std::string_view name) { return name == "README.md" || name == "README.source.md"; }
+
+std::optional<std::string> adapter_problem(const fs::path& folder, FileSystem& files) {
+  if (!files.status(folder / kAdapterName)) return std::nullopt;
+  return fmt::format("{}: is no part of the model, and transformers would put an adapter over these weights",
+                     kAdapterName);
+}
 
 bool is_inside(const fs::path& relative) {
   return relative.is_relative() && std::ranges::find(relative, "..") == relative.end();

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -37,6 +38,8 @@ OutputFolder read_output_folder(const std::filesystem::path& path, FileSystem& f
 
 // README.md and README.source.md, which whoever publishes a model edits.
 bool is_model_card(std::string_view name);
+// What an adapter beside an output means; nothing where there is none.
+std::optional<std::string> adapter_problem(const std::filesystem::path& folder, FileSystem& files);
 // Whether a relative path stays in its folder.
 bool is_inside(const std::filesystem::path& relative);
 

@@ -41,6 +41,19 @@ const std::vector<float>& checked(const LayerAmax& amax, const std::string& entr
   return found->second;
 }
 
+// A tap whose amaxes are all 0: experts without tokens, or a model that computes zeros.
+[[noreturn]] void refuse_zeros(const Tap& tap, const LayerAmax& amax, const Where& where) {
+  const bool unseen =
+      tap.experts > 0 && std::ranges::all_of(amax.tokens, [](int64_t count) { return count == 0; });
+  throw Error(
+      ErrorKind::kBadInput, where,
+      fmt::format("{}: {}", tap.experts > 0 ? "every amax of this layer is 0" : "the amax is 0",
+                  unseen ? "no expert saw a token" : "whatever the token, what entered was 0"),
+      {.hint = unseen ? "calibrate with more text"
+                      : "are the weights before it all 0, the embedding or a norm? `nibblecast inspect SRC "
+                        "--tensor NAME` shows a tensor's values"});
+}
+
 }  // namespace
 
 std::string tap_entry(uint64_t layer, const std::string& tap) {
@@ -75,11 +88,7 @@ std::vector<float> tap_amax(const Plan& plan, const Tap& tap, const LayerAmax& a
   }
   const float largest = *std::ranges::max_element(values);
   const std::string name = tap_entry(amax.layer, tap.name);
-  if (!(largest > 0)) {
-    throw Error(ErrorKind::kBadInput, {.file = file, .tensor = name},
-                count == 1 ? "the amax is 0" : "every amax of this layer is 0: no expert saw a token",
-                {.hint = "calibrate with more text"});
-  }
+  if (!(largest > 0)) refuse_zeros(tap, amax, {.file = file, .tensor = name});
   for (float& value : values) {
     if (plan.options.input_scale != InputScalePolicy::kExpert || value == 0) value = largest;
     if (nvfp4_global_scale(value) > 0) continue;

@@ -10,6 +10,7 @@
 #include "base/build_info.h"
 #include "base/error.h"
 #include "base/hash.h"
+#include "checkpoint/adapter.h"
 #include "checkpoint/quantization.h"
 #include "model/family.h"
 #include "plan/auto_recipe.h"
@@ -46,6 +47,7 @@ class Planner {
   Plan make() {
     warn_of_widened();
     warn_of_missing_drafts();
+    warn_of_adapter();
     lay_out(source_, made_.replacements, plan_);
     order_work(source_, made_, plan_);
     bound_activations(source_, plan_);
@@ -78,6 +80,14 @@ class Planner {
     if (missing.empty()) return;
     warn(fmt::format(
         "config.json declares draft layers that the source's files lack: {}; the output has none", missing));
+  }
+
+  void warn_of_adapter() {
+    if (!source_.files().status(source_.folder() / kAdapterName)) return;
+    warn(fmt::format(
+        "the source holds an adapter ({}), which is not applied: the output is that of the weights without "
+        "it, and has no copy of it; merge it first if it belongs to the model",
+        kAdapterName));
   }
 
   void count_flops() {

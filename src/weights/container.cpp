@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstring>
 #include <initializer_list>
+#include <set>
 
 #include "base/error.h"
 #include "base/integers.h"
@@ -169,7 +170,7 @@ class Search {
       case Blocks::kOf16:
         return {rows(), width / 16};
       case Blocks::kGroups:
-        return {rows(), width / (tiles_.group == 0 ? 32 : tiles_.group)};
+        return {rows(), width / (tiles_.groups.empty() ? 32 : tiles_.groups.front())};
       default:
         return {};
     }
@@ -185,12 +186,12 @@ class Search {
     return container.blocks == Blocks::kTiles128 && scale.shape == Shape{expected[0], 1, expected[1], 1};
   }
 
-  // Of whole words, as many as the config says.
+  // Of whole words, of a size that the config names.
   bool has_groups(uint64_t width, const Tensor& scale) const {
     if (scale.shape.size() != 2 || scale.shape[0] != rows() || scale.shape[1] == 0) return false;
     const uint64_t group = width / scale.shape[1];
     return width % scale.shape[1] == 0 && group % kCodesInWord == 0 && group > 0 &&
-           (tiles_.group == 0 || group == tiles_.group);
+           (tiles_.groups.empty() || std::ranges::find(tiles_.groups, group) != tiles_.groups.end());
   }
 
   LinearParts parts_of(const Container& container, const Tensor* scale) const {
@@ -309,11 +310,14 @@ class Search {
                                      shape_text(weight_.shape), uneven_groups())});
   }
 
-  // Where the config's groups do not fit the integers.
+  // Where the config's groups do not fit the integers, or there are several.
   std::string uneven_groups() const {
     const uint64_t width = cols(StoredFormat::kInt4);
-    if (weight_.dtype != Dtype::kI32 || tiles_.group == 0 || width % tiles_.group == 0) return "";
-    return fmt::format(": {} values a row, which groups of {} do not divide", width, tiles_.group);
+    if (weight_.dtype != Dtype::kI32 || tiles_.groups.empty()) return "";
+    if (tiles_.groups.size() > 1)
+      return fmt::format("; config.json has groups of {}", fmt::join(tiles_.groups, " and "));
+    if (width % tiles_.groups[0] == 0) return "";
+    return fmt::format(": {} values a row, which groups of {} do not divide", width, tiles_.groups[0]);
   }
 
   [[noreturn]] void refuse_weight() const {
@@ -368,32 +372,25 @@ TileSize parse_tiles(const Json& size, const std::string& file, const std::strin
                .found = size.dump(-1, ' ', true, Json::error_handler_t::replace)});
 }
 
-// Of a section's groups of weights; kMostTile + 1 where they differ, 0 where they say nothing.
-uint64_t group_size(const Json& section) {
+// Adds the group_size of a section's integers; 0 where one is no size.
+void add_group_sizes(const Json& section, std::set<uint64_t>& sizes) {
   const Json groups = section.is_object() ? section.value("config_groups", Json()) : Json();
-  if (!groups.is_object()) return 0;
-  uint64_t found = 0;
+  if (!groups.is_object()) return;
   for (const Json& group : groups) {
     const Json weights = group.is_object() ? group.value("weights", Json()) : Json();
     if (!weights.is_object() || weights.value("type", Json()) != "int") continue;
     const Json size = weights.value("group_size", Json());
-    const uint64_t each =
-        size.is_number_integer() && size > 0 && size <= kMostTile ? size.get<uint64_t>() : 0;
-    if (each == 0 || (found != 0 && each != found)) return kMostTile + 1;
-    found = each;
+    sizes.insert(size.is_number_integer() && size > 0 && size <= kMostTile ? size.get<uint64_t>() : 0);
   }
-  return found;
 }
 
 }  // namespace
 
 TileSize tile_size(const Json& config, const std::string& file) {
   std::optional<TileSize> found;
-  uint64_t group = 0;
-  for (const QuantizationSection& section : quantization_sections(config)) {
-    const uint64_t size = group_size(*section.value);
-    if (size != 0) group = group == 0 || group == size ? size : kMostTile + 1;
-  }
+  std::set<uint64_t> groups;
+  for (const QuantizationSection& section : quantization_sections(config))
+    add_group_sizes(*section.value, groups);
   for (const QuantizationSection& section : quantization_sections(config)) {
     const auto size =
         section.value->is_object() ? section.value->find("weight_block_size") : section.value->end();
@@ -408,7 +405,7 @@ TileSize tile_size(const Json& config, const std::string& file) {
     found = tiles;
   }
   TileSize tiles = found.value_or(TileSize{});
-  if (group <= kMostTile) tiles.group = group;
+  if (!groups.contains(0)) tiles.groups.assign(groups.begin(), groups.end());
   return tiles;
 }
 
@@ -560,20 +557,15 @@ std::optional<float> read_input_scale(const Checkpoint& source, const LinearPart
   const Tensor& tensor = *parts.input_scale;
   const auto refuse = [&](const std::string& found) {
     throw Error(ErrorKind::kBadInput, source.where(tensor), "is no scale of activations",
-                {.expected = "F32, above 0 and finite", .found = found, .hint = {}});
+                {.expected = "one F32 value, above 0 and finite", .found = found, .hint = {}});
   };
-  if (tensor.dtype != kF32 || tensor.size_bytes == 0)
+  if (tensor.dtype != kF32 || !holds_one(tensor))
     refuse(fmt::format("{} {}", dtype_name(tensor.dtype), shape_text(tensor.shape)));
-  const std::vector<std::byte> bytes = reader.read(tensor);
-  float largest = 0;
-  for (size_t at = 0; at < bytes.size(); at += sizeof(float)) {
-    float value = 0;
-    std::memcpy(&value, bytes.data() + at, sizeof value);
-    const float scale = parts.format.reciprocal_scales ? 1 / value : value;
-    if (!(scale > 0) || !std::isfinite(scale)) refuse(fmt::format("{}", value));
-    largest = std::max(largest, scale);
-  }
-  return largest;
+  float value = 0;
+  reader.read(tensor, 0, std::as_writable_bytes(std::span(&value, 1)));
+  const float scale = parts.format.reciprocal_scales ? 1 / value : value;
+  if (!(scale > 0) || !std::isfinite(scale)) refuse(fmt::format("{}", value));
+  return scale;
 }
 
 Slice LinearSource::rows_of(const Slice& part, uint64_t first, uint64_t count) const {

@@ -34,6 +34,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/tensor.h"
@@ -42,12 +43,12 @@
 namespace nibblecast {
 
 // quantization_config.weight_block_size of a config, wherever it is nested; 128 x 128 where it says nothing.
-// `group`: the columns that share a scale of integers, group_size of config_groups' weights; 0 where the
-// config says nothing, or several things. Error kUnsupported: sections that differ in weight_block_size;
+// `groups`: how many columns may share a scale of integers, each group_size of config_groups' weights; empty
+// where one of them says nothing of use. Error kUnsupported: sections that differ in weight_block_size;
 // kBadInput: no pair of positive integers.
 struct TileSize {
   uint64_t rows = 128, cols = 128;
-  uint64_t group = 0;
+  std::vector<uint64_t> groups = {};
   bool operator==(const TileSize&) const = default;
 };
 TileSize tile_size(const Json& config, const std::string& file);
@@ -122,9 +123,8 @@ std::optional<LinearParts> find_stack(const Checkpoint& source, const std::strin
 // X of "X.weight" or "X.weight_packed"; empty for a tensor of another name.
 std::string_view module_of_weight(std::string_view tensor);
 
-// The scale that the input of this linear is rounded with: of one F32 value, or of as many as fused linears
-// have, of which the largest counts, as where engines fuse them. Nothing where there is none. kBadInput: it
-// is no F32, or not above 0 and finite.
+// The scale that the input of this linear is rounded with: one F32 value, as engines read it
+// (docs/engines.md). Nothing where there is none. kBadInput: it is something else, or not above 0 and finite.
 std::optional<float> read_input_scale(const Checkpoint& source, const LinearParts& parts,
                                       TensorReader& reader);
 

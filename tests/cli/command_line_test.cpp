@@ -215,10 +215,35 @@ TEST(CommandLine, AFullOutputIsAnError) {
   EXPECT_EQ(std::system(command.c_str()), 0);
 }
 
-TEST(CommandLine, AClosedOutputIsNoError) {
+TEST(CommandLine, AReaderThatHasGoneAwayIsNoError) {
   const std::string command = std::string("bash -o pipefail -c '") + NIBBLECAST_BINARY + " --help | true'";
   EXPECT_EQ(std::system(command.c_str()), 0);
-  EXPECT_EQ(std::system((std::string("bash -c '") + NIBBLECAST_BINARY + " --help >&-'").c_str()), 0);
+}
+
+// Whatever the command: the first file that it opened would get the number of standard output.
+TEST(CommandLine, AClosedOutputIsAnErrorBeforeAnyWork) {
+  const TemporaryFolder folder;
+  const std::string made = (folder.path() / "new").string(), said = (folder.path() / "said").string();
+  for (const std::string& arguments :
+       {std::string("--help"), std::string("--version"), "inspect " + tiny_checkpoint().string() + " --json",
+        "synth v4-tiny " + made}) {
+    const std::string command =
+        std::string("bash -c '") + NIBBLECAST_BINARY + " " + arguments + " >&- 2>" + said + "; test $? = 7'";
+    EXPECT_EQ(std::system(command.c_str()), 0) << arguments;
+    EXPECT_EQ(read_file(said),
+              "nibblecast: error: standard output: is closed; give it a file, or >/dev/null\n")
+        << arguments;
+  }
+  EXPECT_FALSE(std::filesystem::exists(made));
+}
+
+TEST(CommandLine, WithoutInputAndErrorsItWorks) {
+  const TemporaryFolder folder;
+  const std::string made = (folder.path() / "new").string();
+  const std::string command =
+      std::string("bash -c '") + NIBBLECAST_BINARY + " synth v4-tiny " + made + " <&- 2>&- >/dev/null'";
+  EXPECT_EQ(std::system(command.c_str()), 0);
+  EXPECT_EQ(run_cli({"inspect", made}).exit_code, 0);
 }
 
 }  // namespace

@@ -129,6 +129,19 @@ std::vector<DocText> doc_spans(const std::string& page) {
   return spans;
 }
 
+std::vector<std::string> doc_first_cells(const std::string& page, const std::string& head) {
+  std::vector<std::string> cells;
+  bool is_wanted = false, in_table = false;
+  for (const Line& line : read_page(page).prose) {
+    const bool is_row = line.text.starts_with("|");
+    if (is_row && !in_table) is_wanted = line.text.starts_with(head);
+    in_table = is_row;
+    if (!is_row || !is_wanted || !line.text.starts_with("| `")) continue;
+    cells.push_back(line.text.substr(3, line.text.find('`', 3) - 3));
+  }
+  return cells;
+}
+
 std::vector<std::string> words_of(const std::string& text) {
   std::istringstream stream(text);
   std::vector<std::string> words;

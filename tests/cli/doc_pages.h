@@ -29,6 +29,9 @@ std::vector<DocText> doc_commands(const std::string& page);
 // whose head begins with "theirs" not the first cell.
 std::vector<DocText> doc_spans(const std::string& page);
 
+// The first code span of each row of the tables whose head begins so.
+std::vector<std::string> doc_first_cells(const std::string& page, const std::string& head);
+
 // At blanks; quotes are no more than letters here.
 std::vector<std::string> words_of(const std::string& text);
 

@@ -133,7 +133,7 @@ std::vector<std::vector<std::string>> parts_of(const std::string& line) {
 std::vector<std::string> made_by(std::span<const std::string> words) {
   std::vector<std::string> made;
   const bool makes_folder =
-      words.size() > 3 && is_one_of(words[1], {"quantize", "dequantize", "convert", "synth"});
+      words.size() > 3 && is_one_of(words[1], {"plan", "quantize", "dequantize", "convert", "synth"});
   if (makes_folder && !words[3].starts_with('-')) made.push_back(words[3]);
   for (size_t at = 0; at + 1 < words.size(); ++at) {
     if (is_one_of(words[at], {"-o", "--output", "--save-amax", "--work-dir", ">"}))

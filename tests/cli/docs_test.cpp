@@ -122,7 +122,7 @@ SpanOptions options_of(const std::string& span) {
 
 // Options of other programs, and of the project's own tools.
 bool is_option_of_others(const std::string& option) {
-  static const std::set<std::string> others = {"--help", "--noise", "--seq", "--version"};
+  static const std::set<std::string> others = {"--help", "--kv-cache-dtype", "--noise", "--seq", "--version"};
   return others.contains(option);
 }
 
@@ -153,6 +153,28 @@ TEST(Docs, NameOptionsThatAreThere) {
   for (const std::string& page : doc_pages()) {
     for (const DocText& span : doc_spans(page)) expect_options_there(span);
   }
+}
+
+// All literals of src/, those that a line end cuts joined.
+std::string program_texts() {
+  static const std::regex cut("\"\\s*\n\\s*\"");
+  std::string texts;
+  for (const auto& entry : fs::recursive_directory_iterator(fs::path(NIBBLECAST_SOURCE_DIR) / "src")) {
+    const fs::path extension = entry.path().extension();
+    if (extension == ".cpp" || extension == ".h")
+      texts += std::regex_replace(read_file(entry.path()), cut, "");
+  }
+  return texts;
+}
+
+TEST(Docs, TroubleshootingQuotesTheProgram) {
+  const std::string texts = program_texts();
+  size_t quoted = 0;
+  for (const std::string& message : doc_first_cells("docs/troubleshooting.md", "| message")) {
+    EXPECT_THAT(texts, HasSubstr(message));
+    ++quoted;
+  }
+  EXPECT_GT(quoted, 30u);
 }
 
 // What the prose of docs/cli.md sets as code, as words: `--calib FILE` and `A:64` are three.

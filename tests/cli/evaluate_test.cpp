@@ -508,21 +508,57 @@ TEST_P(Families, HaveTheOraclesLosses) {
     EXPECT_NEAR(rows[row]["nll_sum"].get<double>() / oracle[row]["nll_sum"].get<double>(), 1, 1e-5) << row;
 }
 
-// llm-compressor's form of what lies in ModelOpt's: other names, and reciprocals.
-void write_packed_form(const std::string& from, const std::string& to) {
+// A copy in one file, each tensor after change(tensor, bytes).
+template <class F>
+void write_changed(const std::string& from, const std::string& to, Json config, const F& change) {
   const Checkpoint source = Checkpoint::open(from, system_files());
   TensorReader reader(source);
   std::vector<Tensor> tensors;
   std::string data;
-  for (const Tensor& tensor : source.tensors()) {
+  for (Tensor tensor : source.tensors()) {
     std::vector<std::byte> bytes = reader.read(tensor);
-    Tensor out = tensor;
+    change(tensor, bytes);
+    tensor.offset = data.size();
+    tensor.size_bytes = bytes.size();
+    data.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    tensors.push_back(std::move(tensor));
+  }
+  fs::create_directories(to);
+  write_file(to + "/model.safetensors", write_safetensors_header(tensors, {}) + data);
+  if (config.is_null()) config = source.config();
+  write_file(to + "/config.json", config.dump());
+}
+
+// Engines take one value, and so do figures that are said to be theirs.
+TEST_F(Evaluate, AnInputScaleOfTwoValuesIsRefused) {
+  quantize(tiny_checkpoint(), "out", {"--input-scale", "1.0"});
+  const std::string name = "layers.1.ffn.experts.3.w2.input_scale";
+  write_changed(path("out"), path("two"), {}, [&](Tensor& tensor, std::vector<std::byte>& bytes) {
+    if (tensor.name != name) return;
+    tensor.shape = {2};
+    bytes.insert(bytes.end(), bytes.begin(), bytes.end());
+  });
+  const std::vector<std::string> command = {"evaluate", tiny_checkpoint(), path("two"), "--text",
+                                            rows(1, 8), "--text-rows",     "docs",      "--quiet"};
+  const CliResult result = run_cli(command);
+  EXPECT_EQ(result.exit_code, 3);
+  EXPECT_THAT(result.err, HasSubstr("tensor '" + name + "'"));
+  EXPECT_THAT(result.err, HasSubstr("expected one F32 value, above 0 and finite, found F32 [2]"));
+}
+
+// llm-compressor's form of what lies in ModelOpt's: other names, and reciprocals.
+void write_packed_form(const std::string& from, const std::string& to) {
+  Json config = Checkpoint::open(from, system_files()).config();
+  config["quantization_config"] = {{"quant_method", "compressed-tensors"},
+                                   {"format", "nvfp4-pack-quantized"}};
+  write_changed(from, to, std::move(config), [](Tensor& out, std::vector<std::byte>& bytes) {
+    const bool is_packed = out.dtype == Dtype::kU8;
     const auto rename = [&](const std::string& old_end, const std::string& new_end) {
       if (!out.name.ends_with(old_end)) return false;
       out.name = out.name.substr(0, out.name.size() - old_end.size()) + new_end;
       return true;
     };
-    if (tensor.dtype == Dtype::kU8) rename(".weight", ".weight_packed");
+    if (is_packed) rename(".weight", ".weight_packed");
     if (rename(".weight_scale_2", ".weight_global_scale") || rename(".input_scale", ".input_global_scale")) {
       float value = 0;
       std::memcpy(&value, bytes.data(), sizeof value);
@@ -530,16 +566,7 @@ void write_packed_form(const std::string& from, const std::string& to) {
       std::memcpy(bytes.data(), &value, sizeof value);
       out.shape = {1};
     }
-    out.offset = data.size();
-    data.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-    tensors.push_back(std::move(out));
-  }
-  fs::create_directories(to);
-  write_file(to + "/model.safetensors", write_safetensors_header(tensors, {}) + data);
-  Json config = source.config();
-  config["quantization_config"] = {{"quant_method", "compressed-tensors"},
-                                   {"format", "nvfp4-pack-quantized"}};
-  write_file(to + "/config.json", config.dump());
+  });
 }
 
 TEST_P(Families, QuantizedByUsAndInOthersFormsAreEvaluatedAlike) {

@@ -70,6 +70,21 @@ TEST_F(Remake, QuantizeAndConvertComeBackToTheRelease) {
   EXPECT_NE(plain.err.find("holds no NVFP4 weights"), std::string::npos) << plain.err;
 }
 
+TEST_F(Remake, AnotherDialectHasItsCard) {
+  const std::string small = path("small");
+  ASSERT_EQ(run_cli({"synth", "qwen3-tiny", small, "--quiet"}).exit_code, 0);
+  ASSERT_EQ(run_cli({"quantize", small, path("nvfp4"), "--input-scale", "1.0", "--quiet"}).exit_code, 0);
+  ASSERT_EQ(run_cli({"convert", path("nvfp4"), path("packed"), "--format", "compressed-tensors", "--quiet"})
+                .exit_code,
+            0);
+  const std::string card = read_file(path("packed") + "/README.md");
+  for (const char* part :
+       {"- nvfp4\n", "- Licence: the source's, whose folder names none.",
+        "It is written in llm-compressor's form (compressed-tensors)",
+        "    vllm serve PATH --tensor-parallel-size N\n", "    trtllm-serve PATH --tp_size N\n"})
+    EXPECT_NE(card.find(part), std::string::npos) << part << "\n" << card;
+}
+
 TEST_F(Remake, UsageErrors) {
   const auto error = [](const std::vector<std::string>& arguments) {
     const CliResult result = run_cli(arguments);
@@ -88,9 +103,10 @@ TEST_F(Remake, UsageErrors) {
             "nibblecast: error: one of --to and --format is required; see nibblecast convert --help\n");
   EXPECT_EQ(error({"convert", "a", "b", "--to", "mxfp4", "--format", "modelopt"}),
             "nibblecast: error: one of --to and --format is required; see nibblecast convert --help\n");
-  EXPECT_EQ(error({"convert", "a", "b", "--format", "gguf"}),
-            "nibblecast: error: --format: unknown value 'gguf' (expected modelopt or compressed-tensors); see "
-            "nibblecast convert --help\n");
+  EXPECT_EQ(
+      error({"convert", "a", "b", "--format", "gguf"}),
+      "nibblecast: error: --format: unknown value 'gguf' (expected modelopt or compressed-tensors); see "
+      "nibblecast convert --help\n");
 }
 
 }  // namespace

@@ -189,6 +189,25 @@ TEST_F(Resume, AnotherJobIsRefusedNamingWhatDiffers) {
   EXPECT_TRUE(contains(other.err, "partial output of another job")) << other.err;
   EXPECT_TRUE(contains(other.err, "bfloat16")) << other.err;
   EXPECT_TRUE(contains(other.err, "float32")) << other.err;
+  EXPECT_TRUE(contains(other.err, "; go on with it by `nibblecast quantize ")) << other.err;
+}
+
+// The command that began it would be refused too.
+TEST_F(Resume, AnotherConfigIsToBeGivenBack) {
+  std::filesystem::copy(tiny_checkpoint(), path("src"));
+  const std::vector<std::string> command = {
+      "quantize",         path("src"), path("out"), "--calib", write_texts(path("")).string(),
+      "--max-perplexity", "0.001",     "--quiet"};
+  ASSERT_EQ(run_cli(command).exit_code, 6);
+  Json config = Json::parse(read_file(path("src") + "/config.json"));
+  config["rms_norm_eps"] = 1e-4;
+  write_file(path("src") + "/config.json", config.dump());
+  const CliResult other = run_cli(command);
+  EXPECT_EQ(other.exit_code, 5);
+  EXPECT_TRUE(contains(other.err,
+                       "the source's headers or config.json were others; give it back the source that it had "
+                       "and go on with it by `nibblecast quantize "))
+      << other.err;
 }
 
 TEST_F(Resume, ValidateOnlyChangesNothing) {

@@ -93,6 +93,27 @@ TEST_F(VerifyCommand, EveryRecordedFileIsThereAsItWasWritten) {
   EXPECT_EQ(verify({source(), path("out")}).exit_code, 0);
 }
 
+// transformers would put it over the weights.
+TEST_F(VerifyCommand, AnAdapterIsNoPartOfAnOutput) {
+  fs::copy(source(), path("src"));
+  write_file(path("src") + "/adapter_config.json", "{\"peft_type\": \"LORA\"}");
+  const CliResult made = run_cli({"quantize", path("src"), path("out"), "--input-scale", "1.0", "--quiet"});
+  EXPECT_EQ(made.exit_code, 0);
+  EXPECT_TRUE(
+      contains(made.err, "warning: the source holds an adapter (adapter_config.json), which is not applied"))
+      << made.err;
+  EXPECT_TRUE(contains(made.out, "left out     adapter_config.json")) << made.out;
+  EXPECT_EQ(verify({path("src"), path("out")}).exit_code, 0);
+  write_file(path("out") + "/adapter_config.json", "{\"peft_type\": \"LORA\"}");
+  for (const std::vector<std::string>& command :
+       {std::vector<std::string>{path("src"), path("out")}, {"--checksums", path("out")}}) {
+    const CliResult verified = verify(command);
+    EXPECT_EQ(verified.exit_code, 6) << verified.out;
+    EXPECT_TRUE(contains(verified.out, "problem      adapter_config.json: is no part of the model"))
+        << verified.out;
+  }
+}
+
 // Documents of ModelOpt's form name each expert's linears, those of DeepSeek-V4's all experts of a layer.
 TEST_F(VerifyCommand, MixedFormatsOfAModelWithExperts) {
   write_file(

@@ -429,6 +429,8 @@ TEST(DecoderRefusals, LatentAttention) {
     refused(ErrorKind::kBadInput, "deepseek_v32", {{key, nullptr}}, key);
   refused(ErrorKind::kBadInput, "deepseek_v3", {{"num_key_value_heads", 2}}, "num_key_value_heads");
   refused(ErrorKind::kBadInput, "deepseek_v3", {{"kv_lora_rank", 0}}, "kv_lora_rank");
+  refused(ErrorKind::kBadInput, "deepseek_v3", {{"qk_rope_head_dim", 15}},
+          "qk_rope_head_dim' cannot be right (expected an even number");
   refused(ErrorKind::kBadInput, "deepseek_v3",
           {{"num_attention_heads", 1 << 23}, {"num_key_value_heads", 1 << 23}}, "num_attention_heads * (");
   refused(ErrorKind::kUnsupported, "deepseek_v3", {{"attention_bias", true}}, "attention_bias");
@@ -605,6 +607,7 @@ TEST(DecoderRefusals, AbsurdNumbers) {
   };
   refused("llama", {{"num_key_value_heads", 3}}, "num_attention_heads' cannot be right");
   refused("llama", {{"num_attention_heads", 6}}, "hidden_size' cannot be right");
+  refused("llama", {{"head_dim", 15}}, "head_dim' cannot be right (expected an even number");
   refused("llama", {{"rms_norm_eps", 0}}, "rms_norm_eps");
   refused("llama", {{"eos_token_id", 64}}, "eos_token_id");
   refused("llama", {{"head_dim", 1 << 24}, {"num_attention_heads", 8}}, "num_attention_heads * head_dim");

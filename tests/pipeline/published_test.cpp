@@ -47,15 +47,16 @@ TEST_F(Published, OnlyTheModelsOwnFilesGoAlong) {
   for (const char* name :
        {"LICENSE", "merges.txt", "chat_template.jinja", "modeling.py", "preprocessor_config.json",
         "encoding/deep/e.txt", "assets/a.png", "inference/model.py", "calib.jsonl", "notes.bak", "eval.csv",
-        "texts.txt", "data/train.parquet", "assets/a.txt", "my.json"})
+        "texts.txt", "data/train.parquet", "assets/a.txt", "my.json", "adapter_config.json"})
     put(name);
   const SideFiles files = side_files(source());
   EXPECT_THAT(files.taken,
               ElementsAre("LICENSE", "README.md", "assets/a.png", "chat_template.jinja",
                           "encoding/deep/e.txt", "generation_config.json", "merges.txt", "modeling.py",
                           "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"));
-  EXPECT_THAT(files.left_out, ElementsAre("assets/a.txt", "calib.jsonl", "data/train.parquet", "eval.csv",
-                                          "inference/model.py", "my.json", "notes.bak", "texts.txt"));
+  EXPECT_THAT(files.left_out,
+              ElementsAre("adapter_config.json", "assets/a.txt", "calib.jsonl", "data/train.parquet",
+                          "eval.csv", "inference/model.py", "my.json", "notes.bak", "texts.txt"));
 }
 
 TEST_F(Published, NamesInsteadOfPaths) {
@@ -100,6 +101,7 @@ TEST_F(Published, RecordAndCardHoldNoPathHostOrProcess) {
 TEST_F(Published, TheCardSaysWhatWasDoneAndHowToServeIt) {
   put("README.md",
       "---\nlicense: mit\nlibrary_name: other\nlicense_link: |\n  many\n  lines\ntags: [a]\n---\n");
+  put("LICENSE");
   quantize_it();
   const std::string card = text_of("README.md");
   EXPECT_THAT(card, Not(HasSubstr("base_model")));
@@ -107,10 +109,15 @@ TEST_F(Published, TheCardSaysWhatWasDoneAndHowToServeIt) {
       card,
       HasSubstr("---\nlibrary_name: other\nlicense: mit\npipeline_tag: text-generation\ntags:\n- nvfp4\n"
                 "- nibblecast\n---\n\n# model in NVFP4\n"));
-  for (const char* part : {"recipe `nvfp4_experts_only`; cast from MXFP4",
-                           "4 rows of at most 48 tokens, 192 tokens in all, of "
-                           "texts.jsonl:4,cnn_dailymail",
-                           "bits per weight", "vllm serve PATH", "sglang.launch_server", "vLLM 0."})
+  for (const char* part :
+       {"recipe `nvfp4_experts_only`; cast from MXFP4",
+        "4 rows of at most 48 tokens, 192 tokens in all, of "
+        "texts.jsonl:4,cnn_dailymail",
+        "bits per weight", "written in DeepSeek-V4's own form", "- Licence: `mit`, the source's (LICENSE).",
+        "vllm serve PATH --tensor-parallel-size N --kv-cache-dtype fp8 --tokenizer-mode deepseek_v4 ",
+        "sglang.launch_server --model-path PATH --tp-size N --reasoning-parser deepseek-v4",
+        "trtllm-serve PATH --tp_size N --ep_size N --custom_tokenizer deepseek_v4", "vLLM 0.",
+        "hf upload-large-folder OWNER/NAME FOLDER"})
     EXPECT_THAT(card, HasSubstr(part));
 }
 

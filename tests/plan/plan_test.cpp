@@ -310,7 +310,12 @@ TEST_F(InputScaleTest, RefusesGarbage) {
   refuse(1e30f, "expert 1");
   amax_.taps["experts.in"].assign(4, 0);
   expect_error(
-      ErrorKind::kBadInput, [&] { scales("experts.in"); }, "every amax of this layer is 0");
+      ErrorKind::kBadInput, [&] { scales("experts.in"); },
+      "every amax of this layer is 0: whatever the token, what entered was 0", "embedding");
+  amax_.tokens.assign(4, 0);
+  expect_error(
+      ErrorKind::kBadInput, [&] { scales("experts.in"); },
+      "every amax of this layer is 0: no expert saw a token", "calibrate with more text");
   amax_.taps["experts.in"].resize(3);
   expect_error(
       ErrorKind::kBadInput, [&] { scales("experts.in"); }, "expected 4 values, found 3");

@@ -469,15 +469,19 @@ TEST_F(PackedInt4, TheShapeBesideIsTheValues) {
 }
 
 TEST_F(PackedInt4, TheGroupIsTheConfigs) {
-  EXPECT_EQ(tensors_.find(TileSize{.group = 32}).value().format.tile_cols, 32u);
+  EXPECT_EQ(tensors_.find(TileSize{.groups = {32}}).value().format.tile_cols, 32u);
+  EXPECT_EQ(tensors_.find(TileSize{.groups = {32, 128}}).value().format.tile_cols, 32u);
   refuse(ErrorKind::kBadInput, {"'m.weight_scale'", "expected F16 or BF16 or F32 [4, 2], found BF16 [4, 4]"},
-         TileSize{.group = 64});
+         TileSize{.groups = {64}});
+  refuse(ErrorKind::kBadInput,
+         {"'m.weight_scale'", "found BF16 [4, 4]", "config.json has groups of 64 and 128"},
+         TileSize{.groups = {64, 128}});
 }
 
 TEST_F(PackedInt4, AGroupThatDoesNotDivideIsNamed) {
   tensors_.add("m.weight_scale", Dtype::kBF16, {4, 2});
   refuse(ErrorKind::kBadInput, {"'m.weight_scale'", "128 values a row, which groups of 48 do not divide"},
-         TileSize{.group = 48});
+         TileSize{.groups = {48}});
 }
 
 TEST_F(PackedInt4, GroupsAreWholeWords) {
@@ -513,17 +517,20 @@ Json integers(const Json& group_size) {
 }
 
 TEST(PackedInt4Config, SaysHowWideAGroupIs) {
-  EXPECT_EQ(tile_size(integers(32), "c").group, 32u);
+  EXPECT_EQ(tile_size(integers(32), "c").groups, std::vector<uint64_t>{32});
   for (const Json& other : {Json(), Json(-1), Json("32"), Json(0), Json(1 << 30)})
-    EXPECT_EQ(tile_size(integers(other), "c").group, 0u);
-  EXPECT_EQ(tile_size({{"text_config", integers(64)}}, "c").group, 64u);
+    EXPECT_TRUE(tile_size(integers(other), "c").groups.empty());
+  EXPECT_EQ(tile_size({{"text_config", integers(64)}}, "c").groups, std::vector<uint64_t>{64});
   Json two = integers(32);
   two["quantization_config"]["config_groups"]["group_1"] =
       integers(128)["quantization_config"]["config_groups"]["group_0"];
-  EXPECT_EQ(tile_size(two, "c").group, 0u);
+  EXPECT_EQ(tile_size(two, "c").groups, (std::vector<uint64_t>{32, 128}));
+  two["quantization_config"]["config_groups"]["group_2"] =
+      integers(Json())["quantization_config"]["config_groups"]["group_0"];
+  EXPECT_TRUE(tile_size(two, "c").groups.empty());
   Json floats = integers(16);
   floats["quantization_config"]["config_groups"]["group_0"]["weights"]["type"] = "float";
-  EXPECT_EQ(tile_size(floats, "c").group, 0u);
+  EXPECT_TRUE(tile_size(floats, "c").groups.empty());
 }
 
 TEST(ModuleOfWeight, IsWhatStandsBeforeIt) {

@@ -188,6 +188,7 @@ MlaSpec read_latent_attention(const ConfigReader& config, const DecoderRow& row)
                       kMaxWidth);
   RopeDefaults rope = row.rope;
   rope.ignores_share = true;
+  rope.width_key = "qk_rope_head_dim";
   mla.rope = read_rope(config, heads.shared, rope);
   mla.rope.place = RopePlace::kLast;
   if (read_flag(config, row.mla->interleaved)) mla.rope.pairing = RopePairing::kInterleaved;

@@ -127,7 +127,7 @@ RopeSpec read_from(const ConfigReader& root, const std::optional<ConfigReader>& 
   const double share = read_share(root, rope, width, defaults);
   spec.dims = static_cast<size_t>(static_cast<double>(width) * share);  // rounds down, as transformers does
   if (spec.dims < 2 || spec.dims % 2 != 0)
-    root.refuse_value("head_dim", "an even number of channels that turn", std::to_string(spec.dims));
+    root.refuse_value(defaults.width_key, "an even number of channels that turn", std::to_string(spec.dims));
   if (rope) {
     refuse_nested(*rope);
     spec.scaling = read_scaling(root, *rope);

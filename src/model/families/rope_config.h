@@ -15,7 +15,8 @@ struct RopeDefaults {
   // another factor than 1 is refused.
   bool partial = false;
   double share = 1;
-  bool ignores_share = false;  // it has no meaning: the width given is what turns
+  bool ignores_share = false;          // it has no meaning: the width given is what turns
+  const char* width_key = "head_dim";  // that says the width, for messages
 };
 
 // `width`: channels of a head. kUnsupported for a rope_type that ops/rope_table.h lacks, and for parameters
