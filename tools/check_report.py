@@ -321,7 +321,7 @@ def check_theme(browser, scheme):
 
 def check_width(browser):
     wide = browser.run("(() => { document.querySelectorAll('details').forEach(d => d.open = true); const w = document.documentElement.clientWidth; "
-                       "const out = Array.from(document.querySelectorAll('main *')).filter(e => e.getBoundingClientRect().right > w + 1 || "
+                       "const out = Array.from(document.querySelectorAll('main *')).filter(e => e.getBoundingClientRect().right > w + 1 || e.getBoundingClientRect().left < -1 || "
                        "(e.matches('.scroll, pre, section') && e.scrollWidth > e.clientWidth + 1)); "
                        "return [document.documentElement.scrollWidth > w, ...out.slice(0, 5).map(e => e.tagName + ' ' + (e.className.baseVal ?? e.className) + ' ' + e.textContent.slice(0, 60))]; })()")
     assert wide == [False], f"wider than the screen: {wide}"

@@ -42,11 +42,13 @@ class Shares {
   void require_memory() const {
     const size_t count = models_.size();
     if (peak_bytes_ <= limit_) return;
-    throw Error(ErrorKind::kRefused, {},
-                fmt::format("{} needs {} of memory and may use {}",
-                            count == 1 ? "the model" : fmt::format("evaluating {} models at once", count),
-                            size_text(peak_bytes_), size_text(limit_)),
-                {.hint = "raise --memory, evaluate fewer checkpoints at once, or fewer or shorter rows"});
+    throw Error(
+        ErrorKind::kRefused, {},
+        fmt::format("{} needs {} of memory and may use {}",
+                    count == 1 ? "the model" : fmt::format("evaluating {} models at once", count),
+                    size_text(peak_bytes_), size_text(limit_)),
+        {.hint =
+             "raise --memory, evaluate fewer checkpoints or input scales at once, or fewer or shorter rows"});
   }
 
   const EvaluationOptions& options() const { return options_; }

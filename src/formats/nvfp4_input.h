@@ -16,9 +16,11 @@
 namespace nibblecast {
 
 // x [count] -> y [count], which may be x; count is a multiple of 16, x finite, input_scale above 0 and
-// finite. Returns how many blocks saturated. T: float or bf16. The plain definition: next to a product it
-// costs nothing.
+// finite. Returns how many blocks saturated. T: float or bf16.
 template <class T>
 uint64_t round_nvfp4_input(const T* x, size_t count, float input_scale, T* y);
+// The plain definition, with the same results to the bit.
+template <class T>
+uint64_t round_nvfp4_input_ref(const T* x, size_t count, float input_scale, T* y);
 
 }  // namespace nibblecast

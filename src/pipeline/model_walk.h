@@ -21,7 +21,7 @@ struct WalkOptions {
   ForwardDevice device = {};
   uint64_t read_memory_bytes = 0;
   size_t read_threads = kIoThreads;
-  std::vector<InputScaleRule> rules = {{}};  // of each pass; at least one
+  std::vector<InputScaleRule> rules = std::vector<InputScaleRule>(1);  // of each pass; at least one
   uint64_t first_layer = 0;  // the streams that enter it are put into forward() before; 0: the embedding
   std::function<void()> tick = {};  // called now and then; may throw, which ends the walk
 };

@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <random>
 #include <vector>
 
 #include "base/file.h"
@@ -40,6 +41,33 @@ TEST(Nvfp4Input, HasModelOptsBytes) {
     SCOPED_TRACE(one.at("dtype").get<std::string>() + " " + one.at("input_scale").dump());
     one.at("dtype") == "float32" ? expect_golden<float>(one) : expect_golden<bf16>(one);
   }
+}
+
+// Of many magnitudes and scales, and where the middles between two values of the grid are hit.
+template <class T>
+void expect_reference() {
+  std::mt19937 random(3);
+  std::normal_distribution<float> normal;
+  constexpr float kMiddles[] = {0.25f, 0.75f, 1.25f, 1.75f, 2.5f, 3.5f, 5.0f, 6.0f};
+  for (const float input_scale : {1e-6f, 0.003f, 0.5f, 1.0f, 77.7f, 1e30f}) {
+    std::vector<T> x;
+    for (size_t i = 0; i < 16 * 4096; ++i) {
+      const float size = std::exp2(static_cast<float>(i / 16 % 40) - 20) * input_scale * 40;
+      const float middle = kMiddles[random() % 8] * (random() % 2 == 0 ? 1.0f : -1.0f);
+      const float value =
+          i / 16 % 3 == 0 ? middle * std::exp2(std::floor(std::log2(size))) : normal(random) * size;
+      x.push_back(from_float<T>(i % 37 == 0 ? -0.0f : value));
+    }
+    std::vector<T> own(x.size()), reference(x.size());
+    EXPECT_EQ(round_nvfp4_input(x.data(), x.size(), input_scale, own.data()),
+              round_nvfp4_input_ref(x.data(), x.size(), input_scale, reference.data()));
+    EXPECT_EQ(std::memcmp(own.data(), reference.data(), own.size() * sizeof(T)), 0) << input_scale;
+  }
+}
+
+TEST(Nvfp4Input, HasTheReferencesBits) {
+  expect_reference<float>();
+  expect_reference<bf16>();
 }
 
 TEST(Nvfp4Input, CountsBlocksThatSaturate) {

@@ -248,7 +248,7 @@ function drawScales() {
     sentence(here, "No weight is NVFP4.");
     return;
   }
-  const text = here.append("p").attr("class", "soft").text("Each block of 16 weights has a scale in E4M3, under one scale of its tensor. Below by powers of two: as stored, where what lies near 2⁻⁹ loses fine steps, and with the tensor's scale, which in blocks that were cast is the source's exponent. ");
+  const text = here.append("p").attr("class", "soft").text("Each block of 16 weights has a scale in E4M3, under one scale of its tensor. Below by powers of two: as stored, where few steps are left near 2⁻⁹, and with the tensor's scale, which in blocks that were cast is the source's exponent. ");
   if (scales.read < scales.blocks) {
     text.append("span").text("A sample: ");
     figure(text, "/block_scales/read", count);
@@ -532,7 +532,7 @@ function drawEvaluation() {
   for (const model of candidates) drawWorst(here, model);
 }
 
-const kRuleNames = {calibrated: "calibrated, as engines reduce it", own: "each expert its own"};
+const kRuleNames = {own: "each expert its own"};
 const ruleName = rule => kRuleNames[rule] || (rule[0] === "p" ? `${rule.slice(1)} % of blocks below` : rule[0] === "x" ? `${rule.slice(1)} times calibrated`
     : rule[0] === "/" ? `calibrated / ${rule.slice(1)}` : `${rule} for every input`);
 
@@ -541,6 +541,7 @@ function drawInputScales(here, model) {
   const scales = (model.input_scales || []).map((scale, index) => ({...scale, index}));
   if (scales.length === 0) return;
   here.append("h3").text(`What other input scales of ${model.path} would lose`);
+  sentence(here, "Calibrated: the checkpoint's, as engines reduce them when they load.");
   const values = scales.map(scale => scale.against_source.kl_mean).filter(value => value > 0);
   const place = (scale, ...keys) => pointer("evaluation", "models", model.index, "input_scales", scale.index, ...keys);
   const row = 24;
@@ -630,12 +631,13 @@ function drawRun() {
   text.append("span").text(attempts.length > 1 ? `, in the last of ${attempts.length} attempts.` : ".");
   const dated = attempts.filter(attempt => isNumber(+attempt.from) && isNumber(+attempt.to));
   drawStages(here);
+  if (attempts.length > 1) here.append("h3").text("Attempts");
   if (attempts.length > 1 && dated.length > 0) drawTimes(here, attempts, dated);
   const seconds = attempt => (attempt.to - attempt.from) / 1000;
   if (attempts.length > 0) table(here, [words("began (UTC)", attempt => attempt.began.replace("T", " ").replace("Z", "")),
                {head: "took", number: true, cell: (cell, attempt) => cell.text(duration(seconds(attempt)))},
                {head: "ended", cell: (cell, attempt) => cell.attr("class", attempt.end === "finished" ? "good" : "bad").text(attempt.end || "killed")},
-               words("version", attempt => attempt.version)], attempts);
+               {head: "version", number: true, cell: (cell, attempt) => cell.text(attempt.version)}], attempts);
   const activations = report.activations;
   const rows = d3.entries(report.options).concat(activations.kind ? [{key: "activations", value: activations.kind}] : [],
       ["origin", "rows", "tokens", "longest_row"].filter(key => activations[key] !== undefined).map(key => ({key: `activations: ${key}`, value: activations[key]})));
