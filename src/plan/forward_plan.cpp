@@ -165,7 +165,7 @@ LayerInputScales input_scales_of(const Checkpoint& source, const Plan& plan, uin
                                  TensorReader& reader) {
   const LayerTable& table = plan.model->table.layers[layer];
   const auto linears = scaled_linears(source, table);
-  std::vector<TensorBegin> stored;
+  std::vector<TensorPart> stored;
   for (const auto& [module, parts] : linears)
     stored.push_back({parts.input_scale, parts.input_scale->size_bytes});
   fetch_ahead(source, std::move(stored));

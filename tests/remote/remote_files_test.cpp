@@ -69,7 +69,7 @@ TEST_F(RemoteFilesTest, AJobMakesTheSameBytesAndAsksForEachOnce) {
 TEST_F(RemoteFilesTest, WhatIsFetchedAheadIsNotAskedForAgain) {
   HubServer hub(path("source"));
   const Checkpoint source = open(hub);
-  std::vector<TensorBegin> parts;
+  std::vector<TensorPart> parts;
   for (const Tensor& tensor : source.tensors())
     parts.push_back({&tensor, std::min<uint64_t>(tensor.size_bytes, 999)});
   const size_t before = hub.requests();
@@ -78,7 +78,7 @@ TEST_F(RemoteFilesTest, WhatIsFetchedAheadIsNotAskedForAgain) {
   EXPECT_LT(fetched - before, parts.size());
   const Checkpoint local = Checkpoint::open(path("source"), system_files());
   TensorReader here(local), there(source);
-  for (const TensorBegin& part : parts) {
+  for (const TensorPart& part : parts) {
     std::vector<std::byte> a(part.size_bytes), b(part.size_bytes);
     here.read(*local.find(part.tensor->name), 0, a);
     there.read(*part.tensor, 0, b);
@@ -201,6 +201,7 @@ TEST_F(RemoteFilesTest, RandomFaultsGiveTheRightBytesOrAnError) {
   int right = 0, wrong = 0;
   HubServer hub(path("source"));
   hub.is_counting = false;
+  hub.token = "hf_secret";
   std::mt19937 random;
   std::mutex mutex;
   hub.spoil_store = hub.spoil_hub = [&](const ServerRequest&, ServerReply& reply) {
@@ -236,11 +237,13 @@ TEST_F(RemoteFilesTest, RandomFaultsGiveTheRightBytesOrAnError) {
       ++right;
     } catch (const Error& error) {
       EXPECT_TRUE(error.kind() == ErrorKind::kIo || error.kind() == ErrorKind::kBadInput) << error.what();
+      EXPECT_EQ(std::string(error.what()).find(hub.token), std::string::npos);
       ++wrong;
     }
   }
   EXPECT_GT(right, 20);
   EXPECT_GT(wrong, 0);
+  EXPECT_TRUE(hub.tokens_seen_by_store().empty());
 }
 
 }  // namespace
