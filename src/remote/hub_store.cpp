@@ -72,12 +72,34 @@ struct HubStore::Part {
     return text.rfind('\n') + 1;
   }
 
+  // Whether there is anything to write; until the end of it the file stays open.
+  bool begin_write() {
+    const std::lock_guard lock(mutex);
+    if (is_whole) return false;
+    ++writers;
+    return true;
+  }
+
+  // Notes what was written. Whether the file is whole now, and nobody writes to it any more.
+  bool end_write(uint64_t begin, uint64_t end) {
+    const std::string line = fmt::format("{} {}\n", begin, end);
+    const std::lock_guard lock(mutex);
+    --writers;
+    notes->write(notes_end, std::as_bytes(std::span(line)));
+    notes_end += line.size();
+    ranges.add(begin, end);
+    if (is_whole || writers > 0 || !ranges.holds(0, entry.size_bytes)) return false;
+    is_whole = true;
+    return true;
+  }
+
   const RemoteEntry entry;
   std::mutex mutex;             // of what follows, but for the content of `data`
   std::set<std::string> names;  // of all files with this content
   std::unique_ptr<File> data, notes;
   uint64_t notes_end = 0;
   RangeSet ranges;
+  size_t writers = 0;
   bool is_whole = false;
 };
 
@@ -138,19 +160,15 @@ std::shared_ptr<HubStore::Part> HubStore::part_of(const RemoteEntry& entry) {
 void HubStore::take(const RemoteEntry& entry, uint64_t offset, std::span<const std::byte> bytes) {
   if (!entry.is_checksum || bytes.empty()) return;  // nothing would prove it
   const std::shared_ptr<Part> part = part_of(entry);
-  {
+  if (!part->begin_write()) return;
+  try {
+    part->data->write(offset, bytes);  // of different ranges at once
+  } catch (...) {
     const std::lock_guard lock(part->mutex);
-    if (part->is_whole) return;
+    --part->writers;
+    throw;
   }
-  part->data->write(offset, bytes);  // of different ranges at once
-  const std::string line = fmt::format("{} {}\n", offset, offset + bytes.size());
-  const std::lock_guard lock(part->mutex);
-  if (part->is_whole) return;
-  part->notes->write(part->notes_end, std::as_bytes(std::span(line)));
-  part->notes_end += line.size();
-  part->ranges.add(offset, offset + bytes.size());
-  part->is_whole = part->ranges.holds(0, entry.size_bytes);
-  if (part->is_whole) check_later(part);
+  if (part->end_write(offset, offset + bytes.size())) check_later(part);
 }
 
 bool HubStore::holds(const std::string& name, uint64_t begin, uint64_t end) {
