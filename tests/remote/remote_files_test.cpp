@@ -4,9 +4,11 @@
 #include <gmock/gmock.h>
 
 #include <atomic>
+#include <fstream>
 #include <random>
 
 #include "checkpoint/fetch_ahead.h"
+#include "pipeline/line_probe.h"
 #include "pipeline/pipeline_testing.h"
 #include "pipeline/reader.h"
 #include "pipeline/small_models.h"
@@ -165,6 +167,25 @@ TEST_F(RemoteFilesTest, AServerWithoutAListing) {
         files_.open(source.folder() / shard, Access::kReadDirect)->read(0, bytes);
       },
       "its ETag is another");
+}
+
+TEST_F(RemoteFilesTest, ALineIsMeasured) {
+  constexpr size_t kBytes = 40 << 20;
+  constexpr double kRate = 100e6;
+  const std::string header = R"({"w":{"dtype":"U8","shape":[41943040],"data_offsets":[0,41943040]}})";
+  uint64_t length = header.size();
+  std::string file(reinterpret_cast<const char*>(&length), sizeof length);
+  file += header + std::string(kBytes, 'w');
+  fs::create_directories(path("large"));
+  std::ofstream(path("large/model.safetensors"), std::ios::binary) << file;
+  HubServer hub(path("large"));
+  hub.is_counting = false;
+  hub.set_line({.delay_seconds = 0.02, .bytes_per_second = kRate});
+  const auto rate = probe_line(Checkpoint::open(files_.mount(open_hub(hub)).address(), files_, false));
+  ASSERT_TRUE(rate);
+  EXPECT_LT(*rate, 1.2 * kRate);
+  EXPECT_GT(*rate, 0.2 * kRate);  // of a busy machine
+  EXPECT_FALSE(probe_line(Checkpoint::open(path("large"), system_files(), false)));
 }
 
 // What a network and servers do, at random: the right bytes, or an error that says why.
