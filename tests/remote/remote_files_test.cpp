@@ -267,5 +267,52 @@ TEST_F(RemoteFilesTest, RandomFaultsGiveTheRightBytesOrAnError) {
   EXPECT_TRUE(hub.tokens_seen_by_store().empty());
 }
 
+// Stored on its way, too; where the job fails, the same job goes on over a better line.
+TEST_F(RemoteFilesTest, AJobUnderFaultsEndsWithTheSameBytes) {
+  make(Checkpoint::open(path("source"), system_files()), path("local"));
+  auto local = folder_hashes(path("local"));
+  local.erase("README.md");  // names the folder
+  HubServer hub(path("source"));
+  hub.is_counting = false;
+  hub.token = "hf_secret";
+  std::mt19937 random;
+  std::mutex mutex;
+  std::atomic<bool> is_bad = true;
+  hub.spoil_store = hub.spoil_hub = [&](const ServerRequest&, ServerReply& reply) {
+    const std::lock_guard lock(mutex);
+    if (is_bad) spoil(random, reply);
+  };
+  for (unsigned seed = 0; seed < 16; ++seed) {
+    random.seed(seed);
+    const fs::path out = path("out" + std::to_string(seed)), kept = path("kept" + std::to_string(seed));
+    const auto run = [&] {
+      HubSettings settings = settings_of(hub);
+      settings.cache = kept;
+      settings.keeps = true;
+      RemoteFiles files(system_files());
+      RemoteFolder& folder =
+          files.mount(open_hub_folder(settings, address_of(hub), test_transport(), system_files()));
+      make(Checkpoint::open(folder.address(), files), out);
+      folder.store()->finish();
+    };
+    is_bad = true;
+    try {
+      run();
+    } catch (const Error& error) {
+      EXPECT_TRUE(error.kind() == ErrorKind::kIo || error.kind() == ErrorKind::kBadInput) << error.what();
+      is_bad = false;
+      run();
+    }
+    auto made = folder_hashes(out);
+    made.erase("README.md");
+    EXPECT_EQ(made, local) << seed;
+    const fs::path snapshot = kept / "models--owner--tiny/snapshots" / HubServer::kCommit;
+    for (const std::string& shard : shards_of(hub))
+      EXPECT_TRUE(read_text(system_files(), snapshot / shard, 1 << 30) == hub.files()[shard].content)
+          << shard;
+  }
+  EXPECT_TRUE(hub.tokens_seen_by_store().empty());
+}
+
 }  // namespace
 }  // namespace nibblecast::testing
