@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Holds the Hub that our tests imitate (tests/remote/hub_server.h) against the Hub's own client: what
-huggingface_hub understands and downloads, and what nibblecast reads of the same server and of that client's cache.
+huggingface_hub understands and downloads, what nibblecast reads of the same server and of that client's cache, and
+what that client makes of what --keep-source stored, whole or in parts.
 
     tools/check_hub.py NIBBLECAST SERVE_HUB     # build/release/nibblecast build/release/tests/remote/serve_hub
 
@@ -22,6 +23,35 @@ def plan(nibblecast, source, environment):
     if run.returncode != 0:
         sys.exit(f"plan {source}: {run.stderr}")
     return json.loads(run.stdout)["source"]
+
+
+def run(nibblecast, *words):
+    done = subprocess.run([nibblecast, *words, "--quiet"], capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(f"{words}: {done.stderr}")
+
+
+def check_kept(nibblecast, hub, model, folder):
+    """What --keep-source stored: whole after a cast, in parts after a calibration, which the client makes whole."""
+    whole, parts, names = folder / "whole", folder / "parts", sorted(p.name for p in model.iterdir())
+    run(nibblecast, "quantize", f"hf://{MODEL}", folder / "out", "--input-scale", "1.0", "--keep-source", whole)
+    texts = folder / "texts.jsonl"
+    texts.write_text("".join(json.dumps({"text": f"{row}: " + "weights stream by " * 40}) + "\n" for row in range(8)))
+    run(nibblecast, "calibrate", f"hf://{MODEL}", "--calib", texts, "--calib-size", "8", "-o", folder / "amax",
+        "--keep-source", parts)
+    assert list(parts.glob("*/blobs/*.nibblecast.incomplete")), "all of it was read"
+    try:
+        hub.snapshot_download(MODEL, cache_dir=parts, local_files_only=True)
+        sys.exit("a part is taken for the whole")
+    except hub.errors.LocalEntryNotFoundError:
+        pass
+    for cache, only_local in [(whole, True), (parts, False)]:
+        snapshot = pathlib.Path(hub.snapshot_download(MODEL, cache_dir=cache, local_files_only=only_local))
+        for name in names:
+            assert filecmp.cmp(model / name, snapshot / name, shallow=False), name
+        scanned = hub.scan_cache_dir(cache)
+        assert not scanned.warnings and len(scanned.repos) == 1, scanned
+    return len(names)
 
 
 def check(nibblecast, serve_hub, folder):
@@ -54,9 +84,11 @@ def check(nibblecast, serve_hub, folder):
         for change in [{"HF_HOME": str(folder / "empty")}, {}, {"HF_HUB_OFFLINE": "1"}]:
             there = plan(nibblecast, f"hf://{MODEL}", os.environ | change)
             assert there["identity"] == here["identity"], (change, there)
+        kept = check_kept(nibblecast, hub, model, folder)
         server.stdin.close()
     print(f"huggingface_hub {hub.__version__}: {len(names)} files listed and downloaded; read by nibblecast from the "
-          "server, from the client's cache, and without a line")
+          "server, from the client's cache, and without a line; "
+          f"{kept} files that --keep-source stored are the client's snapshot, and their parts are made whole")
 
 
 if __name__ == "__main__":

@@ -141,7 +141,13 @@ void add_folder(FileSystem& files, const std::string& folder, uint64_t count,
   add_dataset(files, *dataset, roots, count, sets);
 }
 
-void add_sets(FileSystem& files, const std::string& name, uint64_t count, const Path& hub_cache,
+// Where data sets are looked for.
+struct DatasetSource {
+  const Path& cache;
+  const DatasetFetcher& fetch;
+};
+
+void add_sets(FileSystem& files, const std::string& name, uint64_t count, const DatasetSource& from,
               std::vector<CalibrationSet>& sets) {
   if (count == 0) return;
   const auto status = name == "-" ? std::nullopt : files.status(name);
@@ -152,27 +158,33 @@ void add_sets(FileSystem& files, const std::string& name, uint64_t count, const 
   }
   if (name == kMix) {
     for (size_t i = 0; i < std::size(kMixed); ++i) {
-      add_sets(files, std::string(kMixed[i]), share(count, std::size(kMixed), i), hub_cache, sets);
+      add_sets(files, std::string(kMixed[i]), share(count, std::size(kMixed), i), from, sets);
     }
     return;
   }
   const HubDataset* const dataset = find_dataset(name);
   if (dataset == nullptr) fail_absent(name);
-  add_dataset(files, *dataset, cached_roots(files, *dataset, hub_cache), count, sets);
+  std::vector<Path> roots = cached_roots(files, *dataset, from.cache);
+  if (from.fetch && !has_splits(files, *dataset, roots)) {
+    from.fetch(*dataset);
+    roots = cached_roots(files, *dataset, from.cache);
+  }
+  add_dataset(files, *dataset, roots, count, sets);
 }
 
 }  // namespace
 
 std::vector<CalibrationSet> find_calibration_sets(FileSystem& files, const std::string& calib, uint64_t size,
                                                   const Path& hub_cache, const std::string& column,
-                                                  uint64_t default_size) {
+                                                  uint64_t default_size, const DatasetFetcher& fetch) {
   std::vector<Request> requests = parse_requests(files, calib);
   const bool is_counted = size != 0 || std::ranges::any_of(requests, [](const Request& request) {
                             return request.count.has_value();
                           });
   settle_counts(requests, size, default_size);
   std::vector<CalibrationSet> sets;
-  for (const Request& request : requests) add_sets(files, request.name, *request.count, hub_cache, sets);
+  const DatasetSource from{hub_cache, fetch};
+  for (const Request& request : requests) add_sets(files, request.name, *request.count, from, sets);
   for (CalibrationSet& set : sets) {
     if (set.column.empty()) set.column = column;
     if (!set.joint.empty() && !is_counted) set.count = kWholeSet;

@@ -3,10 +3,12 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <vector>
 
 #include "base/file.h"
+#include "calibration/hub_dataset.h"
 
 namespace nibblecast {
 
@@ -23,6 +25,9 @@ struct CalibrationSet {
 // A count: as many rows as the set gives.
 inline constexpr uint64_t kWholeSet = UINT64_MAX;
 
+// Puts a data set's first files into the Hub's cache, if it can; may throw.
+using DatasetFetcher = std::function<void(const HubDataset&)>;
+
 // How many texts or rows, where nobody says.
 inline constexpr uint64_t kDefaultCalibrationSize = 128;
 
@@ -37,13 +42,15 @@ inline constexpr uint64_t kDefaultCalibrationSize = 128;
 // divided evenly over its splits, the remainder to the last; the first rows of each split; one CalibrationSet
 // a split. Its files are <split>-NNNNN-of-NNNNN.parquet (or .jsonl) in the newest download of `hub_cache`.
 //
-// `column`, if not empty, is that of the files; data sets have their own.
+// `column`, if not empty, is that of the files; data sets have their own. `fetch` is asked for a data set
+// that is not in the cache, before it is missed.
 //
 // Errors: kUsage where some names have counts and others not, or counts meet a size; kBadInput with the
 // command that downloads it where a data set is absent, or is one of the Hub that has no name here.
 std::vector<CalibrationSet> find_calibration_sets(FileSystem& files, const std::string& calib, uint64_t size,
                                                   const std::filesystem::path& hub_cache,
                                                   const std::string& column = {},
-                                                  uint64_t default_size = kDefaultCalibrationSize);
+                                                  uint64_t default_size = kDefaultCalibrationSize,
+                                                  const DatasetFetcher& fetch = {});
 
 }  // namespace nibblecast

@@ -95,6 +95,17 @@ std::optional<std::vector<SplitFiles>> find_in_folder(FileSystem& files, const H
   return splits;
 }
 
+// nullopt where no root has the first file of every split.
+std::optional<std::vector<SplitFiles>> find_in_roots(FileSystem& files, const HubDataset& dataset,
+                                                     const std::vector<Path>& roots) {
+  for (const Path& root : roots) {
+    for (const Path& folder : {root / dataset.folder, root}) {
+      if (auto splits = find_in_folder(files, dataset, folder)) return splits;
+    }
+  }
+  return std::nullopt;
+}
+
 }  // namespace
 
 std::span<const HubDataset> hub_datasets() {
@@ -169,13 +180,13 @@ const HubDataset* dataset_of_folder(const Path& folder) {
   return nullptr;
 }
 
+bool has_splits(FileSystem& files, const HubDataset& dataset, const std::vector<Path>& roots) {
+  return find_in_roots(files, dataset, roots).has_value();
+}
+
 std::vector<SplitFiles> find_splits(FileSystem& files, const HubDataset& dataset,
                                     const std::vector<Path>& roots) {
-  for (const Path& root : roots) {
-    for (const Path& folder : {root / dataset.folder, root}) {
-      if (auto splits = find_in_folder(files, dataset, folder)) return std::move(*splits);
-    }
-  }
+  if (auto splits = find_in_roots(files, dataset, roots)) return std::move(*splits);
   throw Error(ErrorKind::kBadInput, {.file = std::string(dataset.name)},
               roots.empty() ? "this data set is not in the Hub's cache, and there is no such file"
                             : "the first files of this data set are not all there",

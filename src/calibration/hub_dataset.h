@@ -43,6 +43,9 @@ struct SplitFiles {
   bool is_complete = true;         // whether these are all of the split
 };
 
+// Whether one of `roots` has the first file of every split.
+bool has_splits(FileSystem& files, const HubDataset& dataset,
+                const std::vector<std::filesystem::path>& roots);
 // One entry a split. A root is a copy of the repository, whole or in part; the first of `roots` with the
 // first file of every split counts. kBadInput with the command that downloads it: none; numbers that
 // contradict.

@@ -18,12 +18,13 @@ struct Range {
   uint64_t begin = 0, end = 0;
 };
 
-std::vector<Range> ranges_of(std::vector<TensorBegin> parts) {
-  std::ranges::sort(
-      parts, {}, [](const TensorBegin& part) { return std::pair(part.tensor->shard, part.tensor->offset); });
+std::vector<Range> ranges_of(std::vector<TensorPart> parts) {
+  std::ranges::sort(parts, {}, [](const TensorPart& part) {
+    return std::pair(part.tensor->shard, part.tensor->offset + part.begin);
+  });
   std::vector<Range> ranges;
-  for (const TensorBegin& part : parts) {
-    const uint64_t begin = part.tensor->offset, end = begin + part.size_bytes;
+  for (const TensorPart& part : parts) {
+    const uint64_t begin = part.tensor->offset + part.begin, end = begin + part.size_bytes;
     Range* const last = ranges.empty() ? nullptr : &ranges.back();
     if (last != nullptr && last->shard == part.tensor->shard && begin <= last->end + kGapBytes &&
         end - last->begin <= kMostBytes)
@@ -36,7 +37,7 @@ std::vector<Range> ranges_of(std::vector<TensorBegin> parts) {
 
 }  // namespace
 
-void fetch_ahead(const Checkpoint& source, std::vector<TensorBegin> parts) {
+void fetch_ahead(const Checkpoint& source, std::vector<TensorPart> parts) {
   if (!is_address(source.folder())) return;
   const std::vector<Range> ranges = ranges_of(std::move(parts));
   run_on_threads(ranges.size(), kThreads, [&](size_t index) {

@@ -10,6 +10,7 @@
 #include "calibration/amax_file.h"
 #include "calibration/hub_dataset.h"
 #include "checkpoint/printable.h"
+#include "cli/fetch_dataset.h"
 #include "cli/source.h"
 #include "pipeline/destination.h"
 #include "plan/amax_fit.h"
@@ -26,7 +27,7 @@ void require_file(FileSystem& files, const std::string& path) {
 // What --calib names.
 std::vector<CalibrationSet> sets_of(const ActivationOptions& options, FileSystem& files) {
   return find_calibration_sets(files, options.calib, options.calib_size, hub_cache(), options.calib_key,
-                               options.default_size);
+                               options.default_size, fetch_dataset);
 }
 
 struct Input {

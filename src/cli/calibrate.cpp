@@ -138,6 +138,7 @@ void add_calibrate(CLI::App& app, CommonOptions& common, Action& action) {
   command.add_flag("--second-moments", arguments->options.second_moments,
                    "measure the mean square of every channel too: for --weight-method wmse");
   add_job_options(command, arguments->job);
+  add_keep_source(command);
   add_require(command, arguments->conditions, kCalibrationConditions);
   add_threads_options(command, common);
   add_memory_option(command, common);

@@ -22,6 +22,7 @@
 #include "cli/help.h"
 #include "cli/option_table.h"
 #include "cli/reply.h"
+#include "cli/source.h"
 #include "cli/suggestion.h"
 #include "cli/version.h"
 #include "pipeline/io_threads.h"
@@ -180,7 +181,9 @@ int parse_and_run(int argc, const char* const* argv) {
   set_cpu_isa(common.cpu_isa);
   if (computes(command)) require_threads(common.threads, kOtherThreads);
   const ThreadLimit limit(common.threads);
-  return action();
+  const int code = action();
+  finish_kept_sources(common);
+  return code;
 }
 
 // An exception that nothing could catch: in a thread of a library's.

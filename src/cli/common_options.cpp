@@ -248,7 +248,7 @@ void add_quantize_options(CLI::App& app, QuantizeOptions& options) {
   add_choice<W2Input>(
       app, "--w2-input", options.w2_input,
       {{"max", W2Input::kMax}, {"weighted", W2Input::kWeighted}, {"unweighted", W2Input::kUnweighted}},
-      "the routing weight in or not (max)");
+      "routing weight in or not (max)");
   add_choice<NegativeZero>(app, "--negative-zero", options.negative_zero,
                            {{"keep", NegativeZero::kKeep}, {"modelopt", NegativeZero::kModelOpt}},
                            "what the cast makes of codes of -0 (keep)");

@@ -164,6 +164,7 @@ void add_compare(CLI::App& app, CommonOptions& common, Action& action) {
                   "nibblecast compare V4-Flash V4-Flash-NVFP4");
   add_path(command, "A", arguments->a, "", "checkpoint folder: the reference")->required();
   add_path(command, "B", arguments->b, "", "checkpoint folder: what is held against it")->required();
+  add_keep_source(command);
   add_threads_options(command, common);
   add_memory_option(command, common);
   add_common_options(command, common);

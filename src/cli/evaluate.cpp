@@ -175,6 +175,7 @@ void add_evaluate(CLI::App& app, CommonOptions& common, Action& action) {
   add_activations(command, arguments->rules);
   add_path(command, "--work-dir", arguments->work_folder, "DIR",
            "where the state goes, so that a killed evaluation goes on");
+  add_keep_source(command);
   add_threads_options(command, common);
   add_memory_option(command, common);
   add_device_options(command, common);

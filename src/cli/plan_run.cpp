@@ -9,6 +9,7 @@
 #include "cli/progress.h"
 #include "cli/reply.h"
 #include "cli/run_summary.h"
+#include "cli/source.h"
 #include "cli/summary.h"
 #include "cli/text.h"
 #include "pipeline/destination.h"
@@ -34,6 +35,7 @@ void add_plan_run_options(CLI::App& app, PlanRunArguments& arguments, CommonOpti
       ->required();
   add_base_model(app, arguments.base_model);
   add_work_options(app, arguments.job);
+  add_keep_source(app);
   add_threads_options(app, common);
   add_memory_option(app, common);
   add_common_options(app, common);

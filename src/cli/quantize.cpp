@@ -309,6 +309,7 @@ void add_quantize(CLI::App& app, CommonOptions& common, Action& action) {
   add_quantize_options(command, arguments->options);
   add_base_model(command, arguments->base_model);
   add_job_options(command, arguments->job);
+  add_keep_source(command);
   add_texts_options(command, arguments->evaluation.text, "texts: measure on them what was lost, afterwards");
   add_require(command, arguments->conditions, kAllConditions);
   command.add_flag("--export-only", arguments->export_only,

@@ -21,6 +21,7 @@
 #include "pipeline/verify_checksums.h"
 #include "pipeline/verify_folder.h"
 #include "pipeline/verify_source.h"
+#include "remote/address.h"
 
 namespace nibblecast {
 namespace {
@@ -61,23 +62,24 @@ std::string text_of(const VerifyReport& report) {
 
 // `verify --checksums DST`, or with a source that is then not looked at.
 int run_checksums(const VerifyArguments& arguments, const CommonOptions& common) {
-  const std::string& output = arguments.destination.empty() ? arguments.source : arguments.destination;
+  const OpenedFolder output =
+      open_folder(arguments.destination.empty() ? arguments.source : arguments.destination);
   ChecksumReport report;
   {
     const InterruptWatch watch("");
     ProgressPrinter printer(common.quiet);
     VerifyOptions options{.engines = {}, .progress = progress_to(printer, watch)};
     options.memory_bytes = std::min(options.memory_bytes, common.memory_limit() / 2);
-    report = verify_checksums(system_files(), output, options);
+    report = verify_checksums(output.files, output.path, options);
   }
   print_checksums(report, "finished", common.json);
   return report.ok() ? 0 : static_cast<int>(ErrorKind::kVerifyFailed);
 }
 
-void require_finished(const std::string& output) {
-  if (!is_unfinished_output(output, system_files())) return;
-  throw Error(ErrorKind::kVerifyFailed, {.file = output}, "is unfinished",
-              {.hint = "nibblecast status " + shell_word(output)});
+void require_finished(const OpenedFolder& output) {
+  if (!is_unfinished_output(output.path, output.files)) return;
+  throw Error(ErrorKind::kVerifyFailed, {.file = output.path.string()}, "is unfinished",
+              {.hint = "nibblecast status " + shell_word(output.path.string())});
 }
 
 bool holds_nvfp4(const Checkpoint& checkpoint) {
@@ -87,10 +89,10 @@ bool holds_nvfp4(const Checkpoint& checkpoint) {
 }
 
 // Where no plan fits SRC because it is what quantize makes, the two were likely named in the wrong order.
-VerifyReport verify_as_meant(const Checkpoint& source, const std::string& destination,
+VerifyReport verify_as_meant(const Checkpoint& source, const OpenedFolder& output,
                              const VerifyOptions& options) {
   try {
-    return verify(source, destination, source.files(), options);
+    return verify(source, output.path, output.files, options);
   } catch (const Error& error) {
     const bool unplanned = error.kind() == ErrorKind::kBadInput || error.kind() == ErrorKind::kUnsupported;
     if (!unplanned || !holds_nvfp4(source)) throw;
@@ -130,12 +132,13 @@ std::string text_of(const SourceReport& report) {
 
 // SRC's files against the Hub's own checksums.
 SourceReport check_published(const VerifyArguments& arguments, const CommonOptions& common) {
-  require_checkpoint_folder(arguments.source, false);
+  if (!is_address(arguments.source)) require_checkpoint_folder(arguments.source, false);
+  const OpenedFolder source = open_folder(arguments.source);
   const InterruptWatch watch("");
   ProgressPrinter printer(common.quiet);
   VerifyOptions options{.engines = {}, .progress = progress_to(printer, watch)};
   options.memory_bytes = std::min(options.memory_bytes, common.memory_limit() / 2);
-  return verify_source(arguments.source, system_files(), options);
+  return verify_source(source.path, source.files, options);
 }
 
 int run_published(const VerifyArguments& arguments, const CommonOptions& common) {
@@ -160,7 +163,8 @@ int run(const VerifyArguments& arguments, const CommonOptions& common) {
   std::optional<SourceReport> published;
   if (arguments.published) published = check_published(arguments, common);
   const Checkpoint source = open_source(arguments.source);
-  require_finished(arguments.destination);
+  const OpenedFolder output = open_folder(arguments.destination);
+  require_finished(output);
   VerifyReport report;
   {
     const InterruptWatch watch("");
@@ -168,7 +172,7 @@ int run(const VerifyArguments& arguments, const CommonOptions& common) {
     VerifyOptions options{.engines = {}, .progress = progress_to(printer, watch)};
     if (arguments.engines->count() > 0) options.engines = arguments.options.engines;
     options.memory_bytes = std::min(options.memory_bytes, common.memory_limit() / 2);
-    report = verify_as_meant(source, arguments.destination, options);
+    report = verify_as_meant(source, output, options);
   }
   Json document = json_of(report);
   const bool ok = report.ok() && (!published || published->ok());
@@ -190,13 +194,14 @@ void add_verify(CLI::App& app, CommonOptions& common, Action& action) {
                                   "nibblecast verify DeepSeek-V4-Flash DeepSeek-V4-Flash-NVFP4");
   add_path(command, "SRC", arguments->source, "", "the source checkpoint: folder or hf://OWNER/NAME")
       ->required();
-  add_path(command, "DST", arguments->destination, "", "what was made of it");
+  add_path(command, "DST", arguments->destination, "", "what was made of it: folder or hf://OWNER/NAME");
   CLI::Option* const own = command.add_flag("--checksums", arguments->checksums,
                                             "one folder: against its own record, without SRC");
   command
       .add_flag("--source", arguments->published,
                 "SRC's files against the Hub's checksums; DST may be left out")
       ->excludes(own);
+  add_keep_source(command);
   add_engines(command, arguments->options);
   arguments->engines = command.get_option("--engine");
   arguments->engines->description("vllm|sglang|trtllm|none; repeatable (those that DST records)");

@@ -14,6 +14,8 @@
 #include "base/digest.h"
 #include "base/error.h"
 #include "pipeline/io_threads.h"
+#include "pipeline/reader.h"
+#include "remote/address.h"
 
 namespace nibblecast {
 namespace {
@@ -59,14 +61,14 @@ struct Published {
 class SourceCheck {
  public:
   SourceCheck(const Path& folder, FileSystem& files, const VerifyOptions& options)
-      : folder_(folder), files_(files), options_(options) {}
+      : folder_(folder), is_on_hub_(!hub_id_of_address(folder).empty()), files_(files), options_(options) {}
 
   SourceReport check() {
-    list(".");
-    list_missing(".");
+    list("");
+    list_missing("");
     // The largest first, so that none is left over at the end.
     std::ranges::stable_sort(published_, std::greater{}, &Published::size_bytes);
-    compare_all();
+    is_address(folder_) ? compare_streamed() : compare_all();
     std::ranges::sort(report_.problems);
     return std::move(report_);
   }
@@ -84,22 +86,28 @@ class SourceCheck {
       }
       seen_.insert(file.string());
       if (status)
-        add(file.string(), status->size_bytes);
+        add(file.string(), *status);
       else
         report_.problems.push_back(file.string() + ": leads nowhere: what it links to is missing");
     }
   }
 
-  void add(const std::string& file, uint64_t size_bytes) {
-    std::string checksum = cached_checksum(folder_ / file);
-    if (checksum.empty())
-      checksum = noted_checksum(files_, folder_ / kMetadataFolder / (file + std::string(kMetadataSuffix)));
+  void add(const std::string& file, const FileStatus& status) {
+    const std::string checksum = checksum_known_of(file, status);
     if (checksum.empty()) {
       report_.unchecked.push_back(file);
       return;
     }
-    total_ += size_bytes;
-    published_.push_back({file, size_bytes, checksum});
+    total_ += status.size_bytes;
+    published_.push_back({file, status.size_bytes, checksum});
+  }
+
+  // Empty: none.
+  std::string checksum_known_of(const std::string& file, const FileStatus& status) const {
+    if (is_address(folder_)) return is_on_hub_ && is_checksum(status.version) ? status.version : "";
+    const std::string cached = cached_checksum(folder_ / file);
+    if (!cached.empty()) return cached;
+    return noted_checksum(files_, folder_ / kMetadataFolder / (file + std::string(kMetadataSuffix)));
   }
 
   // Files that were downloaded into the folder, by their notes, and are not there.
@@ -119,6 +127,58 @@ class SourceCheck {
       if (!hidden && !seen_.contains(file))
         report_.problems.push_back(file + ": is missing, though it was downloaded");
     }
+  }
+
+  // Over a line: one after the other, with as many requests under way as a run has.
+  void compare_streamed() {
+    std::vector<std::unique_ptr<File>> files;
+    std::vector<ReadUnit> units;
+    for (const Published& file : published_) {
+      for (uint64_t at = 0; at < file.size_bytes; at += kIoRequestBytes)
+        units.push_back({{.file = static_cast<uint32_t>(files.size()),
+                          .begin = at,
+                          .size_bytes = std::min<uint64_t>(kIoRequestBytes, file.size_bytes - at)}});
+      files.push_back(files_.open(folder_ / file.name, Access::kReadDirect));
+    }
+    Reader reader(std::move(files), std::move(units), options_.memory_bytes);
+    for (const Published& file : published_) {
+      Digest digest = begun_digest(file);
+      for (uint64_t at = 0; at < file.size_bytes; at += kIoRequestBytes) {
+        const Reader::Loaded piece = reader.next();
+        digest.add(piece[0]);
+        done_ += piece[0].size();
+        if (options_.progress) options_.progress(progress(report_.files));
+      }
+      note(file, difference(file, digest.hex()));
+    }
+  }
+
+  Progress progress(size_t finished) const {
+    return {.stage = "source",
+            .stages_done = finished,
+            .stages = published_.size(),
+            .bytes_done = done_,
+            .bytes = total_};
+  }
+
+  static Digest begun_digest(const Published& file) {
+    const bool whole = file.checksum.size() == kSha256Digits;
+    Digest digest(whole ? Digest::Kind::kSha256 : Digest::Kind::kSha1);
+    if (!whole) digest.add(fmt::format("blob {}", file.size_bytes) + '\0');
+    return digest;
+  }
+
+  // Empty: none.
+  static std::string difference(const Published& file, const std::string& found) {
+    if (found == file.checksum) return {};
+    return fmt::format("is damaged: the Hub has {}, this file gives {}", file.checksum, found);
+  }
+
+  void note(const Published& file, const std::string& problem) {
+    const std::lock_guard lock(mutex_);
+    ++report_.files;
+    report_.bytes += file.size_bytes;
+    if (!problem.empty()) report_.problems.push_back(file.name + ": " + problem);
   }
 
   void compare_all() {
@@ -147,11 +207,7 @@ class SourceCheck {
       if (!options_.progress) continue;
       const size_t finished = finished_;
       lock.unlock();
-      options_.progress({.stage = "source",
-                         .stages_done = finished,
-                         .stages = published_.size(),
-                         .bytes_done = done_,
-                         .bytes = total_});
+      options_.progress(progress(finished));
       lock.lock();
     }
   }
@@ -162,22 +218,16 @@ class SourceCheck {
     try {
       const std::optional<std::string> found = checksum_of(file);
       if (!found) return;
-      if (*found != file.checksum)
-        problem = fmt::format("is damaged: the Hub has {}, this file gives {}", file.checksum, *found);
+      problem = difference(file, *found);
     } catch (const Error& error) {
       problem = fmt::format("cannot be checked: {}", error.what());
     }
-    const std::lock_guard lock(mutex_);
-    ++report_.files;
-    report_.bytes += file.size_bytes;
-    if (!problem.empty()) report_.problems.push_back(file.name + ": " + problem);
+    note(file, problem);
   }
 
   // nullopt: stopped.
   std::optional<std::string> checksum_of(const Published& file) {
-    const bool whole = file.checksum.size() == kSha256Digits;
-    Digest digest(whole ? Digest::Kind::kSha256 : Digest::Kind::kSha1);
-    if (!whole) digest.add(fmt::format("blob {}", file.size_bytes) + '\0');
+    Digest digest = begun_digest(file);
     const std::unique_ptr<File> opened = files_.open(folder_ / file.name, Access::kReadDirect);
     const Buffer buffer(kIoRequestBytes);
     for (uint64_t at = 0; at < file.size_bytes && !stop_;) {
@@ -192,6 +242,7 @@ class SourceCheck {
   }
 
   const Path folder_;
+  const bool is_on_hub_;
   FileSystem& files_;
   const VerifyOptions& options_;
   std::vector<Published> published_;

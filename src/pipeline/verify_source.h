@@ -3,6 +3,7 @@
 //
 // Where they are known:
 //   the Hub's cache     snapshots/REVISION/FILE is a link to ../../blobs/CHECKSUM
+//   hf://OWNER/NAME     the listing has it, of files in git too
 //   hf download --local-dir   .cache/huggingface/download/FILE.metadata: commit, CHECKSUM, time, a line each
 // A checksum of 64 hexadecimal digits is the file's SHA-256; one of 40 is git's name of it, the SHA-1 of
 // "blob SIZE", a zero byte, and its bytes.
@@ -28,7 +29,8 @@ struct SourceReport {
 };
 
 // All files in the folder and below, several at once; they need not make a checkpoint. Hidden names are left
-// out. kBadInput where it is no folder. What options.progress throws ends it.
+// out. kBadInput where it is no folder. What options.progress throws ends it, and what reading from a server
+// does.
 SourceReport verify_source(const std::filesystem::path& folder, FileSystem& files,
                            const VerifyOptions& options = {});
 

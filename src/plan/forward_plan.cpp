@@ -172,7 +172,7 @@ bool computes_alike(const Model& a, const Model& b) {
 StoredInputScales input_scales_of(const Checkpoint& source, const Plan& plan, uint64_t layer,
                                   TensorReader& reader) {
   const auto linears = scaled_linears(source, plan.model->table.layers[layer]);
-  std::vector<TensorBegin> stored;
+  std::vector<TensorPart> stored;
   for (const auto& [module, parts] : linears)
     stored.push_back({parts.input_scale, parts.input_scale->size_bytes});
   fetch_ahead(source, std::move(stored));

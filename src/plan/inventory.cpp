@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "checkpoint/fetch_ahead.h"
 #include "checkpoint/printable.h"
 
 namespace nibblecast {
@@ -49,6 +50,12 @@ class InventoryTaker {
     bool same = head->dtype == embedding->dtype && head->shape == embedding->shape && !head->shape.empty();
     TensorReader reader(source_);
     const uint64_t rows = same ? head->shape[0] : 0, step = std::max<uint64_t>(1, rows / kRows);
+    std::vector<TensorPart> looked_at;
+    for (uint64_t row = 0; row < rows; row += step) {
+      for (const Tensor* tensor : {head, embedding})
+        looked_at.push_back({tensor, head->size_bytes / rows, row * (head->size_bytes / rows)});
+    }
+    fetch_ahead(source_, std::move(looked_at));
     for (uint64_t row = 0; same && row < rows; row += step) {
       std::vector<std::byte> own(head->size_bytes / rows), other(own.size());
       reader.read(*head, row * own.size(), own);

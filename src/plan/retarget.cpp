@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "checkpoint/fetch_ahead.h"
 #include "model/family.h"
 #include "plan/dialects/dialect.h"
 #include "plan/engines.h"
@@ -77,6 +78,7 @@ class Retargeter {
       packed_.emplace(std::move(name), std::move(packed));
     }
     resolve_table();
+    fetch_scalars();
     compare_units();
     rename();
     describe();
@@ -159,6 +161,21 @@ class Retargeter {
   }
 
   // ---- scales ----
+
+  // All at once, where the source is on a server.
+  void fetch_scalars() const {
+    std::vector<TensorPart> parts;
+    const auto add = [&](uint32_t index) {
+      const Tensor& tensor = source_.tensors()[index];
+      if (tensor.size_bytes == sizeof(float)) parts.push_back({&tensor, tensor.size_bytes});
+    };
+    for (const auto& [name, packed] : packed_) {
+      if (packed.linear.source.format.stored != StoredFormat::kNvfp4) continue;
+      add(packed.linear.source.scale_2.tensor);
+      if (packed.input_scale != kNone) add(packed.input_scale);
+    }
+    fetch_ahead(source_, std::move(parts));
+  }
 
   float scalar(uint32_t index) {
     const Tensor& tensor = source_.tensors()[index];

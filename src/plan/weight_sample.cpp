@@ -23,8 +23,8 @@ bool is_sampled(std::string_view name) {
 }
 
 // Of vectors all, up to a bound: norms are wanted whole soon after.
-std::vector<TensorBegin> begins_of(const std::vector<const Tensor*>& sampled) {
-  std::vector<TensorBegin> begins;
+std::vector<TensorPart> begins_of(const std::vector<const Tensor*>& sampled) {
+  std::vector<TensorPart> begins;
   for (const Tensor* tensor : sampled) {
     const uint64_t wanted = tensor->shape.size() == 1 ? 4 * kSampledBytes : kSampledBytes;
     begins.push_back({tensor, std::min(tensor->size_bytes, wanted)});

@@ -16,6 +16,7 @@ namespace nibblecast {
 
 struct HubAddress {
   std::string owner, name, revision;  // revision: "main" where none was named
+  bool is_dataset = false;            // which no command line names as a source
   std::string id() const { return owner + "/" + name; }
 };
 

@@ -59,18 +59,25 @@ bool is_hex(std::string_view text, size_t digits) {
 }
 
 Path model_folder(const HubSettings& settings, const HubAddress& address) {
-  return settings.cache / ("models--" + address.owner + "--" + address.name);
+  return settings.cache /
+         ((address.is_dataset ? "datasets--" : "models--") + address.owner + "--" + address.name);
+}
+
+// "OWNER/NAME" of a model, "datasets/OWNER/NAME".
+std::string page_of(const HubAddress& address) {
+  return (address.is_dataset ? "datasets/" : "") + address.id();
 }
 
 std::string address_text(const HubAddress& address) {
-  return "hf://" + address.id() + (address.revision == "main" ? "" : "@" + address.revision);
+  return "hf://" + page_of(address) + (address.revision == "main" ? "" : "@" + address.revision);
 }
 
 // What the Hub's refusals mean; it does not tell a private model from one that is not there.
 void explain(const HubSettings& settings, const HubAddress& address, const HttpReply& reply,
              const std::string& file) {
   const std::string code = reply.head.field("x-error-code");
-  const std::string page = settings.endpoint + "/" + address.id();
+  const std::string page = settings.endpoint + "/" + page_of(address);
+  const std::string what = address.is_dataset ? "data set" : "model";
   const bool has_token = !settings.token.empty();
   const auto fail = [&](const std::string& problem, const std::string& hint) {
     throw Error(ErrorKind::kBadInput, {.file = file}, problem, {.hint = hint});
@@ -82,13 +89,13 @@ void explain(const HubSettings& settings, const HubAddress& address, const HttpR
          "ask for access on " + page + (has_token ? "" : ", then " + log_in));
   }
   if (code == "RevisionNotFound")
-    fail("the model has no revision '" + address.revision + "'",
+    fail("the " + what + " has no revision '" + address.revision + "'",
          "its branches are listed on " + page + "/tree/main");
   if (code == "EntryNotFound") fail("the Hub has no such file in this revision", "");
   if (status == 401 && has_token && code.empty())
     fail("the Hub does not accept the token", "make a new one, then " + log_in);
   if (status == 401 || status == 403 || status == 404) {
-    fail("the Hub has no such model, or it is private",
+    fail("the Hub has no such " + what + ", or it is private",
          "is the name right (" + page +
              ")? For a private one: " + (has_token ? "the token's account must have access" : log_in));
   }
@@ -194,20 +201,26 @@ HubSettings hub_settings(FileSystem& files, Path cache) {
 std::unique_ptr<RemoteFolder> open_hub_folder(const HubSettings& settings, const HubAddress& address,
                                               std::shared_ptr<HttpTransport> transport, FileSystem& files) {
   const std::string file = address_text(address);
-  const std::string api = settings.endpoint + "/api/models/" + address.id();
+  const std::string api =
+      settings.endpoint + (address.is_dataset ? "/api/" : "/api/models/") + page_of(address);
   Line line = hub_line(settings, address, std::move(transport));
   Line first = line;  // who is not there at all is known soon
   first.retry.most_tries = std::min<size_t>(4, line.retry.most_tries);
   const std::string commit = pinned_commit(first, api, address, file);
+  std::unique_ptr<HubStore> store;
+  if (settings.keeps)
+    store = std::make_unique<HubStore>(files, model_folder(settings, address), commit,
+                                       address.revision == commit ? "" : address.revision);
   std::vector<RemoteFolder::Listed> listed;
   for (RemoteEntry& entry : list_files(line, settings, api, commit, file)) {
     Path copy = cached_copy(settings, address, entry, files);
-    std::string url = fmt::format("{}/{}/resolve/{}/{}", settings.endpoint, address.id(), commit,
+    if (store) copy.empty() ? store->add_parts(entry) : store->add_whole(entry);
+    std::string url = fmt::format("{}/{}/resolve/{}/{}", settings.endpoint, page_of(address), commit,
                                   url_quoted(entry.name, "/"));
     listed.push_back({std::move(entry), std::move(url), std::move(copy)});
   }
-  return std::make_unique<RemoteFolder>("hf://" + address.id() + "@" + commit, std::move(line),
-                                        std::move(listed), files);
+  return std::make_unique<RemoteFolder>("hf://" + page_of(address) + "@" + commit, std::move(line),
+                                        std::move(listed), files, std::move(store));
 }
 
 Path cached_snapshot(const HubSettings& settings, const HubAddress& address, FileSystem& files) {

@@ -20,6 +20,7 @@ struct HubSettings {
   std::string token = {};                           // HF_TOKEN, or the token file; empty: none
   std::filesystem::path cache = {};                 // HF_HUB_CACHE, HF_HOME/hub, or the user's
   bool is_offline = false;                          // HF_HUB_OFFLINE, TRANSFORMERS_OFFLINE
+  bool keeps = false;                               // what is read is stored in the cache (hub_store.h)
   RetryPolicy retry = {};
 };
 
@@ -29,8 +30,9 @@ struct HubSettings {
 // Error kUsage: an endpoint that is no http(s) address, a token with characters that no header can hold.
 HubSettings hub_settings(FileSystem& files, std::filesystem::path cache);
 
-// The folder of a model's pinned revision, whose files are read from the cache where that holds them and from
-// the Hub where it does not. Errors (kBadInput): a model or revision that is not there, or is private or
+// The folder of the pinned revision of a model ("hf://OWNER/NAME@COMMIT") or data set
+// ("hf://datasets/OWNER/NAME@COMMIT"), whose files are read from the cache where that holds them and from the
+// Hub where it does not. Errors (kBadInput): a model or revision that is not there, or is private or
 // gated, with what to do; a listing that is not one. kIo: no answer.
 std::unique_ptr<RemoteFolder> open_hub_folder(const HubSettings& settings, const HubAddress& address,
                                               std::shared_ptr<HttpTransport> transport, FileSystem& files);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cassert>
+#include <cstring>
 
 #include "base/error.h"
 
@@ -125,7 +126,7 @@ RangeSource::Transfer RangeSource::request(const std::string& url, uint64_t offs
       transfer.wrong = "the server sent more bytes than were asked for";
       return false;
     }
-    std::ranges::copy(bytes, to.begin() + static_cast<ptrdiff_t>(transfer.got));
+    std::memcpy(to.data() + transfer.got, bytes.data(), bytes.size());
     transfer.got += bytes.size();
     return true;
   };

@@ -42,18 +42,23 @@ std::string checksum_of(const RemoteEntry& entry, std::span<const std::byte> byt
 }  // namespace
 
 struct RemoteFolder::Content {
-  Content(const Line& line, Listed file, std::string path, std::atomic<int64_t>& room)
+  Content(const Line& line, Listed file, std::string path, std::atomic<int64_t>& room, HubStore* keeper)
       : source(line, std::move(file.entry), std::move(file.url), std::move(path)),
         held(room),
-        local(std::move(file.local)) {}
+        local(std::move(file.local)),
+        store(keeper) {}
 
   void read(uint64_t offset, std::span<std::byte> to, bool keep) {
     if (comes_whole(source.entry())) {
       hold_whole();
       keep = true;
     }
-    held.read(offset, to, keep,
-              [this](uint64_t begin, std::span<std::byte> gap) { source.read(begin, gap); });
+    held.read(offset, to, keep, [this](uint64_t begin, std::span<std::byte> gap) { fetch(begin, gap); });
+  }
+
+  void fetch(uint64_t begin, std::span<std::byte> to) {
+    source.read(begin, to);
+    if (store != nullptr) store->take(source.entry(), begin, to);
   }
 
   // A small file comes in one piece; where a checksum is known, it is the right one.
@@ -61,7 +66,7 @@ struct RemoteFolder::Content {
     const std::lock_guard lock(whole_mutex);
     if (is_whole) return;
     std::vector<std::byte> bytes(source.entry().size_bytes);
-    held.read(0, bytes, true, [this](uint64_t begin, std::span<std::byte> gap) { source.read(begin, gap); });
+    held.read(0, bytes, true, [this](uint64_t begin, std::span<std::byte> gap) { fetch(begin, gap); });
     const std::string& checksum = source.entry().version;
     if (source.entry().is_checksum && checksum_of(source.entry(), bytes) != checksum) {
       throw Error(ErrorKind::kBadInput, {.file = source.file()}, "arrived damaged: its checksum is another",
@@ -73,6 +78,7 @@ struct RemoteFolder::Content {
   RangeSource source;
   HeldRanges held;
   const std::filesystem::path local;
+  HubStore* const store;
   std::mutex whole_mutex;
   bool is_whole = false;
 };
@@ -101,11 +107,13 @@ class RemoteFolder::RemoteFile : public File {
   const bool keep_;
 };
 
-RemoteFolder::RemoteFolder(std::string address, Line line, std::vector<Listed> files, FileSystem& local)
-    : address_(std::move(address)), line_(std::move(line)), local_(&local) {
+RemoteFolder::RemoteFolder(std::string address, Line line, std::vector<Listed> files, FileSystem& local,
+                           std::unique_ptr<HubStore> store)
+    : address_(std::move(address)), line_(std::move(line)), local_(&local), store_(std::move(store)) {
   for (Listed& file : files) {
     const std::string name = file.entry.name;
-    contents_[name] = std::make_shared<Content>(line_, std::move(file), address_ + "/" + name, room_);
+    contents_[name] =
+        std::make_shared<Content>(line_, std::move(file), address_ + "/" + name, room_, store_.get());
   }
 }
 
@@ -136,7 +144,7 @@ std::shared_ptr<RemoteFolder::Content> RemoteFolder::probe(const std::string& na
   listed.entry.size_bytes = found->size_bytes;
   listed.entry.version = found->etag;
   listed.url = url;
-  auto content = std::make_shared<Content>(line_, std::move(listed), path, room_);
+  auto content = std::make_shared<Content>(line_, std::move(listed), path, room_, nullptr);
   content->held.add(0, std::as_bytes(std::span(found->begin)));
   return content;
 }
@@ -155,7 +163,7 @@ std::optional<FileStatus> RemoteFolder::status(const std::string& name) {
 }
 
 std::vector<std::string> RemoteFolder::list(const std::string& folder) {
-  for (const std::string& name : known_) find(name);
+  run_on_threads(known_.size(), kHeaderThreads, [&](size_t index) { find(known_[index]); });
   const std::string prefix = folder.empty() ? "" : folder + "/";
   std::set<std::string> names;
   const std::lock_guard lock(mutex_);
@@ -178,6 +186,7 @@ std::unique_ptr<File> RemoteFolder::open(const std::string& name, Access access)
 
 // The first bytes hold most headers whole; of longer ones they say the length.
 void RemoteFolder::fetch_header(Content& content) {
+  if (comes_whole(content.source.entry())) return content.hold_whole();
   const uint64_t size = content.source.entry().size_bytes;
   std::vector<std::byte> head(std::min(size, kHeadBytes));
   content.read(0, head, true);

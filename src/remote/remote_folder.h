@@ -12,6 +12,7 @@
 
 #include "base/file.h"
 #include "remote/held_ranges.h"
+#include "remote/hub_store.h"
 #include "remote/line.h"
 #include "remote/range_source.h"
 
@@ -29,14 +30,17 @@ class RemoteFolder {
     std::filesystem::path local = {};  // a copy of the same bytes on this machine; empty: none
   };
 
-  // `address`: "hf://OWNER/NAME@COMMIT", the folder's path. The listing is all there is.
-  RemoteFolder(std::string address, Line line, std::vector<Listed> files, FileSystem& local);
+  // `address`: "hf://OWNER/NAME@COMMIT", the folder's path. The listing is all there is. `store`: gets all
+  // bytes that come from the server; null: nobody does.
+  RemoteFolder(std::string address, Line line, std::vector<Listed> files, FileSystem& local,
+               std::unique_ptr<HubStore> store = nullptr);
   // A folder of a server that lists nothing, at `url`: a file is there if the server has it by its name.
   // list() names those of `known` that are there.
   RemoteFolder(std::string address, Line line, std::string url, std::vector<std::string> known);
   ~RemoteFolder();
 
   const std::string& address() const { return address_; }
+  HubStore* store() const { return store_.get(); }
 
   // `name`: relative to the folder, normal; "" is the folder. As FileSystem's functions of these names, which
   // throw what RangeSource::read() does. open() with Access::kRead holds what it fetched.
@@ -44,8 +48,9 @@ class RemoteFolder {
   std::vector<std::string> list(const std::string& folder);
   std::unique_ptr<File> open(const std::string& name, Access access);
 
-  // Fetches the headers of these safetensors files, many at once, and holds them. Errors as of open() and
-  // read, the first one; what a header holds is not looked at.
+  // Fetches the headers of these safetensors files, and other small files whole, many at once, and holds
+  // them; what is not there is left out. Errors as of open() and read, the first one; what a header holds is
+  // not looked at.
   void fetch_headers(const std::vector<std::string>& names);
 
  private:
@@ -58,6 +63,7 @@ class RemoteFolder {
   const std::string address_, url_;
   const Line line_;
   FileSystem* const local_ = nullptr;
+  const std::unique_ptr<HubStore> store_;
   const std::vector<std::string> known_;
   std::atomic<int64_t> room_ = kMostHeldBytes;
   std::mutex mutex_;

@@ -44,6 +44,16 @@ class HubSource : public ::testing::Test {
     return {"quantize", source, path(to), "--calib", texts(), "--base-model", "owner/tiny", "--quiet"};
   }
 
+  static std::vector<std::string> with(std::vector<std::string> command,
+                                       const std::vector<std::string>& more) {
+    command.insert(command.end(), more.begin(), more.end());
+    return command;
+  }
+  // Where the Hub's client would look for the model's files in a cache.
+  std::string snapshot(const std::string& cache) const {
+    return path(cache) + "/models--owner--tiny/snapshots/" + HubServer::kCommit + "/";
+  }
+
   // Every file but the record, which holds times.
   void expect_same(const std::string& a, const std::string& b) const {
     const auto left = folder_contents(path(a)), right = folder_contents(path(b));
@@ -119,14 +129,51 @@ TEST_F(HubSource, OtherCommandsReadItToo) {
   EXPECT_TRUE(read_file(path("remote.amax")) == read_file(path("local.amax")));
 }
 
+TEST_F(HubSource, KeepSourceStoresWhatStreamsBy) {
+  const CliResult made = run_cli(with(quantize(address_, "remote"), {"--keep-source", path("kept")}));
+  ASSERT_EQ(made.exit_code, 0) << made.err;
+  EXPECT_THAT(made.out, HasSubstr("kept source"));
+  EXPECT_THAT(made.err, Not(HasSubstr("--keep-source")));
+  expect_no_token(made);
+  for (const auto& [name, file] : hub_.files()) {
+    EXPECT_LE(hub_.most_often_sent(name), 1) << name;
+    EXPECT_TRUE(read_file(snapshot("kept") + name) == file.content) << name;
+  }
+  ASSERT_EQ(run_cli(quantize(local(), "local")).exit_code, 0);
+  expect_same("local", "remote");
+  const size_t links = hub_.links();
+  const CliResult again = run_cli(with(quantize(address_, "again"), {"--keep-source", path("kept")}));
+  ASSERT_EQ(again.exit_code, 0) << again.err;
+  EXPECT_EQ(hub_.links(), links);
+  expect_same("local", "again");
+  set("HF_HUB_CACHE", path("kept"));
+  set("HF_HUB_OFFLINE", "1");
+  EXPECT_EQ(run_json({"plan", address_})["source"]["identity"],
+            run_json({"plan", local()})["source"]["identity"]);
+}
+
+TEST_F(HubSource, WhatOnlyAPartWasReadOfIsSaid) {
+  const CliResult made = run_cli({"calibrate", address_, "--calib", texts(), "-o", path("amax"),
+                                  "--keep-source", path("kept"), "--quiet"});
+  ASSERT_EQ(made.exit_code, 0) << made.err;
+  EXPECT_THAT(made.err, HasSubstr("--keep-source: this command read only parts of 1 file"));
+  EXPECT_THAT(made.err, HasSubstr("hf download owner/tiny --revision " + std::string(HubServer::kCommit)));
+  EXPECT_FALSE(fs::exists(path("kept") + "/models--owner--tiny/refs/main"));
+  const CliResult refused =
+      run_cli({"compare", local(), hub_.endpoint() + "/x/y/z", "--keep-source", path("kept"), "--quiet"});
+  EXPECT_EQ(refused.exit_code, 2) << refused.err;
+}
+
 TEST_F(HubSource, AKilledRunGoesOn) {
   ASSERT_EQ(run_cli(quantize(local(), "local")).exit_code, 0);
   hub_.spoil_store = [](const ServerRequest&, ServerReply&) {
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
   };
+  const std::vector<std::string> command =
+      with(quantize(address_, "remote"), {"--keep-source", path("kept")});
   size_t kills = 0;
   for (size_t bytes = 4'000; kills < 3; bytes *= 8, ++kills) {
-    CliProcess process(quantize(address_, "remote"));
+    CliProcess process(command);
     const auto journal = path("remote") + "/.nibblecast/journal";
     while (!process.ended() && (!fs::exists(journal) || fs::file_size(journal) < bytes))
       std::this_thread::sleep_for(std::chrono::milliseconds(2));
@@ -136,9 +183,90 @@ TEST_F(HubSource, AKilledRunGoesOn) {
   }
   EXPECT_GT(kills, 0u);
   hub_.spoil_store = {};
-  const CliResult last = run_cli(quantize(address_, "remote"));
+  const CliResult last = run_cli(command);
   ASSERT_EQ(last.exit_code, 0) << last.err;
   expect_same("local", "remote");
+  for (const auto& [name, file] : hub_.files())
+    EXPECT_TRUE(read_file(snapshot("kept") + name) == file.content) << name;
+}
+
+TEST_F(HubSource, VerifyHoldsAModelAgainstTheHubsChecksums) {
+  const Json report = run_json({"verify", "--source", address_, "--quiet"});
+  EXPECT_EQ(report["ok"], true);
+  EXPECT_EQ(report["files"], hub_.files().size());
+  EXPECT_EQ(report["unchecked"], Json::array());
+  for (const auto& [name, file] : hub_.files()) EXPECT_LE(hub_.most_often_sent(name), 1) << name;
+  hub_.spoil_store = [](const ServerRequest& request, ServerReply& reply) {
+    if (request.target.find("00002-of") != std::string::npos) reply.body.back() ^= 1;
+  };
+  const CliResult damaged = run_cli({"verify", "--source", address_, "--quiet"});
+  EXPECT_EQ(damaged.exit_code, 6) << damaged.err;
+  EXPECT_THAT(damaged.out, HasSubstr("model-00002-of-00008.safetensors: is damaged: the Hub has"));
+}
+
+TEST_F(HubSource, AnOutputOnTheHubIsVerified) {
+  ASSERT_EQ(run_cli(quantize(local(), "made")).exit_code, 0);
+  HubServer hub(path("made"), "owner/made");
+  set("HF_ENDPOINT", hub.endpoint());
+  set("HF_TOKEN", "hf_any");
+  const Json report = run_json({"verify", local(), "hf://owner/made", "--quiet"});
+  EXPECT_EQ(report["ok"], true) << report;
+  const Json own = run_json({"verify", "--checksums", "hf://owner/made", "--quiet"});
+  EXPECT_EQ(own["ok"], true) << own;
+  EXPECT_GT(own["tensors"], 700);
+  hub.spoil_store = [](const ServerRequest& request, ServerReply& reply) {
+    if (request.target.find("00003-of") != std::string::npos && reply.body.size() > 1000)
+      reply.body[reply.body.size() - 1] ^= 1;
+  };
+  EXPECT_EQ(run_cli({"verify", local(), "hf://owner/made", "--quiet"}).exit_code, 6);
+  EXPECT_EQ(run_cli({"verify", "--checksums", "hf://owner/made", "--quiet"}).exit_code, 6);
+}
+
+// What --calib and --text name is fetched once, and only the file that is needed.
+TEST_F(HubSource, DataSetsAreFetched) {
+  const auto calibrate = [&](const std::string& name) {
+    return std::vector<std::string>{"calibrate", local(), "--calib",    name,     "--calib-size",
+                                    "4",         "-o",    path("amax"), "--quiet"};
+  };
+  const auto refused = [&](const std::string& name, const std::string& words) {
+    const CliResult result = run_cli(calibrate(name));
+    EXPECT_NE(result.exit_code, 0);
+    EXPECT_THAT(result.err, HasSubstr(words));
+    EXPECT_THAT(result.err, HasSubstr("`hf download abisee/cnn_dailymail --repo-type dataset --include "));
+    expect_no_token(result);
+  };
+  refused("cnn_dailymail", "cannot be fetched: hf://datasets/abisee/cnn_dailymail");
+  std::string records;
+  for (int index = 0; index < 8; ++index)
+    records +=
+        Json{{"article", "Text " + std::to_string(index) + ": " + std::string(200, 'x')}}.dump() + "\n";
+  fs::create_directories(path("data") + "/3.0.0");
+  for (const char* name :
+       {"train-00000-of-00002.jsonl", "train-00001-of-00002.jsonl", "test-00000-of-00001.jsonl"})
+    write_file(path("data") + "/3.0.0/" + name, records);
+  HubServer hub(path("data"), "datasets/abisee/cnn_dailymail");
+  hub.token = kToken;
+  set("HF_ENDPOINT", hub.endpoint());
+  set("HF_HUB_OFFLINE", "1");
+  refused("abisee/cnn_dailymail", "is not in the Hub's cache");
+  set("HF_HUB_OFFLINE", "0");
+  const CliResult made = run_cli(calibrate("abisee/cnn_dailymail"));
+  ASSERT_EQ(made.exit_code, 0) << made.err;
+  EXPECT_THAT(made.err,
+              HasSubstr("fetching cnn_dailymail into the Hub's cache: 3.0.0/train-00000-of-00002.jsonl"));
+  expect_no_token(made);
+  EXPECT_EQ(hub.sent("3.0.0/train-00000-of-00002.jsonl"), records.size());
+  EXPECT_EQ(hub.sent("3.0.0/train-00001-of-00002.jsonl"), 0u);
+  EXPECT_TRUE(hub.tokens_seen_by_store().empty());
+  const std::string file = "/hub/datasets--abisee--cnn_dailymail/snapshots/" +
+                           std::string(HubServer::kCommit) + "/3.0.0/train-00000-of-00002.jsonl";
+  EXPECT_TRUE(read_file(path("home") + file) == records);
+  const size_t requests = hub.requests();
+  EXPECT_EQ(run_cli({"evaluate", local(), "--text", "cnn_dailymail", "--text-size", "2", "--text-rows",
+                     "docs", "--quiet"})
+                .exit_code,
+            0);
+  EXPECT_EQ(hub.requests(), requests);
 }
 
 TEST_F(HubSource, RefusalsSayWhatToDo) {

@@ -270,9 +270,6 @@ TEST_F(Sources, OtherAddressesAreNamed) {
     EXPECT_THAT(result.err, HasSubstr(words));
     EXPECT_THAT(result.err, ::testing::Not(HasSubstr("secret")));
   }
-  const CliResult verified = run_cli({"verify", "--source", "hf://deepseek-ai/DeepSeek-V4-Pro"});
-  EXPECT_EQ(verified.exit_code, 2);
-  EXPECT_THAT(verified.err, HasSubstr("is an address, and this needs a folder"));
 }
 
 TEST_F(Sources, AFileThatIsNoFileIsBadInput) {

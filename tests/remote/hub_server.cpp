@@ -35,7 +35,7 @@ HubServer::HubServer(const std::filesystem::path& folder, std::string id) : id_(
   for (const auto& entry : std::filesystem::recursive_directory_iterator(folder)) {
     if (!entry.is_regular_file()) continue;
     const std::string name = entry.path().lexically_relative(folder).string();
-    const bool is_large = name.ends_with(".safetensors");
+    const bool is_large = name.ends_with(".safetensors") || name.ends_with(".jsonl");
     std::string text = content_of(entry.path());
     std::string oid = oid_of(text, is_large);
     files_[name] = {.content = std::move(text), .is_large = is_large, .oid = std::move(oid)};
@@ -61,7 +61,7 @@ ServerReply HubServer::answer_hub(const ServerRequest& request) {
     path.replace(0, main.size(), "/" + id_ + "/resolve/" + kCommit + "/");
   const std::string query =
       request.target.substr(std::min(request.target.find('?'), request.target.size() - 1) + 1);
-  const std::string api = "/api/models/" + id_, resolve = "/" + id_ + "/resolve/" + kCommit + "/";
+  const std::string api = this->api(), resolve = "/" + id_ + "/resolve/" + kCommit + "/";
   const auto authorization = request.fields.find("authorization");
   ServerReply reply = refusal(404, "RepoNotFound", "Repository not found");
   if (!token.empty() && (authorization == request.fields.end() || authorization->second != "Bearer " + token))
@@ -102,7 +102,7 @@ ServerReply HubServer::answer_api(const std::string& path, const std::string& qu
   }
   ServerReply reply{.body = items.dump()};
   if (first + page_entries < files_.size())
-    reply.fields.emplace_back("Link", "<" + endpoint() + "/api/models/" + id_ + "/tree/" + commit +
+    reply.fields.emplace_back("Link", "<" + endpoint() + api() + "/tree/" + commit +
                                           "?recursive=true&cursor=" + std::to_string(first + page_entries) +
                                           ">; rel=\"next\"");
   return reply;

@@ -25,7 +25,8 @@ class HubServer {
   };
   static constexpr const char* kCommit = "0123456789abcdef0123456789abcdef01234567";
 
-  // Serves the folder's files as hf://OWNER/NAME; those that end in .safetensors are large.
+  // Serves the folder's files as hf://OWNER/NAME, or as a data set where `id` is "datasets/OWNER/NAME"; those
+  // that end in .safetensors or .jsonl are large.
   explicit HubServer(const std::filesystem::path& folder, std::string id = "owner/tiny");
   HubServer(const HubServer&) = delete;
   HubServer& operator=(const HubServer&) = delete;
@@ -62,6 +63,9 @@ class HubServer {
   ServerReply answer_store(const ServerRequest& request);
   ServerReply content(const std::string& name, const ServerRequest& request);
   void count(const std::string& name, uint64_t first, const std::string& body);
+
+  // Of the model's listings: "/api/models/OWNER/NAME".
+  std::string api() const { return (id_.starts_with("datasets/") ? "/api/" : "/api/models/") + id_; }
 
   const std::string id_;
   std::map<std::string, File> files_;

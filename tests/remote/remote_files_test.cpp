@@ -4,9 +4,11 @@
 #include <gmock/gmock.h>
 
 #include <atomic>
+#include <fstream>
 #include <random>
 
 #include "checkpoint/fetch_ahead.h"
+#include "pipeline/line_probe.h"
 #include "pipeline/pipeline_testing.h"
 #include "pipeline/reader.h"
 #include "pipeline/small_models.h"
@@ -69,7 +71,7 @@ TEST_F(RemoteFilesTest, AJobMakesTheSameBytesAndAsksForEachOnce) {
 TEST_F(RemoteFilesTest, WhatIsFetchedAheadIsNotAskedForAgain) {
   HubServer hub(path("source"));
   const Checkpoint source = open(hub);
-  std::vector<TensorBegin> parts;
+  std::vector<TensorPart> parts;
   for (const Tensor& tensor : source.tensors())
     parts.push_back({&tensor, std::min<uint64_t>(tensor.size_bytes, 999)});
   const size_t before = hub.requests();
@@ -78,7 +80,7 @@ TEST_F(RemoteFilesTest, WhatIsFetchedAheadIsNotAskedForAgain) {
   EXPECT_LT(fetched - before, parts.size());
   const Checkpoint local = Checkpoint::open(path("source"), system_files());
   TensorReader here(local), there(source);
-  for (const TensorBegin& part : parts) {
+  for (const TensorPart& part : parts) {
     std::vector<std::byte> a(part.size_bytes), b(part.size_bytes);
     here.read(*local.find(part.tensor->name), 0, a);
     there.read(*part.tensor, 0, b);
@@ -167,6 +169,25 @@ TEST_F(RemoteFilesTest, AServerWithoutAListing) {
       "its ETag is another");
 }
 
+TEST_F(RemoteFilesTest, ALineIsMeasured) {
+  constexpr size_t kBytes = 40 << 20;
+  constexpr double kRate = 100e6;
+  const std::string header = R"({"w":{"dtype":"U8","shape":[41943040],"data_offsets":[0,41943040]}})";
+  uint64_t length = header.size();
+  std::string file(reinterpret_cast<const char*>(&length), sizeof length);
+  file += header + std::string(kBytes, 'w');
+  fs::create_directories(path("large"));
+  std::ofstream(path("large/model.safetensors"), std::ios::binary) << file;
+  HubServer hub(path("large"));
+  hub.is_counting = false;
+  hub.set_line({.delay_seconds = 0.02, .bytes_per_second = kRate});
+  const auto rate = probe_line(Checkpoint::open(files_.mount(open_hub(hub)).address(), files_, false));
+  ASSERT_TRUE(rate);
+  EXPECT_LT(*rate, 1.2 * kRate);
+  EXPECT_GT(*rate, 0.2 * kRate);  // of a busy machine
+  EXPECT_FALSE(probe_line(Checkpoint::open(path("large"), system_files(), false)));
+}
+
 // What a network and servers do, at random: the right bytes, or an error that says why.
 void spoil(std::mt19937& random, ServerReply& reply) {
   switch (random() % 30) {
@@ -201,6 +222,7 @@ TEST_F(RemoteFilesTest, RandomFaultsGiveTheRightBytesOrAnError) {
   int right = 0, wrong = 0;
   HubServer hub(path("source"));
   hub.is_counting = false;
+  hub.token = "hf_secret";
   std::mt19937 random;
   std::mutex mutex;
   hub.spoil_store = hub.spoil_hub = [&](const ServerRequest&, ServerReply& reply) {
@@ -236,11 +258,60 @@ TEST_F(RemoteFilesTest, RandomFaultsGiveTheRightBytesOrAnError) {
       ++right;
     } catch (const Error& error) {
       EXPECT_TRUE(error.kind() == ErrorKind::kIo || error.kind() == ErrorKind::kBadInput) << error.what();
+      EXPECT_EQ(std::string(error.what()).find(hub.token), std::string::npos);
       ++wrong;
     }
   }
   EXPECT_GT(right, 20);
   EXPECT_GT(wrong, 0);
+  EXPECT_TRUE(hub.tokens_seen_by_store().empty());
+}
+
+// Stored on its way, too; where the job fails, the same job goes on over a better line.
+TEST_F(RemoteFilesTest, AJobUnderFaultsEndsWithTheSameBytes) {
+  make(Checkpoint::open(path("source"), system_files()), path("local"));
+  auto local = folder_hashes(path("local"));
+  local.erase("README.md");  // names the folder
+  HubServer hub(path("source"));
+  hub.is_counting = false;
+  hub.token = "hf_secret";
+  std::mt19937 random;
+  std::mutex mutex;
+  std::atomic<bool> is_bad = true;
+  hub.spoil_store = hub.spoil_hub = [&](const ServerRequest&, ServerReply& reply) {
+    const std::lock_guard lock(mutex);
+    if (is_bad) spoil(random, reply);
+  };
+  for (unsigned seed = 0; seed < 16; ++seed) {
+    random.seed(seed);
+    const fs::path out = path("out" + std::to_string(seed)), kept = path("kept" + std::to_string(seed));
+    const auto run = [&] {
+      HubSettings settings = settings_of(hub);
+      settings.cache = kept;
+      settings.keeps = true;
+      RemoteFiles files(system_files());
+      RemoteFolder& folder =
+          files.mount(open_hub_folder(settings, address_of(hub), test_transport(), system_files()));
+      make(Checkpoint::open(folder.address(), files), out);
+      folder.store()->finish();
+    };
+    is_bad = true;
+    try {
+      run();
+    } catch (const Error& error) {
+      EXPECT_TRUE(error.kind() == ErrorKind::kIo || error.kind() == ErrorKind::kBadInput) << error.what();
+      is_bad = false;
+      run();
+    }
+    auto made = folder_hashes(out);
+    made.erase("README.md");
+    EXPECT_EQ(made, local) << seed;
+    const fs::path snapshot = kept / "models--owner--tiny/snapshots" / HubServer::kCommit;
+    for (const std::string& shard : shards_of(hub))
+      EXPECT_TRUE(read_text(system_files(), snapshot / shard, 1 << 30) == hub.files()[shard].content)
+          << shard;
+  }
+  EXPECT_TRUE(hub.tokens_seen_by_store().empty());
 }
 
 }  // namespace
