@@ -157,10 +157,74 @@ Json nemotron() {
                 {"moe_latent_size", 32}});
 }
 
+// Two layers of Kimi's delta attention and one of latent attention; the first MLP dense.
+Json kimi() {
+  return sizes("kimi_linear", 3,
+               {{"linear_attn_config",
+                 {{"head_dim", 16},
+                  {"num_heads", 4},
+                  {"short_conv_kernel_size", 4},
+                  {"kda_layers", {1, 3}},
+                  {"full_attn_layers", {2}}}},
+                {"first_k_dense_replace", 1},
+                {"moe_intermediate_size", 32},
+                {"num_experts", 4},
+                {"num_experts_per_token", 2},
+                {"num_shared_experts", 1},
+                {"q_lora_rank", nullptr},
+                {"kv_lora_rank", 32},
+                {"qk_nope_head_dim", 16},
+                {"qk_rope_head_dim", 16},
+                {"v_head_dim", 16}});
+}
+
+Json kimi_k3() {
+  Json text = kimi();
+  text.update({{"q_lora_rank", 32}, {"routed_expert_hidden_size", 48}, {"num_shared_experts", 2}});
+  // What the release says of its experts stands there.
+  text["quantization_config"] = {{"quant_method", "compressed-tensors"}, {"format", "mxfp4-pack-quantized"}};
+  return {{"model_type", "kimi_k3"}, {"text_config", text}};
+}
+
+Json glm5_next() {
+  Json config = kimi();
+  config.erase("linear_attn_config");
+  config.update({{"model_type", "glm5_next_text"},
+                 {"layer_types", {"linear_attention", "indexed_attention", "indexed_attention"}},
+                 {"indexer_types", {"shared", "full", "shared"}},
+                 {"linear_head_dim", 16},
+                 {"linear_num_heads", 4},
+                 {"linear_conv_kernel_dim", 4},
+                 {"q_lora_rank", 32},
+                 {"qk_rope_head_dim", 0},
+                 {"hc_mult", 4},
+                 {"index_n_heads", 2},
+                 {"index_head_dim", 16},
+                 {"index_kpool", 4}});
+  return config;
+}
+
+Json minimax_m3() {
+  return sizes("minimax_m3_vl_text", 2,
+               {{"intermediate_size", 32},
+                {"dense_intermediate_size", 96},
+                {"shared_intermediate_size", 48},
+                {"num_local_experts", 4},
+                {"num_experts_per_tok", 2},
+                {"layer_types", {"full_attention", "minimax_m3_sparse"}},
+                {"mlp_layer_types", {"dense", "sparse"}},
+                {"index_n_heads", 2},
+                {"index_head_dim", 16}});
+}
+
 std::vector<Table> tables() {
   Json moe = gemma4();
   moe.update(
       {{"enable_moe_block", true}, {"num_experts", 4}, {"top_k_experts", 2}, {"moe_intermediate_size", 32}});
+  Json listed = gemma4();  // as transformers saves it
+  for (const char* key : {"global_head_dim", "num_global_key_value_heads"}) listed.erase(key);
+  for (const char* layer : {"1", "3", "5"})
+    listed["per_layer_config"][layer] = {{"head_dim", 32}, {"num_key_value_heads", 1}};
   const Json outer = {{"model_type", "gemma3"}, {"text_config", sizes("gemma3_text", 2, Json::object())}};
   return {
       {"gemma3",
@@ -185,6 +249,12 @@ std::vector<Table> tables() {
         {"model.embed_tokens_per_layer.weight", {128, 96}},
         {"model.per_layer_model_projection.weight", {96, 64}}},
        {"model.layers.1.self_attn.v_proj.weight", "model.layers.4.self_attn.k_proj.weight"}},
+      {"gemma4_listed",
+       listed,
+       2 * 6 + 4 + 2 + 3 * 6 + 2 * 6,
+       {{"model.layers.0.self_attn.q_proj.weight", {64, 64}},
+        {"model.layers.1.self_attn.q_proj.weight", {128, 64}},
+        {"model.layers.1.self_attn.k_proj.weight", {32, 64}}}},
       {"gemma4_experts",
        moe,
        2 * 6 + 4 + 2 + 3 * 6 + 2 * 6 + 6 * 4 * 3,
@@ -206,6 +276,44 @@ std::vector<Table> tables() {
         {"backbone.layers.3.mixer.up_proj.weight", {96, 64}},
         {"backbone.norm_f.weight", {64}},
         {"lm_head.weight", {128, 64}}}},
+      {"kimi_linear",
+       kimi(),
+       2 * 9 + 4 + 3 + 2 * (3 + 4 * 3),
+       {{"model.layers.0.self_attn.A_log", {1, 1, 4, 1}},
+        {"model.layers.0.self_attn.k_conv1d.weight", {64, 1, 4}},
+        {"model.layers.0.self_attn.f_a_proj.weight", {16, 64}},
+        {"model.layers.0.mlp.gate_proj.weight", {96, 64}},
+        {"model.layers.1.self_attn.q_proj.weight", {128, 64}},
+        {"model.layers.1.self_attn.kv_a_proj_with_mqa.weight", {48, 64}},
+        {"model.layers.1.block_sparse_moe.experts.3.w2.weight", {64, 32}},
+        {"model.layers.2.block_sparse_moe.gate.e_score_correction_bias", {4}}}},
+      {"kimi_k3",
+       kimi_k3(),
+       2 * 8 + 6 + 3 + 2 * (3 + 2 + 4 * 3),
+       {{"language_model.model.layers.0.self_attn.A_log", {128}},
+        {"language_model.model.layers.0.self_attn.g_proj.weight", {64, 64}},
+        {"language_model.model.layers.1.self_attn.g_proj.weight", {64, 64}},
+        {"language_model.model.layers.1.mlp_res_proj.weight", {1, 64}},
+        {"language_model.model.layers.1.block_sparse_moe.routed_expert_up_proj.weight", {64, 48}},
+        {"language_model.model.layers.1.block_sparse_moe.experts.3.w2.weight", {48, 32}},
+        {"language_model.model.output_attn_res_norm.weight", {64}},
+        {"language_model.lm_head.weight", {128, 64}}}},
+      {"glm5_next",
+       glm5_next(),
+       9 + 2 * 5 + 3 + 3 + 2 * (3 + 4 * 3),
+       {{"model.layers.0.self_attn.A_log", {4}},
+        {"model.layers.1.self_attn.indexer.wq_b.weight", {32, 32}},
+        {"model.layers.1.self_attn.indexer.index_kpool_compress_gate", {16, 64}},
+        {"model.layers.2.hc_ffn_fn", {24, 256}},
+        {"model.layers.2.mlp.shared_experts.up_proj.weight", {32, 64}}},
+       {"model.layers.2.self_attn.indexer.wk.weight"}},
+      {"minimax_m3",
+       minimax_m3(),
+       2 * 4 + 2 + 3 + 3 + 4 * 3,
+       {{"model.layers.1.self_attn.index_q_proj.weight", {32, 64}},
+        {"model.layers.0.mlp.down_proj.weight", {64, 96}},
+        {"model.layers.1.block_sparse_moe.shared_experts.gate_proj.weight", {48, 64}},
+        {"model.layers.1.block_sparse_moe.experts.3.w3.weight", {32, 64}}}},
   };
 }
 
