@@ -127,9 +127,10 @@ std::vector<SynthTensor> synth(const Model& model, std::optional<uint64_t> layer
 }
 
 constexpr std::string_view kModelTypes[] = {
-    "gpt_oss",        "gemma3_text",        "gemma3",       "gemma4_text", "gemma4",
-    "gemma4_unified", "nemotron_h",         "kimi_k3",      "kimi_linear", "glm5_next_text",
-    "glm5_next",      "minimax_m3_vl_text", "minimax_m3_vl"};
+    "gpt_oss",   "gemma3_text",        "gemma3",       "gemma4_text",
+    "gemma4",    "gemma4_unified",     "nemotron_h",   "kimi_k3",
+    "llama4",    "llama4_text",        "kimi_linear",  "glm5_next_text",
+    "glm5_next", "minimax_m3_vl_text", "minimax_m3_vl"};
 
 }  // namespace
 

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "family_models.h"
+#include "formats/nvfp4_quantize.h"
 #include "pipeline/stack_bytes.h"
 #include "pipeline/verify.h"
 #include "plan/forward_plan.h"
@@ -89,6 +90,61 @@ TEST(GptOss, ForwardPassesAndOtherFormsAreRefused) {
   options.format = OutputFormat::kCompressedTensors;
   expect_error(
       ErrorKind::kUnsupported, [&] { make_plan(source, options); }, "gpt_oss models are not written so");
+}
+
+// ---- Llama-4 ----
+
+// Experts are stored transposed, [experts, in, out], in one tensor, and written so.
+TEST(Llama4, ExpertsInOneTensorAreQuantizedByTheirRows) {
+  const testing::TemporaryFolder work;
+  const Json config = {{"model_type", "llama4_text"},
+                       {"num_hidden_layers", 2},
+                       {"vocab_size", 128},
+                       {"hidden_size", 64},
+                       {"intermediate_size", 32},
+                       {"intermediate_size_mlp", 96},
+                       {"num_attention_heads", 4},
+                       {"num_key_value_heads", 2},
+                       {"head_dim", 16},
+                       {"interleave_moe_layer_step", 2},
+                       {"num_local_experts", 3},
+                       {"num_experts_per_tok", 1}};
+  const Model model = read_model(config, "config.json");
+  std::vector<testing::StoredTensor> stored;
+  const auto add = [&](const LayerTable& table) {
+    for (const WeightModule& module : table.modules) {
+      const Shape& shape = module.shape;
+      if (module.stack == 0)
+        stored.push_back({module.name + ".weight", Dtype::kBF16, shape});
+      else
+        stored.push_back({module.name, Dtype::kBF16, {module.stack, shape[1], shape[0] / module.stack}});
+    }
+    for (const PlainTensor& tensor : table.plain) stored.push_back({tensor.name, Dtype::kBF16, tensor.shape});
+  };
+  add(model.table.globals);
+  for (const LayerTable& layer : model.table.layers) add(layer);
+  testing::write_checkpoint(work.path() / "source", stored, config);
+  const Checkpoint source = Checkpoint::open(work.path() / "source", system_files());
+  testing::run_job(source, plan_of(source, "nvfp4"), testing::kNoActivations, work.path() / "out");
+  EXPECT_TRUE(proof_of(source, work.path() / "out").problems.empty());
+  const Checkpoint output = Checkpoint::open(work.path() / "out", system_files());
+  const std::string name = "model.layers.1.feed_forward.experts.gate_up_proj";
+  EXPECT_EQ(output.at(name).shape, (Shape{3, 32, 64}));
+  EXPECT_EQ(output.at(name + "_weight_scale").shape, (Shape{3, 4, 64}));
+
+  // As the reference makes them of rows [3 * 64, 64].
+  std::vector<std::byte> rows = TensorReader(source).read(source.at(name));
+  transpose_stack(rows, 3, 64, sizeof(bf16));
+  std::vector<bf16> values(rows.size() / sizeof(bf16));
+  std::memcpy(values.data(), rows.data(), rows.size());
+  const Nvfp4Quantizer quantizer(WeightMethod::kMax, scan_amax(values.data(), values.size()).amax);
+  std::vector<std::byte> codes(values.size() / 2), scales(values.size() / 16);
+  quantizer.encode_ref(values.data(), 3 * 64, 64, reinterpret_cast<uint8_t*>(codes.data()),
+                       reinterpret_cast<uint8_t*>(scales.data()));
+  transpose_stack(codes, 3, 64, 1), transpose_stack(scales, 3, 64, 1);
+  EXPECT_EQ(TensorReader(output).read(output.at(name)), codes);
+  EXPECT_EQ(TensorReader(output).read(output.at(name + "_weight_scale")), scales);
+  EXPECT_EQ(tensor_bytes(output, name + "_weight_scale_2"), testing::bytes_of<float>({quantizer.scale_2()}));
 }
 
 TEST(StackBytes, AreTransposedAndBack) {

@@ -409,7 +409,8 @@ const std::vector<WeightsOnlyRow>& weights_only_rows() {
     std::vector<WeightsOnlyRow> rows = {gpt_oss(),     gemma3_text(),    gemma3(),
                                         gemma4_text(), gemma4("gemma4"), gemma4("gemma4_unified"),
                                         nemotron_h()};
-    for (const std::vector<WeightsOnlyRow>& more : {linear_attention_rows(), minimax_m3_rows()})
+    for (const std::vector<WeightsOnlyRow>& more :
+         {linear_attention_rows(), minimax_m3_rows(), llama4_rows()})
       rows.insert(rows.end(), more.begin(), more.end());
     return rows;
   }();

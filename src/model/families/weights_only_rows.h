@@ -31,5 +31,6 @@ WeightsOnlyRow within(WeightsOnlyRow text, std::string_view model_type, std::str
 
 std::vector<WeightsOnlyRow> linear_attention_rows();  // Kimi-Linear, Kimi-K3, GLM-5.3-Flash
 std::vector<WeightsOnlyRow> minimax_m3_rows();
+std::vector<WeightsOnlyRow> llama4_rows();
 
 }  // namespace nibblecast
