@@ -162,6 +162,33 @@ TEST(StackBytes, AreTransposedAndBack) {
   EXPECT_EQ(turned, before);
 }
 
+// ---- ModelOpt's exports ----
+
+class ModelOptExport : public ::testing::TestWithParam<std::string> {};
+
+// All tensors but the scales of inputs, which hang on what was measured. tools/make_weights_only_models.py
+TEST_P(ModelOptExport, IsMadeToTheByte) {
+  SKIP_WITHOUT_FAMILY_MODEL(folder, GetParam());
+  const Checkpoint source = Checkpoint::open(folder, system_files());
+  const testing::TemporaryFolder work;
+  testing::run_job(source, plan_of(source, "nvfp4"), testing::kNoActivations, work.path() / "out");
+  const Checkpoint output = Checkpoint::open(work.path() / "out", system_files());
+  const std::filesystem::path golden = folder / "modelopt-nvfp4.json";
+  const Json document = parse_json(read_text(system_files(), golden, 1 << 24), golden.string());
+  for (const auto& [name, is] : document.at("tensors").items()) {
+    // Of no layer: it stays as it is.
+    if (name.find("per_layer_model_projection") != std::string::npos) continue;
+    ASSERT_NE(output.find(name), nullptr) << name;
+    const Tensor& tensor = output.at(name);
+    EXPECT_EQ(Json({dtype_name(tensor.dtype), tensor.shape}), Json({is[0], is[1]})) << name;
+    EXPECT_EQ(testing::Sha256::hex(TensorReader(output).read(tensor)), is[2].get<std::string>()) << name;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Each, ModelOptExport,
+                         ::testing::Values("gemma3_text", "gemma4_text", "llama4_text", "nemotron_h"),
+                         [](const auto& family) { return family.param; });
+
 // ---- tables ----
 
 // A small config of each kind of layer that a family has, how many modules `nvfp4` quantizes, and names and
