@@ -213,6 +213,14 @@ Json dequantized_config(const Json& source_config, const std::string& dtype) {
   return config;
 }
 
+Json without_quantization(Json config) {
+  if (config.is_object())
+    for (const char* key : {"quantization_config", "compression_config"}) config.erase(key);
+  if (config.is_structured())
+    for (Json& item : config) item = without_quantization(std::move(item));
+  return config;
+}
+
 Json mxfp4_config(const Json& nvfp4_config) {
   require_object(nvfp4_config, "the config");
   Json config = nvfp4_config;

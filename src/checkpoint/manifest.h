@@ -55,6 +55,8 @@ Json output_hf_quant_config(const Manifest& manifest);
 // torch_dtype and dtype say `dtype`, nested ones unless they say float32. Error kBadInput: the config is not
 // an object.
 Json dequantized_config(const Json& source_config, const std::string& dtype);
+// The same config without what it says, at any depth, of quantized weights.
+Json without_quantization(Json config);
 
 // config.json of a checkpoint whose NVFP4 experts went back to MXFP4: `nvfp4_config` without ModelOpt's keys;
 // what the release's FP8 keys say is true again. Error kBadInput: the config, or its quantization_config, is

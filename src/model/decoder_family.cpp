@@ -21,7 +21,8 @@ ConfigReader text_of(const ConfigReader& config, const DecoderRow& row) {
   const std::string key(row.section);
   const std::optional<ConfigReader> section = config.maybe_section(key);
   if (!section) config.refuse_missing(key);
-  section->only("model_type", std::string(row.section_type));
+  if (row.section_alias.empty() || section->maybe_string("model_type") != row.section_alias)
+    section->only("model_type", std::string(row.section_type));
   return *section;
 }
 
@@ -140,10 +141,10 @@ std::vector<SynthTensor> synth(const Model& model, std::optional<uint64_t> layer
 }
 
 constexpr std::string_view kModelTypes[] = {
-    "llama",        "mistral",          "qwen2",         "qwen3",       "qwen3_moe",
-    "mixtral",      "glm4_moe",         "minimax_m2",    "hy_v3",       "deepseek_v3",
-    "kimi_k2",      "deepseek_v32",     "glm4_moe_lite", "glm_moe_dsa", "qwen3_next",
-    "qwen3_5_text", "qwen3_5_moe_text", "qwen3_5",       "qwen3_5_moe"};
+    "llama",         "mistral",     "qwen2",      "qwen3",        "qwen3_moe",        "mixtral",
+    "glm4_moe",      "minimax_m2",  "hy_v3",      "deepseek_v3",  "kimi_k2",          "deepseek_v32",
+    "glm4_moe_lite", "glm_moe_dsa", "qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "qwen3_5",
+    "qwen3_5_moe",   "ministral3",  "mistral3",   "kimi_k25"};
 
 constexpr Preset kPresets[] = {
     {"qwen3-8b", qwen3_8b_config},

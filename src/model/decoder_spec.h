@@ -138,6 +138,7 @@ struct DecoderSpec {
   uint64_t hidden = 0, vocab = 0;
   NormSpec norm = {};
   std::vector<DecoderLayer> layers = {};
+  uint64_t longest_row = 0;  // queries of later positions are scaled, which is not done; 0: never
   bool operator==(const DecoderSpec&) const = default;
 };
 

@@ -16,6 +16,15 @@ std::string amax_text(float amax) { return std::isnan(amax) ? "NaN" : "infinity"
 void check_row_length(const Model& model, uint64_t longest) {
   const auto* const spec = std::get_if<DecoderSpec>(&model.spec);
   if (spec == nullptr) return;
+  if (spec->longest_row != 0 && longest > spec->longest_row) {
+    throw Error(
+        ErrorKind::kUnsupported, {},
+        "in longer rows queries are scaled by their positions (llama_4_scaling_beta), which the forward "
+        "pass does not do",
+        {.expected = "rows of at most " + std::to_string(spec->longest_row) + " tokens",
+         .found = std::to_string(longest),
+         .hint = "give shorter rows (--calib-seq, --text-seq)"});
+  }
   for (const DecoderLayer& layer : spec->layers) {
     const auto* const mla = std::get_if<MlaSpec>(&layer.mixer);
     if (mla == nullptr || mla->most_keys == 0 || longest <= mla->most_keys) continue;

@@ -126,8 +126,11 @@ std::vector<SynthTensor> synth(const Model& model, std::optional<uint64_t> layer
   return tensors;
 }
 
-constexpr std::string_view kModelTypes[] = {"gpt_oss", "gemma3_text",    "gemma3",    "gemma4_text",
-                                            "gemma4",  "gemma4_unified", "nemotron_h"};
+constexpr std::string_view kModelTypes[] = {
+    "gpt_oss",   "gemma3_text",        "gemma3",       "gemma4_text",
+    "gemma4",    "gemma4_unified",     "nemotron_h",   "kimi_k3",
+    "llama4",    "llama4_text",        "kimi_linear",  "glm5_next_text",
+    "glm5_next", "minimax_m3_vl_text", "minimax_m3_vl"};
 
 }  // namespace
 

@@ -169,11 +169,13 @@ void OutputMaker::make(const Unit& unit, std::span<const StoredLinear> views, st
     bytes.push_back(batch[place.range].subspan(place.offset, places.ranges[index].size_bytes));
   }
   std::vector<LinearTask> tasks;
+  std::vector<std::vector<std::byte>> turned(views.size());
   auto next = bytes.begin();
   for (size_t index = 0; index < views.size(); ++index) {
+    const PlannedLinear& linear = unit.group->linears[index];
     LinearTask& task = tasks.emplace_back();
-    task = {.linear = &unit.group->linears[index],
-            .source = views[index],
+    task = {.linear = &linear,
+            .source = by_rows(linear, views[index], turned[index]),
             .first_row = unit.first_row,
             .weight = *next++,
             .block_scale = {}};

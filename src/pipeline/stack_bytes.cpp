@@ -33,6 +33,23 @@ void to_output(const Plan& plan, const PlannedLinear& linear, uint32_t tensor, s
     transpose_stack(bytes, linear.stack, out.shape[2], dtype_bytes(out.dtype));
 }
 
+StoredLinear by_rows(const PlannedLinear& linear, const StoredLinear& source, std::vector<std::byte>& held) {
+  if (linear.stack == 0) return source;
+  return std::visit(
+      [&](const auto& view) -> StoredLinear {
+        if constexpr (kIsPlainView<std::decay_t<decltype(view)>>) {
+          const LinearFormat& format = linear.source.format;
+          const auto* const from = static_cast<const std::byte*>(view.values);
+          held.assign(from, from + format.weight_bytes(0, view.rows).size);
+          transpose_stack(held, linear.stack, view.cols, format.weight_bytes(0, 1).size / view.cols);
+          return format.view(view.rows, held.data(), nullptr, {});
+        } else {
+          return view;
+        }
+      },
+      source);
+}
+
 void from_output(const Plan& plan, const PlannedLinear& linear, uint32_t tensor, std::span<std::byte> bytes) {
   const Tensor& out = plan.tensors[tensor].out;
   if (linear.stack != 0 && out.shape.size() == 3)

@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "formats/stored_linear.h"
 #include "plan/plan.h"
 
 namespace nibblecast {
@@ -17,5 +18,9 @@ void transpose_stack(std::span<std::byte> bytes, uint64_t count, uint64_t rows, 
 // is touched. And back.
 void to_output(const Plan& plan, const PlannedLinear& linear, uint32_t tensor, std::span<std::byte> bytes);
 void from_output(const Plan& plan, const PlannedLinear& linear, uint32_t tensor, std::span<std::byte> bytes);
+
+// A linear's source by rows, as it is quantized: a stack without scales is stored with each matrix transposed
+// (Llama-4's). `held` keeps the bytes of such a one.
+StoredLinear by_rows(const PlannedLinear& linear, const StoredLinear& source, std::vector<std::byte>& held);
 
 }  // namespace nibblecast

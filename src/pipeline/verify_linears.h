@@ -26,7 +26,7 @@ inline const uint8_t* codes_at(std::span<const std::byte> bytes) {
 struct LinearPair {
   StoredLinear source;
   std::span<const std::byte> weight, block_scale;  // of the output, if it can be compared
-  std::vector<std::byte> turned[2] = {};           // both, of a stack: as they were made, by rows
+  std::vector<std::byte> turned[3] = {};           // both and the source, of a stack: by rows
 };
 // Of the step's group, in its order.
 std::vector<LinearPair> linears_of(const DataCheck& check, const Step& step, const Reader::Loaded& loaded);

@@ -50,6 +50,7 @@ void turn_back(const Plan& plan, const PlannedLinear& linear, LinearPair& pair) 
   };
   turn(linear.weight, pair.turned[0], pair.weight);
   turn(linear.block_scale, pair.turned[1], pair.block_scale);
+  pair.source = by_rows(linear, pair.source, pair.turned[2]);
 }
 
 }  // namespace

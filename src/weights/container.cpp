@@ -503,24 +503,31 @@ std::optional<LinearParts> find_linear(const Checkpoint& source, const std::stri
 std::optional<LinearParts> find_stack(const Checkpoint& source, const std::string& module, uint64_t count,
                                       const Shape& shape) {
   constexpr uint64_t kBlock = 32;
-  const Tensor* const blocks = source.find(module + "_blocks");
-  if (blocks == nullptr) return std::nullopt;
-  const auto require = [&](const Tensor& tensor, const Shape& expected) {
-    if (tensor.dtype == kU8 && tensor.shape == expected) return;
-    throw Error(tensor.dtype == kU8 ? ErrorKind::kBadInput : ErrorKind::kUnsupported, source.where(tensor),
+  const auto require = [&](const Tensor& tensor, const Shape& expected, bool is_dtype, const char* dtypes) {
+    if (is_dtype && tensor.shape == expected) return;
+    throw Error(is_dtype ? ErrorKind::kBadInput : ErrorKind::kUnsupported, source.where(tensor),
                 "is not what config.json says of stacked experts",
-                {.expected = "U8 " + shape_text(expected),
+                {.expected = dtypes + shape_text(expected),
                  .found = fmt::format("{} {}", dtype_name(tensor.dtype), shape_text(tensor.shape)),
                  .hint = {}});
   };
   const uint64_t rows = shape[0] / count, across = shape[1] / kBlock;
-  require(*blocks, {count, rows, across, kBlock / 2});
+  if (const Tensor* const plain = source.find(module)) {
+    const std::optional<StoredFormat> stored = plain_format(plain->dtype);
+    require(*plain, {count, shape[1], rows}, stored.has_value(), "BF16, F16 or F32 ");
+    LinearParts parts{.format = {.stored = *stored, .rows = shape[0], .cols = shape[1]}, .weight = plain};
+    parts.container = "experts in one tensor";
+    return parts;
+  }
+  const Tensor* const blocks = source.find(module + "_blocks");
+  if (blocks == nullptr) return std::nullopt;
+  require(*blocks, {count, rows, across, kBlock / 2}, blocks->dtype == kU8, "U8 ");
   const Tensor* const scales = source.find(module + "_scales");
   if (scales == nullptr) {
     throw Error(ErrorKind::kBadInput, source.where(*blocks), "is MXFP4, and its scale is missing",
                 {.expected = "a tensor '" + module + "_scales'"});
   }
-  require(*scales, {count, rows, across});
+  require(*scales, {count, rows, across}, scales->dtype == kU8, "U8 ");
   LinearParts parts{.format = {.stored = StoredFormat::kMxfp4, .rows = shape[0], .cols = shape[1]},
                     .weight = blocks,
                     .scale = scales};

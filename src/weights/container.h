@@ -114,9 +114,11 @@ std::optional<LinearParts> find_linear(const Checkpoint& source, const std::stri
                                        const TileSize& tiles);
 
 // All experts of a layer in one tensor, as the matrices [out, in] that follow each other in `shape`
-// [count * out, in]: X_blocks U8 [count, out, in/32, 16] and X_scales U8 [count, out, in/32] (gpt-oss:
-// MXFP4). Nothing where there is no such tensor. kBadInput: a shape does not fit; kUnsupported: another
-// dtype.
+// [count * out, in]:
+//   X         BF16, F16 or F32 [count, in, out] (Llama-4): each matrix lies there transposed, which whoever
+//             reads its bytes by rows must turn
+//   X_blocks  U8 [count, out, in/32, 16], with X_scales U8 [count, out, in/32] (gpt-oss: MXFP4)
+// Nothing where there is no such tensor. kBadInput: a shape does not fit; kUnsupported: another dtype.
 std::optional<LinearParts> find_stack(const Checkpoint& source, const std::string& module, uint64_t count,
                                       const Shape& shape);
 

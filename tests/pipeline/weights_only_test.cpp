@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "family_models.h"
+#include "formats/nvfp4_quantize.h"
 #include "pipeline/stack_bytes.h"
 #include "pipeline/verify.h"
 #include "plan/forward_plan.h"
@@ -91,6 +92,61 @@ TEST(GptOss, ForwardPassesAndOtherFormsAreRefused) {
       ErrorKind::kUnsupported, [&] { make_plan(source, options); }, "gpt_oss models are not written so");
 }
 
+// ---- Llama-4 ----
+
+// Experts are stored transposed, [experts, in, out], in one tensor, and written so.
+TEST(Llama4, ExpertsInOneTensorAreQuantizedByTheirRows) {
+  const testing::TemporaryFolder work;
+  const Json config = {{"model_type", "llama4_text"},
+                       {"num_hidden_layers", 2},
+                       {"vocab_size", 128},
+                       {"hidden_size", 64},
+                       {"intermediate_size", 32},
+                       {"intermediate_size_mlp", 96},
+                       {"num_attention_heads", 4},
+                       {"num_key_value_heads", 2},
+                       {"head_dim", 16},
+                       {"interleave_moe_layer_step", 2},
+                       {"num_local_experts", 3},
+                       {"num_experts_per_tok", 1}};
+  const Model model = read_model(config, "config.json");
+  std::vector<testing::StoredTensor> stored;
+  const auto add = [&](const LayerTable& table) {
+    for (const WeightModule& module : table.modules) {
+      const Shape& shape = module.shape;
+      if (module.stack == 0)
+        stored.push_back({module.name + ".weight", Dtype::kBF16, shape});
+      else
+        stored.push_back({module.name, Dtype::kBF16, {module.stack, shape[1], shape[0] / module.stack}});
+    }
+    for (const PlainTensor& tensor : table.plain) stored.push_back({tensor.name, Dtype::kBF16, tensor.shape});
+  };
+  add(model.table.globals);
+  for (const LayerTable& layer : model.table.layers) add(layer);
+  testing::write_checkpoint(work.path() / "source", stored, config);
+  const Checkpoint source = Checkpoint::open(work.path() / "source", system_files());
+  testing::run_job(source, plan_of(source, "nvfp4"), testing::kNoActivations, work.path() / "out");
+  EXPECT_TRUE(proof_of(source, work.path() / "out").problems.empty());
+  const Checkpoint output = Checkpoint::open(work.path() / "out", system_files());
+  const std::string name = "model.layers.1.feed_forward.experts.gate_up_proj";
+  EXPECT_EQ(output.at(name).shape, (Shape{3, 32, 64}));
+  EXPECT_EQ(output.at(name + "_weight_scale").shape, (Shape{3, 4, 64}));
+
+  // As the reference makes them of rows [3 * 64, 64].
+  std::vector<std::byte> rows = TensorReader(source).read(source.at(name));
+  transpose_stack(rows, 3, 64, sizeof(bf16));
+  std::vector<bf16> values(rows.size() / sizeof(bf16));
+  std::memcpy(values.data(), rows.data(), rows.size());
+  const Nvfp4Quantizer quantizer(WeightMethod::kMax, scan_amax(values.data(), values.size()).amax);
+  std::vector<std::byte> codes(values.size() / 2), scales(values.size() / 16);
+  quantizer.encode_ref(values.data(), 3 * 64, 64, reinterpret_cast<uint8_t*>(codes.data()),
+                       reinterpret_cast<uint8_t*>(scales.data()));
+  transpose_stack(codes, 3, 64, 1), transpose_stack(scales, 3, 64, 1);
+  EXPECT_EQ(TensorReader(output).read(output.at(name)), codes);
+  EXPECT_EQ(TensorReader(output).read(output.at(name + "_weight_scale")), scales);
+  EXPECT_EQ(tensor_bytes(output, name + "_weight_scale_2"), testing::bytes_of<float>({quantizer.scale_2()}));
+}
+
 TEST(StackBytes, AreTransposedAndBack) {
   const std::string bytes = testing::plain_bytes(Dtype::kU8, 3 * 70 * 65 * 2);
   std::vector<std::byte> turned(bytes.size());
@@ -105,6 +161,33 @@ TEST(StackBytes, AreTransposedAndBack) {
   transpose_stack(turned, 3, 65, 2);
   EXPECT_EQ(turned, before);
 }
+
+// ---- ModelOpt's exports ----
+
+class ModelOptExport : public ::testing::TestWithParam<std::string> {};
+
+// All tensors but the scales of inputs, which hang on what was measured. tools/make_weights_only_models.py
+TEST_P(ModelOptExport, IsMadeToTheByte) {
+  SKIP_WITHOUT_FAMILY_MODEL(folder, GetParam());
+  const Checkpoint source = Checkpoint::open(folder, system_files());
+  const testing::TemporaryFolder work;
+  testing::run_job(source, plan_of(source, "nvfp4"), testing::kNoActivations, work.path() / "out");
+  const Checkpoint output = Checkpoint::open(work.path() / "out", system_files());
+  const std::filesystem::path golden = folder / "modelopt-nvfp4.json";
+  const Json document = parse_json(read_text(system_files(), golden, 1 << 24), golden.string());
+  for (const auto& [name, is] : document.at("tensors").items()) {
+    // Of no layer: it stays as it is.
+    if (name.find("per_layer_model_projection") != std::string::npos) continue;
+    ASSERT_NE(output.find(name), nullptr) << name;
+    const Tensor& tensor = output.at(name);
+    EXPECT_EQ(Json({dtype_name(tensor.dtype), tensor.shape}), Json({is[0], is[1]})) << name;
+    EXPECT_EQ(testing::Sha256::hex(TensorReader(output).read(tensor)), is[2].get<std::string>()) << name;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Each, ModelOptExport,
+                         ::testing::Values("gemma3_text", "gemma4_text", "llama4_text", "nemotron_h"),
+                         [](const auto& family) { return family.param; });
 
 // ---- tables ----
 
@@ -157,10 +240,74 @@ Json nemotron() {
                 {"moe_latent_size", 32}});
 }
 
+// Two layers of Kimi's delta attention and one of latent attention; the first MLP dense.
+Json kimi() {
+  return sizes("kimi_linear", 3,
+               {{"linear_attn_config",
+                 {{"head_dim", 16},
+                  {"num_heads", 4},
+                  {"short_conv_kernel_size", 4},
+                  {"kda_layers", {1, 3}},
+                  {"full_attn_layers", {2}}}},
+                {"first_k_dense_replace", 1},
+                {"moe_intermediate_size", 32},
+                {"num_experts", 4},
+                {"num_experts_per_token", 2},
+                {"num_shared_experts", 1},
+                {"q_lora_rank", nullptr},
+                {"kv_lora_rank", 32},
+                {"qk_nope_head_dim", 16},
+                {"qk_rope_head_dim", 16},
+                {"v_head_dim", 16}});
+}
+
+Json kimi_k3() {
+  Json text = kimi();
+  text.update({{"q_lora_rank", 32}, {"routed_expert_hidden_size", 48}, {"num_shared_experts", 2}});
+  // What the release says of its experts stands there.
+  text["quantization_config"] = {{"quant_method", "compressed-tensors"}, {"format", "mxfp4-pack-quantized"}};
+  return {{"model_type", "kimi_k3"}, {"text_config", text}};
+}
+
+Json glm5_next() {
+  Json config = kimi();
+  config.erase("linear_attn_config");
+  config.update({{"model_type", "glm5_next_text"},
+                 {"layer_types", {"linear_attention", "indexed_attention", "indexed_attention"}},
+                 {"indexer_types", {"shared", "full", "shared"}},
+                 {"linear_head_dim", 16},
+                 {"linear_num_heads", 4},
+                 {"linear_conv_kernel_dim", 4},
+                 {"q_lora_rank", 32},
+                 {"qk_rope_head_dim", 0},
+                 {"hc_mult", 4},
+                 {"index_n_heads", 2},
+                 {"index_head_dim", 16},
+                 {"index_kpool", 4}});
+  return config;
+}
+
+Json minimax_m3() {
+  return sizes("minimax_m3_vl_text", 2,
+               {{"intermediate_size", 32},
+                {"dense_intermediate_size", 96},
+                {"shared_intermediate_size", 48},
+                {"num_local_experts", 4},
+                {"num_experts_per_tok", 2},
+                {"layer_types", {"full_attention", "minimax_m3_sparse"}},
+                {"mlp_layer_types", {"dense", "sparse"}},
+                {"index_n_heads", 2},
+                {"index_head_dim", 16}});
+}
+
 std::vector<Table> tables() {
   Json moe = gemma4();
   moe.update(
       {{"enable_moe_block", true}, {"num_experts", 4}, {"top_k_experts", 2}, {"moe_intermediate_size", 32}});
+  Json listed = gemma4();  // as transformers saves it
+  for (const char* key : {"global_head_dim", "num_global_key_value_heads"}) listed.erase(key);
+  for (const char* layer : {"1", "3", "5"})
+    listed["per_layer_config"][layer] = {{"head_dim", 32}, {"num_key_value_heads", 1}};
   const Json outer = {{"model_type", "gemma3"}, {"text_config", sizes("gemma3_text", 2, Json::object())}};
   return {
       {"gemma3",
@@ -185,6 +332,12 @@ std::vector<Table> tables() {
         {"model.embed_tokens_per_layer.weight", {128, 96}},
         {"model.per_layer_model_projection.weight", {96, 64}}},
        {"model.layers.1.self_attn.v_proj.weight", "model.layers.4.self_attn.k_proj.weight"}},
+      {"gemma4_listed",
+       listed,
+       2 * 6 + 4 + 2 + 3 * 6 + 2 * 6,
+       {{"model.layers.0.self_attn.q_proj.weight", {64, 64}},
+        {"model.layers.1.self_attn.q_proj.weight", {128, 64}},
+        {"model.layers.1.self_attn.k_proj.weight", {32, 64}}}},
       {"gemma4_experts",
        moe,
        2 * 6 + 4 + 2 + 3 * 6 + 2 * 6 + 6 * 4 * 3,
@@ -206,6 +359,44 @@ std::vector<Table> tables() {
         {"backbone.layers.3.mixer.up_proj.weight", {96, 64}},
         {"backbone.norm_f.weight", {64}},
         {"lm_head.weight", {128, 64}}}},
+      {"kimi_linear",
+       kimi(),
+       2 * 9 + 4 + 3 + 2 * (3 + 4 * 3),
+       {{"model.layers.0.self_attn.A_log", {1, 1, 4, 1}},
+        {"model.layers.0.self_attn.k_conv1d.weight", {64, 1, 4}},
+        {"model.layers.0.self_attn.f_a_proj.weight", {16, 64}},
+        {"model.layers.0.mlp.gate_proj.weight", {96, 64}},
+        {"model.layers.1.self_attn.q_proj.weight", {128, 64}},
+        {"model.layers.1.self_attn.kv_a_proj_with_mqa.weight", {48, 64}},
+        {"model.layers.1.block_sparse_moe.experts.3.w2.weight", {64, 32}},
+        {"model.layers.2.block_sparse_moe.gate.e_score_correction_bias", {4}}}},
+      {"kimi_k3",
+       kimi_k3(),
+       2 * 8 + 6 + 3 + 2 * (3 + 2 + 4 * 3),
+       {{"language_model.model.layers.0.self_attn.A_log", {128}},
+        {"language_model.model.layers.0.self_attn.g_proj.weight", {64, 64}},
+        {"language_model.model.layers.1.self_attn.g_proj.weight", {64, 64}},
+        {"language_model.model.layers.1.mlp_res_proj.weight", {1, 64}},
+        {"language_model.model.layers.1.block_sparse_moe.routed_expert_up_proj.weight", {64, 48}},
+        {"language_model.model.layers.1.block_sparse_moe.experts.3.w2.weight", {48, 32}},
+        {"language_model.model.output_attn_res_norm.weight", {64}},
+        {"language_model.lm_head.weight", {128, 64}}}},
+      {"glm5_next",
+       glm5_next(),
+       9 + 2 * 5 + 3 + 3 + 2 * (3 + 4 * 3),
+       {{"model.layers.0.self_attn.A_log", {4}},
+        {"model.layers.1.self_attn.indexer.wq_b.weight", {32, 32}},
+        {"model.layers.1.self_attn.indexer.index_kpool_compress_gate", {16, 64}},
+        {"model.layers.2.hc_ffn_fn", {24, 256}},
+        {"model.layers.2.mlp.shared_experts.up_proj.weight", {32, 64}}},
+       {"model.layers.2.self_attn.indexer.wk.weight"}},
+      {"minimax_m3",
+       minimax_m3(),
+       2 * 4 + 2 + 3 + 3 + 4 * 3,
+       {{"model.layers.1.self_attn.index_q_proj.weight", {32, 64}},
+        {"model.layers.0.mlp.down_proj.weight", {64, 96}},
+        {"model.layers.1.block_sparse_moe.shared_experts.gate_proj.weight", {48, 64}},
+        {"model.layers.1.block_sparse_moe.experts.3.w3.weight", {32, 64}}}},
   };
 }
 

@@ -330,6 +330,16 @@ std::vector<bool> read_sparse_layers(const ConfigReader& config, const MoeRow& r
   return sparse;
 }
 
+// Tokens whose queries are not scaled by their position; 0: none are, however long a row is.
+uint64_t unscaled_positions(const ConfigReader& config) {
+  for (const char* key : {"rope_parameters", "rope_scaling"}) {
+    const std::optional<ConfigReader> rope = config.maybe_section(key);
+    if (!rope || !rope->maybe_positive("llama_4_scaling_beta")) continue;
+    return rope->integer("original_max_position_embeddings", 1, kMaxPositions);
+  }
+  return 0;
+}
+
 }  // namespace
 
 DecoderSpec read_decoder(const ConfigReader& config, const DecoderRow& row) {
@@ -338,6 +348,7 @@ DecoderSpec read_decoder(const ConfigReader& config, const DecoderRow& row) {
   spec.norm.eps = static_cast<float>(config.maybe_positive("rms_norm_eps").value_or(row.eps));
   const uint64_t layers = config.integer("num_hidden_layers", 1, kMaxLayers);
   spec.norm.use = row.norm;
+  spec.longest_row = unscaled_positions(config);
   const std::vector<MixerSpec> mixers = row.mla ? read_latent_layers(config, row, layers)
                                                 : read_attention_layers(config, row, spec.hidden, layers);
   const std::vector<bool> sparse =

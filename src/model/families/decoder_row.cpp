@@ -21,6 +21,8 @@ DecoderRow llama() {
 
 DecoderRow mistral() { return {.model_type = "mistral", .windows = Windows::kAll, .window = 4096}; }
 
+DecoderRow ministral3() { return {.model_type = "ministral3", .eps = 1e-5, .windows = Windows::kAll}; }
+
 DecoderRow qwen2() {
   return {.model_type = "qwen2", .qkv_bias = {"", true}, .windows = Windows::kLateIfUsed, .window = 4096};
 }
@@ -221,6 +223,27 @@ DecoderRow multimodal(DecoderRow text, std::string_view model_type) {
   return text;
 }
 
+// Text models of old kinds within others, whose tensors lie under language_model.
+DecoderRow within_llava(DecoderRow text, std::string_view model_type, std::string_view alias) {
+  text.section = "text_config";
+  text.section_type = std::exchange(text.model_type, model_type);
+  text.section_alias = alias;
+  text.prefix = "language_model.model.";
+  text.head = "language_model.lm_head";
+  for (const char* part : {"vision_tower.", "multi_modal_projector.", "mm_projector."})
+    text.other_parts.emplace_back(part);
+  return text;
+}
+
+// Mistral-Small-3.1 and later have `mistral`, Ministral-3 and Medium-3.5 `ministral3`.
+DecoderRow mistral3() {
+  DecoderRow text = ministral3();
+  text.kv_heads_optional = true;
+  return within_llava(std::move(text), "mistral3", "mistral");
+}
+
+DecoderRow kimi_k25() { return within_llava(deepseek_v3("deepseek_v3"), "kimi_k25", "kimi_k2"); }
+
 }  // namespace
 
 const std::vector<DecoderRow>& decoder_rows() {
@@ -242,7 +265,10 @@ const std::vector<DecoderRow>& decoder_rows() {
                                                 qwen3_5_text(),
                                                 qwen3_5_moe_text(),
                                                 multimodal(qwen3_5_text(), "qwen3_5"),
-                                                multimodal(qwen3_5_moe_text(), "qwen3_5_moe")};
+                                                multimodal(qwen3_5_moe_text(), "qwen3_5_moe"),
+                                                ministral3(),
+                                                mistral3(),
+                                                kimi_k25()};
   return kRows;
 }
 

@@ -75,8 +75,9 @@ struct DecoderRow {
   std::string_view model_type;
   // Of models that do more than text: the section of config.json that speaks of the text model, and its
   // model_type there.
-  std::string_view section = {}, section_type = {};
-  std::string_view prefix = "model.";              // of the text model's tensors
+  std::string_view section = {}, section_type = {}, section_alias = {};  // or this one
+  std::string_view prefix = "model.";                                    // of the text model's tensors
+  std::string_view head = "lm_head";
   std::vector<std::string_view> other_parts = {};  // what other tensors' names begin with
   NormWeight norm = NormWeight::kRoundedTimes;
   double eps = 1e-6;  // where there is no rms_norm_eps

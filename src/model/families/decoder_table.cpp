@@ -234,7 +234,7 @@ LayerTable global_table(const DecoderSpec& spec, const DecoderRow& row, bool tie
       {.id = {.role = Role::kFinalNorm}, .name = prefix + "norm.weight", .shape = {spec.hidden}});
   if (!tied_head) {
     table.modules.push_back({.id = {.role = Role::kHead},
-                             .name = "lm_head",
+                             .name = std::string(row.head),
                              .kind = ModuleKind::kHead,
                              .shape = {spec.vocab, spec.hidden}});
   }
@@ -252,7 +252,7 @@ ModelTable decoder_table(const DecoderSpec& spec, const DecoderRow& row, bool ti
                                    ".self_attn.rotary_emb.inv_freq");
   }
   for (const std::string_view part : row.other_parts) table.passed_through.emplace_back(part);
-  if (tied_head) table.passed_through.push_back("lm_head.weight");
+  if (tied_head) table.passed_through.push_back(std::string(row.head) + ".weight");
   return table;
 }
 

@@ -5,27 +5,47 @@
 #include <string>
 #include <utility>
 
+#include "model/families/weights_only_rows.h"
+
 namespace nibblecast {
-namespace {
 
-using enum Line;
-using Blocks = std::vector<std::span<const TableLine>>;
+void add_sizes(const ConfigReader& config, std::initializer_list<SizeKey> keys, Sizes& sizes) {
+  for (const SizeKey& each : keys) sizes[each.size] = config.integer(std::string(each.key));
+}
 
-std::string text(std::string_view key) { return std::string(key); }
-
-// Adds the sizes that config.json gives under these keys.
-struct SizeKey {
-  std::string_view size, key;
-};
 Sizes read_sizes(const ConfigReader& config, std::initializer_list<SizeKey> keys) {
-  Sizes sizes = {{"hidden", config.integer("hidden_size")}, {"vocab", config.integer("vocab_size")}};
-  for (const SizeKey& each : keys) sizes[each.size] = config.integer(text(each.key));
+  Sizes sizes;
+  add_sizes(config, {{"hidden", "hidden_size"}, {"vocab", "vocab_size"}}, sizes);
+  add_sizes(config, keys, sizes);
   return sizes;
 }
 
 uint64_t integer_or(const ConfigReader& config, const char* key, uint64_t otherwise) {
   return config.maybe_integer(key, 1, kMaxDimension).value_or(otherwise);
 }
+
+std::optional<bool> is_word(const ConfigReader& config, const char* key, uint64_t layer,
+                            std::string_view word, std::string_view other) {
+  const Json* const words = config.maybe_array(key, layer + 1);
+  if (words == nullptr) return std::nullopt;
+  const Json& found = (*words)[layer];
+  if (found != word && found != other)
+    config.refuse_unsupported(key, std::string(word) + " or " + std::string(other), value_text(found));
+  return found == word;
+}
+
+WeightsOnlyRow within(WeightsOnlyRow text, std::string_view model_type, std::string_view prefix,
+                      std::vector<std::string_view> other_parts) {
+  text.section = "text_config";
+  text.section_type = std::exchange(text.model_type, model_type);
+  text.prefix = prefix;
+  text.other_parts.insert(text.other_parts.end(), other_parts.begin(), other_parts.end());
+  return text;
+}
+
+namespace {
+
+using enum Line;
 
 // ---- gpt-oss ----
 // (transformers 5.23, models/gpt_oss, integrations/mxfp4.py)
@@ -111,10 +131,9 @@ WeightsOnlyRow gemma3_text() {
 }
 
 WeightsOnlyRow gemma3() {
-  WeightsOnlyRow row = gemma3_text();
-  row.section = "text_config", row.section_type = std::exchange(row.model_type, "gemma3");
-  row.prefix = "language_model.model.", row.head = "language_model.lm_head";
-  row.other_parts = {"vision_tower.", "multi_modal_projector."};
+  WeightsOnlyRow row =
+      within(gemma3_text(), "gemma3", "language_model.model.", {"vision_tower.", "multi_modal_projector."});
+  row.head = "language_model.lm_head";
   return row;
 }
 
@@ -156,7 +175,6 @@ uint64_t per_layer_width(const ConfigReader& config) {
 
 Sizes gemma4_sizes(const ConfigReader& config) {
   config.only("attention_bias", false);
-  config.only("per_layer_config", nullptr);
   Sizes sizes = read_sizes(config, {{"inner", "intermediate_size"},
                                     {"heads", "num_attention_heads"},
                                     {"kv_heads", "num_key_value_heads"},
@@ -178,14 +196,30 @@ bool is_full_layer(const ConfigReader& config, uint64_t layer, uint64_t layers) 
   return types == nullptr ? (layer + 1) % 6 == 0 : (*types)[layer] == "full_attention";
 }
 
+// What a layer's own section says instead.
+void override_sizes(const ConfigReader& each, uint64_t layer, Sizes& sizes) {
+  const std::optional<ConfigReader> own = each.maybe_section(std::to_string(layer));
+  if (!own) return;
+  sizes["width"] = integer_or(*own, "head_dim", sizes.at("width"));
+  sizes["kv_heads"] = integer_or(*own, "num_key_value_heads", sizes.at("kv_heads"));
+}
+
+// Of a layer of full attention.
+void set_global_sizes(const ConfigReader& config, bool key_is_value, Sizes& sizes) {
+  sizes["width"] = integer_or(config, "global_head_dim", 512);
+  if (key_is_value)
+    sizes["kv_heads"] = integer_or(config, "num_global_key_value_heads", sizes.at("kv_heads"));
+}
+
 Blocks gemma4_layer(const ConfigReader& config, uint64_t layer, Sizes& sizes) {
   const uint64_t layers = sizes.at("layers");
   const uint64_t reusing = config.maybe_integer("num_kv_shared_layers", 0, layers).value_or(0);
   const bool full = is_full_layer(config, layer, layers), reuses = layer >= layers - reusing;
   const bool key_is_value = full && config.maybe_flag("attention_k_eq_v").value_or(false);
-  if (full) sizes["width"] = integer_or(config, "global_head_dim", 512);
-  if (key_is_value)
-    sizes["kv_heads"] = integer_or(config, "num_global_key_value_heads", sizes.at("kv_heads"));
+  if (const auto each = config.maybe_section("per_layer_config"))
+    override_sizes(*each, layer, sizes);
+  else if (full)
+    set_global_sizes(config, key_is_value, sizes);
   if (reuses && config.maybe_flag("use_double_wide_mlp").value_or(false)) sizes["inner"] *= 2;
   Blocks blocks = {kGemmaNorms, kGemma4Scalar};
   if (reuses)
@@ -221,12 +255,9 @@ WeightsOnlyRow gemma4_text() {
 }
 
 WeightsOnlyRow gemma4(std::string_view model_type) {
-  WeightsOnlyRow row = gemma4_text();
-  row.section = "text_config", row.section_type = std::exchange(row.model_type, model_type);
-  row.prefix = "model.language_model.";
-  row.other_parts = {"model.vision_tower.", "model.embed_vision.",    "model.audio_tower.",
-                     "model.embed_audio.",  "model.vision_embedder.", "model.multi_modal_projector."};
-  return row;
+  return within(gemma4_text(), model_type, "model.language_model.",
+                {"model.vision_tower.", "model.embed_vision.", "model.audio_tower.", "model.embed_audio.",
+                 "model.vision_embedder.", "model.multi_modal_projector."});
 }
 
 // ---- Nemotron-3 ----
@@ -322,9 +353,7 @@ Sizes nemotron_sizes(const ConfigReader& config) {
   const auto has = [&](NemotronBlock block) { return std::ranges::find(blocks, block) != blocks.end(); };
   Sizes sizes = read_sizes(config, {});
   sizes["layers"] = blocks.size();
-  const auto read = [&](std::initializer_list<SizeKey> keys) {
-    for (const SizeKey& each : keys) sizes[each.size] = config.integer(text(each.key));
-  };
+  const auto read = [&](std::initializer_list<SizeKey> keys) { add_sizes(config, keys, sizes); };
   if (has(NemotronBlock::kAttention))
     read({{"heads", "num_attention_heads"}, {"kv_heads", "num_key_value_heads"}, {"width", "head_dim"}});
   if (has(NemotronBlock::kMlp)) read({{"inner", "intermediate_size"}});
@@ -376,9 +405,15 @@ WeightsOnlyRow nemotron_h() {
 }  // namespace
 
 const std::vector<WeightsOnlyRow>& weights_only_rows() {
-  static const std::vector<WeightsOnlyRow> kRows = {gpt_oss(),     gemma3_text(),    gemma3(),
-                                                    gemma4_text(), gemma4("gemma4"), gemma4("gemma4_unified"),
-                                                    nemotron_h()};
+  static const std::vector<WeightsOnlyRow> kRows = [] {
+    std::vector<WeightsOnlyRow> rows = {gpt_oss(),     gemma3_text(),    gemma3(),
+                                        gemma4_text(), gemma4("gemma4"), gemma4("gemma4_unified"),
+                                        nemotron_h()};
+    for (const std::vector<WeightsOnlyRow>& more :
+         {linear_attention_rows(), minimax_m3_rows(), llama4_rows()})
+      rows.insert(rows.end(), more.begin(), more.end());
+    return rows;
+  }();
   return kRows;
 }
 

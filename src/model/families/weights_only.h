@@ -1,6 +1,6 @@
 // model/families/weights_only.h - families whose tables are known and whose forward pass is not built:
-// gpt-oss, Gemma-3 and 4, Nemotron-3. Their weights can be quantized with all that needs no activations, or
-// activations that others measured.
+// gpt-oss, Gemma-3 and 4, Nemotron-3, GLM-5.3-Flash, MiniMax-M3, Llama-4, Kimi-Linear and K3. Their weights
+// can be quantized with all that needs no activations, or activations that others measured.
 #pragma once
 
 #include <span>

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "checkpoint/manifest.h"
 #include "plan/dialects/scheme_names.h"
 
 namespace nibblecast {
@@ -134,8 +135,7 @@ std::string_view compressed_tensors_scheme(const ResolvedModule& module) {
 
 Json compressed_tensors_config(const Checkpoint& source, const ModelTable& table,
                                std::span<const ResolvedModule> modules, KvCache kv_cache) {
-  Json config = source.config();
-  for (const char* key : {"quantization_config", "compression_config"}) config.erase(key);
+  Json config = without_quantization(source.config());
   const std::vector<const ResolvedModule*> ordered = in_order(modules);
   const auto used = used_schemes(ordered);
   Json cache = cache_scheme(kv_cache, !used.empty());

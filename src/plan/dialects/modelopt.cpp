@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "checkpoint/manifest.h"
 #include "plan/dialects/scheme_names.h"
 
 namespace nibblecast {
@@ -148,8 +149,7 @@ std::optional<std::string_view> modelopt_algorithm(const ResolvedModule& module)
 ModelOptDocuments modelopt_documents(const Checkpoint& source, const ModelTable& table,
                                      std::span<const ResolvedModule> modules, KvCache kv_cache,
                                      const std::string& producer_version) {
-  ModelOptDocuments documents{.config = source.config(), .hf_quant_config = nullptr};
-  for (const char* key : {"quantization_config", "compression_config"}) documents.config.erase(key);
+  ModelOptDocuments documents{.config = without_quantization(source.config()), .hf_quant_config = nullptr};
   const Algorithms algorithms = algorithms_of(modules);
   check_kv_cache(kv_cache, !algorithms.empty());
   if (algorithms.empty()) return documents;

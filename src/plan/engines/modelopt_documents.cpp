@@ -135,6 +135,9 @@ const std::vector<ModelClass>& model_classes() {
       {"qwen3_next", "Qwen3NextForCausalLM", {kVllm, kSglang, kTrtllm}},
       {"qwen3_5", "Qwen3_5ForConditionalGeneration", {kVllm, kSglang, kTrtllm}},
       {"qwen3_5_moe", "Qwen3_5MoeForConditionalGeneration", {kVllm, kSglang, kTrtllm}},
+      {"ministral3", "Ministral3ForCausalLM", {kVllm, kSglang}},
+      {"mistral3", "Mistral3ForConditionalGeneration", {kVllm, kSglang}},
+      {"kimi_k25", "KimiK25ForConditionalGeneration", {kVllm, kSglang, kTrtllm}},
   };
   return kClasses;
 }
