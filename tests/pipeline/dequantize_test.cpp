@@ -514,7 +514,6 @@ TEST_F(Dequantize, RefusesWhatItCannotReadByName) {
   refuse(ErrorKind::kUnsupported, {{"a.codes", Dtype::kU8, {4}}}, "a.codes: codes of AQLM");
   refuse(ErrorKind::kUnsupported, {{"a.stray", Dtype::kU8, {4}}}, "'a.stray'");
   refuse(ErrorKind::kUnsupported, {{"a.weight", Dtype::kF8E5M2, {4, 4}}}, "F8_E5M2");
-  refuse(ErrorKind::kUnsupported, {{"a.weight", Dtype::kF16, {4, 4}}}, "F16", Json::object(), Dtype::kF32);
   for (const Json& size : {Json({128, 0}), Json({128}), Json({-1, 128}), Json("128"), Json({128, 1 << 21})})
     refuse(ErrorKind::kBadInput, {fp8}, "weight_block_size", tiles(size));
 }
