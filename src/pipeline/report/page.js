@@ -637,7 +637,7 @@ function drawRun() {
   if (attempts.length > 0) table(here, [words("began (UTC)", attempt => attempt.began.replace("T", " ").replace("Z", "")),
                {head: "took", number: true, cell: (cell, attempt) => cell.text(duration(seconds(attempt)))},
                {head: "ended", cell: (cell, attempt) => cell.attr("class", attempt.end === "finished" ? "good" : "bad").text(attempt.end || "killed")},
-               {head: "version", number: true, cell: (cell, attempt) => cell.text(attempt.version)}], attempts);
+               words("version", attempt => attempt.version)], attempts);
   const activations = report.activations;
   const rows = d3.entries(report.options).concat(activations.kind ? [{key: "activations", value: activations.kind}] : [],
       ["origin", "rows", "tokens", "longest_row"].filter(key => activations[key] !== undefined).map(key => ({key: `activations: ${key}`, value: activations[key]})));
