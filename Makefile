@@ -1,6 +1,6 @@
 # `make demo` and `make test` do everything on a bare Debian or Ubuntu machine: install, build, run.
 # The build itself is CMake's (CMakePresets.json); these are its front doors.
-.PHONY: help deps configure build install deb wheel parquet demo test clang-deps asan asan-once tsan scalar fuzz sanitize ci tidy tidy-changed format
+.PHONY: help deps configure build install deb wheel parquet demo test clang-deps asan asan-once asan-readers tsan scalar fuzz sanitize ci tidy tidy-changed format
 
 help:
 	@echo "make demo     install what is missing, build, and take a tiny DeepSeek-V4 through the whole job"
@@ -10,7 +10,7 @@ help:
 	@echo "make deb      a Debian package, at build/release/nibblecast.deb"
 	@echo "make wheel    a wheel for pip, in build/wheel"
 	@echo "make parquet  the program again, reading Parquet files too (gets Arrow C++ from PyPI, 55 MB)"
-	@echo "make ci       what runs for every change: test, asan (but for suites of hundreds of jobs), tsan, scalar"
+	@echo "make ci       what runs for every change: test, asan-readers, scalar, tsan"
 	@echo "make sanitize asan, tsan and scalar:"
 	@echo "  make asan   every test under AddressSanitizer and UBSan, and libFuzzer, briefly, over the readers of"
 	@echo "              other people's bytes"
@@ -72,6 +72,14 @@ asan: clang-deps
 asan-once: clang-deps
 	@$(call check,asan,,-LE 'faults|fuzz')
 
+# The folders of tests/ that read other people's bytes or have kernels, and the program itself; seeds of the fuzz targets.
+readers = base formats weights checkpoint calibration plan remote cli
+asan-readers: clang-deps
+	@$(call configure,asan)
+	@cmake --build --preset asan --target $(readers:%=tests/%/all) fuzz/all
+	@for folder in $(readers:%=tests/%); do ctest --test-dir build/asan/$$folder -j 2 --output-on-failure || exit 1; done
+	@ctest --test-dir build/asan/fuzz -L unit -j 2 --output-on-failure
+
 tsan: clang-deps
 	@$(call check,tsan,$(not_random))
 
@@ -80,7 +88,7 @@ scalar: deps
 
 sanitize: asan tsan scalar
 
-ci: test asan-once tsan scalar
+ci: test asan-readers scalar tsan
 
 fuzz: clang-deps
 	@$(call configure,asan)
