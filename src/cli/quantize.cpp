@@ -222,19 +222,55 @@ void finish_late(const Checkpoint& source, const QuantizeArguments& arguments,
   if (evaluates || !files.status(output / kReportPageName)) write_output_report(arguments.destination, found);
 }
 
+void require_amax_output(const QuantizeArguments& arguments, const Checkpoint& source) {
+  if (arguments.amax_output.empty()) return;
+  if (lies_in(source.files(), arguments.amax_output, arguments.destination)) {
+    throw Error(ErrorKind::kUsage, {.file = arguments.amax_output}, "lies in the destination",
+                {.hint = "the output holds calibration/amax.safetensors anyway"});
+  }
+  check_amax_output(arguments.amax_output, arguments.activations, arguments.options, source);
+}
+
+// DST, from where its job is.
+RunRecord make_output(const Checkpoint& source, const Plan& plan, const Activations& activations,
+                      const QuantizeArguments& arguments, const Preflight& found, Job& job,
+                      ProgressPrinter& printer) {
+  const InterruptWatch watch(kResumeHint);
+  if (activations.rows) save_rows(source.files(), job.folder(), *activations.rows);
+  printer.begin(found.probed());
+  RunRecord record = ending_noted(job, [&] {
+    RunOptions options = run_options(arguments, found);
+    options.progress = progress_to(printer, watch);
+    RunRecord made = quantize(source, plan, activations, job, arguments.destination, options);
+    printer.say("naming the shards, writing the documents");
+    finish_output(source, plan, activations, made, job, arguments.destination, arguments.base_model);
+    return made;
+  });
+  printer.end();
+  for (const std::string& note : record.notes) print_warning(note);
+  return record;
+}
+
+// What was made, and what was lost, for who asked.
+void answer_made(const RunOutcome& outcome, const QuantizeArguments& arguments,
+                 const std::optional<PlannedEvaluation>& evaluated, const CommonOptions& common,
+                 const ForwardDevice& device) {
+  if (!common.json) print_data(run_text(outcome));
+  Json evaluation = evaluate_output(outcome.source, arguments, evaluated, common, device);
+  write_output_report(arguments.destination, evaluation);
+  if (!common.json) return;
+  Json reply = run_json(outcome);
+  if (!evaluation.is_null()) reply["evaluation"] = std::move(evaluation);
+  set_reply(std::move(reply));
+}
+
 int run(const QuantizeArguments& arguments, const CommonOptions& common) {
   require_one_origin(arguments.activations);
   require_hub_id(arguments.base_model);
   ProgressPrinter printer(common.quiet);
   printer.say("reading the headers of " + arguments.source);
   const Checkpoint source = open_source(arguments.source);
-  if (!arguments.amax_output.empty()) {
-    if (lies_in(source.files(), arguments.amax_output, arguments.destination)) {
-      throw Error(ErrorKind::kUsage, {.file = arguments.amax_output}, "lies in the destination",
-                  {.hint = "the output holds calibration/amax.safetensors anyway"});
-    }
-    check_amax_output(arguments.amax_output, arguments.activations, arguments.options, source);
-  }
+  require_amax_output(arguments, source);
   printer.say("planning");
   const Plan plan = make_plan(source, arguments.options);
   if (!is_from_job(source, plan, arguments)) require_origin(arguments.activations, plan);
@@ -256,21 +292,9 @@ int run(const QuantizeArguments& arguments, const CommonOptions& common) {
     finish_late(source, arguments, evaluated, common, device.forward);
     return said;
   }
-  const InterruptWatch watch(kResumeHint);
   Job job = open_destination(source, arguments.destination, arguments.job.work_folder, found.job, plan);
   report_resumption(job, common.quiet);
-  if (activations.rows) save_rows(source.files(), job.folder(), *activations.rows);
-  printer.begin(found.probed());
-  const RunRecord record = ending_noted(job, [&] {
-    RunOptions options = run_options(arguments, found);
-    options.progress = progress_to(printer, watch);
-    RunRecord made = quantize(source, plan, activations, job, arguments.destination, options);
-    printer.say("naming the shards, writing the documents");
-    finish_output(source, plan, activations, made, job, arguments.destination, arguments.base_model);
-    return made;
-  });
-  printer.end();
-  for (const std::string& note : record.notes) print_warning(note);
+  const RunRecord record = make_output(source, plan, activations, arguments, found, job, printer);
   const RunOutcome outcome{.source = source,
                            .plan = plan,
                            .activations = activations,
@@ -279,14 +303,7 @@ int run(const QuantizeArguments& arguments, const CommonOptions& common) {
                            .source_path = arguments.source,
                            .output = arguments.destination,
                            .warnings = warning_texts(found.findings)};
-  if (!common.json) print_data(run_text(outcome));
-  Json evaluation = evaluate_output(source, arguments, evaluated, common, device.forward);
-  write_output_report(arguments.destination, evaluation);
-  if (common.json) {
-    Json reply = run_json(outcome);
-    if (!evaluation.is_null()) reply["evaluation"] = std::move(evaluation);
-    set_reply(std::move(reply));
-  }
+  answer_made(outcome, arguments, evaluated, common, device.forward);
   return report_unmet(unmet(conditions, plan, record));
 }
 
