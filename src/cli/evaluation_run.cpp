@@ -28,7 +28,7 @@ class Shares {
     options_.device = device;
     const Model& model = *models[0].plan->model;
     peak_bytes_ = evaluation_memory_bytes(model, workload, count);
-    reserve_for_meeting(meeting_bytes(model, workload, count));
+    reserve_for_meeting(meeting_bytes(model, workload, count, device.cuda.has_value()));
     options_.device.memory_bytes /= count;
     const uint64_t inputs = rounded_inputs_bytes(model, workload);
     for (const EvaluatedModel& each : models)

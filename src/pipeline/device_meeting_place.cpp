@@ -20,7 +20,7 @@ class DeviceMeetingPlace final : public MeetingPlace {
     on(nullptr, [&](CudaStream& queue) { copy_async(queue, to, from_host.data(), from_host.size()); });
     own_.synchronize();
   }
-  size_t stream_bytes() const override { return kMostStreamBytes; }
+  size_t stream_bytes() const override { return kDeviceStreamBytes; }
 
   void keep(const void* values, size_t stride_bytes, size_t row_bytes, size_t rows, CudaStream* queue,
             std::byte* to) override {

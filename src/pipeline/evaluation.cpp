@@ -26,6 +26,53 @@ namespace {
 constexpr uint64_t kRoundedTokens =
     8192;  // whose inputs of one linear a pass holds, or those of a longer row
 
+void add_losses(const RowLosses& losses, ModelEvaluation& model) {
+  std::vector<double> sums;
+  std::vector<uint64_t> tokens;
+  for (const std::vector<float>& row : losses) {
+    double sum = 0;
+    for (const float nll : row) sum += double{nll};
+    model.rows.push_back({row.size(), sum});
+    sums.push_back(sum);
+    tokens.push_back(row.size());
+  }
+  const RowMean mean = row_mean(sums, tokens);
+  model.nll_mean = mean.mean;
+  model.nll_stderr = mean.error;
+}
+
+std::vector<WorstToken> worst_of(const std::vector<std::vector<TokenDivergence>>& rows) {
+  std::vector<WorstToken> all;
+  for (size_t row = 0; row < rows.size(); ++row) {
+    for (size_t at = 0; at < rows[row].size(); ++at)
+      all.push_back({row, at + 1, rows[row][at].kl, rows[row][at].logprob_delta});
+  }
+  // NaN is worse than any number.
+  const auto goodness = [](const WorstToken& token) { return std::isnan(token.kl) ? -INFINITY : -token.kl; };
+  std::ranges::stable_sort(all, {}, goodness);
+  all.resize(std::min(all.size(), kWorstTokens));
+  return all;
+}
+
+// Of the tokens that predict one: those of a row but its last.
+void add_divergence(const CalibrationRows& tokens, const RowLosses& source, const RowLosses& own,
+                    const std::vector<LogitsDivergence>& states, ModelEvaluation& model) {
+  std::vector<std::vector<TokenDivergence>> rows(source.size());
+  size_t begin = 0;  // of the row's tokens
+  for (size_t row = 0; row < source.size(); ++row) {
+    for (size_t at = 0; at < source[row].size(); ++at) {
+      const LogitsDivergence& state = states[begin + at];
+      rows[row].push_back({.kl = kl_divergence(state),
+                           .logprob_delta = double{source[row][at]} - double{own[row][at]},
+                           .same_top1 = same_top1(state),
+                           .top1_in_top5 = top1_in_top5(state)});
+    }
+    begin += tokens.ids[row].size();
+  }
+  model.against_source = divergence_of(rows);
+  model.worst = worst_of(rows);
+}
+
 class Evaluator {
  public:
   Evaluator(std::span<const EvaluatedModel> models, const CalibrationRows& rows,
@@ -205,62 +252,12 @@ class Evaluator {
     }
     const RowLosses source = forward(0).row_losses();
     add_losses(source, result_.models[0]);
+    for (const std::vector<float>& row : source) result_.tokens += row.size();
     for (size_t index = 1; index < models_.size(); ++index) {
       const RowLosses own = forward(index).row_losses();
       add_losses(own, result_.models[index]);
-      add_divergence(source, own, meeting.states(index - 1), result_.models[index]);
+      add_divergence(rows_, source, own, meeting.states(index - 1), result_.models[index]);
     }
-  }
-
-  void add_losses(const RowLosses& losses, ModelEvaluation& model) {
-    std::vector<double> sums;
-    std::vector<uint64_t> tokens;
-    for (const std::vector<float>& row : losses) {
-      double sum = 0;
-      for (const float nll : row) sum += double{nll};
-      model.rows.push_back({row.size(), sum});
-      sums.push_back(sum);
-      tokens.push_back(row.size());
-    }
-    const RowMean mean = row_mean(sums, tokens);
-    model.nll_mean = mean.mean;
-    model.nll_stderr = mean.error;
-    result_.tokens = 0;
-    for (const uint64_t count : tokens) result_.tokens += count;
-  }
-
-  // Of the tokens that predict one: those of a row but its last.
-  void add_divergence(const RowLosses& source, const RowLosses& own,
-                      const std::vector<LogitsDivergence>& states, ModelEvaluation& model) const {
-    std::vector<std::vector<TokenDivergence>> rows(source.size());
-    size_t begin = 0;  // of the row's tokens
-    for (size_t row = 0; row < source.size(); ++row) {
-      for (size_t at = 0; at < source[row].size(); ++at) {
-        const LogitsDivergence& state = states[begin + at];
-        rows[row].push_back({.kl = kl_divergence(state),
-                             .logprob_delta = double{source[row][at]} - double{own[row][at]},
-                             .same_top1 = same_top1(state),
-                             .top1_in_top5 = top1_in_top5(state)});
-      }
-      begin += rows_.ids[row].size();
-    }
-    model.against_source = divergence_of(rows);
-    model.worst = worst_of(rows);
-  }
-
-  static std::vector<WorstToken> worst_of(const std::vector<std::vector<TokenDivergence>>& rows) {
-    std::vector<WorstToken> all;
-    for (size_t row = 0; row < rows.size(); ++row) {
-      for (size_t at = 0; at < rows[row].size(); ++at)
-        all.push_back({row, at + 1, rows[row][at].kl, rows[row][at].logprob_delta});
-    }
-    // NaN is worse than any number.
-    const auto goodness = [](const WorstToken& token) {
-      return std::isnan(token.kl) ? -INFINITY : -token.kl;
-    };
-    std::ranges::stable_sort(all, {}, goodness);
-    all.resize(std::min(all.size(), kWorstTokens));
-    return all;
   }
 
   void add_use(size_t index) {
@@ -345,13 +342,14 @@ uint64_t evaluation_memory_bytes(const Model& model, const Workload& work, size_
   return tokens * (models * (sizeof(float) + sizeof(TokenDivergence)) + of_candidates);
 }
 
-uint64_t meeting_bytes(const Model& model, const Workload& work, size_t models) {
+uint64_t meeting_bytes(const Model& model, const Workload& work, size_t models, bool on_device) {
   if (models == 1) return 0;
   const uint64_t candidates = models - 1, width = model.carried_width();
   const uint64_t hidden = model.table.globals.find({.role = Role::kEmbedding})->shape[1];
   const uint64_t a_token = (kHeadRows + 2 * hidden) * sizeof(float) + candidates * sizeof(LogitsDivergence) +
                            (1 + 2 * candidates) * sizeof(ErrorSums);
-  return work.tokens * a_token + 2 * std::max<uint64_t>(MeetingPlace::kMostStreamBytes, width * sizeof(float));
+  const uint64_t streams = on_device ? MeetingPlace::kDeviceStreamBytes : MeetingPlace::kHostStreamBytes;
+  return work.tokens * a_token + 2 * std::max(streams, width * sizeof(float));
 }
 
 }  // namespace nibblecast

@@ -106,6 +106,6 @@ uint64_t evaluation_memory_bytes(const Model& model, const Workload& work, size_
 
 // What they meet in, where the models compute: the source's logits of a part of the vocabulary, and what is
 // watched within a layer.
-uint64_t meeting_bytes(const Model& model, const Workload& work, size_t models);
+uint64_t meeting_bytes(const Model& model, const Workload& work, size_t models, bool on_device);
 
 }  // namespace nibblecast

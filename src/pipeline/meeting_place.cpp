@@ -19,7 +19,7 @@ class HostMeetingPlace final : public MeetingPlace {
   void write(std::byte* to, std::span<const std::byte> from_host) override {
     std::memcpy(to, from_host.data(), from_host.size());
   }
-  size_t stream_bytes() const override { return size_t{4} << 20; }
+  size_t stream_bytes() const override { return kHostStreamBytes; }
 
   void keep(const void* values, size_t stride_bytes, size_t row_bytes, size_t rows, CudaStream*,
             std::byte* to) override {

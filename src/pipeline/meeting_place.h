@@ -16,7 +16,8 @@ namespace nibblecast {
 
 class MeetingPlace {
  public:
-  static constexpr size_t kMostStreamBytes = size_t{64} << 20;
+  // Of a pass's streams, those that are looked at at once.
+  static constexpr size_t kHostStreamBytes = size_t{4} << 20, kDeviceStreamBytes = size_t{64} << 20;
 
   virtual ~MeetingPlace() = default;
 
@@ -25,7 +26,6 @@ class MeetingPlace {
   virtual std::shared_ptr<std::byte> allocate(size_t size_bytes) = 0;
   virtual void read(std::span<std::byte> to_host, const std::byte* from) = 0;
   virtual void write(std::byte* to, std::span<const std::byte> from_host) = 0;
-  // Bytes of a pass's streams that are looked at at once; at most kMostStreamBytes.
   virtual size_t stream_bytes() const = 0;
 
   // `rows` of `row_bytes`, `stride_bytes` apart, to rows without gaps.
