@@ -4,6 +4,7 @@
 #include <cstdio>
 
 #include "faults/every_fault.h"
+#include "faults/timed_fields.h"
 #include "pipeline/pipeline_testing.h"
 #include "pipeline/small_models.h"
 #include "plan/convert.h"
@@ -29,7 +30,7 @@ FolderContents without_times(FolderContents contents) {
     // What a power cut left of it need not be JSON.
     Json document = Json::parse(record->second, nullptr, false);
     if (!document.is_object()) return contents;
-    for (const char* field : {"finished", "seconds", "attempts", "bytes"}) document.erase(field);
+    for (const char* field : kTimedFields) document.erase(field);
     record->second = document.dump();
   }
   return contents;

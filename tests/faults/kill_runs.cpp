@@ -14,6 +14,7 @@
 #include <random>
 #include <stdexcept>
 
+#include "faults/timed_fields.h"
 #include "pipeline/pipeline_testing.h"
 
 namespace nibblecast::testing {
@@ -75,7 +76,7 @@ Contents contents(const Path& folder) {
     std::string bytes = read_text(system_files(), entry.path(), 1 << 30);
     if (name == "nibblecast.json") {
       Json document = Json::parse(bytes);
-      for (const char* field : {"finished", "seconds", "attempts", "bytes"}) document.erase(field);
+      for (const char* field : kTimedFields) document.erase(field);
       bytes = document.dump();
     }
     found[name] = std::move(bytes);
