@@ -69,8 +69,8 @@ void add_layers(const ConfigReader& config, const WeightsOnlyRow& row, const Siz
         if (line.line == Line::kUnused) table.passed_through.push_back(prefix + std::string(line.name));
     }
     // Routed experts stand last.
-    std::ranges::stable_partition(made.modules,
-                                  [](const auto& module) { return !module.is_routed_expert(); });
+    std::stable_partition(made.modules.begin(), made.modules.end(),
+                          [](const auto& module) { return !module.is_routed_expert(); });
   }
 }
 
