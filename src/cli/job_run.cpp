@@ -6,6 +6,7 @@
 
 #include "cli/console.h"
 #include "cli/text.h"
+#include "pipeline/output.h"
 #include "pipeline/saved_rows.h"
 #include "plan/recipe.h"
 
@@ -56,6 +57,20 @@ void report_resumption(Job& job, bool quiet) {
   if (!state.layers.empty()) text += fmt::format("; {} layers are calibrated", state.layers.size());
   if (state.streams) text += fmt::format(", the state after layer {} is saved", state.streams->layer - 1);
   print_line(text);
+}
+
+RunRecord make_output(const OutputRun& run, RunOptions options, const InterruptWatch& watch,
+                      ProgressPrinter& printer) {
+  options.progress = progress_to(printer, watch);
+  RunRecord record = ending_noted(run.job, [&] {
+    RunRecord made = quantize(run.source, run.plan, run.activations, run.job, run.destination, options);
+    printer.say("naming the shards, writing the documents");
+    finish_output(run.source, run.plan, run.activations, made, run.job, run.destination, run.base_model);
+    return made;
+  });
+  printer.end();
+  for (const std::string& note : record.notes) print_warning(note);
+  return record;
 }
 
 }  // namespace nibblecast

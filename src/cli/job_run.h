@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "cli/common_options.h"
 #include "cli/interrupt.h"
+#include "cli/progress.h"
 #include "pipeline/job.h"
 #include "pipeline/run.h"
 
@@ -21,6 +22,20 @@ Activations saved_activations(FileSystem& files, const std::filesystem::path& fo
 
 // What earlier attempts left, as a line on stderr.
 void report_resumption(Job& job, bool quiet);
+
+// What a command makes an output of, in a job that is open.
+struct OutputRun {
+  const Checkpoint& source;
+  const Plan& plan;
+  const Activations& activations;
+  Job& job;
+  const std::string& destination;
+  const std::string& base_model;  // of the model card
+};
+
+// Makes it, from where the job is, with its documents; progress goes to `printer`, notes become warnings.
+RunRecord make_output(const OutputRun& run, RunOptions options, const InterruptWatch& watch,
+                      ProgressPrinter& printer);
 
 // The value of `run()`; an Error is noted in the job's record on its way out, and the end at a signal's
 // deadline.

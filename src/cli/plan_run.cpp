@@ -57,19 +57,12 @@ int run_plan(const Checkpoint& source, const Plan& plan, const PlanRunArguments&
   Job job = open_destination(source, arguments.destination, arguments.job.work_folder, found.job, plan);
   report_resumption(job, common.quiet);
   printer.begin(found.probed());
-  const RunRecord record = ending_noted(job, [&] {
-    RunOptions options;
-    options.read_memory_bytes = found.memory.read_bytes;
-    options.write_memory_bytes = found.memory.write_bytes;
-    options.allow_nonfinite = arguments.job.allow_nonfinite;
-    options.progress = progress_to(printer, watch);
-    RunRecord made = quantize(source, plan, none, job, arguments.destination, options);
-    printer.say("naming the shards, writing the documents");
-    finish_output(source, plan, none, made, job, arguments.destination, arguments.base_model);
-    return made;
-  });
-  printer.end();
-  for (const std::string& note : record.notes) print_warning(note);
+  RunOptions options;
+  options.read_memory_bytes = found.memory.read_bytes;
+  options.write_memory_bytes = found.memory.write_bytes;
+  options.allow_nonfinite = arguments.job.allow_nonfinite;
+  const RunRecord record = make_output({source, plan, none, job, arguments.destination, arguments.base_model},
+                                       options, watch, printer);
   print_outcome({.source = source,
                  .plan = plan,
                  .activations = none,

@@ -231,26 +231,6 @@ void require_amax_output(const QuantizeArguments& arguments, const Checkpoint& s
   check_amax_output(arguments.amax_output, arguments.activations, arguments.options, source);
 }
 
-// DST, from where its job is.
-RunRecord make_output(const Checkpoint& source, const Plan& plan, const Activations& activations,
-                      const QuantizeArguments& arguments, const Preflight& found, Job& job,
-                      ProgressPrinter& printer) {
-  const InterruptWatch watch(kResumeHint);
-  if (activations.rows) save_rows(source.files(), job.folder(), *activations.rows);
-  printer.begin(found.probed());
-  RunRecord record = ending_noted(job, [&] {
-    RunOptions options = run_options(arguments, found);
-    options.progress = progress_to(printer, watch);
-    RunRecord made = quantize(source, plan, activations, job, arguments.destination, options);
-    printer.say("naming the shards, writing the documents");
-    finish_output(source, plan, activations, made, job, arguments.destination, arguments.base_model);
-    return made;
-  });
-  printer.end();
-  for (const std::string& note : record.notes) print_warning(note);
-  return record;
-}
-
 // What was made, and what was lost, for who asked.
 void answer_made(const RunOutcome& outcome, const QuantizeArguments& arguments,
                  const std::optional<PlannedEvaluation>& evaluated, const CommonOptions& common,
@@ -292,9 +272,14 @@ int run(const QuantizeArguments& arguments, const CommonOptions& common) {
     finish_late(source, arguments, evaluated, common, device.forward);
     return said;
   }
+  const InterruptWatch watch(kResumeHint);
   Job job = open_destination(source, arguments.destination, arguments.job.work_folder, found.job, plan);
   report_resumption(job, common.quiet);
-  const RunRecord record = make_output(source, plan, activations, arguments, found, job, printer);
+  if (activations.rows) save_rows(source.files(), job.folder(), *activations.rows);
+  printer.begin(found.probed());
+  const RunRecord record =
+      make_output({source, plan, activations, job, arguments.destination, arguments.base_model},
+                  run_options(arguments, found), watch, printer);
   const RunOutcome outcome{.source = source,
                            .plan = plan,
                            .activations = activations,

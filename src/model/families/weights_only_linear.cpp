@@ -69,15 +69,11 @@ constexpr TableLine kMlp[] = {
     {kLinear, "mlp.up_proj", "inner, hidden", Role::kUp, "ffn.in"},
     {kLinear, "mlp.down_proj", "hidden, inner", Role::kDown, "ffn.mid"},
 };
-constexpr TableLine kKimiMoe[] = {
+constexpr TableLine kKimiRouter[] = {
     {kRouter, "block_sparse_moe.gate", "experts, hidden", Role::kRouter, "ffn.in<post_attention_layernorm"},
     {kVector, "block_sparse_moe.gate.e_score_correction_bias", "experts", Role::kRouterBias},
-    {kLinear, "block_sparse_moe.shared_experts.gate_proj", "shared_inner, hidden", Role::kGate, "ffn.in",
-     false, true},
-    {kLinear, "block_sparse_moe.shared_experts.up_proj", "shared_inner, hidden", Role::kUp, "ffn.in", false,
-     true},
-    {kLinear, "block_sparse_moe.shared_experts.down_proj", "hidden, shared_inner", Role::kDown, "shared.mid",
-     false, true},
+};
+constexpr TableLine kKimiExperts[] = {
     {kExpert, "block_sparse_moe.experts.#.w1", "expert_inner, hidden", Role::kGate,
      "experts.in<post_attention_layernorm"},
     {kExpert, "block_sparse_moe.experts.#.w3", "expert_inner, hidden", Role::kUp, "experts.in"},
@@ -181,7 +177,7 @@ Blocks kimi_layer(const ConfigReader& config, uint64_t layer, Sizes& sizes) {
     add_latent(sizes, blocks);
   }
   if (is_sparse(config, layer, 0))
-    blocks.emplace_back(kKimiMoe);
+    blocks.insert(blocks.end(), {kKimiRouter, kSparseMoeShared, kKimiExperts});
   else
     blocks.emplace_back(kMlp);
   return blocks;
@@ -221,15 +217,7 @@ constexpr TableLine kLatentGate[] = {
     {kLinear, "self_attn.g_proj", "heads*value, hidden", Role::kMixerOther, "attn.in"},
 };
 // Experts read a latent.
-constexpr TableLine kK3Moe[] = {
-    {kRouter, "block_sparse_moe.gate", "experts, hidden", Role::kRouter, "ffn.in<post_attention_layernorm"},
-    {kVector, "block_sparse_moe.gate.e_score_correction_bias", "experts", Role::kRouterBias},
-    {kLinear, "block_sparse_moe.shared_experts.gate_proj", "shared_inner, hidden", Role::kGate, "ffn.in",
-     false, true},
-    {kLinear, "block_sparse_moe.shared_experts.up_proj", "shared_inner, hidden", Role::kUp, "ffn.in", false,
-     true},
-    {kLinear, "block_sparse_moe.shared_experts.down_proj", "hidden, shared_inner", Role::kDown, "shared.mid",
-     false, true},
+constexpr TableLine kK3Experts[] = {
     {kLinear, "block_sparse_moe.routed_expert_down_proj", "latent, hidden", Role::kMixerOther,
      "latent.in<post_attention_layernorm"},
     {kLinear, "block_sparse_moe.routed_expert_up_proj", "hidden, latent", Role::kMixerOther, "latent.out"},
@@ -257,7 +245,7 @@ Blocks k3_layer(const ConfigReader& config, uint64_t layer, Sizes& sizes) {
     blocks.emplace_back(kLatentGate);
   }
   if (is_sparse(config, layer, 0))
-    blocks.emplace_back(kK3Moe);
+    blocks.insert(blocks.end(), {kKimiRouter, kSparseMoeShared, kK3Experts});
   else
     blocks.emplace_back(kMlp);
   return blocks;

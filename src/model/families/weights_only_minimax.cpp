@@ -31,15 +31,11 @@ constexpr TableLine kMlp[] = {
     {kLinear, "mlp.up_proj", "dense_inner, hidden", Role::kUp, "ffn.in"},
     {kLinear, "mlp.down_proj", "hidden, dense_inner", Role::kDown, "ffn.mid"},
 };
-constexpr TableLine kMoe[] = {
+constexpr TableLine kRouterRows[] = {
     {kRouter, "block_sparse_moe.gate", "experts, hidden", Role::kRouter, "ffn.in<post_attention_layernorm"},
     {kVector, "block_sparse_moe.e_score_correction_bias", "experts", Role::kRouterBias},
-    {kLinear, "block_sparse_moe.shared_experts.gate_proj", "shared_inner, hidden", Role::kGate, "ffn.in",
-     false, true},
-    {kLinear, "block_sparse_moe.shared_experts.up_proj", "shared_inner, hidden", Role::kUp, "ffn.in", false,
-     true},
-    {kLinear, "block_sparse_moe.shared_experts.down_proj", "hidden, shared_inner", Role::kDown, "shared.mid",
-     false, true},
+};
+constexpr TableLine kExperts[] = {
     {kExpert, "block_sparse_moe.experts.#.w1", "inner, hidden", Role::kGate,
      "experts.in<post_attention_layernorm"},
     {kExpert, "block_sparse_moe.experts.#.w3", "inner, hidden", Role::kUp, "experts.in"},
@@ -84,7 +80,7 @@ Blocks layer_of(const ConfigReader& config, uint64_t layer, Sizes&) {
   auto sparse = is_word(config, "mlp_layer_types", layer, "sparse", "dense");
   if (!sparse) sparse = is_one(config, "moe_layer_freq", layer);
   if (sparse.value_or(true))
-    blocks.emplace_back(kMoe);
+    blocks.insert(blocks.end(), {kRouterRows, kSparseMoeShared, kExperts});
   else
     blocks.emplace_back(kMlp);
   return blocks;

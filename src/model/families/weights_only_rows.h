@@ -12,6 +12,16 @@ namespace nibblecast {
 
 using Blocks = std::vector<std::span<const TableLine>>;
 
+// The shared expert of Kimi-Linear, Kimi-K3 and MiniMax-M3.
+inline constexpr TableLine kSparseMoeShared[] = {
+    {Line::kLinear, "block_sparse_moe.shared_experts.gate_proj", "shared_inner, hidden", Role::kGate,
+     "ffn.in", false, true},
+    {Line::kLinear, "block_sparse_moe.shared_experts.up_proj", "shared_inner, hidden", Role::kUp, "ffn.in",
+     false, true},
+    {Line::kLinear, "block_sparse_moe.shared_experts.down_proj", "hidden, shared_inner", Role::kDown,
+     "shared.mid", false, true},
+};
+
 struct SizeKey {
   std::string_view size, key;
 };
