@@ -16,19 +16,7 @@ import tempfile
 from pathlib import Path
 
 from nibblecast_program import run
-
-
-def tensors(folder):
-    """name -> (dtype, bytes)"""
-    found = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        data = path.read_bytes()
-        (length,) = struct.unpack("<Q", data[:8])
-        for name, entry in json.loads(data[8:8 + length]).items():
-            if name != "__metadata__":
-                begin, end = entry["data_offsets"]
-                found[name] = (entry["dtype"], data[8 + length + begin:8 + length + end])
-    return found
+from safetensors_files import read_all
 
 
 class Findings:
@@ -49,13 +37,13 @@ class Findings:
 
 
 def hold_outputs(cpu, gpu, findings):
-    one, other = tensors(cpu), tensors(gpu)
+    one, other = read_all(cpu), read_all(gpu)
     findings.same("the set of tensors", one.keys(), other.keys())
     for name in one.keys() & other.keys():
         if name.endswith("input_scale"):
-            findings.near("input_scale", struct.unpack("<f", one[name][1])[0], struct.unpack("<f", other[name][1])[0], 1e-4)
+            findings.near("input_scale", struct.unpack("<f", one[name].read())[0], struct.unpack("<f", other[name].read())[0], 1e-4)
         else:
-            findings.same(name, one[name], other[name])
+            findings.same(name, (one[name].dtype, one[name].read()), (other[name].dtype, other[name].read()))
 
 
 def hold_evaluations(cpu, gpu, rounded, findings):

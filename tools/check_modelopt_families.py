@@ -20,6 +20,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from safetensors_files import read_all
+
 TOLERANCE = 1e-4
 ARGUMENTS = ("--weight-method max --calib-size 16 --calib-seq 512 --bos never --compute-dtype float32 --input-scale layer "
              "--w2-input unweighted --format modelopt --engine none").split()
@@ -27,15 +29,7 @@ ARGUMENTS = ("--weight-method max --calib-size 16 --calib-seq 512 --bos never --
 
 def read_checkpoint(folder):
     """name -> (dtype, shape, bytes), over all shards."""
-    tensors = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        data = path.read_bytes()
-        (length,) = struct.unpack("<Q", data[:8])
-        for name, entry in json.loads(data[8:8 + length]).items():
-            if name != "__metadata__":
-                begin, end = entry["data_offsets"]
-                tensors[name] = (entry["dtype"], entry["shape"], data[8 + length + begin:8 + length + end])
-    return tensors
+    return {name: (tensor.dtype, tensor.shape, tensor.read()) for name, tensor in read_all(folder).items()}
 
 
 def e4m3(code):

@@ -32,6 +32,11 @@ def read_file(path):
             for name, entry in header.items()}
 
 
+def read_all(folder):
+    """Name -> Tensor of all files of a folder, index or not."""
+    return {name: tensor for path in sorted(pathlib.Path(folder).glob("*.safetensors")) for name, tensor in read_file(path).items()}
+
+
 def read_folder(folder):
     """Name -> Tensor of all shards that the folder's index names."""
     folder = pathlib.Path(folder)
